@@ -1,0 +1,39 @@
+"""Pre-training distillation of language encoders with a tutor network (Tutor-KD)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tutorkd.config import TutorKDConfig
+    from tutorkd.data import prepare_corpus
+    from tutorkd.students import build_student, initialise_from_teacher
+    from tutorkd.teacher import Teacher, load_teacher
+    from tutorkd.trainer import TutorKDTrainer
+
+# Loaded when asked for, so that `tutorkd --help` doesn't wait for torch.
+_HOMES = {
+    "TutorKDConfig": "config",
+    "TutorKDTrainer": "trainer",
+    "Teacher": "teacher",
+    "build_student": "students",
+    "initialise_from_teacher": "students",
+    "load_teacher": "teacher",
+    "prepare_corpus": "data",
+}
+__all__ = [
+    "Teacher",
+    "TutorKDConfig",
+    "TutorKDTrainer",
+    "build_student",
+    "initialise_from_teacher",
+    "load_teacher",
+    "prepare_corpus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"tutorkd.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tutorkd' has no attribute {name!r}")

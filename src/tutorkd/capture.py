@@ -1,0 +1,87 @@
+"""Queries, keys and values of any encoder, taken where transformers hands them to the attention function.
+
+Every model that goes through transformers' attention interface calls one function with its queries, keys and values.
+Registering one of our own that notes them and then runs the fused kernel serves all families at once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tutorkd.errors import UserError
+from tutorkd.hub import quiet_transformers
+
+IMPLEMENTATION = "sdpa_captured"
+WORKING_FAMILIES = "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ALBERT, ModernBERT, EuroBERT"
+
+
+class AttentionInputs(NamedTuple):
+    """What one attention layer was given, each (B, H, L, head dimension); rotary embeddings already applied."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+_recording: ContextVar[list[AttentionInputs] | None] = ContextVar("recording", default=None)
+
+
+def _captured_sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs):
+    records = _recording.get()
+    if records is not None:
+        groups = query.shape[1] // key.shape[1]
+        records.append(AttentionInputs(query, repeat_kv(key, groups), repeat_kv(value, groups)))
+    return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+
+
+AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+@contextmanager
+def record_attention() -> Iterator[list[AttentionInputs]]:
+    """Within, every prepared model's attention layers append their inputs, first layer first."""
+    records: list[AttentionInputs] = []
+    token = _recording.set(records)
+    try:
+        yield records
+    finally:
+        _recording.reset(token)
+
+
+def prepare_for_capture(model: PreTrainedModel, role: str) -> None:
+    """Route the attention of ``model`` through the capturing function (fused attention stays on).
+
+    Args:
+        model: an encoder, base model or with a head.
+        role: "teacher" or "student", for the message.
+
+    Raises:
+        UserError: if the family doesn't go through transformers' attention interface.
+    """
+    layers = model.config.num_hidden_layers
+    problem = UserError(
+        f"the {role} is a {type(model).__name__}, whose attention doesn't go through transformers' attention "
+        f"interface; families that work: {WORKING_FAMILIES}"
+    )
+    try:
+        with quiet_transformers():
+            model.set_attn_implementation(IMPLEMENTATION)
+    except ValueError as error:
+        raise problem from error
+    training = model.training
+    model.eval()
+    with torch.no_grad(), record_attention() as records:
+        token = model.config.pad_token_id
+        ids = torch.full((1, 2), 1 if token == 0 else 0, device=model.device)
+        model(input_ids=ids)
+    model.train(training)
+    if len(records) != layers:
+        raise problem

@@ -1,0 +1,126 @@
+"""Model cards."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel, TrainerState
+
+from tutorkd import __version__
+
+if TYPE_CHECKING:
+    from tutorkd.config import PretrainingConfig, TutorKDConfig
+    from tutorkd.teacher import Teacher
+
+CITATION = """\
+@inproceedings{kim-etal-2022-tutoring,
+  title = {Tutoring Helps Students Learn Better: Improving Knowledge Distillation for {BERT} with Tutor Network},
+  author = {Kim, Junho and Park, Jun-Hyung and Lee, Mingyu and Mok, Wing-Lam and Choi, Joon-Young and Lee, SangKeun},
+  booktitle = {Proceedings of the 2022 Conference on Empirical Methods in Natural Language Processing},
+  year = {2022},
+  pages = {7371--7382},
+  doi = {10.18653/v1/2022.emnlp-main.498}
+}"""
+
+
+def student_card(
+    folder: Path, student: PreTrainedModel, teacher: "Teacher", config: "TutorKDConfig", state: TrainerState
+) -> None:
+    """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
+    name = teacher.config.name_or_path or "a teacher"
+    weights = {
+        "L_mod": config.modified_logit_weight,
+        "L_hid": config.hidden_state_weight,
+        "L_att": config.attention_score_weight,
+        "L_pol": config.policy_weight,
+        "L_kl": config.plausibility_weight,
+    }
+    facts = {
+        "teacher": f"{name}, {teacher.config.num_hidden_layers} layers",
+        "student": _sizes(student),
+        **_training(config, state),
+        "loss weights": ", ".join(f"{symbol} {weight:g}" for symbol, weight in weights.items()),
+        "tutor": f"starts from {config.tutor_init}, {config.sampling} sampling",
+        **_held_out(state, {"eval_probe_auc": "probe AUC", "eval_probe_correlation": "probe correlation"}),
+    }
+    text = f"""\
+# A student of {name}
+
+An encoder without a head, distilled with Tutor-KD by tutorkd {__version__}. It is a plain transformers model:
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+model = AutoModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+```
+
+It has no MLM head: fine-tune it for a task, or pool its last hidden states.
+
+{_table(facts)}
+
+`training_heads.safetensors` holds what training needs to go on (the tutor's head, the modified-logit head, the
+projection); using the student doesn't need it.
+
+## Citation
+
+```bibtex
+{CITATION}
+```
+"""
+    _write(folder, text, "feature-extraction", ["knowledge-distillation", "tutor-kd"], name)
+
+
+def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
+    """Write README.md of an adapted masked language model."""
+    name = model.config.name_or_path or "an encoder"
+    facts = {
+        "model": _sizes(model),
+        **_training(config, state),
+        **_held_out(state, {"eval_loss": "MLM loss (nats)", "eval_accuracy": "MLM accuracy"}),
+    }
+    text = f"""\
+# {name}, adapted
+
+A masked language model, trained further on a corpus by tutorkd {__version__}; load it with
+`AutoModelForMaskedLM.from_pretrained`.
+
+{_table(facts)}
+"""
+    _write(folder, text, "fill-mask", ["masked-lm"], name)
+
+
+def _sizes(model: PreTrainedModel) -> str:
+    c = model.config
+    parameters = model.num_parameters() / 1e6
+    return f"{c.model_type}, {c.num_hidden_layers} layers, hidden size {c.hidden_size}, {parameters:.1f} M parameters"
+
+
+def _training(config: "PretrainingConfig", state: TrainerState) -> dict[str, str]:
+    rows = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+    return {
+        "steps": f"{state.global_step:,} of {state.max_steps:,}, {rows} rows each",
+        "learning rate": f"{config.learning_rate:g}",
+        "seed": f"{config.seed}",
+    }
+
+
+def _held_out(state: TrainerState, names: dict[str, str]) -> dict[str, str]:
+    last = next((entry for entry in reversed(state.log_history) if next(iter(names)) in entry), {})
+    return {f"{label}, held-out text": f"{last[key]:.3f}" for key, label in names.items() if key in last}
+
+
+def _table(facts: dict[str, str]) -> str:
+    lines = ["| {} | {} |".format(key, value.replace("|", "\\|")) for key, value in facts.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _write(folder: Path, text: str, task: str, tags: list[str], base_model: str) -> None:
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=tags,
+        # Only a name on the Hub may stand here; a path of somebody's machine may not.
+        base_model=base_model if base_model.count("/") == 1 and not Path(base_model).exists() else None,
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")

@@ -1,0 +1,77 @@
+"""``tutorkd adapt``: an encoder into a teacher, by masked-language-model training on the user's text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM, set_seed
+
+from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.cli.options import OptionParser
+from tutorkd.cli.plan import print_plan
+from tutorkd.cli.training import check_positions, train
+from tutorkd.config import PretrainingConfig
+from tutorkd.errors import UserError
+from tutorkd.hub import load_tokenizer, loading
+from tutorkd.run_folder import RunFolder
+from tutorkd.runtime import prefers_bfloat16
+from tutorkd.trainer import MaskedLMTrainer
+
+DESCRIPTION = (
+    "Trains an encoder, and an MLM head if it has none, by masked-language modelling on your text. The result is a "
+    "teacher for tutorkd distill."
+)
+
+
+@dataclass
+class AdaptArguments:
+    """What becomes a teacher."""
+
+    _argument_group_name = "model"
+
+    model: str = field(default="", metadata={"help": "Encoder to adapt: a Hub name or a path."})
+    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the checkpoint."})
+
+
+def parser() -> OptionParser:
+    """Options of the command."""
+    defaults = {"output_dir": "tutorkd-teacher", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
+    return OptionParser("adapt", DESCRIPTION, [AdaptArguments, CorpusArguments, PretrainingConfig], defaults)
+
+
+def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig) -> Path:
+    """Run the command; returns the folder of the teacher."""
+    if not args.model:
+        raise UserError("no model: name the encoder to adapt with --model")
+    text.require()
+    folder = RunFolder(config.output_dir, [args, text, config], args.restart)
+    if folder.finished and not args.dry_run:
+        print(f"{folder.path} is finished; --restart runs it again")
+        return folder.path
+    tokenizer = load_tokenizer(args.model, "model", args.trust_remote_code)
+    set_seed(config.seed)  # an MLM head that isn't there starts at random
+    with loading(args.model, "model"):
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            args.model, dtype=torch.float32, trust_remote_code=args.trust_remote_code, output_loading_info=True
+        )
+    check_positions(model, "model", text.max_length)
+    head = "starts at random" if info["missing_keys"] else "goes on from the checkpoint's"
+    print(f"model    {args.model}: {model.num_parameters() / 1e6:.1f} M parameters, its MLM head {head}")
+
+    def trainer(**rows) -> MaskedLMTrainer:
+        return MaskedLMTrainer(model, config, processing_class=tokenizer, **rows)
+
+    if args.dry_run:
+        print_plan([args, text, config], trainer, tokenizer, text, config)
+        return folder.path
+    corpus = text.load(tokenizer, config.seed)
+    train(trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout), folder)
+    return folder.path
+
+
+def run(argv: Sequence[str]) -> int:
+    adapt(*parser().read(argv))
+    return 0

@@ -1,0 +1,77 @@
+"""Options for the text, shared by the commands that train on it."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.data import PackedCorpus, prepare_corpus
+from tutorkd.errors import UserError
+
+
+@dataclass
+class CorpusArguments:
+    """The text to train on."""
+
+    _argument_group_name = "text"
+
+    corpus: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Text, repeatable: a Hub data set (name or name:config), or a txt, jsonl, csv or parquet file, a "
+            "folder of them, or a glob. One document a row; in txt, blank lines separate documents."
+        },
+    )
+    corpus_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares of the rows drawn from each corpus, in any unit; by default one after another."},
+    )
+    corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
+    max_length: int = field(default=128, metadata={"help": "Tokens a row, [CLS] and [SEP] included."})
+    heldout: float = field(
+        default=0.01, metadata={"help": "Share of the documents that is held out for the figures on unseen text."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the text as training goes instead of tokenizing it first."}
+    )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes that tokenize; by default one for each processor."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
+    )
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PackedCorpus:
+        """The packed rows; says what they are.
+
+        Raises:
+            UserError: what ``prepare_corpus`` raises, or if no corpus was named.
+        """
+        self.require()
+        packed = prepare_corpus(
+            self.corpus,
+            tokenizer,
+            max_length=self.max_length,
+            text_column=self.text_column,
+            weights=self.corpus_weights,
+            heldout=self.heldout,
+            split=self.corpus_split,
+            num_proc=self.num_proc,
+            cache_dir=self.cache_dir,
+            streaming=self.streaming,
+            seed=seed,
+        )
+        for part in packed.corpora:
+            if part.tokens is None:
+                print(f"text     {part.source}: streamed, {part.heldout_rows:,} rows held out")
+            else:
+                print(
+                    f"text     {part.source}: {part.documents:,} documents, {part.tokens:,} tokens, "
+                    f"{part.train_rows:,} rows of {self.max_length}, {part.heldout_rows:,} rows held out"
+                )
+        return packed
+
+    def require(self) -> None:
+        """Refuse to go on without a corpus."""
+        if not self.corpus:
+            raise UserError("no text: name it with --corpus, a file, a folder or a Hub data set")

@@ -1,0 +1,166 @@
+"""``tutorkd distill``: a teacher into a student, with a tutor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.cli.options import OptionParser
+from tutorkd.cli.plan import print_plan
+from tutorkd.cli.training import check_positions, train
+from tutorkd.config import TutorKDConfig
+from tutorkd.errors import UserError
+from tutorkd.hub import load_tokenizer, loading, quiet_transformers
+from tutorkd.run_folder import RunFolder
+from tutorkd.runtime import prefers_bfloat16
+from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
+from tutorkd.teacher import Teacher
+from tutorkd.trainer import TutorKDTrainer, prepare_teacher
+
+DESCRIPTION = "Distils a masked language model into a small encoder with Tutor-KD (EMNLP 2022)."
+INITIAL_STUDENT = "initial_student"
+
+
+@dataclass
+class DistillArguments:
+    """Teacher and student."""
+
+    _argument_group_name = "teacher and student"
+
+    teacher: str = field(default="", metadata={"help": "Masked language model: a Hub name or a path."})
+    student: str = field(
+        default="half",
+        metadata={"help": f"One of {', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
+    )
+    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
+    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
+    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
+    student_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Size of the feed-forward layers, in dimensions."}
+    )
+    student_embedding_size: int | None = field(
+        default=None, metadata={"help": "Size of the factorised embeddings, in dimensions, where the family has them."}
+    )
+    student_init: Literal["auto", "teacher", "random"] = field(
+        default="auto",
+        metadata={
+            "help": "Where the student starts: at the teacher's layers and embeddings where shapes allow, at random, "
+            "or auto: a checkpoint's own weights if the student has any, else the teacher's."
+        },
+    )
+    save_initial_student: bool = field(
+        default=False,
+        metadata={"help": f"Also save the student as it starts, in output_dir/{INITIAL_STUDENT}, to compare with."},
+    )
+    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
+
+
+def parser() -> OptionParser:
+    """Options of the command."""
+    defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
+    return OptionParser("distill", DESCRIPTION, [DistillArguments, CorpusArguments, TutorKDConfig], defaults)
+
+
+def distill(args: DistillArguments, text: CorpusArguments, config: TutorKDConfig) -> Path:
+    """Run the command; returns the folder of the student."""
+    if not args.teacher:
+        raise UserError("no teacher: name a masked language model with --teacher")
+    text.require()
+    folder = RunFolder(config.output_dir, [args, text, config], args.restart)
+    if folder.finished and not args.dry_run:
+        print(f"{folder.path} is finished; --restart runs it again")
+        return folder.path
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
+    check_positions(teacher.body, "teacher", text.max_length)
+    student = make_student(args, teacher, tokenizer, config.seed)
+    check_positions(student, "student", text.max_length)
+
+    def trainer(**rows) -> TutorKDTrainer:
+        return TutorKDTrainer(student, teacher, config, processing_class=tokenizer, **rows)
+
+    if args.dry_run:
+        print_plan([args, text, config], trainer, tokenizer, text, config)
+        return folder.path
+    corpus = text.load(tokenizer, config.seed)
+    ready = trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout)
+    if args.save_initial_student and not folder.checkpoint:
+        folder.claim()
+        with quiet_transformers():
+            student.save_pretrained(folder.path / INITIAL_STUDENT)
+        tokenizer.save_pretrained(folder.path / INITIAL_STUDENT)
+    train(ready, folder)
+    return folder.path
+
+
+def make_student(
+    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """The student that the options ask for; says what it is and how it starts."""
+    sizes = {
+        "num_hidden_layers": args.student_layers,
+        "hidden_size": args.student_hidden_size,
+        "num_attention_heads": args.student_heads,
+        "intermediate_size": args.student_intermediate_size,
+        "embedding_size": args.student_embedding_size,
+    }
+    sizes = {key: size for key, size in sizes.items() if size is not None}
+    pretrained = has_weights(args.student) and args.student_init == "auto"
+    if pretrained and sizes:
+        raise UserError(f"{args.student} has weights of its own sizes; leave the sizes, or set --student_init random")
+    if args.student not in PRESETS:
+        _check_tokenizer(args, tokenizer)
+    set_seed(seed)
+    student = build_student(args.student, teacher.config, sizes, pretrained, args.trust_remote_code)
+    if pretrained:
+        start = "its own weights"
+    elif args.student_init == "random":
+        start = "starts at random"
+    else:
+        start = str(initialise_from_teacher(student, teacher.body))
+    for role, model in (("teacher", teacher.body), ("student", student)):
+        c = model.config
+        print(
+            f"{role:<8} {args.teacher if role == 'teacher' else args.student}: {c.model_type}, {c.num_hidden_layers} "
+            f"layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+        )
+    print(f"{'':<8} student: {start}")
+    return student
+
+
+def _check_tokenizer(args: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A student with a tokenizer of its own must have the teacher's.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    try:
+        with loading(args.student, "student"):
+            own = AutoTokenizer.from_pretrained(args.student, trust_remote_code=args.trust_remote_code)
+    except UserError:
+        return  # a config without a tokenizer: the sizes are compared later
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"the vocabularies of teacher {args.teacher} and student {args.student} differ ({len(tokenizer)} and "
+            f"{len(own)} tokens); Tutor-KD needs the same one: choose another student, or --student half"
+        )
+    differ = [
+        f"{name} {getattr(tokenizer, name)!r} and {getattr(own, name)!r}"
+        for name in ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
+        if getattr(tokenizer, name) != getattr(own, name)
+    ]
+    if differ:
+        raise UserError(
+            f"the special tokens of teacher {args.teacher} and student {args.student} differ: {', '.join(differ)}"
+        )
+
+
+def run(argv: Sequence[str]) -> int:
+    distill(*parser().read(argv))
+    return 0

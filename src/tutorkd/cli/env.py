@@ -1,0 +1,14 @@
+"""``tutorkd env``."""
+
+from collections.abc import Sequence
+
+from tutorkd.cli.options import OptionParser
+from tutorkd.runtime import describe
+
+
+def run(argv: Sequence[str]) -> int:
+    OptionParser("env", "Prints the versions and the machine that results depend on.", [], {}).read(argv)
+    facts = describe()
+    width = max(map(len, facts))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+    return 0

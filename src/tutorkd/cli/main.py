@@ -1,0 +1,59 @@
+"""``tutorkd COMMAND``: finds the command, and tells a user's mistake in one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from tutorkd import __version__
+from tutorkd.errors import Interrupted, UserError
+
+COMMANDS = {
+    "adapt": "train an encoder's MLM head and body on your text, which makes it a teacher",
+    "distill": "distil a teacher into a small student with Tutor-KD",
+    "evaluate": "fine-tune encoders on labelled text and compare accuracy, size and speed",
+    "demo": "all of it, on data that come with two packages, in at most 15 minutes on two cores",
+    "env": "versions and machine, for a report",
+}
+
+USAGE = "\n".join(
+    [
+        "usage: tutorkd COMMAND [options]      (tutorkd COMMAND --help lists its options)",
+        "",
+        *(f"  {name:<10} {sentence}" for name, sentence in COMMANDS.items()),
+        "",
+        "A small language encoder out of a large one: pre-training distillation with a tutor network (Tutor-KD).",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(f"tutorkd {__version__}")
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        print(f"tutorkd: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Forking workers after the tokenizer has used threads is harmless here, and its warning only noise.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        return import_module(f"tutorkd.cli.{command}").run(rest)
+    except UserError as error:
+        print(f"tutorkd: error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"tutorkd: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("tutorkd: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Options of a command: defaults < recipe < flags."""
+
+import dataclasses
+import difflib
+import json
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from tutorkd.errors import UserError
+
+RECIPES = resources.files("tutorkd") / "recipes"
+
+
+class OptionParser(HfArgumentParser):
+    """argparse over dataclasses: one option for each of their fields, errors as ours.
+
+    Args:
+        command: name, as in ``tutorkd COMMAND``.
+        description: shown by ``--help``.
+        classes: dataclasses; ``_argument_group_name`` on one gives its options a heading.
+        defaults: where they differ from the dataclasses', on this command or on this machine.
+    """
+
+    def __init__(self, command: str, description: str, classes: Sequence[type], defaults: Mapping[str, Any]):
+        super().__init__(
+            prog=f"tutorkd {command}",
+            description=description,
+            formatter_class=lambda prog: ArgumentDefaultsHelpFormatter(prog, max_help_position=36, width=110),
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--config",
+            metavar="RECIPE",
+            help=f"YAML recipe: a path, or one of {', '.join(recipe_names())}. Flags override it.",
+        )
+        self.dataclass_types = list(classes)
+        for dataclass in classes:
+            self._add_dataclass_arguments(dataclass)
+        for action in self._actions:
+            if action.nargs == "+":
+                action.__class__ = _Repeatable
+        self.set_defaults(**defaults)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+    @property
+    def keys(self) -> list[str]:
+        """What a recipe may set."""
+        return [field.name for dataclass in self.dataclass_types for field in dataclasses.fields(dataclass) if field.init]
+
+    def read(self, argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe") -> tuple:
+        """Instances of the dataclasses.
+
+        Args:
+            argv: flags; ``--config`` among them names the recipe.
+            recipe: the recipe's content, where it isn't a file of its own.
+            where: what messages call ``recipe``.
+
+        Raises:
+            UserError: for an unknown key or flag, named with the nearest valid one, or a value of the wrong type.
+        """
+        flags = self._parse(argv, Namespace())
+        if flags.config:
+            recipe, where = load_recipe(flags.config), flags.config
+        tokens, given = self._tokens(recipe or {}, where)
+        namespace = self._parse(tokens, Namespace())
+        namespace.__dict__.pop("_started", None)
+        values = vars(self._parse(argv, namespace))
+        if values.get("fp16") and "bf16" not in given:
+            values["bf16"] = False  # bfloat16 is a default here where the machine has it; an explicit fp16 replaces it
+        read = []
+        for dataclass in self.dataclass_types:
+            names = [field.name for field in dataclasses.fields(dataclass) if field.init]
+            try:
+                read.append(dataclass(**{name: values[name] for name in names}))
+            except (ValueError, ImportError) as error:
+                self.error(" ".join(str(error).split()))
+        return tuple(read)
+
+    def _parse(self, argv: Sequence[str], namespace: Namespace) -> Namespace:
+        namespace, unknown = self.parse_known_args(list(argv), namespace)
+        if unknown:
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"unknown option {unknown[0]}{_nearest(unknown[0].split('=')[0], options)}")
+        return namespace
+
+    def _tokens(self, recipe: Mapping[str, Any], where: str) -> tuple[list[str], set[str]]:
+        """A recipe as the flags that would say the same, so that one parser checks both."""
+        tokens: list[str] = []
+        for key, value in recipe.items():
+            if key not in self.keys:
+                raise UserError(f"{where}: unknown key {key!r}{_nearest(str(key), self.keys)}")
+            if value is None:
+                continue
+            items = value if isinstance(value, list) else [value]
+            tokens.append(f"--{key}")
+            tokens += [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
+        return tokens, set(recipe)
+
+
+class _Repeatable(Action):
+    """A list, given at once or by repeating the flag; its first use replaces what the recipe said."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        started = namespace.__dict__.setdefault("_started", set())
+        previous = getattr(namespace, self.dest) if self.dest in started else []
+        started.add(self.dest)
+        setattr(namespace, self.dest, [*previous, *values])
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.replace("-", "_") if not word.startswith("-") else word, words, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """A recipe by path or by the name of one that comes with the package.
+
+    Raises:
+        UserError: if there is none, or it isn't a YAML mapping.
+    """
+    path = Path(name)
+    if not path.is_file():
+        if name not in recipe_names():
+            raise UserError(
+                f"there is no recipe {name}{_nearest(name, recipe_names())}; give a path or one of "
+                f"{', '.join(recipe_names())}"
+            )
+        path = RECIPES / f"{name}.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {name} isn't YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"the recipe {name} must be a mapping of keys to values")
+    return recipe

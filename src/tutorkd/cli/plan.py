@@ -1,0 +1,44 @@
+"""``--dry-run``: what a run would be and cost."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.callbacks import duration
+from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.config import PretrainingConfig
+from tutorkd.cost import matmul_rate, measure_step
+from tutorkd.settings import resolved
+from tutorkd.trainer import MaskedRowsTrainer
+
+
+def print_plan(
+    arguments: Sequence[Any],
+    trainer: Callable[..., MaskedRowsTrainer],
+    tokenizer: PreTrainedTokenizerBase,
+    text: CorpusArguments,
+    config: PretrainingConfig,
+) -> None:
+    """Print the resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory."""
+    print("\n# resolved recipe\n" + yaml.safe_dump(resolved(arguments), sort_keys=False).rstrip() + "\n")
+    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
+    ready = trainer(train_dataset=[row], eval_dataset=Dataset.from_list([row]))
+    cost = measure_step(ready, text.max_length)
+    rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
+    trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+    steps = f"{config.max_steps:,}" if config.max_steps > 0 else f"{config.num_train_epochs:g} passes over the text"
+    seconds = 2 * cost.flops / rate
+    total = f", all of them {duration(seconds * config.max_steps)}" if config.max_steps > 0 else ""
+    facts = {
+        "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {ready.saved_model.num_parameters() / 1e6:,.1f} M",
+        "tokens a step": f"{cost.tokens:,}",
+        "steps": steps,
+        "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
+        "peak memory": f"about {cost.peak_bytes / 2**30:.1f} GiB a device",
+        "time": f"{seconds:.2f} s a step at half of this machine's {rate / 1e9:,.0f} GFLOP/s{total}",
+    }
+    print("\n".join(f"{name:<20} {fact}" for name, fact in facts.items()))

@@ -1,0 +1,67 @@
+"""What training commands share: going on from a checkpoint, stopping on a signal, saving whole."""
+
+import time
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from tutorkd.callbacks import StopOnSignal, duration
+from tutorkd.errors import Interrupted, UserError
+from tutorkd.run_folder import RunFolder
+from tutorkd.trainer import MaskedRowsTrainer
+
+
+def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
+    """Train to the end, from the last checkpoint if there is one, and save.
+
+    Raises:
+        Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
+        UserError: if the disk is full or training diverges.
+    """
+    folder.claim()
+    checkpoint = folder.checkpoint
+    if checkpoint:
+        print(f"going on from {checkpoint}")
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    started = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    state = trainer.state
+    if stop.received and state.global_step < state.max_steps:
+        raise Interrupted(
+            f"stopped at step {state.global_step} of {state.max_steps}; the same command goes on from "
+            f"{folder.checkpoint}",
+            stop.received,
+        )
+    try:
+        trainer.save_model()
+        trainer.save_state()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder.path} couldn't be written ({' '.join(str(error).split())}); free space, then run the same "
+            f"command again: it goes on from {folder.checkpoint}"
+        ) from error
+    print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+
+
+def check_positions(model: PreTrainedModel, role: str, max_length: int) -> None:
+    """Refuse rows longer than the positions that a model knows.
+
+    Raises:
+        UserError: naming both lengths.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from behind the padding index.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1
+    if max_length > positions:
+        raise UserError(
+            f"rows of {max_length} tokens are longer than the {positions} positions of the {role}; set --max_length "
+            f"{positions} or less"
+        )

@@ -1,0 +1,86 @@
+"""Configurations, in Trainer's own terms."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class PretrainingConfig(TrainingArguments):
+    """``TrainingArguments`` for training on masked rows of text.
+
+    Optimizer defaults are those of the authors' released code of Tutor-KD: AdamW, learning rate 5e-4, epsilon 1e-6,
+    weight decay 0.01, linear warm-up over 1 % of the steps and linear decay.
+    """
+
+    _argument_group_name = "training"
+
+    # What Trainer has, with other defaults.
+    learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
+    weight_decay: float = field(
+        default=0.01, metadata={"help": "Weight decay of AdamW; biases and LayerNorm weights have none."}
+    )
+    warmup_steps: float = field(
+        default=0.01, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}
+    )
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the corpus, unless max_steps is set."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Held-out rows a batch on each device."})
+    logging_steps: float = field(
+        default=50, metadata={"help": "Steps between two lines of the log; below 1, a share of all steps."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave off: steps whose gradient isn't finite are skipped and counted."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the oldest go first."})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Trackers to log to, such as tensorboard or wandb; none by default."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
+
+    # What Trainer hasn't.
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share of ordinary tokens that are masked."}
+    )
+    eval_rows: int = field(default=256, metadata={"help": "Held-out rows that a look at held-out text takes."})
+    max_nonfinite_steps: int = field(
+        default=5, metadata={"help": "Steps in a row with a gradient that isn't finite before the run stops."}
+    )
+
+    def __post_init__(self):
+        # Trainer refuses bf16 on a processor unless it is told that the processor is meant.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+        # A stream's batches are read by each process itself: a batch holds flat positions and can't be sliced.
+        self.accelerator_config.dispatch_batches = False
+
+
+@dataclass
+class TutorKDConfig(PretrainingConfig):
+    """Tutor-KD's constants; defaults are the paper's, but for ``tutor_init``."""
+
+    _argument_group_name = "method and training"
+
+    modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
+    hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
+    attention_score_weight: float = field(
+        default=0.5, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
+    )
+    policy_weight: float = field(default=1.0, metadata={"help": "Weight of the tutor's policy loss L_pol."})
+    plausibility_weight: float = field(
+        default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher's distribution."}
+    )
+    tutor_init: Literal["teacher", "random"] = field(
+        default="teacher",
+        metadata={"help": "Start of the tutor's head: a copy of the teacher's MLM head, or random as in the paper."},
+    )
+    sampling: Literal["multinomial", "greedy", "top-k"] = field(
+        default="multinomial", metadata={"help": "How the tutor draws replacements: multinomial, greedy or top-k."}
+    )
+    top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
+    teacher_dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto", metadata={"help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on."}
+    )

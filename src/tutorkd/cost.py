@@ -1,0 +1,86 @@
+"""What a training step costs, counted on one row rather than guessed from sizes."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tutorkd.trainer import MaskedRowsTrainer
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Cost of one optimizer step on each device."""
+
+    tokens: int
+    flops: float  # floating-point operations of all matrix products, forward and backward
+    static_bytes: int  # weights, gradients, optimizer state
+    activation_bytes: int  # kept for the backward pass of one micro-batch
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.static_bytes + self.activation_bytes
+
+
+def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
+    """Run one fabricated row forward and backward, count, and scale to the batch.
+
+    Args:
+        trainer: before training; its gradients are cleared again.
+        max_length: tokens a row.
+    """
+    args, module = trainer.args, trainer.model
+    ordinary = trainer.data_collator.ordinary_ids
+    ids = np.random.Generator(np.random.Philox(0)).choice(ordinary, max_length)
+    batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": 0}]))
+    storages: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    autocast = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
+    saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
+        with FlopCounterMode(display=False) as counter:
+            with autocast, saved:
+                loss = module(**batch, **trainer._forward_arguments()).loss
+            loss.backward()
+    module.zero_grad(set_to_none=True)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
+    row_bytes = sum(size for pointer, size in storages.items() if pointer not in weights)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    rows = args.per_device_train_batch_size
+    return StepCost(
+        tokens=rows * args.gradient_accumulation_steps * args.world_size * max_length,
+        flops=counter.get_total_flops() * rows * args.gradient_accumulation_steps,
+        # a gradient and AdamW's two moments, in float32, beside the weights
+        static_bytes=sum(p.numel() * p.element_size() for p in _parameters(trainer)) + 12 * trained,
+        activation_bytes=row_bytes * rows,
+    )
+
+
+def _parameters(trainer: MaskedRowsTrainer) -> list[nn.Parameter]:
+    parts = [trainer.model, *trainer._forward_arguments().values()]
+    return list({id(p): p for part in parts for p in part.parameters()}.values())
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product on this machine, the best of five."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    rates = []
+    for _ in range(5):
+        start = _now(device)
+        a @ a
+        rates.append(2 * size**3 / (_now(device) - start))
+    return max(rates)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

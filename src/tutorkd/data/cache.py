@@ -1,0 +1,63 @@
+"""A folder of finished results that is whole or absent, whatever happens to the run that fills it."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tutorkd.errors import UserError
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Return `cache_dir`, or else `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`."""
+    return Path(cache_dir or os.environ.get("TUTORKD_CACHE") or "~/.cache/tutorkd").expanduser().absolute()
+
+
+def cache_key(*parts: dict[str, Any]) -> str:
+    """Return 20 hexadecimal digits that differ whenever the parts, JSON-able, do."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
+    """Fill the folder `target` unless it is there; return whether it already was.
+
+    `build(new, scratch)` writes into `new`, which becomes `target` by one rename when it is done; `scratch`
+    is thrown away. A lock lets one process build while others wait for its result; what a killed one left is
+    removed by the next.
+
+    Raises:
+        UserError: the disk is full or the place can't be written; nothing stays behind.
+    """
+    if target.exists():
+        return True
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if target.exists():
+                return True
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                new, scratch = partial / "new", partial / "scratch"
+                new.mkdir(parents=True)
+                scratch.mkdir()
+                build(new, scratch)
+                new.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"disk full while writing the corpus cache in {target.parent}; free some space, or move the "
+                "cache with TUTORKD_CACHE"
+            ) from error
+        raise UserError(
+            f"cannot prepare the corpus cache in {target.parent}: {error.strerror or error}"
+        ) from error
+    return False

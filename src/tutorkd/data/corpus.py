@@ -1,0 +1,206 @@
+"""Corpora as rows of token ids: `prepare_corpus`."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.data.cache import cache_root
+from tutorkd.data.cached import PackSettings, cached_corpus
+from tutorkd.data.packing import Encoder
+from tutorkd.data.sources import resolve_source
+from tutorkd.data.stream import streamed_corpus
+from tutorkd.errors import UserError
+
+Rows = TypeVar("Rows", Dataset, IterableDataset)
+
+SHORTEST_ROW = 8
+STREAM_SHUFFLE_ROWS = 10_000
+"""Rows in the buffer from which a streamed row is drawn at random."""
+
+
+@dataclass(frozen=True)
+class CorpusCounts:
+    """What is known of one corpus; `None` where a stream tells it at its end only.
+
+    Attributes:
+        source: the name it was given by.
+        documents: documents that hold text, held-out ones included.
+        heldout_documents: documents held out.
+        tokens: tokens of text, held-out ones included, special tokens not counted.
+        train_rows: packed rows to train on, before any weighting.
+        heldout_rows: packed rows held out.
+        cache_path: the folder of its rows.
+        reused: whether that folder was there before this call.
+    """
+
+    source: str
+    documents: int | None
+    heldout_documents: int
+    tokens: int | None
+    train_rows: int | None
+    heldout_rows: int
+    cache_path: Path | None
+    reused: bool
+
+
+@dataclass(frozen=True)
+class PackedCorpus:
+    """Rows of token ids, `input_ids` of at most `max_length` int32, and the counts of each corpus.
+
+    Attributes:
+        train: rows to train on, in the order of the documents; if streamed, an `IterableDataset` that
+            shuffles them.
+        heldout: rows of documents that `train` has none of; without any row if nothing was held out.
+        corpora: one entry for each source, in their order.
+    """
+
+    train: Dataset | IterableDataset
+    heldout: Dataset
+    corpora: tuple[CorpusCounts, ...]
+
+    @property
+    def documents(self) -> int | None:
+        """Documents of all corpora, `None` if streamed."""
+        return _total([corpus.documents for corpus in self.corpora])
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of text of all corpora, `None` if streamed."""
+        return _total([corpus.tokens for corpus in self.corpora])
+
+
+def prepare_corpus(
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 128,
+    text_column: str = "text",
+    weights: Sequence[float] | None = None,
+    heldout: float = 0.01,
+    split: str = "train",
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    streaming: bool = False,
+    seed: int = 42,
+) -> PackedCorpus:
+    """Tokenise corpora and pack them into rows without padding.
+
+    A row is the cls token, `max_length` - 2 tokens of text, the sep token. The text is the documents of one
+    corpus in their order, a sep token between two; no token is dropped, and only the last row of a corpus (of
+    its held-out part too) is shorter. Blank documents are skipped, as is white space around a document.
+
+    Rows are kept on disk, memory-mapped, corpus by corpus, under a key made of the data (local: path, size
+    and time of change of each file), the tokenizer and the settings: a second call reads no text. A run that
+    was killed leaves nothing that counts as finished, and of several runs that want the same rows one makes
+    them.
+
+    Streaming reads, tokenises and packs the text during training and keeps nothing on disk. It gives up: the
+    held-out share (the first `STREAM_HELDOUT_DOCUMENTS` documents are held out instead, whatever the corpus's
+    size); a shuffle of the whole (rows are drawn from a buffer of `STREAM_SHUFFLE_ROWS`, in another order
+    each epoch by `set_epoch`); quick resumption (the text up to the point must be read again); more than one
+    data loader worker at work; and all counts.
+
+    Args:
+        sources: each a txt, jsonl (json with one object a line), csv or parquet file, a folder of such files,
+            a glob, or a Hub data set `name` or `name:config`. One document a row; in txt, blank lines part
+            documents, and one of more than a million characters is cut at a line end.
+        tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
+        max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
+        text_column: the column that holds the text, for all sources but txt.
+        weights: shares, in any unit, of the rows from each corpus; rows are then drawn at random in these
+            shares until each has been drawn once, some of them several times. Without weights, corpora follow
+            one another.
+        heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random.
+            If it isn't 0, at least one document is held out of two or more.
+        split: the split of Hub data sets.
+        num_proc: processes that tokenise; by default, one for each processor, and none beside this one for a
+            small corpus. It doesn't change the rows.
+        cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
+        streaming: read the text as the training goes.
+        seed: decides on held-out documents, the mix by weights, and the order of streamed rows.
+
+    Raises:
+        UserError: a source that isn't there or can't be read, isn't UTF-8, has no text column of that name or
+            no text at all; settings out of range; an unfit tokenizer; a full disk.
+    """
+    _check(sources, tokenizer, max_length, weights, heldout, num_proc)
+    encoder = Encoder.from_tokenizer(tokenizer)
+    settings = PackSettings(max_length, text_column, heldout, seed)
+    resolved = [resolve_source(name, split) for name in sources]
+    if streaming:
+        streams = [streamed_corpus(source, encoder, settings) for source in resolved]
+        return PackedCorpus(
+            train=_mix([part.train for part in streams], weights, seed).shuffle(
+                seed, buffer_size=STREAM_SHUFFLE_ROWS
+            ),
+            heldout=concatenate_datasets([part.heldout for part in streams]),
+            corpora=tuple(
+                CorpusCounts(name, None, part.heldout_documents, None, None, len(part.heldout), None, False)
+                for name, part in zip(sources, streams, strict=True)
+            ),
+        )
+    cache = cache_root(cache_dir)
+    parts = [cached_corpus(source, encoder, settings, cache, num_proc) for source in resolved]
+    return PackedCorpus(
+        train=_mix([part.train for part in parts], weights, seed),
+        heldout=concatenate_datasets([part.heldout for part in parts]),
+        corpora=tuple(
+            CorpusCounts(
+                source=name,
+                documents=part.documents,
+                heldout_documents=part.heldout_documents,
+                tokens=part.tokens,
+                train_rows=len(part.train),
+                heldout_rows=len(part.heldout),
+                cache_path=part.path,
+                reused=part.reused,
+            )
+            for name, part in zip(sources, parts, strict=True)
+        ),
+    )
+
+
+def _check(
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    weights: Sequence[float] | None,
+    heldout: float,
+    num_proc: int | None,
+) -> None:
+    if not sources:
+        raise UserError("no corpus given; name a file, a folder, a glob or a Hub data set")
+    if max_length < SHORTEST_ROW:
+        raise UserError(f"max_length {max_length} is too short for a row; use {SHORTEST_ROW} or more")
+    if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer doesn't know
+        limit = tokenizer.model_max_length
+        raise UserError(f"max_length {max_length} is more than the {limit} tokens of the tokenizer's model")
+    if not 0 <= heldout < 1:
+        raise UserError(f"heldout {heldout} is not a share of the documents; use a number from 0 to below 1")
+    if num_proc is not None and num_proc < 1:
+        raise UserError(f"num_proc {num_proc} is not a number of processes; use 1 or more")
+    if weights is not None:
+        if len(weights) != len(sources):
+            raise UserError(f"{len(weights)} weights for {len(sources)} corpora; give one for each, or none")
+        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise UserError(f"weights {', '.join(map(str, weights))}: each must be a number above 0")
+
+
+def _mix(parts: list[Rows], weights: Sequence[float] | None, seed: int) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    if weights is None:
+        return concatenate_datasets(parts)
+    shares = [weight / sum(weights) for weight in weights]
+    return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _total(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

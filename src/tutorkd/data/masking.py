@@ -1,0 +1,134 @@
+"""Masking: which tokens are hidden, drawn anew each epoch and the same whatever the workers and the batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
+
+
+class BatchCounts(NamedTuple):
+    """What the losses of a whole batch are means over; each a scalar tensor."""
+
+    masked: Tensor  # masked positions
+    real: Tensor  # real positions
+    pairs: Tensor  # real (query, key) pairs
+
+    @classmethod
+    def of(cls, batch: dict[str, Tensor]) -> "BatchCounts":
+        rows, length = batch["input_ids"].shape
+        if (mask := batch.get("attention_mask")) is None:
+            lengths = torch.full((rows,), float(length))
+        else:
+            lengths = mask.sum(-1).double()
+        return cls(
+            torch.tensor(float(len(batch["masked_positions"]))), lengths.sum().float(), lengths.square().sum().float()
+        )
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation of the rows for each epoch, from the seed alone.
+
+    It yields draws, not rows: draw = epoch * rows + row. So a draw names one row in one epoch, and the masks, which
+    depend on the seed and the draw, are new in each epoch without anybody telling the workers which epoch it is.
+    """
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(self.rows)
+        return iter((order + self.epoch * self.rows).tolist())
+
+
+class DrawnRows(Dataset):
+    """Rows of a data set by draw (see ``EpochSampler``); each keeps its draw for the masking."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: list[int]) -> list[dict[str, Any]]:
+        indices = [draw % len(self.rows) for draw in draws]
+        if hasattr(self.rows, "__getitems__"):  # a datasets.Dataset reads a whole batch at once
+            rows = self.rows.__getitems__(indices)
+        else:
+            rows = [self.rows[index] for index in indices]
+        return [{"input_ids": row["input_ids"], "draw": draw} for row, draw in zip(rows, draws, strict=True)]
+
+
+class StreamedRows(IterableDataset):
+    """Rows of a stream; a row's draw is how many came before it, over all epochs."""
+
+    def __init__(self, rows: Any):
+        self.rows, self.epoch, self.drawn = rows, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            yield {"input_ids": row["input_ids"], "draw": self.drawn}
+            self.drawn += 1
+
+
+class MaskingCollator:
+    """Rows to a batch: padded, and with X^M beside X.
+
+    Each ordinary token is chosen with ``probability``; of the chosen, 80 % become [MASK], 10 % a random ordinary
+    token, 10 % stay (Devlin et al. 2019, section 3.1). Special tokens are neither chosen nor put in.
+
+    Returns a dictionary of
+        input_ids: (B, L), the text X.
+        corrupted_ids: (B, L), X^M.
+        masked_positions: (k,), indices into the flattened (B * L), so that no device has to search for them.
+        attention_mask: (B, L), only where there is padding: without it, attention runs its fastest kernel.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
+        self.probability, self.seed = probability, seed
+        self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
+        self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+        self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        shape = (len(rows), int(lengths.max()))
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        # Not chosen, unless drawn below.
+        choice, action, token = np.ones(shape), np.ones(shape), np.zeros(shape)
+        for i, row in enumerate(rows):
+            n = lengths[i]
+            input_ids[i, :n] = row["input_ids"]
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
+            choice[i, :n], action[i, :n], token[i, :n] = generator.random((3, n))
+        real = np.arange(shape[1]) < lengths[:, None]
+        chosen = (choice < self.probability) & real & ~np.isin(input_ids, self.special_ids)
+        random_ids = self.ordinary_ids[(token * len(self.ordinary_ids)).astype(np.int64)]
+        corrupted_ids = np.where(chosen & (action < MASK_SHARE), self.mask_id, input_ids)
+        put_random = chosen & (action >= MASK_SHARE) & (action < MASK_SHARE + RANDOM_SHARE)
+        corrupted_ids = np.where(put_random, random_ids, corrupted_ids)
+        batch = {
+            "input_ids": torch.from_numpy(input_ids),
+            "corrupted_ids": torch.from_numpy(corrupted_ids),
+            "masked_positions": torch.from_numpy(np.flatnonzero(chosen)),
+        }
+        if not real.all():
+            batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
+        return batch

@@ -1,0 +1,150 @@
+"""What a corpus is read from: local files, or a data set of the Hugging Face Hub."""
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset
+from datasets.utils import tqdm
+
+from tutorkd.data.readers import READERS, Document, batches, is_text, not_text, read_documents, require_column
+from tutorkd.errors import UserError
+
+_KNOWN = ", ".join(READERS)
+_TEXTS = pa.schema({"text": pa.string()})
+_CHARACTERS_PER_WRITE = 1 << 20
+_DOCUMENTS_PER_READ = 64
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Local files, in the order in which they are read."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the content depends on: path, size and time of change of every file."""
+        stats = [(file, file.stat()) for file in self.files]
+        return {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+
+    def stream(self, column: str) -> Iterator[Document]:
+        """Yield every document, in order."""
+        return chain.from_iterable(read_documents(file, column) for file in self.files)
+
+    def load(self, column: str, folder: Path) -> Dataset:
+        """Return a data set with the one column `text`, memory-mapped from a file written into `folder`."""
+        path = folder / "text.arrow"
+        documents = tqdm(self.stream(column), desc="Reading", unit=" documents")
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _TEXTS) as writer:
+            for batch in batches(documents, _CHARACTERS_PER_WRITE):
+                writer.write_batch(pa.record_batch([pa.array(batch, pa.string())], schema=_TEXTS))
+        return Dataset.from_file(str(path))
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One split of a data set on the Hub, loaded through `datasets` and its own cache."""
+
+    name: str
+    path: str
+    config: str | None
+    split: str
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self._load(streaming=False)
+
+    @cached_property
+    def _iterable(self) -> IterableDataset:
+        return self._load(streaming=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the content depends on; the fingerprint comes from the resolved revision."""
+        fingerprint = self._dataset._fingerprint
+        return {"hub": self.path, "config": self.config, "split": self.split, "fingerprint": fingerprint}
+
+    def stream(self, column: str) -> Iterator[Document]:
+        """Yield every document, in order, downloading as it goes."""
+        # not a plain loop, which in a data loader's worker would give that worker's share alone
+        for batch in self._iterable.iter(batch_size=_DOCUMENTS_PER_READ):
+            require_column(self.name, column, batch)
+            for document in batch[column]:
+                if document is not None and not isinstance(document, str):
+                    raise not_text(self.name, column, type(document).__name__)
+                yield document
+
+    def load(self, column: str, folder: Path) -> Dataset:
+        """Return a data set with the one column `text`, memory-mapped from the cache of `datasets`."""
+        self._require_text(column, self._dataset.features)
+        texts = self._dataset.select_columns([column])
+        return texts if column == "text" else texts.rename_column(column, "text")
+
+    def _require_text(self, column: str, features: Features) -> None:
+        require_column(self.name, column, features)
+        feature = features[column]
+        if not (isinstance(feature, Value) and is_text(feature.pa_type)):
+            raise not_text(self.name, column, feature)
+
+    def _load(self, streaming: bool) -> Any:
+        try:
+            return load_dataset(self.path, self.config, split=self.split, streaming=streaming)
+        except Exception as error:  # errors of the network, the Hub, arrow and `datasets` share no base class
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"corpus {self.name!r}: no such file or folder, and not to be had from the Hub (split "
+                f"{self.split!r}): {reason.rstrip('.')}; check the name, or without a network download it "
+                "beforehand and set HF_HUB_OFFLINE=1"
+            ) from error
+
+
+Source = LocalFiles | HubDataset
+
+
+def resolve_source(name: str, split: str = "train") -> Source:
+    """Return the source that a name stands for.
+
+    A name is local if it exists on disk, holds glob characters, or looks like a path or a known file; any
+    other is a Hub data set `name` or `name:config`, of which `split` is taken.
+
+    Raises:
+        UserError: an empty name, or a local one without a file that can be read.
+    """
+    if not name:
+        raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return LocalFiles(
+            name, _readable(name, [file for file in path.rglob("*") if not _hidden(file, path)])
+        )
+    if path.exists():
+        if path.suffix.lower() not in READERS:
+            raise UserError(f"{name}: unknown kind of file; the extension must be one of {_KNOWN}")
+        return LocalFiles(name, (path.absolute(),))
+    if set(name) & set("*?["):
+        return LocalFiles(
+            name, _readable(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
+        )
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local or path.suffix.lower() in READERS:
+        raise UserError(f"{name}: no such file or folder")
+    hub_path, _, config = name.partition(":")
+    return HubDataset(name, hub_path, config or None, split)
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _readable(name: str, candidates: list[Path]) -> tuple[Path, ...]:
+    files = sorted(
+        file.absolute() for file in candidates if file.suffix.lower() in READERS and file.is_file()
+    )
+    if not files:
+        raise UserError(f"{name}: no file with one of the extensions {_KNOWN}")
+    return tuple(files)

@@ -1,0 +1,151 @@
+"""An encoder checkpoint on disk, and the classifier that is made of it."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from tutorkd.errors import UserError
+from tutorkd.hub import load_tokenizer, loading
+
+_ROLE = "model"
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint's files are, and what tells its weights from others.
+
+    Attributes:
+        name: as the user gave it.
+        folder: the folder with its files.
+        bytes: size of the weight files on disk.
+        identity: the source (absolute path or Hub name), size, and time of change (ns) or Hub revision.
+    """
+
+    name: str
+    folder: str
+    bytes: int
+    identity: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """A short name: the last two parts of the source."""
+        return "/".join(Path(self.identity["source"]).parts[-2:])
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+    """Find a checkpoint by path or Hub name, downloading it in the latter case.
+
+    Raises:
+        UserError: if there is no such model, it can't be reached, or it has no safetensors weights.
+    """
+    local = Path(name).is_dir()
+    with loading(name, _ROLE):
+        folder = Path(name).resolve() if local else Path(snapshot_download(name, allow_patterns=_FILES))
+    files = [file.stat() for file in folder.glob("model*.safetensors")]
+    if not files:
+        raise UserError(f"the model {name} has no weights: there is no model*.safetensors in {folder}")
+    size = sum(file.st_size for file in files)
+    if local:
+        version = {"source": str(folder), "modified_ns": max(file.st_mtime_ns for file in files)}
+    else:
+        version = {"source": name, "revision": folder.name}
+    return Checkpoint(name, str(folder), size, {**version, "bytes": size})
+
+
+def check_checkpoint(checkpoint: Checkpoint, max_length: int) -> None:
+    """Check, without reading weights, that a checkpoint can be fine-tuned on rows of ``max_length`` tokens.
+
+    Raises:
+        UserError: if its family has no classifier, its tokenizer is missing or another model's, or its
+            positions are fewer.
+    """
+    name = checkpoint.name
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers makes up a tokenizer of special tokens alone where it finds no vocabulary.
+        raise UserError(f"the model {name} has no tokenizer: there is no vocabulary in {checkpoint.folder}")
+    with loading(name, _ROLE):
+        config = AutoConfig.from_pretrained(checkpoint.folder)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(f"the model {name}: transformers has no sequence classifier for {config.model_type}")
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the model {name} embeds {config.vocab_size} tokens, but its tokenizer has {len(tokenizer)}: "
+            "give it the tokenizer that it was trained with"
+        )
+    with torch.device("meta"):
+        limit = _positions(AutoModelForSequenceClassification.from_config(config))
+    if limit is not None and max_length > limit:
+        raise UserError(f"max_length {max_length} is longer than the {limit} positions of the model {name}")
+
+
+def load_classifier(
+    checkpoint: Checkpoint, class_names: list[str], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The encoder of a checkpoint (bare or with any head) under a new classification head, in float32.
+
+    Args:
+        class_names: in the order of the logits.
+        seed: of the head's initial weights.
+
+    Raises:
+        UserError: if weights of the encoder are missing or have another shape than its configuration says.
+    """
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE)
+    set_seed(seed)
+    # The notice about a newly initialised classifier is expected here; a missing encoder is told below.
+    with loading(checkpoint.name, _ROLE):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            id2label=dict(enumerate(class_names)),
+            label2id={name: index for index, name in enumerate(class_names)},
+            ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
+            output_loading_info=True,
+        )
+    body = f"{model.base_model_prefix}."
+    unloaded = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    # Masked language models are saved without the pooler that some classifiers read.
+    wrong = sorted(key for key in unloaded if key.startswith(body) and ".pooler." not in key)
+    if wrong:
+        raise UserError(
+            f"the model {checkpoint.name} isn't a whole {model.config.model_type} encoder: {len(wrong)} "
+            f"weights are missing or have another shape than its config.json says, such as {wrong[0]}"
+        )
+    _fit_inputs(tokenizer, model)
+    return model, tokenizer
+
+
+def _fit_inputs(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Make the tokenizer give what the model reads: DistilBERT behind a BERT tokenizer has no token types."""
+    accepted = set(inspect.signature(model.forward).parameters)
+    if getattr(model.config, "type_vocab_size", 2) < 2:
+        accepted.discard("token_type_ids")
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """The longest row in tokens; None where positions aren't bounded."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    embeddings = getattr(model.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+        return (
+            table.num_embeddings - table.padding_idx - 1
+        )  # RoBERTa counts positions from behind its padding
+    return limit

@@ -1,0 +1,203 @@
+"""Comparison of encoders by fine-tuning each on one labelled data set."""
+
+import hashlib
+import json
+import math
+import re
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.metrics import accuracy_score, f1_score
+from tqdm.auto import tqdm
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
+from tutorkd.evaluation.cost import milliseconds_per_sentence
+from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
+from tutorkd.evaluation.labelled import align_labels, load_labelled
+from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
+
+_TIMED_SENTENCES = 200
+
+
+@dataclass
+class EvaluateArguments(FineTuneArguments):
+    """What is compared, on which data, and where the results go."""
+
+    models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Encoder checkpoints to compare: paths or Hub names (one or more)."},
+    )
+    train: str = field(
+        default="",
+        metadata={
+            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config."
+        },
+    )
+    validation: str = field(
+        default="",
+        metadata={
+            "help": "Labelled rows to measure on: such a file, or the validation split of name:config."
+        },
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column that holds the class, an integer or a string (a name)."}
+    )
+    output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
+    restart: bool = field(
+        default=False, metadata={"help": "Whether to run finished models again (true or false)."}
+    )
+
+
+def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
+    """Fine-tune and measure each model, and write results.json and results.md to ``args.output_dir``.
+
+    A model whose result stands there for the same weights, data and settings isn't run again, unless
+    ``args.restart``. Whatever can be checked is checked for all models before the first one runs.
+
+    Returns:
+        One result a model, in the order of ``models`` (``args.models`` isn't read).
+
+    Raises:
+        UserError: for a model or data that can't be used, and where training diverges.
+    """
+    if not models:
+        raise UserError("no model to evaluate: give one or more paths or Hub names")
+    for name in ("train", "validation"):
+        if not getattr(args, name):
+            raise UserError(
+                f"no {name} data: give a csv, jsonl or parquet file, or a Hub data set name:config"
+            )
+    checkpoints = [find_checkpoint(model) for model in models]
+    for checkpoint in checkpoints:
+        check_checkpoint(checkpoint, args.max_length)
+    train, validation = _load_data(args)
+    settings = _settings(args, train, validation)
+
+    output = Path(args.output_dir)
+    _make_folder(output)
+    results = []
+    for checkpoint in checkpoints:
+        record = output / _slug(checkpoint) / "result.json"
+        result = None if args.restart else _kept(record, settings, checkpoint)
+        if result is None:
+            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
+            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
+            write_text(record, json.dumps(content, indent=2))
+            note = f"fine-tuned in {result.train_seconds:.0f} s"
+        else:
+            note = f"finished before, in {record}"
+        accuracy = f"accuracy {100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f} %"
+        tqdm.write(f"{checkpoint.title}: {accuracy}, {note}", file=sys.stderr)
+        results.append(result)
+    summary = {"settings": settings, "results": [asdict(result) for result in results]}
+    write_text(output / "results.json", json.dumps(summary, indent=2))
+    write_text(output / "results.md", markdown_table(results))
+    return results
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, train: Dataset, validation: Dataset, args: FineTuneArguments, output_dir: str
+) -> EvaluationResult:
+    """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
+
+    Raises:
+        UserError: if the checkpoint isn't a whole encoder, or training diverges.
+    """
+    model, tokenizer = load_classifier(checkpoint, train.features["label"].names, args.seed)
+    tokenized = tokenize(train, tokenizer, args.max_length)
+    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title)
+    # Timed before training, which may leave the model under bfloat16 autocast.
+    milliseconds = milliseconds_per_sentence(model, tokenizer, _timed_sentences(validation), args.max_length)
+    train_seconds = trainer.train().metrics["train_runtime"]
+    logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate"
+        )
+    labels, predicted = validation["label"][:], logits.argmax(-1)
+    accuracy = float(accuracy_score(labels, predicted))
+    return EvaluationResult(
+        name=checkpoint.name,
+        parameters=model.num_parameters(),
+        bytes=checkpoint.bytes,
+        accuracy=accuracy,
+        macro_f1=float(f1_score(labels, predicted, average="macro")),
+        standard_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        train_rows=len(train),
+        validation_rows=len(validation),
+        milliseconds_per_sentence=milliseconds,
+        threads=torch.get_num_threads(),
+        device=str(model.device),
+        train_seconds=train_seconds,
+    )
+
+
+def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
+    columns = (args.text_column, args.text_pair_column, args.label_column)
+    train = load_labelled(args.train, "train", *columns)
+    validation = align_labels(load_labelled(args.validation, "validation", *columns), train, args.validation)
+    if args.max_train_samples is not None and args.max_train_samples < len(train):
+        # Shuffled first: files are often sorted by class.
+        train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
+        if len(set(train["label"])) < 2:
+            raise UserError(
+                f"the {args.max_train_samples} rows of max_train_samples hold one class only: take more"
+            )
+    return train, validation
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the output folder {folder} can't be made: {error.strerror}") from error
+
+
+def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
+    """Rows spread evenly over the data, so that sorted data give all kinds."""
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
+    texts = [
+        rows.select(chosen)[column][:] for column in ("text", "text_pair") if column in rows.column_names
+    ]
+    return list(zip(*texts, strict=True))
+
+
+def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
+    """All that a result depends on beside the weights; the data also by their content."""
+    settings = {
+        key: value for key, value in asdict(args).items() if key not in ("models", "output_dir", "restart")
+    }
+    digest = hashlib.sha256()
+    for rows in (train, validation):
+        for batch in rows.iter(batch_size=1000):
+            digest.update(json.dumps(batch).encode())
+    return {**settings, "bf16": args.uses_bfloat16(), "data_sha256": digest.hexdigest()}
+
+
+def _slug(checkpoint: Checkpoint) -> str:
+    """A folder name that is readable and one to a checkpoint."""
+    source = checkpoint.identity["source"]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.title).strip("-.")
+    return f"{readable[:80]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def _kept(record: Path, settings: dict[str, Any], checkpoint: Checkpoint) -> EvaluationResult | None:
+    """The result of an earlier run, if it had the same settings and weights."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if content.get("settings") != settings or content.get("weights") != checkpoint.identity:
+        return None
+    return replace(EvaluationResult(**content["result"]), name=checkpoint.name)

@@ -1,0 +1,186 @@
+"""Fine-tuning of an encoder on labelled text with transformers' Trainer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from tutorkd.errors import UserError
+from tutorkd.runtime import prefers_bfloat16
+
+_PREDICTION_BATCH = 64
+
+
+@dataclass
+class FineTuneArguments:
+    """How an encoder is fine-tuned: AdamW, linear warm-up and linear decay, rows of like length together."""
+
+    max_length: int = field(
+        default=128, metadata={"help": "Longest row in tokens, special tokens included; longer rows are cut."}
+    )
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW (per step)."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows (epochs)."})
+    warmup_ratio: float = field(
+        default=0.1,
+        metadata={"help": "Share of the steps (0 to 1) over which the learning rate rises from 0."},
+    )
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training rows to use, drawn at random with the seed (rows); by default all of them."
+        },
+    )
+    seed: int = field(
+        default=42,
+        metadata={"help": "Seed of the classifier's start, the data order and dropout (an integer)."},
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name in ("max_length", "learning_rate", "per_device_train_batch_size", "num_train_epochs"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.max_train_samples is not None and self.max_train_samples <= 0:
+            raise UserError(f"max_train_samples must be above 0, not {self.max_train_samples}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"warmup_ratio must be at least 0 and below 1, not {self.warmup_ratio}")
+
+    def uses_bfloat16(self) -> bool:
+        return prefers_bfloat16() if self.bf16 is None else self.bf16
+
+
+class FineTuningBar(TrainerCallback):
+    """One bar for training (sentences, sentences a second, time left, loss) and a passing one for prediction.
+
+    Args:
+        title: what stands before the bar.
+        sentences: rows seen over the whole training, all epochs together.
+    """
+
+    def __init__(self, title: str, sentences: int):
+        self.title = title
+        self.sentences = sentences
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(
+            total=self.sentences, desc=f"{self.title}: fine-tuning", unit=" sentences", dynamic_ncols=True
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        assert self.bar is not None
+        self.bar.update(round(self.sentences * state.global_step / state.max_steps) - self.bar.n)
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
+        if self.bar is not None and logs and "loss" in logs:
+            self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._close()
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.bar is None:
+            self.bar = tqdm(
+                total=len(eval_dataloader), desc=f"{self.title}: predicting", unit=" batches", leave=False
+            )
+        self.bar.update()
+
+    def on_predict(self, args, state, control, metrics, **kwargs):
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Token ids in place of the columns ``text`` and ``text_pair``; pairs are cut at their longer part."""
+    columns = [column for column in ("text", "text_pair") if column in rows.column_names]
+    return rows.map(
+        lambda batch: tokenizer(
+            *(batch[column] for column in columns), truncation=True, max_length=max_length
+        ),
+        batched=True,
+        remove_columns=columns,
+        keep_in_memory=True,
+        desc="tokenising",
+    )
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    args: FineTuneArguments,
+    output_dir: str,
+    title: str,
+) -> Trainer:
+    """A Trainer ready to fine-tune ``model`` on tokenised rows; nothing is saved.
+
+    Raises:
+        UserError: if this device can't do what ``args`` ask for.
+    """
+    accelerator = torch.accelerator.is_available()
+    try:
+        arguments = TrainingArguments(
+            output_dir=output_dir,
+            learning_rate=args.learning_rate,
+            per_device_train_batch_size=args.per_device_train_batch_size,
+            per_device_eval_batch_size=_PREDICTION_BATCH,
+            num_train_epochs=args.num_train_epochs,
+            lr_scheduler_type="linear",
+            warmup_steps=args.warmup_ratio,  # below 1 it is a share of the steps
+            train_sampling_strategy="group_by_length",
+            seed=args.seed,
+            bf16=args.uses_bfloat16(),
+            use_cpu=not accelerator,
+            dataloader_pin_memory=accelerator,
+            save_strategy="no",
+            logging_steps=0.05,  # of all steps
+            disable_tqdm=True,
+            report_to="none",
+        )
+    except ValueError as error:
+        raise UserError(f"these settings can't be used here: {' '.join(str(error).split())}") from error
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[FineTuningBar(title, round(len(train) * args.num_train_epochs))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def predict(trainer: Trainer, rows: Dataset) -> np.ndarray:
+    """Logits (n, classes) for n tokenised rows, in the order of the rows."""
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    order = np.argsort(lengths, kind="stable")[::-1]
+    # Trainer would group the rows of a prediction by length too, and return them in an order of its own.
+    trainer.args.train_sampling_strategy = "sequential"
+    output = trainer.predict(rows.select(order), ignore_keys=["hidden_states", "attentions"])
+    logits = np.empty_like(output.predictions)
+    logits[order] = output.predictions
+    return logits

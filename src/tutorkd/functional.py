@@ -1,0 +1,218 @@
+"""The formulas of Tutor-KD, as pure functions on tensors.
+
+Source: Kim et al., "Tutoring Helps Students Learn Better: Improving Knowledge Distillation for BERT with
+Tutor Network", EMNLP 2022, section 3 (doi 10.18653/v1/2022.emnlp-main.498).
+
+Shapes: k masked positions, V vocabulary, B rows, L tokens a row, H attention heads, a and b head dimensions of
+student and teacher, d hidden size. ``attention_mask`` is 1 on real tokens and 0 on padding.
+
+Every function computes in float32 whatever it is given (bfloat16 included, also under autocast) and is finite for
+any finite logits. A mean over nothing (k = 0, no real token) is 0.
+
+A loss is the mean over its own items: masked positions, real positions, or real (query, key) pairs. Where a batch
+is split into micro-batches, pass ``num_items``, the count over the whole batch: the micro-batches' losses then sum
+to the loss of the undivided batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Count = Tensor | float | None
+
+# Bounds a term that leaves float32's range, so that sums stay finite; far beyond any logit that training meets.
+_BOUND = 1e30
+
+
+def _mean(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
+    """``total`` over ``num_items`` (by default over the ``items`` at hand); 0 over 0 is 0."""
+    count = items if num_items is None else num_items
+    return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp(min=1)
+
+
+def _token_log_prob(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """log softmax(logits) at ``token_ids``, without a second (k, V) tensor: (k, V), (k,) -> (k,)."""
+    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).float()
+    return (chosen - logits.float().logsumexp(-1)).clamp(min=-_BOUND)
+
+
+def modified_logit_target(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: Tensor) -> Tensor:
+    """Teacher's modified logit a^T = min(1, P_T(x' | X^M) / P_T(x | X^M)) (logit modification).
+
+    The ratio is taken in log space, where the softmax's normaliser cancels: it can't overflow and is exactly 1 where
+    the replacement equals the original.
+
+    Args:
+        teacher_logits: (k, V), the teacher's MLM logits reading the masked row X^M, at the masked positions.
+        original_ids: (k,), the tokens x of the text.
+        replaced_ids: (k,), the tokens x' that the tutor put there.
+
+    Returns:
+        (k,) float32 in [0, 1].
+    """
+    original = teacher_logits.gather(-1, original_ids.unsqueeze(-1)).squeeze(-1).float()
+    replaced = teacher_logits.gather(-1, replaced_ids.unsqueeze(-1)).squeeze(-1).float()
+    return (replaced - original).clamp(max=0).exp()
+
+
+def teacher_reward(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: Tensor) -> Tensor:
+    """Reward from the teacher R_T = P_T(x | X') - P_T(x' | X').
+
+    Negative where the teacher, reading the tutor's row X', prefers the replacement: its knowledge is wrong there.
+
+    Args:
+        teacher_logits: (k, V), the teacher's MLM logits reading X', at the masked positions.
+        original_ids: (k,), the tokens x of the text.
+        replaced_ids: (k,), the tokens x' of the row that the teacher reads.
+
+    Returns:
+        (k,) float32 in [-1, 1].
+    """
+    normaliser = teacher_logits.float().logsumexp(-1, keepdim=True)
+    pair = torch.stack([original_ids, replaced_ids], dim=-1)
+    probability = (teacher_logits.gather(-1, pair).float() - normaliser).exp()
+    return probability[:, 0] - probability[:, 1]
+
+
+def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
+    """Reward from the student R_S = |a^T - sigmoid(student_logits)|, its distillation error; carries no gradient.
+
+    Args:
+        target: (k,), the teacher's modified logit a^T.
+        student_logits: (k,), the student's modified logit before the sigmoid.
+
+    Returns:
+        (k,) float32 in [0, 1].
+    """
+    return (target.float() - student_logits.detach().float().sigmoid()).abs()
+
+
+def policy_loss(
+    policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num_items: Count = None
+) -> Tensor:
+    """REINFORCE loss of the tutor L_pol = -(1/k) sum log pi(x' | X^M) (R_T + R_S).
+
+    Args:
+        policy_logits: (k, V), the tutor's logits.
+        replaced_ids: (k,), the sampled actions x'.
+        reward: (k,), what each action earned; no gradient flows through it.
+        num_items: masked positions in the whole batch; k by default.
+
+    Returns:
+        () float32.
+    """
+    log_policy = _token_log_prob(policy_logits, replaced_ids)
+    return _mean(-(log_policy * reward.detach().float()).sum(), len(replaced_ids), num_items)
+
+
+def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: Count = None) -> Tensor:
+    """KL divergence of the tutor from the teacher L_kl = (1/k) sum KL(P_T(. | X^M) || pi(. | X^M)).
+
+    Keeps the tutor's tokens plausible. No gradient flows to the teacher.
+
+    Args:
+        policy_logits: (k, V), the tutor's logits.
+        teacher_logits: (k, V), the teacher's MLM logits reading X^M.
+        num_items: masked positions in the whole batch; k by default.
+
+    Returns:
+        () float32.
+    """
+    # KL = sum P (log P - log pi) with log P = t - lse(t), log pi = p - lse(p) and sum P = 1: two dot products, so that
+    # neither (k, V) logarithm is stored.
+    policy, teacher = policy_logits.float(), teacher_logits.detach().float()
+    probability = teacher.softmax(-1)
+    negative_entropy = torch.linalg.vecdot(probability, teacher) - teacher.logsumexp(-1)
+    cross_entropy = policy.logsumexp(-1) - torch.linalg.vecdot(probability, policy)
+    divergence = (negative_entropy + cross_entropy).clamp(max=_BOUND).sum()
+    return _mean(divergence, len(policy_logits), num_items)
+
+
+def policy_entropy(policy_logits: Tensor) -> Tensor:
+    """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient."""
+    logits = policy_logits.detach().float()
+    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
+
+
+def modified_logit_loss(
+    student_logits: Tensor, target: Tensor, attention_mask: Tensor, num_items: Count = None
+) -> Tensor:
+    """L_mod, the mean over real positions of BCE(sigmoid(student_logits), a^T).
+
+    Args:
+        student_logits: (B, L), the student's modified logit before the sigmoid.
+        target: (B, L), a^T: 1 where the token is the original.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+    """
+    mask = attention_mask.float()
+    loss = F.binary_cross_entropy_with_logits(student_logits.float(), target.float(), reduction="none")
+    return _mean(loss * mask, mask.sum(), num_items).sum()
+
+
+def hidden_state_loss(
+    student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None
+) -> Tensor:
+    """One layer of L_hid: mean squared difference of hidden states, over real positions and dimensions.
+
+    Args:
+        student: (B, L, d), the student's hidden states, projected to the teacher's size.
+        teacher: (B, L, d), the hidden states of the teacher's matching layer.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+    """
+    mask = attention_mask.float()
+    difference = (student.float() - teacher.float()) * mask.unsqueeze(-1)
+    return _mean(difference.square().sum() / student.shape[-1], mask.sum(), num_items)
+
+
+def attention_score_loss(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    attention_mask: Tensor,
+    num_items: Count = None,
+) -> Tensor:
+    """One layer of L_att: mean squared difference of attention scores Q K^T / sqrt(head dimension).
+
+    Scores are those before masking and softmax; the mean is over heads and real (query, key) pairs. No score matrix
+    is formed. Stacking along the head dimension Q = [Q_s/sqrt(a), Q_t/sqrt(b)] and K = [K_s, -K_t] gives
+    Q K^T = A_s - A_t, and the sum of its squares is sum((Q^T Q) * (K^T K)): products of size (a+b)^2, not L^2.
+
+    Args:
+        student_query, student_key: (B, H, L, a).
+        teacher_query, teacher_key: (B, H, L, b).
+        attention_mask: (B, L).
+        num_items: real (query, key) pairs in the whole batch; the sum of squared row lengths by default.
+
+    Returns:
+        () float32.
+
+    Raises:
+        ValueError: if student and teacher have different numbers of heads.
+    """
+    heads = student_query.shape[1]
+    if heads != teacher_query.shape[1]:
+        raise ValueError(f"attention scores of {heads} and {teacher_query.shape[1]} heads can't be compared")
+    # Products in bfloat16 would lose the difference of two nearly equal sums.
+    with torch.autocast(student_query.device.type, enabled=False):
+        real = attention_mask.float()[:, None, :, None]
+        query = torch.cat(
+            [
+                student_query.float() * student_query.shape[-1] ** -0.5,
+                teacher_query.float() * teacher_query.shape[-1] ** -0.5,
+            ],
+            dim=-1,
+        )
+        key = torch.cat([student_key.float(), -teacher_key.float()], dim=-1)
+        query, key = query * real, key * real
+        total = ((query.mT @ query) * (key.mT @ key)).sum()
+        pairs = attention_mask.float().sum(-1).square().sum()
+        return _mean(total / heads, pairs, num_items)

@@ -1,0 +1,54 @@
+"""What held-out text tells.
+
+The probe: does the student's modified logit know what the teacher knows, on text held out?
+
+Mask predictions say nothing about a student that has no MLM head. Its own question does: the teacher's distribution
+fills the masked positions of held-out rows, and the student is asked which tokens are still the original ones.
+"""
+
+import math
+
+import numpy as np
+from scipy.stats import pearsonr
+from sklearn.metrics import roc_auc_score
+from transformers import EvalPrediction
+
+IGNORED = -100.0  # marks positions that are not asked about
+
+
+def probe_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Figures of the probe.
+
+    Args:
+        prediction: ``predictions`` (rows, L), the student's a^S; ``label_ids`` a pair of (rows, L), the teacher's a^T
+            and whether the token is the original (1 or 0); ``IGNORED`` where nothing was asked.
+
+    Returns:
+        probe_auc: area under the ROC curve of a^S telling original from replaced tokens.
+        probe_correlation: Pearson's correlation of a^S with a^T.
+        A figure is left out where it isn't defined (one class only, or no spread).
+    """
+    target, original = prediction.label_ids
+    asked = original != IGNORED
+    answer, target, original = prediction.predictions[asked], target[asked], original[asked]
+    metrics = {}
+    if len(np.unique(original)) == 2:
+        metrics["probe_auc"] = float(roc_auc_score(original, answer))
+    if len(answer) > 1 and np.ptp(answer) > 0 and np.ptp(target) > 0:
+        metrics["probe_correlation"] = float(pearsonr(answer, target).statistic)
+    return metrics
+
+
+def mlm_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean cross-entropy in nats, its exponential, and accuracy at masked positions.
+
+    Args:
+        prediction: ``predictions`` (rows, L) cross-entropies, ``label_ids`` (rows, L) whether the token was named;
+            ``IGNORED`` where nothing was masked.
+    """
+    (named,) = prediction.label_ids
+    asked = named != IGNORED
+    if not asked.any():
+        return {}
+    loss = float(prediction.predictions[asked].mean())
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "accuracy": float(named[asked].mean())}

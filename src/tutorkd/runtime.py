@@ -1,0 +1,55 @@
+"""What this machine is and can do."""
+
+import os
+import platform
+from importlib import metadata
+
+import psutil
+import torch
+
+
+def prefers_bfloat16() -> bool:
+    """Whether the device that training will use multiplies bfloat16 matrices natively."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = _cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
+    except OSError:
+        return set()
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, str]:
+    """The machine and the versions of what results depend on, as printed by ``tutorkd env``."""
+    packages = ("tutorkd", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    machine = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": f"{_cpu_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "bfloat16": "native" if prefers_bfloat16() else "not native",
+    }
+    return {**versions, **machine}

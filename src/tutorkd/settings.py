@@ -1,0 +1,35 @@
+"""Settings in plain types, to be shown, kept and compared."""
+
+import dataclasses
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
+    """What a recipe would say: our options in full, ``Trainer``'s where they aren't its defaults.
+
+    Args:
+        arguments: dataclass instances.
+    """
+    values = {}
+    for instance in arguments:
+        inherited = instance if isinstance(instance, TrainingArguments) else None
+        # Constructed, since TrainingArguments changes some of its own defaults on the way.
+        reference = type(inherited)(output_dir="") if inherited else None
+        ours = set().union(*(base.__annotations__ for base in type(instance).__mro__ if _is_ours(base)))
+        for field in dataclasses.fields(instance):
+            value = getattr(instance, field.name)
+            if not field.init or (field.name not in ours and value == getattr(reference, field.name)):
+                continue
+            if isinstance(value, Enum):
+                value = value.value
+            if value is None or isinstance(value, str | int | float | bool | list):
+                values[field.name] = value
+    return values
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("tutorkd.")

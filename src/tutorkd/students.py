@@ -1,0 +1,152 @@
+"""Students: the paper's presets, sizes of one's own, any config or checkpoint; and how they start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
+
+from tutorkd.errors import UserError
+from tutorkd.hub import loading
+
+# The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
+EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
+EXTREME_SIZES = {"hidden_size": 264, "num_attention_heads": 12, "intermediate_size": 1056, "embedding_size": 132}
+PRESETS = ("half", *EXTREME_LAYERS)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What a student took over from the teacher."""
+
+    tensors: int
+    total: int
+    layers: list[int]  # for each of the student's layers the teacher's, counted from 1; empty if none fits
+
+    def __str__(self) -> str:
+        if not self.tensors:
+            return "nothing of the teacher's fits; it starts at random"
+        layers = f", its layers from the teacher's {', '.join(map(str, self.layers))}" if self.layers else ""
+        return f"{self.tensors} of {self.total} tensors copied from the teacher{layers}"
+
+
+def student_config(
+    name: str, teacher: PretrainedConfig, sizes: Mapping[str, int] | None = None, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """Configuration of a student by preset, Hub name or path.
+
+    Args:
+        name: "half" (the teacher's own family and sizes at half its depth), "extreme-12", "extreme-6", "extreme-2"
+            (ELECTRA models with the paper's sizes and the teacher's vocabulary), a Hub name, or a path.
+        teacher: the teacher's configuration.
+        sizes: overrides, by the names of transformers' configurations, such as ``num_hidden_layers``.
+
+    Raises:
+        UserError: if there is no such student, the teacher's depth is odd, or the family has no such size.
+    """
+    if name == "half":
+        if teacher.num_hidden_layers % 2 and not (sizes or {}).get("num_hidden_layers"):
+            raise UserError(
+                f"half of {teacher.num_hidden_layers} layers isn't a whole number: give --student_layers a divisor of it"
+            )
+        config = type(teacher).from_dict(teacher.to_dict())
+        _set_layers(config, (sizes or {}).get("num_hidden_layers") or teacher.num_hidden_layers // 2)
+    elif name in EXTREME_LAYERS:
+        config = ElectraConfig(
+            num_hidden_layers=EXTREME_LAYERS[name],
+            vocab_size=teacher.vocab_size,
+            pad_token_id=teacher.pad_token_id,
+            max_position_embeddings=teacher.max_position_embeddings,
+            type_vocab_size=max(getattr(teacher, "type_vocab_size", 2), 1),
+            **EXTREME_SIZES,
+        )
+    else:
+        with loading(name, "student"):
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    for key, value in (sizes or {}).items():
+        if not hasattr(config, key):
+            raise UserError(f"a student of the family {config.model_type} has no size {key}")
+        if key == "num_hidden_layers":
+            _set_layers(config, value)
+        else:
+            setattr(config, key, value)
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"the student's hidden size {config.hidden_size} isn't a multiple of its {config.num_attention_heads} heads"
+        )
+    return config
+
+
+def _set_layers(config: PretrainedConfig, layers: int) -> None:
+    """Change the depth; what a configuration lists layer by layer is thinned to the layers that are kept."""
+    before = config.num_hidden_layers
+    kept = matching_layers(layers, before) if before % layers == 0 else list(range(1, layers + 1))
+    for key, value in list(config.to_dict().items()):
+        if isinstance(value, list) and len(value) == before and layers <= before:
+            setattr(config, key, [value[layer - 1] for layer in kept])
+    config.num_hidden_layers = layers
+
+
+def matching_layers(student_layers: int, teacher_layers: int) -> list[int]:
+    """g(l) = l N / m for l = 1 ... m, counted from 1."""
+    step = teacher_layers // student_layers
+    return [layer * step for layer in range(1, student_layers + 1)]
+
+
+def build_student(
+    name: str,
+    teacher: PretrainedConfig,
+    sizes: Mapping[str, int] | None = None,
+    pretrained: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A student encoder without a head, at random or, with ``pretrained``, with its checkpoint's weights.
+
+    Takes what ``student_config`` takes and raises what it raises.
+    """
+    if pretrained:
+        with loading(name, "student"):
+            return AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    config = student_config(name, teacher, sizes, trust_remote_code)
+    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+
+
+def has_weights(name: str) -> bool:
+    """Whether a student's name stands for a checkpoint rather than for a preset or a folder with a config alone."""
+    if name in PRESETS:
+        return False
+    path = Path(name)
+    return not path.is_dir() or any(path.glob("*.safetensors"))
+
+
+@torch.no_grad()
+def initialise_from_teacher(student: PreTrainedModel, teacher_body: PreTrainedModel) -> Initialisation:
+    """Copy the teacher's embeddings and layers into the student, wherever name and shape are the same.
+
+    Layer l of the student takes layer g(l) of the teacher, whose output it will be trained to match. Works for any two
+    models of one family: a layer is an item of the module list that is as long as the model is deep.
+    """
+    layers = matching_layers(student.config.num_hidden_layers, teacher_body.config.num_hidden_layers)
+    source = teacher_body.state_dict()
+    student_stack, teacher_stack = _layer_stack(student), _layer_stack(teacher_body)
+    copied, used = 0, False
+    target = student.state_dict()
+    for key, value in target.items():
+        origin, in_layer = key, False
+        if student_stack and teacher_stack and key.startswith(student_stack + "."):
+            index, _, rest = key[len(student_stack) + 1 :].partition(".")
+            origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}", True
+        if origin in source and source[origin].shape == value.shape:
+            value.copy_(source[origin])
+            copied, used = copied + 1, used or in_layer
+    return Initialisation(copied, len(target), layers if used else [])
+
+
+def _layer_stack(model: PreTrainedModel) -> str | None:
+    """Name of the module list that holds the layers; None where all layers share one (ALBERT)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
+    return None

@@ -1,0 +1,354 @@
+"""The trainers: transformers' own, around a module that computes its losses on masked rows."""
+
+import math
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from tutorkd.callbacks import ProgressTable, Throughput
+from tutorkd.card import student_card, teacher_card
+from tutorkd.config import PretrainingConfig, TutorKDConfig
+from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+from tutorkd.errors import UserError
+from tutorkd.hub import quiet_transformers
+from tutorkd.masked_lm import MaskedLM
+from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
+from tutorkd.step import spread
+from tutorkd.students import build_student
+from tutorkd.teacher import Teacher, load_teacher
+from tutorkd.tutor_kd import TutorKD
+
+HEADS_FILE = "training_heads.safetensors"  # what training needs beside the model
+
+
+class MaskedRowsTrainer(Trainer):
+    """``Trainer`` on packed rows that are masked anew each epoch.
+
+    Batch size, accumulation, precision, resuming, checkpoints and ``report_to`` are ``Trainer``'s. Losses are means
+    over the whole batch however it is split, the log's figures are averaged on the device and read at log time, a
+    step whose gradient isn't finite is skipped and counted, and a resumed run equals one never interrupted.
+
+    Args:
+        module: computes the losses; its forward pass takes what ``MaskingCollator`` gives and ``num_items``.
+        model: the part of ``module`` that is saved as a plain transformers model.
+        args: ``PretrainingConfig``.
+        train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``.
+        eval_dataset: likewise, held out.
+        processing_class: the tokenizer.
+        stage: what the progress bar calls this.
+
+    Raises:
+        UserError: for settings that can't be trained with; before the first step.
+    """
+
+    args: PretrainingConfig
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: PreTrainedModel,
+        args: PretrainingConfig,
+        train_dataset: Any,
+        eval_dataset: Any,
+        processing_class: PreTrainedTokenizerBase,
+        stage: str,
+        **kwargs: Any,
+    ):
+        if args.n_gpu > 1:
+            raise UserError(
+                "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
+                "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+            )
+        if args.eval_strategy != "no" and eval_dataset is None:
+            raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
+        if eval_dataset is not None:
+            eval_dataset = eval_dataset.select(range(min(args.eval_rows, len(eval_dataset))))
+        self.data_seed = args.seed if args.data_seed is None else args.data_seed
+        super().__init__(
+            model=module,
+            args=args,
+            data_collator=MaskingCollator(
+                processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size
+            ),
+            train_dataset=DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset),
+            eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.saved_model = model
+        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self.add_callback(ProgressTable(stage))
+        self._throughput = Throughput()
+        self._window: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
+        self._step_metrics: dict[str, Tensor] = {}
+        self._nonfinite_in_a_row = self._skipped_steps = 0
+
+    # Data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return EpochSampler(len(rows), self.data_seed) if hasattr(rows, "__len__") else None
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack([torch.stack(BatchCounts.of(batch)) for batch in batches]).sum(0).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)
+        return batches, BatchCounts(*counts)
+
+    # The step
+
+    def _forward_arguments(self) -> dict[str, Any]:
+        """What the module's forward pass takes beside the batch."""
+        return {}
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch: BatchCounts | None = None):
+        """The losses of one micro-batch, each over the counts of the whole batch."""
+        output = model(**inputs, num_items=num_items_in_batch, **self._forward_arguments())
+        for name, value in output.metrics.items():
+            self._step_metrics[name] = self._step_metrics.get(name, 0) + value
+        mask = inputs.get("attention_mask")
+        self._window["tokens"] += inputs["input_ids"].numel() if mask is None else mask.sum()
+        # Gradients are averaged over devices; every device's loss is already over all of them.
+        loss = output.loss * self.args.world_size
+        return (loss, output) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As Trainer's; a loss that isn't finite doesn't spoil the logged average (its step is skipped and counted)."""
+        return super().training_step(model, inputs, num_items_in_batch).nan_to_num(0.0, 0.0, 0.0)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Gradient norm before clipping, as Trainer logs it; here a step that isn't finite is skipped."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._step_metrics |= self._gradient_norms(norm)
+        # With fp16 the gradient scaler finds, skips and mends overflowing steps by itself.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            self._skip_step(model)
+        else:
+            self._nonfinite_in_a_row = 0
+            for name, value in self._step_metrics.items():
+                self._window[name] += value
+            self._window["steps"] += 1
+        self._step_metrics = {}
+        return norm.nan_to_num(0.0, 0.0, 0.0)
+
+    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
+        """Norms of parts of the gradient before clipping, to be logged; ``norm`` is that of the whole."""
+        return {}
+
+    def _skip_step(self, model: nn.Module) -> None:
+        model.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
+        self._nonfinite_in_a_row += 1
+        self._skipped_steps += 1
+        if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
+            checkpoint = last_checkpoint(self.args.output_dir)
+            good = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been saved"
+            raise UserError(
+                f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step "
+                f"{self.state.global_step + 1}; {good}; a lower --learning_rate or bf16 instead of fp16 may help"
+            )
+
+    # What is shown
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the module's figures, averaged over the steps since the last log; the only place that reads them."""
+        if "loss" in logs:
+            names = sorted(self._window)
+            values = torch.stack([self._window[name].float() for name in names])
+            if self.args.world_size > 1:
+                values = self.accelerator.gather(values.unsqueeze(0)).sum(0)
+            window = dict(zip(names, values.tolist(), strict=True))
+            tokens, steps = window.pop("tokens", 0.0), window.pop("steps", 0.0) / self.args.world_size
+            for name, total in window.items():
+                # Every device holds the same gradient norm, but only its share of the other means.
+                devices = self.args.world_size if name.startswith("grad_norm") else 1
+                logs[name] = total / max(steps, 1) / devices
+            if self._skipped_steps:
+                logs["skipped_steps"] = self._skipped_steps
+            logs |= self._throughput.read(tokens, self.state.global_step, self.state.max_steps)
+            self._window.clear()
+        super().log(logs, start_time)
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any):
+        self._throughput.start(0)
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's, but training goes on as if it hadn't happened: no random number of its is used."""
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        answers = self._look(self.accelerator.unwrap_model(model), inputs)
+        like, positions = inputs["input_ids"], inputs["masked_positions"]
+        first, *others = (spread(values, positions, like, IGNORED) for values in answers)
+        return None, first, tuple(others)
+
+    def _look(self, module: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What held-out rows are judged by: tensors (k,) over the masked positions, for ``compute_metrics``."""
+        raise NotImplementedError
+
+    # What is kept
+
+    def _write_card(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def _heads(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        saved = {id(parameter) for parameter in self.saved_model.parameters()}
+        return {name: p for name, p in module.named_parameters() if id(p) not in saved}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The model as plain transformers, tokenizer and card; beside it the heads that only training needs."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet_transformers():
+            self.saved_model.save_pretrained(folder)
+        if heads := self._heads(self.accelerator.unwrap_model(self.model)):
+            safetensors.torch.save_file(
+                {name: p.detach().contiguous() for name, p in heads.items()},
+                folder / HEADS_FILE,
+                metadata={"format": "pt"},
+            )
+        self.processing_class.save_pretrained(folder)
+        self._write_card(folder)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As Trainer's, but a checkpoint that couldn't be written whole is taken away again."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(
+                f"{folder} couldn't be written ({' '.join(str(error).split())}); free space or choose another "
+                f"--output_dir; the last whole checkpoint is {last_checkpoint(self.args.output_dir)}"
+            ) from error
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with quiet_transformers():
+            loaded = type(self.saved_model).from_pretrained(resume_from_checkpoint, dtype=self.saved_model.dtype)
+        self.saved_model.load_state_dict(loaded.state_dict())
+        heads = self._heads(self.accelerator.unwrap_model(self.model if model is None else model))
+        if heads:
+            stored = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEADS_FILE)
+            for name, parameter in heads.items():
+                parameter.copy_(stored[name])
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class MaskedLMTrainer(MaskedRowsTrainer):
+    """Masked-language-model training of ``model`` (body and MLM head), as ``tutorkd adapt`` does it."""
+
+    def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
+        super().__init__(MaskedLM(model), model, args, compute_metrics=mlm_metrics, stage="adapt", **kwargs)
+
+    def _look(self, module, inputs):
+        return module.score(**inputs)
+
+    def _write_card(self, folder: Path) -> None:
+        teacher_card(folder, self.saved_model, self.args, self.state)
+
+
+class TutorKDTrainer(MaskedRowsTrainer):
+    """Distil a teacher into a student with a tutor (Tutor-KD).
+
+    Args:
+        model: the student, an encoder without a head; or what ``build_student`` takes: "half", a preset, a Hub name
+            or a path.
+        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``.
+        args: ``TutorKDConfig``.
+        train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
+
+    Raises:
+        UserError: if the pair, the tokenizer or the rows can't be trained on; before the first step.
+    """
+
+    args: TutorKDConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        teacher_model: str | PreTrainedModel | Teacher,
+        args: TutorKDConfig,
+        train_dataset: Any,
+        processing_class: PreTrainedTokenizerBase,
+        eval_dataset: Any = None,
+        **kwargs: Any,
+    ):
+        teacher = prepare_teacher(teacher_model, args)
+        if len(processing_class) > teacher.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(processing_class)} tokens and the teacher {teacher.config.vocab_size}: "
+                "use the teacher's own tokenizer"
+            )
+        if isinstance(model, str):
+            model = build_student(model, teacher.config)
+        torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
+        super().__init__(
+            TutorKD(model, teacher, processing_class.all_special_ids, args),
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            stage="distill",
+            compute_metrics=probe_metrics,
+            **kwargs,
+        )
+        self.teacher = teacher.to(args.device)
+        self._probe_generator = torch.Generator(args.device)
+
+    def _forward_arguments(self) -> dict[str, Any]:
+        return {"teacher": self.teacher}
+
+    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
+        gradients = [p.grad for p in self.accelerator.unwrap_model(self.model).tutor.parameters()]
+        tutor = nn.utils.get_total_norm([g for g in gradients if g is not None])
+        if self.args.max_grad_norm > 0:  # clipping has scaled the gradients already
+            tutor = tutor / (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        student = (norm.square() - tutor.square()).clamp(min=0).sqrt()
+        return {"grad_norm_student": student, "grad_norm_tutor": tutor}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The probe (``tutorkd.probe``), which asks the same questions each time."""
+        self._probe_generator.manual_seed(self.args.seed)
+        return super().evaluate(*args, **kwargs)
+
+    def _look(self, module, inputs):
+        return module.answer(**inputs, teacher=self.teacher, generator=self._probe_generator)
+
+    def _write_card(self, folder: Path) -> None:
+        student_card(folder, self.saved_model, self.teacher, self.args, self.state)
+
+
+def prepare_teacher(
+    teacher: str | PreTrainedModel | Teacher, args: TutorKDConfig, trust_remote_code: bool = False
+) -> Teacher:
+    """A frozen teacher in the number format that ``args.teacher_dtype`` asks for."""
+    low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)
+    dtype = torch.bfloat16 if low else torch.float32
+    if isinstance(teacher, str):
+        return load_teacher(teacher, dtype, trust_remote_code)
+    return (teacher if isinstance(teacher, Teacher) else Teacher(teacher)).to(dtype)
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint of a run that was written whole (Trainer writes ``trainer_state.json`` last)."""
+    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)

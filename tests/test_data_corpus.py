@@ -1,0 +1,460 @@
+"""`prepare_corpus`: rows against a packing done by hand, cache, held-out part, weights, streams, errors."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from torch.utils.data import DataLoader
+from transformers import BertTokenizerFast, RobertaTokenizerFast
+
+from tutorkd.data import cached, prepare_corpus, sources, stream
+from tutorkd.data.packing import PackedWriter
+from tutorkd.errors import UserError
+
+WORDS = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
+TEXTS = [" ".join(WORDS[(i * 7 + j * j) % 100] for j in range(1 + i % 11)) + "." for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> BertTokenizerFast:
+    """Word pieces: special tokens are 0 to 4, the words of WORDS 5 to 104, then punctuation."""
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, ".", "[", "]", "sep", "mask"]
+    path = tmp_path_factory.mktemp("bert") / "vocab.txt"
+    path.write_text("\n".join(vocab))
+    return BertTokenizerFast.from_pretrained(path.parent, model_max_length=64)
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory) -> RobertaTokenizerFast:
+    folder = tmp_path_factory.mktemp("roberta")
+    model = ByteLevelBPETokenizer()
+    model.train_from_iterator(TEXTS, 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    model.save_model(str(folder))
+    return RobertaTokenizerFast.from_pretrained(folder)
+
+
+@pytest.fixture
+def prepare(tmp_path, bert):
+    return partial(prepare_corpus, tokenizer=bert, cache_dir=tmp_path / "cache", max_length=16)
+
+
+def corpus(path: Path, texts: list[str | None] = TEXTS) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def rows_of(dataset) -> list[list[int]]:
+    return [row["input_ids"] for row in dataset]
+
+
+def inside(rows: list[list[int]]) -> list[int]:
+    return list(chain.from_iterable(row[1:-1] for row in rows))
+
+
+def texts_of(dataset, tokenizer) -> list[str]:
+    """The documents in packed rows, which a separator parts."""
+    text = tokenizer.decode(inside(rows_of(dataset)), clean_up_tokenization_spaces=False)
+    return [document.strip().replace(" .", ".") for document in text.split("[SEP]")] if text else []
+
+
+def packed_by_hand(texts: list[str], tokenizer, max_length: int) -> list[list[int]]:
+    tokens: list[int] = []
+    for text in texts:
+        tokens += [tokenizer.sep_token_id] if tokens else []
+        tokens += tokenizer(text, add_special_tokens=False)["input_ids"]
+    width = max_length - 2
+    return [
+        [tokenizer.cls_token_id, *tokens[start : start + width], tokenizer.sep_token_id]
+        for start in range(0, len(tokens), width)
+    ]
+
+
+def entries(cache: Path) -> list[str]:
+    """What the cache holds besides locks, which are empty files."""
+    return (
+        [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] if cache.exists() else []
+    )
+
+
+def test_rows_worked_out_by_hand(tmp_path, prepare):
+    path = tmp_path / "a.txt"
+    path.write_text("ak al am an\n\nao ap aq\nar\n\n   \n\nas at")
+    rows = rows_of(prepare([str(path)], max_length=8, heldout=0).train)
+    assert rows == [[2, 5, 6, 7, 8, 3, 9, 3], [2, 10, 11, 12, 3, 13, 14, 3]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([6], [8]),  # one full row, and no separator that would begin another
+        ([6, 1], [8, 4]),  # the separator begins the second row
+        ([5, 1], [8, 3]),  # the separator ends the first
+        ([5], [7]),  # with nothing to part, there is no separator
+        ([11], [8, 7]),
+        ([1], [3]),
+        ([13], [8, 8, 3]),
+    ],
+)
+def test_no_token_and_no_separator_too_many_at_the_edge_of_a_row(tmp_path, prepare, bert, lengths, rows):
+    texts = [" ".join(WORDS[:length]) for length in lengths]
+    packed = rows_of(prepare([corpus(tmp_path / "a.jsonl", texts)], max_length=8, heldout=0).train)
+    assert [len(row) for row in packed] == rows
+    assert packed == packed_by_hand(texts, bert, 8)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_rows_hold_the_whole_token_stream_in_order(tmp_path, prepare, request, family, monkeypatch):
+    tokenizer = request.getfixturevalue(family)
+    monkeypatch.setattr(cached, "_BYTES_PER_BATCH", 300)  # many batches, as of a large corpus
+    packed = prepare([corpus(tmp_path / "a.jsonl")], tokenizer=tokenizer, heldout=0)
+    assert rows_of(packed.train) == packed_by_hand(TEXTS, tokenizer, 16)
+    assert {len(row) for row in rows_of(packed.train)[:-1]} == {16}
+    assert packed.train.features["input_ids"].feature.dtype == "int32"
+    assert packed.documents == len(TEXTS)
+    assert packed.tokens == sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS)
+
+
+def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, monkeypatch):
+    monkeypatch.setattr("tutorkd.data.packing._ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(cached, "_BYTES_PER_BATCH", 300)
+    packed = prepare([corpus(tmp_path / "a.jsonl")], heldout=0)
+    assert packed.train.data.column(0).num_chunks > 2
+    assert rows_of(packed.train) == packed_by_hand(TEXTS, bert, 16)
+
+
+def test_documents_without_text_are_left_out(tmp_path, prepare, bert):
+    texts = [None, "", " \n", "ak al.", None, "\u200b", "am"]
+    packed = prepare([corpus(tmp_path / "a.jsonl", texts)], heldout=0)
+    assert rows_of(packed.train) == packed_by_hand(["ak al.", "am"], bert, 16)
+    assert (packed.documents, packed.tokens) == (2, 4)
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_special_tokens_in_the_text_are_text(tmp_path, prepare, bert, num_proc):
+    path = corpus(tmp_path / "a.jsonl", ["ak [SEP] [MASK] al", "am"])
+    packed = prepare([path], heldout=0, num_proc=num_proc)
+    tokens = ["[CLS]", "ak", "[", "sep", "]", "[", "mask", "]", "al", "[SEP]", "am", "[SEP]"]
+    assert bert.convert_ids_to_tokens(packed.train[0]["input_ids"]) == tokens
+
+
+def test_the_tokenizer_stays_as_it_was_and_its_truncation_counts_for_nothing(tmp_path, prepare, bert):
+    path = corpus(tmp_path / "a.jsonl")
+    first = prepare([path])
+    bert.backend_tokenizer.enable_truncation(3)
+    bert.backend_tokenizer.enable_padding(length=5)
+    try:
+        second = prepare([path])
+        assert bert.backend_tokenizer.truncation["max_length"] == 3
+        assert bert.backend_tokenizer.padding["length"] == 5
+        assert second.corpora[0].reused
+        other = prepare([path], cache_dir=tmp_path / "other")
+    finally:
+        bert.backend_tokenizer.no_truncation()
+        bert.backend_tokenizer.no_padding()
+    assert rows_of(other.train) == rows_of(first.train)
+
+
+def test_held_out_documents_are_a_share_drawn_from_the_seed(tmp_path, prepare, bert):
+    path = corpus(tmp_path / "a.jsonl")
+    parts = [prepare([path], heldout=0.1, seed=seed) for seed in (1, 1, 2)]
+    held = [texts_of(part.heldout, bert) for part in parts]
+    assert Counter(texts_of(parts[0].train, bert) + held[0]) == Counter(TEXTS)
+    assert held[0] == held[1] != held[2]
+    assert [len(texts) for texts in held] == [6, 6, 6]
+    assert parts[0].corpora[0].heldout_documents == 6
+    assert parts[0].corpora[0].heldout_rows == len(parts[0].heldout)
+    assert parts[0].corpora[0].train_rows == len(parts[0].train)
+
+
+@pytest.mark.parametrize(("count", "share", "held"), [(1, 0.5, 0), (2, 0.01, 1), (3, 0.99, 2), (60, 0, 0)])
+def test_held_out_documents_of_a_small_corpus(tmp_path, prepare, bert, count, share, held):
+    packed = prepare([corpus(tmp_path / "a.jsonl", TEXTS[:count])], heldout=share)
+    assert len(texts_of(packed.heldout, bert)) == held
+    assert len(texts_of(packed.train, bert)) == count - held
+    assert packed.heldout.features == packed.train.features
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path, prepare):
+    path = corpus(tmp_path / "a.jsonl", [*TEXTS, None, *TEXTS])
+    parts = [prepare([path], num_proc=n, cache_dir=tmp_path / f"{n}", heldout=0.2) for n in (1, 3)]
+    assert rows_of(parts[0].train) == rows_of(parts[1].train)
+    assert rows_of(parts[0].heldout) == rows_of(parts[1].heldout)
+
+
+def test_more_processes_than_documents(tmp_path, prepare, bert):
+    packed = prepare([corpus(tmp_path / "a.jsonl", ["ak", None])], num_proc=8, heldout=0)
+    assert rows_of(packed.train) == packed_by_hand(["ak"], bert, 16)
+
+
+def test_a_small_corpus_is_tokenised_here_without_the_threads_that_warn_after_a_fork(
+    tmp_path, prepare, monkeypatch
+):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    seen = []
+
+    def tokenize_batch(encoder, texts, plain=cached._tokenize_batch):
+        seen.append((os.getpid(), os.environ["TOKENIZERS_PARALLELISM"]))
+        return plain(encoder, texts)
+
+    monkeypatch.setattr(cached, "_tokenize_batch", tokenize_batch)
+    prepare([corpus(tmp_path / "a.jsonl")])
+    assert seen == [(os.getpid(), "false")]
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+
+
+def test_a_second_call_reads_no_text(tmp_path, prepare):
+    path = Path(corpus(tmp_path / "a.jsonl"))
+    first = prepare([str(path)])
+    stat = path.stat()
+    path.write_bytes(b"\xff" * stat.st_size)  # reading this would fail
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = prepare([str(path)])
+    assert (first.corpora[0].reused, second.corpora[0].reused) == (False, True)
+    assert second.corpora[0].cache_path == first.corpora[0].cache_path
+    assert rows_of(second.train) == rows_of(first.train)
+    assert (second.documents, second.tokens) == (first.documents, first.tokens)
+    assert second.train.cache_files  # mapped from the file, not in memory
+
+
+def test_text_that_changed_is_read_again(tmp_path, prepare, bert):
+    path = tmp_path / "a.jsonl"
+    corpus(path, ["ak al"])
+    prepare([str(path)])
+    time = path.stat().st_mtime_ns
+    corpus(path, ["am an"])
+    os.utime(path, ns=(time, time + 1))
+    packed = prepare([str(path)])
+    assert rows_of(packed.train) == packed_by_hand(["am an"], bert, 16)
+
+
+def test_each_setting_and_the_tokenizer_have_rows_of_their_own(tmp_path, prepare, roberta):
+    path = corpus(tmp_path / "a.jsonl")
+    variants = [{}, {"max_length": 12}, {"heldout": 0.3}, {"seed": 7}, {"tokenizer": roberta}]
+    paths = [prepare([path], **variant).corpora[0].cache_path for variant in variants]
+    assert len(set(paths)) == len(variants)
+    with pytest.raises(UserError, match="no column 'body'"):
+        prepare([path], text_column="body")
+
+
+def test_another_corpus_or_weight_leaves_the_rows_of_the_first(tmp_path, prepare):
+    one, two = corpus(tmp_path / "1.jsonl"), corpus(tmp_path / "2.jsonl", TEXTS[:20])
+    prepare([one])
+    assert [part.reused for part in prepare([two, one]).corpora] == [False, True]
+    assert [part.reused for part in prepare([two, one], weights=[1, 2]).corpora] == [True, True]
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, prepare, monkeypatch):
+    monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "elsewhere"))
+    packed = prepare([corpus(tmp_path / "a.jsonl")], cache_dir=None)
+    assert packed.corpora[0].cache_path.parent == tmp_path / "elsewhere"
+
+
+def test_corpora_without_weights_follow_one_another(tmp_path, prepare):
+    paths = [corpus(tmp_path / "1.jsonl", TEXTS[:30]), corpus(tmp_path / "2.jsonl", TEXTS[30:])]
+    one, two, both = prepare(paths[:1]), prepare(paths[1:]), prepare(paths)
+    assert rows_of(both.train) == rows_of(one.train) + rows_of(two.train)
+    assert rows_of(both.heldout) == rows_of(one.heldout) + rows_of(two.heldout)
+    assert both.tokens == one.tokens + two.tokens
+    assert [part.source for part in both.corpora] == paths
+
+
+def test_weights_are_shares_of_the_rows(tmp_path, prepare):
+    # as many rows of either, none of which is in both
+    paths = [
+        corpus(tmp_path / "1.jsonl", ["ak al am " * 900]),
+        corpus(tmp_path / "2.jsonl", ["ao ap aq " * 900]),
+    ]
+    packed = prepare(paths, weights=[3, 1])
+    first = {5, 6, 7}
+    share = np.mean([row[1] in first for row in rows_of(packed.train)])
+    each = packed.corpora[0].train_rows
+    assert each == packed.corpora[1].train_rows == -(-2700 // 14)
+    assert share == pytest.approx(0.75, abs=0.05)
+    assert len(packed.train) == pytest.approx(4 * each, rel=0.15)  # until the rarer has been drawn once
+    assert Counter(row[1] for row in rows_of(packed.train) if row[1] not in first).total() == each
+    assert rows_of(packed.train) == rows_of(prepare(paths, weights=[0.3, 0.1]).train)
+
+
+def fails(prepare, said: str, *args, **kwargs) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        prepare(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"max_length": 7}, "max_length 7 is too short"),
+        ({"max_length": 65}, "max_length 65 is more than the 64 tokens"),
+        ({"heldout": 1.0}, "heldout 1.0"),
+        ({"heldout": -0.1}, "heldout -0.1"),
+        ({"heldout": float("nan")}, "heldout nan"),
+        ({"num_proc": 0}, "num_proc 0"),
+        ({"weights": [1.0, 2.0]}, "2 weights for 1 corpora"),
+        ({"weights": [0.0]}, "weights 0.0: each must be"),
+        ({"weights": [float("inf")]}, "weights inf"),
+        ({"sources": []}, "no corpus"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, prepare, streaming, kwargs, said):
+    fails(prepare, said, **{"sources": [corpus(tmp_path / "a.jsonl")], "streaming": streaming} | kwargs)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("texts", [[], [None, " "]])
+def test_a_corpus_without_text(tmp_path, prepare, streaming, texts):
+    fails(prepare, "holds no text", [corpus(tmp_path / "a.jsonl", texts)], streaming=streaming)
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_bad_file_leaves_nothing_in_the_cache(tmp_path, prepare, streaming):
+    path = tmp_path / "a.jsonl"
+    path.write_text(Path(corpus(path)).read_text() + "{")
+    fails(prepare, "line 61 isn't JSON", [str(path)], streaming=streaming)
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_tokenizer_that_cannot_frame_rows(tmp_path, prepare, bert, roberta):
+    plain = type(roberta).from_pretrained(roberta.name_or_path)
+    plain.sep_token = None
+    fails(prepare, "has no sep_token", [corpus(tmp_path / "a.jsonl")], tokenizer=plain)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, prepare, monkeypatch):
+    class OnFullDisk(PackedWriter):
+        def __init__(self, path, *args):
+            super().__init__(Path("/dev/full"), *args)
+
+    monkeypatch.setattr(cached, "PackedWriter", OnFullDisk)
+    fails(prepare, f"disk full while writing the corpus cache in {tmp_path}", [corpus(tmp_path / "a.jsonl")])
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, prepare):
+    (tmp_path / "file").write_text("")
+    fails(
+        prepare,
+        "cannot prepare the corpus cache",
+        [corpus(tmp_path / "a.jsonl")],
+        cache_dir=tmp_path / "file",
+    )
+
+
+def test_a_killed_run_leaves_nothing_that_counts(tmp_path, prepare, bert, monkeypatch):
+    path = corpus(tmp_path / "a.jsonl")
+
+    def killed_midway(documents, heldout, encoder, max_length, folder):
+        (folder / "train.arrow").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cached, "_pack", killed_midway)
+        process = multiprocessing.get_context("fork").Process(target=prepare, args=([path],))
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(entries(tmp_path / "cache")) == 1
+    packed = prepare([path], heldout=0)
+    assert rows_of(packed.train) == packed_by_hand(TEXTS, bert, 16)
+    packed = prepare([path])
+    assert not packed.corpora[0].reused
+    assert set(entries(tmp_path / "cache")) == {part.name for part in (tmp_path / "cache").glob("[!.]*")}
+
+
+def test_of_runs_at_once_one_makes_the_rows(tmp_path, prepare, bert):
+    path = corpus(tmp_path / "a.jsonl")
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+
+    def run() -> None:
+        barrier.wait()
+        packed = prepare([path], heldout=0)
+        results.put((packed.corpora[0].reused, rows_of(packed.train)))
+
+    processes = [context.Process(target=run) for _ in range(3)]
+    for process in processes:
+        process.start()
+    got = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(reused for reused, _ in got) == [False, True, True]
+    assert all(rows == packed_by_hand(TEXTS, bert, 16) for _, rows in got)
+
+
+def test_a_hub_data_set_is_kept_by_its_fingerprint(tmp_path, prepare, bert, monkeypatch):
+    hub = datasets.Dataset.from_dict({"body": TEXTS, "n": range(60)})
+    monkeypatch.setattr(sources, "load_dataset", lambda *args, **kwargs: hub)
+    first = prepare(["org/name"], text_column="body", heldout=0)
+    assert rows_of(first.train) == packed_by_hand(TEXTS, bert, 16)
+    assert prepare(["org/name"], text_column="body", heldout=0).corpora[0].reused
+    hub = hub.select(range(30))
+    other = prepare(["org/name"], text_column="body", heldout=0)
+    assert rows_of(other.train) == packed_by_hand(TEXTS[:30], bert, 16)
+
+
+def test_streamed_rows_are_those_of_the_documents_after_the_held_out_ones(tmp_path, prepare, bert):
+    packed = prepare([corpus(tmp_path / "a.jsonl", [None, *TEXTS])], heldout=0.1, streaming=True)
+    assert rows_of(packed.heldout) == packed_by_hand(TEXTS[:6], bert, 16)
+    assert sorted(rows_of(packed.train)) == sorted(packed_by_hand(TEXTS[6:], bert, 16))
+    assert packed.train.features == packed.heldout.features
+    assert (packed.documents, packed.tokens, packed.corpora[0].heldout_documents) == (None, None, 6)
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_long_stream_gives_its_head_to_the_held_out_part(tmp_path, prepare, bert, monkeypatch):
+    monkeypatch.setattr(stream, "STREAM_HELDOUT_DOCUMENTS", 5)
+    path = corpus(tmp_path / "a.jsonl")
+    assert rows_of(prepare([path], streaming=True).heldout) == packed_by_hand(TEXTS[:5], bert, 16)
+    assert len(prepare([path], streaming=True, heldout=0).heldout) == 0
+
+
+def test_a_stream_is_shuffled_anew_each_epoch_from_the_seed(tmp_path, prepare):
+    path = corpus(tmp_path / "a.jsonl")
+
+    def epochs(seed: int) -> list[list[list[int]]]:
+        train = prepare([path], streaming=True, seed=seed).train
+        orders = []
+        for epoch in (0, 1):
+            train.set_epoch(epoch)
+            orders.append(rows_of(train))
+        return orders
+
+    first, again, other = epochs(1), epochs(1), epochs(2)
+    assert first == again
+    assert first[0] != first[1]
+    assert first[0] != other[0]
+    assert sorted(first[0]) == sorted(first[1]) == sorted(other[0])
+
+
+@pytest.mark.parametrize("origin", ["local", "hub"])
+def test_data_loader_workers_give_each_streamed_row_once(tmp_path, prepare, bert, monkeypatch, origin):
+    if origin == "hub":
+        hub = datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(num_shards=3)
+        monkeypatch.setattr(sources, "load_dataset", lambda *args, **kwargs: hub)
+    path = corpus(tmp_path / "a.jsonl") if origin == "local" else "org/name"
+    train = prepare([path], heldout=0, streaming=True).train
+    rows = chain.from_iterable(DataLoader(train, batch_size=4, num_workers=2, collate_fn=rows_of))
+    assert sorted(rows) == sorted(packed_by_hand(TEXTS, bert, 16))
+
+
+def test_streams_are_mixed_as_files_are(tmp_path, prepare):
+    paths = [
+        corpus(tmp_path / "1.jsonl", ["ak al am " * 900]),
+        corpus(tmp_path / "2.jsonl", ["ao ap aq " * 900]),
+    ]
+    rows = rows_of(prepare(paths, streaming=True).train)
+    assert len(rows) == 2 * -(-2700 // 14)
+    mixed = rows_of(prepare(paths, weights=[3, 1], streaming=True).train)
+    assert np.mean([row[1] in {5, 6, 7} for row in mixed]) == pytest.approx(0.75, abs=0.05)

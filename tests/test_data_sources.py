@@ -1,0 +1,254 @@
+"""Sources: what a name stands for, what each kind of file yields, and what is said when one is bad."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets.exceptions import DatasetNotFoundError
+
+from tutorkd.data import readers, sources
+from tutorkd.data.readers import read_documents
+from tutorkd.data.sources import HubDataset, LocalFiles, resolve_source
+from tutorkd.errors import UserError
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path: Path, column: str = "text") -> list[str | None]:
+    return list(read_documents(path, column))
+
+
+def error_of(path: Path, column: str = "text") -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, column)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_txt_documents_are_parted_by_blank_lines_of_any_kind(tmp_path):
+    content = "\ufefffirst line\r\nsecond line\r\n\r\n \t\nthird\n\n\n\nfourth"
+    documents = [text for text in read(write(tmp_path / "a.txt", content)) if text]
+    assert documents == ["first line\nsecond line\n", "third\n", "fourth"]
+
+
+def test_a_long_txt_document_is_cut_at_a_line_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_TXT_DOCUMENT", 10)
+    documents = [text for text in read(write(tmp_path / "a.txt", "one two\nthree\nfour\n\nfive")) if text]
+    assert documents == ["one two\nthree\n", "four\n", "five"]
+
+
+def test_jsonl_rows_may_differ_but_for_the_text(tmp_path):
+    rows = [{"text": "a", "meta": 1}, {"meta": {"x": "y"}, "text": "b\n\nc"}, {"text": None}, {"meta": []}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert read(path) == ["a", "b\n\nc", None, None]
+
+
+def test_json_is_read_as_one_object_a_line(tmp_path):
+    assert read(write(tmp_path / "a.json", '{"body": "x"}\n{"body": "y"}'), "body") == ["x", "y"]
+
+
+def test_csv_keeps_quoted_commas_newlines_and_long_fields(tmp_path):
+    texts = ["plain", 'with, comma and "quotes"', "two\nlines", "x" * 200_000, ""]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["id", "text"], *enumerate(texts)])
+    assert read(tmp_path / "a.csv") == texts
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_text_of_every_arrow_type(tmp_path, kind):
+    texts = ["a", None, "ü"] * 50
+    pq.write_table(pa.table({"n": range(150), "text": pa.array(texts).cast(kind)}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == texts
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_bytes_that_are_not_utf8_are_told_by_place(tmp_path, name):
+    head = {"a.txt": "ok\n", "a.jsonl": '{"text": "ok"}\n', "a.csv": "text\n"}[name].encode()
+    message = error_of(write(tmp_path / name, head + "é".encode("latin-1") + b"t\xe9\n"))
+    assert f"not UTF-8 at byte {len(head)} (line 2)" in message
+
+
+def test_parquet_that_is_not_utf8_is_told_by_row(tmp_path):
+    values = pa.array([b"ok"] * 130 + [b"ab\xff"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
+    assert "not UTF-8 at byte 2 of row 130" in error_of(tmp_path / "a.parquet")
+
+
+def test_half_a_surrogate_pair_is_not_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "ok"}\n{"text": "\\ud83d"}\n')
+    assert "line 2" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", '{"txt": "a", "label": 1}\n'), ("a.csv", "txt,label\na,1\n"), ("a.parquet", None)],
+)
+def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path, name, content):
+    path = tmp_path / name
+    if content is None:
+        pq.write_table(pa.table({"txt": ["a"], "label": [1]}), path)
+    else:
+        write(path, content)
+    message = error_of(path)
+    assert "no column 'text' among txt, label" in message
+    assert "did you mean 'txt'?" in message
+
+
+def test_a_column_that_is_not_text(tmp_path):
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    assert "'text' holds int64, not text" in error_of(tmp_path / "a.parquet")
+    write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": ["b"]}\n')
+    assert "line 2: column 'text' holds list, not text" in error_of(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"text": "a"}\n\n{"text": "b"\n', "line 3 isn't JSON"),
+        ("a.jsonl", '[{"text": "a"}]\n', "line 1 isn't a JSON object"),
+        ("a.csv", "id,text\n1,two, three\n", "line 2: 3 fields where the header has 2"),
+        ("a.csv", 'id,text\n1,"never closed\n', "isn't valid CSV"),
+        ("a.parquet", "this is not parquet", "not a readable parquet file"),
+        ("b.parquet", "", "not a readable parquet file"),
+    ],
+)
+def test_a_malformed_file_is_told_by_place(tmp_path, name, content, said):
+    assert said in error_of(write(tmp_path / name, content))
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert "cannot be read: No such file" in error_of(tmp_path / "gone.txt")
+
+
+def test_a_folder_gives_its_readable_files_in_order_at_any_depth(tmp_path):
+    for name in ("b.txt", "a/z.jsonl", "a/y.csv", "notes.md", ".git/c.txt", ".hidden.txt"):
+        write(tmp_path / name, "x")
+    source = resolve_source(str(tmp_path))
+    assert isinstance(source, LocalFiles)
+    assert source.files == (tmp_path / "a/y.csv", tmp_path / "a/z.jsonl", tmp_path / "b.txt")
+
+
+def test_a_link_keeps_the_extension_of_its_own_name(tmp_path):
+    write(tmp_path / "blobs/0a1b", "x")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/a.txt").symlink_to(tmp_path / "blobs/0a1b")
+    (source,) = [resolve_source(str(tmp_path / "snapshot"))]
+    assert list(source.stream("text")) == ["x"]
+
+
+def test_a_glob_gives_the_matching_files(tmp_path):
+    for name in ("x/1.txt", "x/2.txt", "y/3.txt", "y/3.csv", "x/4.md"):
+        write(tmp_path / name, "x")
+    assert len(resolve_source(f"{tmp_path}/x/*").files) == 2
+    assert len(resolve_source(f"{tmp_path}/**/*.txt").files) == 3
+    assert len(resolve_source(f"{tmp_path}/y/3.[ct]*").files) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["{}/gone.parquet", "{}/gone", "./gone", "~/gone/gone", "gone/gone/gone", "gone.jsonl"]
+)
+def test_a_local_name_without_a_file_is_not_looked_for_on_the_hub(tmp_path, name):
+    with pytest.raises(UserError, match="no such file or folder"):
+        resolve_source(name.format(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["{}/*.txt", "{}"])
+def test_a_glob_or_folder_without_a_readable_file(tmp_path, name):
+    write(tmp_path / "notes.md", "x")
+    with pytest.raises(UserError, match=re.escape(f"{name.format(tmp_path)}: no file with one of")):
+        resolve_source(name.format(tmp_path))
+
+
+def test_other_names_that_stand_for_nothing(tmp_path):
+    with pytest.raises(UserError, match="unknown kind of file"):
+        resolve_source(str(write(tmp_path / "notes.md", "x")))
+    with pytest.raises(UserError, match="empty name"):
+        resolve_source("")
+
+
+def test_other_names_are_hub_data_sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("wikimedia/wikipedia:20231101.en", "train[:1%]") == HubDataset(
+        "wikimedia/wikipedia:20231101.en", "wikimedia/wikipedia", "20231101.en", "train[:1%]"
+    )
+    assert resolve_source("imdb") == HubDataset("imdb", "imdb", None, "train")
+    write(tmp_path / "imdb/a.txt", "x")
+    assert isinstance(resolve_source("imdb"), LocalFiles)
+
+
+def hub(monkeypatch, loaded):
+    """Let the Hub give `loaded`, or raise it; return the calls made."""
+    calls = []
+
+    def load_dataset(*args, **kwargs):
+        calls.append((args, kwargs))
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded.to_iterable_dataset() if kwargs["streaming"] else loaded
+
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
+    return calls
+
+
+def test_a_hub_data_set_is_loaded_by_config_and_split_and_nothing_else(tmp_path, monkeypatch):
+    calls = hub(monkeypatch, datasets.Dataset.from_dict({"body": ["a", None], "n": [1, 2]}))
+    source = HubDataset("org/name:config", "org/name", "config", "test")
+    loaded = source.load("body", tmp_path)
+    assert loaded.to_dict() == {"text": ["a", None]}
+    assert list(source.stream("body")) == ["a", None]
+    source.identity()
+    assert calls == [
+        (("org/name", "config"), {"split": "test", "streaming": streaming}) for streaming in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DatasetNotFoundError("Dataset 'no/such' doesn't exist on the Hub or cannot be accessed."),
+        ConnectionError("Couldn't reach 'no/such' on the Hub (OfflineModeIsEnabled)"),
+        ValueError('Unknown split "train". Should be one of\n[]'),
+        RuntimeError(""),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_hub_data_set_that_cannot_be_had_is_told_in_one_line(tmp_path, monkeypatch, error, streaming):
+    hub(monkeypatch, error)
+    source = resolve_source("no/such")
+    with pytest.raises(
+        UserError, match=r"corpus 'no/such': no such file or folder.*check the name"
+    ) as caught:
+        list(source.stream("text")) if streaming else source.identity()
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_a_hub_data_set_that_was_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE=1"):
+        resolve_source("no/such").identity()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [("text", "no column 'text' among body, n; did you mean"), ("n", "column 'n' holds .*int.*, not text")],
+)
+def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, column, said):
+    hub(monkeypatch, datasets.Dataset.from_dict({"body": ["a"], "n": [1]}))
+    source = resolve_source("org/name")
+    with pytest.raises(UserError, match=f"org/name: {said}"):
+        list(source.stream(column)) if streaming else source.load(column, tmp_path)

@@ -1,0 +1,180 @@
+"""Labelled data from files: classes, their order, and what is refused."""
+
+import io
+import json
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.labelled import align_labels, load_labelled
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(source, text="text", pair=None, label="label"):
+    return load_labelled(str(source), "train", text, pair, label)
+
+
+def test_integers_become_class_numbers_in_order_of_value(tmp_path):
+    rows = [{"text": t, "label": n} for t, n in (("a", 10), ("b", 2), ("c", 10), ("d", 7))]
+    data = read(write_jsonl(tmp_path / "d.jsonl", rows))
+    assert data.features["label"].names == ["2", "7", "10"]
+    assert data["label"][:] == [2, 0, 2, 1]
+    assert data["text"][:] == ["a", "b", "c", "d"]
+
+
+def test_strings_become_class_numbers_in_order_of_name(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("review,mood\nfine,pos\nawful,neg\nfine too,pos\n", encoding="utf-8")
+    data = read(path, text="review", label="mood")
+    assert data.column_names == ["text", "label"]
+    assert data.features["label"].names == ["neg", "pos"]
+    assert data["label"][:] == [1, 0, 1]
+
+
+def test_csv_keeps_words_that_look_like_missing_values(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text('text,label\nnull,None\n"NA, he said",nan\n', encoding="utf-8")
+    data = read(path)
+    assert data["text"][:] == ["null", "NA, he said"]
+    assert data.features["label"].names == ["None", "nan"]
+
+
+def test_declared_classes_keep_their_order_and_are_matched_by_name(tmp_path):
+    paths = []
+    for names, labels in ((["pos", "neg", "unused"], [0, 1, 1]), (["neg", "pos"], [0, 1, 1])):
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        paths.append(str(tmp_path / f"{names[0]}.parquet"))
+        Dataset.from_dict({"text": ["a", "b", "c"], "label": labels}, features=features).to_parquet(paths[-1])
+    train, other = map(read, paths)
+    assert train.features["label"].names == ["pos", "neg", "unused"]
+    aligned = align_labels(other, train, "other")
+    assert aligned.features == train.features
+    assert aligned["label"][:] == [1, 0, 0]
+
+
+def test_integers_match_the_same_digits_in_another_format(tmp_path):
+    train = read(
+        write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}])
+    )
+    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}]))
+    assert align_labels(other, train, "v")["label"][:] == [1, 0]
+
+
+def test_second_text_of_a_pair(tmp_path):
+    rows = [{"q": "who", "s": "me", "label": 0}, {"q": "what", "s": "that", "label": 1}]
+    data = read(write_jsonl(tmp_path / "d.jsonl", rows), text="q", pair="s")
+    assert (data["text"][:], data["text_pair"][:]) == (["who", "what"], ["me", "that"])
+
+
+def test_labels_that_training_lacks_are_named(tmp_path):
+    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("no", "yes")]))
+    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("no", "maybe", "y")]))
+    with pytest.raises(UserError, match=r"^val\.csv has labels that the training data lack: maybe, y$"):
+        align_labels(other, train, "val.csv")
+
+
+def test_declared_class_without_training_rows_counts_as_lacking(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b", "c"])})
+    train, other = str(tmp_path / "t.parquet"), str(tmp_path / "v.parquet")
+    Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features=features).to_parquet(train)
+    Dataset.from_dict({"text": ["x", "y"], "label": [0, 2]}, features=features).to_parquet(other)
+    with pytest.raises(UserError, match="training data lack: c"):
+        align_labels(read(other), read(train), "v")
+
+
+GOOD = {"text": "fine", "label": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a", "label": None}, GOOD], "row 1 has no value in column 'label'"),
+        ([GOOD, {"text": None, "label": 0}], "row 2 has no value in column 'text'"),
+        ([{"text": None, "label": 0}, {"text": None, "label": 1}], "row 1 has no value in column 'text'"),
+        ([GOOD, {"text": "a", "label": -1}], r"row 2 is unlabelled \(-1 in column 'label'\)"),
+        ([GOOD, GOOD], "every row has '1' in column 'label'; two classes are needed"),
+        (
+            [{"text": 5, "label": 0}, {"text": 6, "label": 1}],
+            r"column 'text' isn't text but Value\('int64'\)",
+        ),
+        ([{"text": "a", "label": 0.5}, GOOD], "column 'label' holds .*; labels are integers or strings"),
+        ([{"txt": "a", "label": 0}], "no column 'text'; it has: txt, label; did you mean 'txt'?"),
+        ([{"text": "a", "class": 0}], "no column 'label'; it has: text, class$"),
+    ],
+)
+def test_bad_rows_are_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message) as raised:
+        read(write_jsonl(tmp_path / "d.jsonl", rows))
+    assert "\n" not in str(raised.value)
+    assert "d.jsonl" in str(raised.value)
+
+
+def empty_parquet():
+    buffer = io.BytesIO()
+    Dataset.from_dict({"text": [], "label": []}).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.csv", b"text,label\n", "is empty or can't be read: .*no data"),
+        ("d.parquet", empty_parquet(), "is empty or can't be read: .*no data"),
+        ("d.csv", b"", "can't be read"),
+        ("d.csv", b"text,label\n,1\nb,0\n", "row 1 has no value in column 'text'"),
+        ("d.csv", b"text,label\na,\nb,0\n", "row 1 has no value in column 'label'"),
+        ("d.csv", b"text,label\ncaf\xe9,1\nb,0\n", "can't be read: .*utf-8"),
+        ("d.jsonl", b'{"text": "a", \n', "can't be read"),
+        ("d.parquet", b"not parquet", "can't be read"),
+        ("d.tsv", b"text\tlabel\na\t1\n", r"give one file that ends in \.csv, \.json, \.jsonl, \.parquet"),
+    ],
+)
+def test_bad_files_are_refused_with_one_line_and_no_other_output(tmp_path, capfd, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("source", ["missing.csv", "./missing", "/no/where/train.tsv", "a/b/c"])
+def test_missing_file(source):
+    with pytest.raises(UserError, match="there is no such file"):
+        read(source)
+
+
+def test_hub_data_set_out_of_reach():
+    with pytest.raises(
+        UserError, match="neither a file here nor a data set that the Hub gave with a train split"
+    ) as raised:
+        read("no-such-organisation/no-such-data:config")
+    assert "\n" not in str(raised.value)
+
+
+def test_hub_data_set_is_asked_for_by_name_configuration_and_split(tmp_path, monkeypatch):
+    asked = []
+
+    def load(*args, **options):
+        asked.append((args, options))
+        return Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+
+    monkeypatch.setattr("tutorkd.evaluation.labelled.load_dataset", load)
+    load_labelled("organisation/name:config", "validation", "text", None, "label")
+    load_labelled("name", "train", "text", None, "label")
+    assert asked == [
+        (("organisation/name", "config"), {"split": "validation"}),
+        (("name", None), {"split": "train"}),
+    ]

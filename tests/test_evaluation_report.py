@@ -1,0 +1,100 @@
+"""Tables of results."""
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.report import EvaluationResult, markdown_table, results_table, write_text
+
+TEACHER = EvaluationResult(
+    name="teacher",
+    parameters=22_713_986,
+    bytes=90_868_376,
+    accuracy=0.841,
+    macro_f1=0.8402,
+    standard_error=0.01129,
+    train_rows=7_468,
+    validation_rows=1_066,
+    milliseconds_per_sentence=12.0,
+    threads=2,
+    device="cpu",
+    train_seconds=83.6,
+)
+STUDENT = replace(
+    TEACHER,
+    name="student",
+    parameters=17_390_000,
+    bytes=69_600_000,
+    accuracy=0.818,
+    milliseconds_per_sentence=6.25,
+)
+
+
+def printed(results, width=80):
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(results_table(results))
+    return capture.get()
+
+
+def test_terminal_table_lines_up_within_80_columns():
+    lines = printed([TEACHER, STUDENT]).splitlines()
+    teacher, student = (next(line for line in lines if name in line) for name in ("teacher", "student"))
+    assert teacher.split() == ["teacher", "22.7", "M", "90.9", "MB", "84.1", "±", "1.1", "12.00", "-"]
+    # 81.8 - 84.1 = -2.3 points, 12.00 / 6.25 = 1.92 times as fast
+    assert student.split() == [
+        "student",
+        "17.4",
+        "M",
+        "69.6",
+        "MB",
+        "81.8",
+        "±",
+        "1.1",
+        "6.25",
+        "-2.3,",
+        "1.9x",
+    ]
+    for cell, other in (
+        ("22.7 M", "17.4 M"),
+        ("90.9 MB", "69.6 MB"),
+        ("84.1 ± 1.1", "81.8 ± 1.1"),
+        ("12.00", "6.25"),
+    ):
+        assert teacher.index(cell) + len(cell) == student.index(other) + len(other)
+    assert all(len(line) <= 80 for line in lines)
+    assert "1,066 rows" in printed([TEACHER], 200)
+    assert "cpu, 2 threads" in printed([TEACHER], 200)
+
+
+def test_name_with_brackets_is_shown_as_it_is():
+    assert "run[bold]/x[/]" in printed([replace(TEACHER, name="run[bold]/x[/]")], 120)
+
+
+def test_long_names_are_folded_not_cut():
+    name = "a/very/long/path/" * 8
+    lines = printed([replace(TEACHER, name=name)]).splitlines()
+    column = "".join(line.strip().split("  ")[0] for line in lines)
+    assert name in column
+
+
+def test_markdown_table_has_every_column_and_escapes_pipes():
+    lines = markdown_table([TEACHER, replace(STUDENT, name="a|b")]).splitlines()
+    assert lines[2] == "| teacher | 22.7 M | 90.9 MB | 84.1 ± 1.1 | 12.00 | - | 84.0 | 84 |"
+    assert lines[3] == "| a\\|b | 17.4 M | 69.6 MB | 81.8 ± 1.1 | 6.25 | -2.3, 1.9x | 84.0 | 84 |"
+    assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {9}
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tutorkd.evaluation.report.os.replace", full)
+    with pytest.raises(UserError, match=r"results\.json can't be written: No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -195,20 +197,33 @@ def test_more_processes_than_documents(tmp_path, prepare, bert):
     assert rows_of(packed.train) == packed_by_hand(["ak"], bert, 16)
 
 
-def test_a_small_corpus_is_tokenised_here_without_the_threads_that_warn_after_a_fork(
-    tmp_path, prepare, monkeypatch
-):
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+def test_a_small_corpus_starts_no_process(tmp_path, prepare, monkeypatch):
     seen = []
 
     def tokenize_batch(encoder, texts, plain=cached._tokenize_batch):
-        seen.append((os.getpid(), os.environ["TOKENIZERS_PARALLELISM"]))
+        seen.append(os.getpid())
         return plain(encoder, texts)
 
     monkeypatch.setattr(cached, "_tokenize_batch", tokenize_batch)
     prepare([corpus(tmp_path / "a.jsonl")])
-    assert seen == [(os.getpid(), "false")]
-    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    assert seen == [os.getpid()]
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_an_interruption_stays_one_and_leaves_nothing(tmp_path, prepare, monkeypatch, num_proc):
+    parent = os.getpid()
+
+    def interrupt(encoder, texts):
+        with suppress(FileExistsError):  # one signal, whichever process comes first
+            (tmp_path / "sent").mkdir()
+            time.sleep(0.2)  # until the parent waits for results
+            os.kill(parent, signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(cached, "_tokenize_batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([corpus(tmp_path / "a.jsonl")], num_proc=num_proc)
+    assert entries(tmp_path / "cache") == []
 
 
 def test_a_second_call_reads_no_text(tmp_path, prepare):
@@ -229,9 +244,9 @@ def test_text_that_changed_is_read_again(tmp_path, prepare, bert):
     path = tmp_path / "a.jsonl"
     corpus(path, ["ak al"])
     prepare([str(path)])
-    time = path.stat().st_mtime_ns
+    changed = path.stat().st_mtime_ns
     corpus(path, ["am an"])
-    os.utime(path, ns=(time, time + 1))
+    os.utime(path, ns=(changed, changed + 1))
     packed = prepare([str(path)])
     assert rows_of(packed.train) == packed_by_hand(["am an"], bert, 16)
 
@@ -440,12 +455,13 @@ def test_a_stream_is_shuffled_anew_each_epoch_from_the_seed(tmp_path, prepare):
 
 @pytest.mark.parametrize("origin", ["local", "hub"])
 def test_data_loader_workers_give_each_streamed_row_once(tmp_path, prepare, bert, monkeypatch, origin):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")  # with which threads would hang in the workers
     if origin == "hub":
         hub = datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(num_shards=3)
         monkeypatch.setattr(sources, "load_dataset", lambda *args, **kwargs: hub)
     path = corpus(tmp_path / "a.jsonl") if origin == "local" else "org/name"
     train = prepare([path], heldout=0, streaming=True).train
-    rows = chain.from_iterable(DataLoader(train, batch_size=4, num_workers=2, collate_fn=rows_of))
+    rows = chain.from_iterable(DataLoader(train, 4, num_workers=2, collate_fn=rows_of, timeout=20))
     assert sorted(rows) == sorted(packed_by_hand(TEXTS, bert, 16))
 
 

@@ -75,7 +75,7 @@ def test_parquet_text_of_every_arrow_type(tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
 def test_bytes_that_are_not_utf8_are_told_by_place(tmp_path, name):
-    head = {"a.txt": "ok\n", "a.jsonl": '{"text": "ok"}\n', "a.csv": "text\n"}[name].encode()
+    head = {"a.txt": "ü\r\n", "a.jsonl": '{"text": "ü"}\r\n', "a.csv": "text,ü\r\n"}[name].encode()
     message = error_of(write(tmp_path / name, head + "é".encode("latin-1") + b"t\xe9\n"))
     assert f"not UTF-8 at byte {len(head)} (line 2)" in message
 

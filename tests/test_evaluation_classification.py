@@ -1,7 +1,6 @@
 """Fine-tuning and comparison of tiny encoders on data where the right answers are known."""
 
 import json
-import math
 import random
 from dataclasses import fields, replace
 
@@ -14,12 +13,12 @@ from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
+    HfArgumentParser,
     PreTrainedTokenizerFast,
     RobertaConfig,
     Trainer,
@@ -40,10 +39,14 @@ POSITIONS = 64
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
-    """Own cache, no network."""
+    """Own cache, no network, one thread (the models are too small for more)."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tokenizer(start, end, pad, token_types):
@@ -76,12 +79,24 @@ def bert_tokenizer():
     return tokenizer("[CLS]", "[SEP]", "[PAD]", token_types=True)
 
 
-SIZE = {"vocab_size": len(WORDS) + 5, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZE = {
+    "vocab_size": len(WORDS) + 5,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "initializer_range": 0.05,
+}
 BERT = BertConfig(**SIZE, intermediate_size=64, max_position_embeddings=POSITIONS)
 # 2 positions stand before a RoBERTa row's first token.
 ROBERTA = RobertaConfig(**SIZE, intermediate_size=64, max_position_embeddings=POSITIONS + 2, pad_token_id=1)
 DISTILBERT = DistilBertConfig(
-    vocab_size=len(WORDS) + 5, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=POSITIONS
+    vocab_size=len(WORDS) + 5,
+    dim=32,
+    n_layers=2,
+    n_heads=2,
+    hidden_dim=64,
+    max_position_embeddings=POSITIONS,
+    initializer_range=0.05,
 )
 
 
@@ -97,7 +112,7 @@ def bert(tmp_path):
     return save_model(tmp_path / "bert")
 
 
-def sentences(count, seed, longest=12):
+def sentences(count, seed, longest=6):
     """Texts of one good or bad word among neutral ones, and their classes 1 or 0, in turn."""
     draw = random.Random(seed)
     labels = [index % 2 for index in range(count)]
@@ -117,12 +132,12 @@ def write_jsonl(path, texts, labels):
 
 @pytest.fixture
 def data(tmp_path):
-    """600 training rows; 100 validation rows of which 10 of class 1 are labelled 0."""
+    """400 training rows; 100 validation rows of which 10 of class 1 are labelled 0."""
     texts, labels = sentences(100, seed=2)
     wrong = [index for index, label in enumerate(labels) if label == 1][:10]
     labels = [0 if index in wrong else label for index, label in enumerate(labels)]
     return {
-        "train": write_jsonl(tmp_path / "train.jsonl", *sentences(600, seed=1)),
+        "train": write_jsonl(tmp_path / "train.jsonl", *sentences(400, seed=1)),
         "validation": write_jsonl(tmp_path / "validation.jsonl", texts, labels),
     }
 
@@ -134,7 +149,7 @@ def arguments(tmp_path, data):
         output_dir=str(tmp_path / "out"),
         max_length=32,
         learning_rate=3e-3,
-        num_train_epochs=3,
+        num_train_epochs=6,
         bf16=False,
         seed=1,
     )
@@ -172,7 +187,7 @@ def test_separable_data_are_learned_and_the_figures_are_right(
     assert result.accuracy == pytest.approx(0.9)
     assert result.standard_error == pytest.approx(0.03)
     assert result.macro_f1 == pytest.approx((80 / 90 + 100 / 110) / 2)
-    assert (result.train_rows, result.validation_rows) == (600, 100)
+    assert (result.train_rows, result.validation_rows) == (400, 100)
     assert result.name == model
     assert result.bytes == (tmp_path / "model" / "model.safetensors").stat().st_size
     classifier = AutoModelForSequenceClassification.from_config(config)
@@ -182,7 +197,7 @@ def test_separable_data_are_learned_and_the_figures_are_right(
 
     printed = capfd.readouterr()
     assert printed.out == ""
-    assert "1800/1800" in printed.err  # 600 rows, 3 epochs
+    assert "2400/2400" in printed.err  # 400 rows, 6 epochs
     assert "sentences/s" in printed.err
     assert "accuracy 90.0 ± 3.0 %" in printed.err
     for noise in ("{'", "LOAD REPORT", "newly initialized", "Warning"):
@@ -249,7 +264,7 @@ def test_other_weights_train_again(finished, bert, no_training, tmp_path):
 
 
 def test_other_data_under_the_same_name_train_again(finished, bert, no_training, tmp_path):
-    write_jsonl(tmp_path / "train.jsonl", *sentences(600, seed=3))
+    write_jsonl(tmp_path / "train.jsonl", *sentences(400, seed=3))
     with pytest.raises(AssertionError, match="trained"):
         evaluate_models([bert], finished[0])
 
@@ -282,11 +297,8 @@ def test_interrupted_comparison_keeps_the_finished_models(bert, arguments, tmp_p
 
 
 def test_training_subset_is_drawn_from_all_of_sorted_data(bert, arguments, tmp_path):
-    texts, labels = sentences(600, seed=1)
-    path = write_jsonl(
-        tmp_path / "sorted.jsonl",
-        *zip(*sorted(zip(texts, labels, strict=True), key=lambda row: row[1]), strict=True),
-    )
+    texts, labels = sentences(400, seed=1)
+    path = write_jsonl(tmp_path / "sorted.jsonl", texts[0::2] + texts[1::2], labels[0::2] + labels[1::2])
     (result,) = evaluate_models(
         [bert], replace(arguments, train=path, max_train_samples=64, num_train_epochs=0.5)
     )
@@ -325,12 +337,13 @@ def test_predictions_keep_the_order_of_the_rows(bert, tmp_path):
     rows = rows_of(*sentences(150, seed=5, longest=40))
     trainer = make_trainer(bert, rows, tmp_path)
     model, tokens = trainer.model.eval(), trainer.processing_class
+    model.classifier.weight.data.mul_(100)  # answers that differ by more than rounding
     with torch.no_grad():
         alone = [model(**tokens(text, return_tensors="pt")).logits[0].numpy() for text in rows["text"]]
     logits = predict(trainer, tokenize(rows, tokens, POSITIONS))
     assert logits.shape == (150, 2)
-    assert np.allclose(logits, alone, atol=1e-5)
-    assert not np.allclose(logits, np.roll(alone, 1, axis=0), atol=1e-3)
+    assert np.allclose(logits, alone, atol=1e-4)
+    assert not np.allclose(logits, np.roll(alone, 1, axis=0), atol=1e-2)
 
 
 def test_rows_of_like_length_share_a_batch(bert, tmp_path):
@@ -369,8 +382,8 @@ def test_pairs_are_cut_at_the_longer_part():
 
 def test_pairs_are_learned(bert, arguments, tmp_path):
     """The class is that of the second text."""
-    for name, count, seed in (("train", 600, 1), ("validation", 60, 2)):
-        texts, labels = sentences(count, seed, longest=4)
+    for name, count, seed in (("train", 400, 1), ("validation", 60, 2)):
+        texts, labels = sentences(count, seed, longest=3)
         lines = [
             json.dumps({"first": f"the{index % 30}", "second": text, "label": ("no", "yes")[label]})
             for index, (text, label) in enumerate(zip(texts, labels, strict=True))
@@ -382,7 +395,7 @@ def test_pairs_are_learned(bert, arguments, tmp_path):
 
 
 def test_latency_is_the_median_after_a_warm_up(monkeypatch):
-    """A clock that advances during each answer by a chosen time: 10 of 1 s for the warm-up, then 3, 100 and 5 ms."""
+    """The clock moves with each answer: by 1 s in the 10 of the warm-up, then by 3, 100 and 5 ms."""
     now = [0.0]
     answers = iter([1.0] * 10 + [0.003, 0.1, 0.005])
     seen = []
@@ -400,11 +413,9 @@ def test_latency_is_the_median_after_a_warm_up(monkeypatch):
     assert milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8) == pytest.approx(
         5
     )
-    # No padding: 2 words, 1 + 2 words, a cut row, each with its special tokens.
-    assert [shape for shape, *_ in seen[-3:]] == [(1, 4), (1, 6), (1, 8)]
-    assert {
-        flags for _, *flags in map(lambda call: (call[0], *call[1:]), seen) for flags in [tuple(flags)]
-    } == {(False, False)}
+    # No padding: 2 words, 1 + 2 words, a cut row, each with its special tokens; no dropout, no gradients.
+    assert seen[-3:] == [((1, length), False, False) for length in (4, 6, 8)]
+    assert len(seen) == 13
 
 
 def test_hub_model_is_known_by_its_revision(bert, tmp_path, monkeypatch):
@@ -437,7 +448,7 @@ def spoil_weights(folder, change):
 def test_incomplete_encoder_is_refused(bert, arguments, tmp_path):
     spoil_weights(tmp_path / "bert", lambda weights: weights.pop("encoder.layer.1.output.dense.weight"))
     with pytest.raises(
-        UserError, match=r"isn't a whole bert encoder: 1 weights .* encoder\.layer\.1\.output\.dense"
+        UserError, match=r"isn't a whole bert encoder: 1 weights .*bert\.encoder\.layer\.1\.output\.dense"
     ):
         evaluate_models([bert], arguments)
 
@@ -459,7 +470,7 @@ def test_damaged_weights_are_refused(bert, arguments, tmp_path):
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("model.safetensors", r"has no weights: there is no model\*\.safetensors"),
+        ("model.safetensors", r"has no weights: there is no model.safetensors"),
         ("config.json", "can't be loaded"),
         ("tokenizer*", "has no tokenizer: there is no vocabulary"),
     ],
@@ -538,7 +549,7 @@ def test_divergence_is_told(bert, arguments):
 
 def test_output_folder_that_is_a_file(bert, arguments, no_training, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="the output folder .*file can't be made"):
+    with pytest.raises(UserError, match=r"the output folder .*file can't be made"):
         evaluate_models([bert], replace(arguments, output_dir=str(tmp_path / "file")))
 
 
@@ -566,10 +577,10 @@ def test_values_out_of_range(name, value):
         EvaluateArguments(**{name: value})
 
 
-def test_every_setting_has_a_sentence():
-    for setting in fields(EvaluateArguments):
-        assert setting.metadata["help"].endswith("."), setting.name
-
-
-def test_standard_error_of_a_share():
-    assert math.isclose(math.sqrt(0.9 * 0.1 / 100), 0.03)
+def test_every_setting_is_a_flag_with_a_sentence():
+    assert all(setting.metadata["help"].endswith(".") for setting in fields(EvaluateArguments))
+    flags = "--models a b --train t.csv --bf16 false --max_train_samples 5 --learning_rate 1e-4 --restart"
+    (parsed,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses(flags.split())
+    assert parsed == EvaluateArguments(
+        models=["a", "b"], train="t.csv", bf16=False, max_train_samples=5, learning_rate=1e-4, restart=True
+    )

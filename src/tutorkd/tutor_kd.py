@@ -5,7 +5,7 @@ Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in `
 """
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,20 @@ class ModifiedLogitHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.classifier(self.LayerNorm(nn.functional.gelu(self.dense(hidden)))).squeeze(-1)
+
+
+class Lesson(NamedTuple):
+    """What one batch went through."""
+
+    teacher_logits: Tensor  # (k, V), reading X^M
+    policy_logits: Tensor  # (k, V)
+    replaced_ids: Tensor  # (k,), x'
+    ratio: Tensor  # (k,), a^T
+    student_logits: Tensor  # (B, L), f(h^S) before the sigmoid
+    reward_teacher: Tensor  # (k,)
+    reward_student: Tensor  # (k,)
+    taught: EncoderStates  # the teacher's, reading X'
+    learned: EncoderStates  # the student's, reading X'
 
 
 class TutorKD(nn.Module):
@@ -90,6 +104,51 @@ class TutorKD(nn.Module):
         """One step on X (B, L), X^M (B, L) and M (k,), indices into the flattened rows."""
         c = self.args
         masked, real, pairs = num_items or (None, None, None)
+        lesson = self.teach(input_ids, corrupted_ids, masked_positions, attention_mask, teacher=teacher)
+
+        # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
+        reward = lesson.reward_teacher + lesson.reward_student
+        losses = {
+            "loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real),
+            "loss_policy": F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked),
+            "loss_plausibility": F.plausibility_loss(lesson.policy_logits, lesson.teacher_logits, masked),
+        }
+        weights = {
+            "loss_modified_logit": c.modified_logit_weight,
+            "loss_policy": c.policy_weight,
+            "loss_plausibility": c.plausibility_weight,
+            "loss_hidden_state": c.hidden_state_weight,
+            "loss_attention_score": c.attention_score_weight,
+        }
+        if c.hidden_state_weight:
+            losses["loss_hidden_state"] = self._hidden_state_loss(lesson.learned, lesson.taught, mask, real)
+        if c.attention_score_weight:
+            losses["loss_attention_score"] = _attention_score_loss(lesson.learned, lesson.taught, mask, pairs)
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+
+        k = max(len(masked_positions), 1) if masked is None else masked
+        original_ids = input_ids.flatten()[masked_positions]
+        metrics = {name: value.detach() for name, value in losses.items()} | {
+            "reward_teacher": lesson.reward_teacher.sum() / k,
+            "reward_student": lesson.reward_student.sum() / k,
+            "share_original": (lesson.replaced_ids == original_ids).sum() / k,
+            "share_ratio_1": (lesson.ratio == 1).sum() / k,
+            "tutor_entropy": F.policy_entropy(lesson.policy_logits).sum() / k,
+        }
+        return StepOutput(loss, metrics)
+
+    def teach(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+    ) -> Lesson:
+        """The reading and writing part of a step, up to the rewards."""
         original_ids = input_ids.flatten()[masked_positions]
 
         # 1. The teacher reads X^M.
@@ -98,7 +157,7 @@ class TutorKD(nn.Module):
 
         # 2. The tutor replaces the masked tokens, which gives X'.
         policy_logits = self.tutor(hidden.float())
-        replaced_ids = sample_replacements(policy_logits, c.sampling, c.top_k, self.special_ids)
+        replaced_ids = sample_replacements(policy_logits, self.args.sampling, self.args.top_k, self.special_ids)
         tutored_ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
 
         # 3. The teacher reads X'.
@@ -109,39 +168,18 @@ class TutorKD(nn.Module):
         learned = encoder_states(self.student, tutored_ids, attention_mask)
         student_logits = self.modified_logit_head(learned.hidden[-1])
 
-        # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ratio = F.modified_logit_target(teacher_logits, original_ids, replaced_ids)
-        target = spread(ratio, masked_positions, like=input_ids, elsewhere=1.0)
-        reward_teacher = F.teacher_reward(tutored_logits, original_ids, replaced_ids)
-        reward_student = F.student_reward(ratio, at_positions(student_logits, masked_positions))
-
-        losses = {
-            "loss_modified_logit": F.modified_logit_loss(student_logits, target, mask, real),
-            "loss_policy": F.policy_loss(policy_logits, replaced_ids, reward_teacher + reward_student, masked),
-            "loss_plausibility": F.plausibility_loss(policy_logits, teacher_logits, masked),
-        }
-        weights = {
-            "loss_modified_logit": c.modified_logit_weight,
-            "loss_policy": c.policy_weight,
-            "loss_plausibility": c.plausibility_weight,
-        }
-        if c.hidden_state_weight:
-            losses["loss_hidden_state"] = self._hidden_state_loss(learned, taught, mask, real)
-            weights["loss_hidden_state"] = c.hidden_state_weight
-        if c.attention_score_weight:
-            losses["loss_attention_score"] = _attention_score_loss(learned, taught, mask, pairs)
-            weights["loss_attention_score"] = c.attention_score_weight
-        loss = sum(weights[name] * value for name, value in losses.items())
-
-        k = max(len(masked_positions), 1) if masked is None else masked
-        metrics = {name: value.detach() for name, value in losses.items()}
-        metrics["reward_teacher"] = reward_teacher.sum() / k
-        metrics["reward_student"] = reward_student.sum() / k
-        metrics["share_original"] = (replaced_ids == original_ids).sum() / k
-        metrics["share_ratio_1"] = (ratio == 1).sum() / k
-        metrics["tutor_entropy"] = F.policy_entropy(policy_logits).sum() / k
-        return StepOutput(loss, metrics)
+        return Lesson(
+            teacher_logits,
+            policy_logits,
+            replaced_ids,
+            ratio,
+            student_logits,
+            F.teacher_reward(tutored_logits, original_ids, replaced_ids),
+            F.student_reward(ratio, at_positions(student_logits, masked_positions)),
+            taught,
+            learned,
+        )
 
     @torch.no_grad()
     def answer(
@@ -176,19 +214,21 @@ class TutorKD(nn.Module):
     ) -> Tensor:
         """L_hid, the sum over the embedding output and every layer of the student."""
         step = _layer_step(learned, taught)
-        return sum(
+        losses = [
             F.hidden_state_loss(self.projection(hidden), taught.hidden[layer * step], mask, real)
             for layer, hidden in enumerate(learned.hidden)
-        )
+        ]
+        return torch.stack(losses).sum()
 
 
 def _attention_score_loss(learned: EncoderStates, taught: EncoderStates, mask: Tensor, pairs: F.Count) -> Tensor:
     """L_att, the sum over every layer of the student."""
     step = _layer_step(learned, taught)
-    return sum(
+    losses = [
         F.attention_score_loss(student.query, student.key, teacher.query, teacher.key, mask, pairs)
         for student, teacher in zip(learned.attention, taught.attention[step - 1 :: step], strict=True)
-    )
+    ]
+    return torch.stack(losses).sum()
 
 
 def _layer_step(learned: EncoderStates, taught: EncoderStates) -> int:

@@ -67,7 +67,7 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
     if args.dry_run:
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
-    corpus = text.load(tokenizer, config.seed)
+    corpus = text.load(tokenizer)
     train(trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout), folder)
     return folder.path
 

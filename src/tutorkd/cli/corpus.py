@@ -41,7 +41,7 @@ class CorpusArguments:
         default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
     )
 
-    def load(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PackedCorpus:
+    def load(self, tokenizer: PreTrainedTokenizerBase) -> PackedCorpus:
         """The packed rows; says what they are.
 
         Raises:
@@ -59,7 +59,6 @@ class CorpusArguments:
             num_proc=self.num_proc,
             cache_dir=self.cache_dir,
             streaming=self.streaming,
-            seed=seed,
         )
         for part in packed.corpora:
             if part.tokens is None:

@@ -87,7 +87,7 @@ def distill(args: DistillArguments, text: CorpusArguments, config: TutorKDConfig
     if args.dry_run:
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
-    corpus = text.load(tokenizer, config.seed)
+    corpus = text.load(tokenizer)
     ready = trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout)
     if args.save_initial_student and not folder.checkpoint:
         folder.claim()

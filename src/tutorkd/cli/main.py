@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"tutorkd: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Forking workers after the tokenizer has used threads is harmless here, and its warning only noise.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Tokenizing is spread over processes; threads within them can deadlock after a fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return import_module(f"tutorkd.cli.{command}").run(rest)
     except UserError as error:

@@ -25,20 +25,30 @@ class OptionParser(HfArgumentParser):
         description: shown by ``--help``.
         classes: dataclasses; ``_argument_group_name`` on one gives its options a heading.
         defaults: where they differ from the dataclasses', on this command or on this machine.
+        takes_recipe: whether ``--config`` names a recipe for these options.
     """
 
-    def __init__(self, command: str, description: str, classes: Sequence[type], defaults: Mapping[str, Any]):
+    def __init__(
+        self,
+        command: str,
+        description: str,
+        classes: Sequence[type],
+        defaults: Mapping[str, Any],
+        takes_recipe: bool = True,
+    ):
         super().__init__(
             prog=f"tutorkd {command}",
             description=description,
             formatter_class=lambda prog: ArgumentDefaultsHelpFormatter(prog, max_help_position=36, width=110),
             allow_abbrev=False,
         )
-        self.add_argument(
-            "--config",
-            metavar="RECIPE",
-            help=f"YAML recipe: a path, or one of {', '.join(recipe_names())}. Flags override it.",
-        )
+        self.takes_recipe = takes_recipe
+        if takes_recipe:
+            self.add_argument(
+                "--config",
+                metavar="RECIPE",
+                help=f"YAML recipe: a path, or one of {', '.join(recipe_names())}. Flags override it.",
+            )
         self.dataclass_types = list(classes)
         for dataclass in classes:
             self._add_dataclass_arguments(dataclass)
@@ -67,7 +77,7 @@ class OptionParser(HfArgumentParser):
             UserError: for an unknown key or flag, named with the nearest valid one, or a value of the wrong type.
         """
         flags = self._parse(argv, Namespace())
-        if flags.config:
+        if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
         tokens, given = self._tokens(recipe or {}, where)
         namespace = self._parse(tokens, Namespace())

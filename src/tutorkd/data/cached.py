@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -67,20 +65,6 @@ def heldout_count(documents: int, share: float) -> int:
     return min(documents - 1, max(1, round(documents * share))) if share > 0 and documents > 1 else 0
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep the tokenizer's threads unused: once used, every process forked later prints a warning."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
 def _build(
     source: Source, encoder: Encoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
 ) -> None:
@@ -99,7 +83,7 @@ def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path
     if num_proc is None:
         num_proc = min(_cpus(), texts.data.nbytes // _BYTES_PER_WORKER)
     num_proc = min(num_proc, len(texts))
-    with one_thread():
+    try:
         return texts.with_format("arrow").map(
             partial(_tokenize_batch, encoder),
             batched=True,
@@ -111,6 +95,11 @@ def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path
             num_proc=num_proc if num_proc > 1 else None,
             desc="Tokenizing",
         )
+    except Exception as error:
+        # an interruption comes out of `map` as the time-out of the workers that it was waiting for
+        if error.__context__ is None or isinstance(error.__context__, Exception):
+            raise
+        raise error.__context__ from None
 
 
 def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:

@@ -68,8 +68,8 @@ class Encoder:
         """
         self.backend.encode_special_tokens = True  # isn't part of the state that pickling keeps
         documents = []
-        for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
-            if ids := encoding.ids:
+        for text in texts:  # a batch at once would use threads, and hang in a forked data loader's worker
+            if ids := self.backend.encode(text, add_special_tokens=False).ids:
                 ids.append(self.sep_id)
                 documents.append(ids)
         return documents

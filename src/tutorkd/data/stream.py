@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from tutorkd.data.cached import PackSettings, heldout_count, one_thread
+from tutorkd.data.cached import PackSettings, heldout_count
 from tutorkd.data.packing import TOKEN_LISTS, Encoder, RowPacker, nonblank
 from tutorkd.data.readers import batches
 from tutorkd.data.sources import Source
@@ -40,8 +40,7 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     held = heldout_count(len(head), settings.heldout)
     if held and len(head) == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
-    with one_thread():
-        heldout = list(_rows(iter(head[:held]), encoder, settings.max_length))
+    heldout = list(_rows(iter(head[:held]), encoder, settings.max_length))
     return StreamedPart(
         train=IterableDataset.from_generator(
             _train_rows,

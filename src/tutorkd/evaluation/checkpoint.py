@@ -1,6 +1,5 @@
 """An encoder checkpoint on disk, and the classifier that is made of it."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading
 
 _ROLE = "model"
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,10 @@ def find_checkpoint(name: str) -> Checkpoint:
     local = Path(name).is_dir()
     with loading(name, _ROLE):
         folder = Path(name).resolve() if local else Path(snapshot_download(name, allow_patterns=_FILES))
-    files = [file.stat() for file in folder.glob("model*.safetensors")]
+    whole = folder / "model.safetensors"
+    files = [file.stat() for file in ([whole] if whole.is_file() else folder.glob("model-*.safetensors"))]
     if not files:
-        raise UserError(f"the model {name} has no weights: there is no model*.safetensors in {folder}")
+        raise UserError(f"the model {name} has no weights: there is no model.safetensors in {folder}")
     size = sum(file.st_size for file in files)
     if local:
         version = {"source": str(folder), "modified_ns": max(file.st_mtime_ns for file in files)}
@@ -96,11 +96,11 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int) -> None:
 def load_classifier(
     checkpoint: Checkpoint, class_names: list[str], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The encoder of a checkpoint (bare or with any head) under a new classification head, in float32.
+    """The encoder of a checkpoint (bare or with any head) under a classification head, in float32.
 
     Args:
         class_names: in the order of the logits.
-        seed: of the head's initial weights.
+        seed: of the head's initial weights, where the checkpoint has no head for as many classes.
 
     Raises:
         UserError: if weights of the encoder are missing or have another shape than its configuration says.
@@ -127,16 +127,7 @@ def load_classifier(
             f"the model {checkpoint.name} isn't a whole {model.config.model_type} encoder: {len(wrong)} "
             f"weights are missing or have another shape than its config.json says, such as {wrong[0]}"
         )
-    _fit_inputs(tokenizer, model)
     return model, tokenizer
-
-
-def _fit_inputs(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Make the tokenizer give what the model reads: DistilBERT behind a BERT tokenizer has no token types."""
-    accepted = set(inspect.signature(model.forward).parameters)
-    if getattr(model.config, "type_vocab_size", 2) < 2:
-        accepted.discard("token_type_ids")
-    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
 
 
 def _positions(model: PreTrainedModel) -> int | None:
@@ -145,7 +136,6 @@ def _positions(model: PreTrainedModel) -> int | None:
     embeddings = getattr(model.base_model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)
     if isinstance(table, nn.Embedding) and table.padding_idx is not None:
-        return (
-            table.num_embeddings - table.padding_idx - 1
-        )  # RoBERTa counts positions from behind its padding
+        # RoBERTa counts positions from behind its padding's.
+        return table.num_embeddings - table.padding_idx - 1
     return limit

@@ -74,16 +74,18 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the readers log about a failure and the Hub client about retries: the error says it all."""
+    """Hold back what readers log about failures and the Hub client about retries: the error says it."""
     loggers = (datasets.logging, hub_logging)
     before = [logger.get_verbosity() for logger in loggers]
     for logger in loggers:
         logger.set_verbosity(logging.CRITICAL)
+    bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        if bars:
+            datasets.enable_progress_bars()
         for logger, verbosity in zip(loggers, before, strict=True):
             logger.set_verbosity(verbosity)
 

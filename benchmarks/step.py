@@ -1,0 +1,531 @@
+"""One training step of Tutor-KD: in the order of the authors' released code, and as ``TutorKDTrainer`` takes it.
+
+    python benchmarks/step.py               both shapes, a few minutes on two cores
+    python benchmarks/step.py --profile     where the time of our step goes
+
+First checks on a tiny shape that both compute the same losses and gradients, then times them in turn. Weights
+are random and made here; nothing is downloaded.
+"""
+
+import argparse
+import functools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import psutil
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    TrainerCallback,
+)
+from transformers.masking_utils import eager_mask
+
+from tutorkd import TutorKDConfig, TutorKDTrainer, functional, tutor_kd
+from tutorkd.callbacks import ProgressTable
+from tutorkd.cost import matmul_rate
+from tutorkd.data.masking import MaskingCollator
+from tutorkd.runtime import describe
+from tutorkd.students import build_student
+
+BASELINE, OURS_FLOAT32, OURS_BFLOAT16 = VARIANTS = ("authors-float32", "ours-float32", "ours-bfloat16")
+NAMES = {
+    BASELINE: "authors' order, float32",
+    OURS_FLOAT32: "ours, float32",
+    OURS_BFLOAT16: "ours, bfloat16",
+}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A teacher, its student of half the depth, and the rows of a step."""
+
+    teacher: BertConfig
+    rows: int
+    length: int
+
+    def __str__(self) -> str:
+        t = self.teacher
+        layers = t.num_hidden_layers
+        models = f"teacher {layers} x {t.hidden_size}, student {layers // 2} x {t.hidden_size}"
+        return f"{models}, {self.rows} rows x {self.length} tokens"
+
+
+def _bert(layers: int, hidden: int, heads: int, **others: float) -> BertConfig:
+    sizes = {"vocab_size": 30522, "max_position_embeddings": 512, "intermediate_size": 4 * hidden} | others
+    return BertConfig(
+        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, pad_token_id=0, **sizes
+    )
+
+
+SHAPES = {
+    "base": Shape(_bert(12, 768, 12), rows=8, length=128),  # the sizes of bert-base-uncased
+    "small": Shape(_bert(6, 384, 12), rows=16, length=128),
+}
+# Weights wide enough that no loss is near 0, and no dropout: the two would draw it differently.
+CHECK_SHAPE = Shape(
+    _bert(
+        4,
+        48,
+        4,
+        vocab_size=211,
+        initializer_range=0.3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ),
+    rows=3,
+    length=16,
+)
+
+
+# The baseline
+
+
+def _eager_scores(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention in separate operations; hands back the scores before mask and softmax, (B, H, L, L)."""
+    scores = query @ key.mT * scaling
+    masked = scores if attention_mask is None else scores + attention_mask
+    probability = F.dropout(masked.softmax(-1), dropout, module.training)
+    return (probability @ value).transpose(1, 2).contiguous(), scores
+
+
+AttentionInterface.register("eager_scores", _eager_scores)
+AttentionMaskInterface.register("eager_scores", eager_mask)
+
+
+def _mse(a: Tensor, b: Tensor, where: Tensor | None) -> Tensor:
+    return F.mse_loss(a, b) if where is None else F.mse_loss(a[where], b[where])
+
+
+def authors_step(
+    module: tutor_kd.TutorKD,
+    teacher: BertForMaskedLM,
+    batch: dict[str, Tensor],
+    draw: Callable[[Tensor], Tensor] = lambda probability: probability.multinomial(1).squeeze(1),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses in the order of the authors' released code; both models' attention must be "eager_scores".
+
+    Both passes of the teacher give back every score matrix, every hidden state and the logits of every
+    position; distributions are probabilities over the vocabulary. What that code gets wrong is right here:
+    padding counts nowhere.
+
+    Args:
+        module: its four trained parts are used, its forward pass isn't.
+        teacher: frozen.
+        batch: what ``MaskingCollator`` gives.
+        draw: replaced tokens (k,) from the tutor's probabilities (k, V).
+
+    Returns:
+        The total and the losses by name.
+    """
+    text, mask = batch["input_ids"], batch.get("attention_mask")
+    chosen = torch.zeros_like(text, dtype=torch.bool).flatten()
+    chosen[batch["masked_positions"]] = True
+    chosen = chosen.view_as(text)
+    original = text[chosen].unsqueeze(1)
+    everything = {"attention_mask": mask, "output_hidden_states": True, "output_attentions": True}
+
+    with torch.no_grad():
+        taught = teacher(batch["corrupted_ids"], **everything)
+        hidden = taught.hidden_states[-1][chosen]
+        plausible = taught.logits[chosen].softmax(-1)
+
+    policy = module.tutor(hidden).softmax(-1)
+    replaced = draw(policy).unsqueeze(1)
+    tutored = text.masked_scatter(chosen, replaced)
+    ratio = (plausible.gather(1, replaced) / plausible.gather(1, original)).clamp(max=1).squeeze(1)
+
+    with torch.no_grad():
+        taught = teacher(tutored, **everything)
+        reading = taught.logits[chosen].softmax(-1)
+        reward = (reading.gather(1, original) - reading.gather(1, replaced)).squeeze(1)
+
+    learned = module.student(tutored, **everything)
+    answers = module.modified_logit_head(learned.hidden_states[-1])
+    target = torch.ones_like(answers).masked_scatter(chosen, ratio)
+    reward = reward + (ratio - answers[chosen].detach().sigmoid()).abs()
+
+    step = len(taught.attentions) // len(learned.attentions)
+    real = None if mask is None else mask.bool()
+    pairs = None
+    if real is not None:
+        pairs = (real[:, None, :, None] & real[:, None, None, :]).expand_as(taught.attentions[0])
+    answered = F.binary_cross_entropy_with_logits(answers, target, reduction="none")
+    losses = {
+        "loss_modified_logit": answered.mean() if real is None else answered[real].mean(),
+        "loss_hidden_state": sum(
+            _mse(module.projection(s), t, real)
+            for s, t in zip(learned.hidden_states, taught.hidden_states[::step], strict=True)
+        ),
+        "loss_attention_score": sum(
+            _mse(s, t, pairs)
+            for s, t in zip(learned.attentions, taught.attentions[step - 1 :: step], strict=True)
+        ),
+        "loss_policy": -(policy.gather(1, replaced).log().squeeze(1) * reward).mean(),
+        "loss_plausibility": F.kl_div(policy.log(), plausible, reduction="batchmean"),
+    }
+    weights = {name: getattr(module.args, name.removeprefix("loss_") + "_weight") for name in losses}
+    return sum(weights[name] * loss for name, loss in losses.items()), losses
+
+
+# Both, ready to run
+
+
+class Variant:
+    """One way of doing the step, with models of its own, all variants' alike."""
+
+    name: str
+
+    def __init__(self, shape: Shape, bfloat16: bool, folder: str):
+        torch.manual_seed(0)
+        self.shape = shape
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocabulary += [f"token{i}" for i in range(shape.teacher.vocab_size - len(vocabulary))]
+        tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+        text = torch.randint(5, len(vocabulary), (8 * shape.rows, shape.length))
+        text[:, 0], text[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.dataset = [{"input_ids": row.numpy()} for row in text]
+        self.teacher = BertForMaskedLM(shape.teacher)
+        self.trainer = TutorKDTrainer(
+            model=build_student("half", shape.teacher),
+            teacher_model=self.teacher,
+            args=TutorKDConfig(
+                output_dir=folder,
+                per_device_train_batch_size=shape.rows,
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                bf16=bfloat16,
+                fp16=False,
+            ),
+            train_dataset=self.dataset,
+            processing_class=tokenizer,
+        )
+        self.trainer.remove_callback(ProgressTable)
+
+    @property
+    def collator(self) -> MaskingCollator:
+        return self.trainer.data_collator
+
+    def run(self, steps: int) -> list[float]:
+        """Take ``steps`` steps; the seconds of each."""
+        raise NotImplementedError
+
+
+class Baseline(Variant):
+    def __init__(self, shape: Shape, folder: str):
+        super().__init__(shape, False, folder)
+        self.module = self.trainer.model.train()
+        self.module.student.set_attn_implementation("eager_scores")
+        self.teacher.set_attn_implementation("eager_scores")
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=5e-4, eps=1e-6, weight_decay=0.01)
+        self.draw = 0
+        self.run(1)  # the optimizer's state
+
+    def run(self, steps: int) -> list[float]:
+        seconds = []
+        for _ in range(steps):
+            rows = [self.dataset[(self.draw + i) % len(self.dataset)] for i in range(self.shape.rows)]
+            rows = [row | {"draw": self.draw + i} for i, row in enumerate(rows)]
+            self.draw += self.shape.rows
+            batch = self.collator(rows)
+            start = now()
+            batch = {name: values.to(DEVICE) for name, values in batch.items()}
+            authors_step(self.module, self.teacher, batch)[0].backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            seconds.append(now() - start)
+        return seconds
+
+
+class StepClock(TrainerCallback):
+    """Seconds of each step, from the batch to the cleared gradients, and of the optimizer in it."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.optimizer: list[float] = []
+
+    def on_step_begin(self, *args, **kwargs):
+        self.step_start = now()
+
+    def on_pre_optimizer_step(self, *args, **kwargs):
+        self.optimizer_start = now()
+
+    def on_optimizer_step(self, *args, **kwargs):
+        self.optimizer.append(now() - self.optimizer_start)
+
+    def on_step_end(self, *args, **kwargs):
+        self.steps.append(now() - self.step_start)
+
+
+class Ours(Variant):
+    """``TutorKDTrainer`` itself: clipping, gradient norms and what it logs included."""
+
+    def __init__(self, shape: Shape, bfloat16: bool, folder: str):
+        super().__init__(shape, bfloat16, folder)
+        self.clock = StepClock()
+        self.trainer.add_callback(self.clock)
+
+    def run(self, steps: int) -> list[float]:
+        self.trainer.args.max_steps = steps + 1  # the first makes the optimizer's state
+        self.trainer.train()
+        return self.clock.steps[-steps:]
+
+
+def build(variant: str, shape: Shape, folder: str) -> Variant:
+    if variant == BASELINE:
+        return Baseline(shape, folder)
+    return Ours(shape, variant == OURS_BFLOAT16, folder)
+
+
+# Measuring
+
+# The counter knows the fused attention of GPUs alone.
+for _suffix in ("", "_backward"):
+    _known = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention" + _suffix)
+    _processors = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu" + _suffix)
+    flop_registry.setdefault(_processors, flop_registry[_known])
+
+
+def now() -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def flops_of_step(variant: Variant) -> float:
+    """Floating-point operations of all matrix products of a step."""
+    counts = []
+    for steps in (1, 2):  # ours takes one step more than it is asked for
+        with FlopCounterMode(display=False) as counter:
+            variant.run(steps)
+        counts.append(counter.get_total_flops())
+    return counts[1] - counts[0]
+
+
+def peak_memory(variant: str, shape: Shape, folder: str) -> int:
+    """Bytes at the highest, models and optimizer included; to be called in a fresh process."""
+    if DEVICE.type == "cuda":
+        build(variant, shape, folder).run(2)
+        return torch.cuda.max_memory_allocated()
+    imported = psutil.Process().memory_info().rss
+    build(variant, shape, folder).run(2)
+    with open("/proc/self/status", encoding="utf-8") as lines:
+        peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak - imported
+
+
+def peak_memory_apart(variant: str, shape: str) -> float:
+    """``peak_memory`` from a process of its own, in GiB; nan on a system that doesn't tell."""
+    command = [sys.executable, __file__, "--shape", shape, "--peak-memory", variant]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(answer.stdout) / 2**30 if answer.returncode == 0 else float("nan")
+
+
+def compare(shape_name: str, rounds: int, steps: int, folder: str, console: Console) -> None:
+    """Time the three in turn and print the table."""
+    shape = SHAPES[shape_name]
+    memory = {variant: peak_memory_apart(variant, shape_name) for variant in VARIANTS}
+    variants = {variant: build(variant, shape, folder) for variant in VARIANTS}
+    dtypes = {variant: torch.bfloat16 if variant == OURS_BFLOAT16 else torch.float32 for variant in VARIANTS}
+    flops = {variant: flops_of_step(runner) for variant, runner in variants.items()}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    rates: dict[torch.dtype, float] = defaultdict(float)
+    for _ in range(rounds):
+        for variant, runner in variants.items():
+            seconds[variant].append(statistics.median(runner.run(steps)))
+            size = 8192 if DEVICE.type == "cuda" else 1024
+            rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE, size))
+
+    table = Table(title=f"{shape_name}: {shape}", title_justify="left")
+    table.add_column("step", no_wrap=True)
+    for column in ("s/step", "range", "tokens/s", "speed", "GFLOP/step", "matmul rate", "peak memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for variant in VARIANTS:
+        median = statistics.median(seconds[variant])
+        ratio = statistics.median(a / b for a, b in zip(seconds[BASELINE], seconds[variant], strict=True))
+        table.add_row(
+            NAMES[variant],
+            f"{median:.3f}",
+            f"{min(seconds[variant]):.3f}-{max(seconds[variant]):.3f}",
+            f"{shape.rows * shape.length / median:,.0f}",
+            f"{ratio:.2f} x",
+            f"{flops[variant] / 1e9:,.0f}",
+            f"{flops[variant] / median / rates[dtypes[variant]]:.0%}",
+            f"{memory[variant]:.2f} GiB",
+        )
+    table.caption = "measured matrix-product rate: " + ", ".join(
+        f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()
+    )
+    table.caption_justify = "left"
+    console.print(table)
+
+
+@contextmanager
+def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
+    """Within, the seconds that each part of the step takes are summed by name; no part holds another."""
+    trainer, module = ours.trainer, ours.trainer.model
+    total: dict[str, float] = defaultdict(float)
+
+    def timed(part: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            start = now()
+            result = function(*args, **kwargs)
+            total[part] += now() - start
+            return result
+
+        return run
+
+    places = [
+        ("teacher reads X^M", trainer.teacher, "last_hidden_state"),
+        ("teacher's vocabulary head, twice", trainer.teacher, "logits"),
+        ("tutor's vocabulary head", module.tutor, "forward"),
+        ("sampling", tutor_kd, "sample_replacements"),
+        ("teacher reads X'", trainer.teacher, "states"),
+        ("student reads X'", tutor_kd, "encoder_states"),
+        ("student's modified-logit head", module.modified_logit_head, "forward"),
+        ("ratio", functional, "modified_logit_target"),
+        ("R_T", functional, "teacher_reward"),
+        ("R_S", functional, "student_reward"),
+        ("L_mod", functional, "modified_logit_loss"),
+        ("L_pol", functional, "policy_loss"),
+        ("L_kl", functional, "plausibility_loss"),
+        ("L_hid, with its projection", module, "_hidden_state_loss"),
+        ("L_att", tutor_kd, "_attention_score_loss"),
+        ("tutor's entropy (log)", functional, "policy_entropy"),
+        ("backward", trainer.accelerator, "backward"),
+        ("clipping", trainer, "_clip_grad_norm"),
+        ("gradient norms (log)", trainer, "_get_grad_norm"),
+    ]
+    with ExitStack() as stack:
+        for part, owner, name in places:
+            stack.enter_context(patch.object(owner, name, timed(part, getattr(owner, name))))
+        yield total
+
+
+def profile(shape_name: str, rounds: int, steps: int, folder: str, console: Console) -> None:
+    """Print where our step's time goes."""
+    columns: list[dict[str, float]] = []
+    for variant in (OURS_FLOAT32, OURS_BFLOAT16):
+        ours = build(variant, SHAPES[shape_name], folder)
+        ours.run(1)
+        samples = []
+        for _ in range(rounds):
+            ours.clock.steps.clear()
+            ours.clock.optimizer.clear()
+            with timed_parts(ours) as total:
+                ours.run(steps)
+            parts = dict(total) | {"optimizer": sum(ours.clock.optimizer)}
+            parts["everything else"] = sum(ours.clock.steps) - sum(parts.values())
+            samples.append({part: seconds / len(ours.clock.steps) for part, seconds in parts.items()})
+        columns.append({part: statistics.median(sample[part] for sample in samples) for part in samples[0]})
+    table = Table(title=f"{shape_name}: {SHAPES[shape_name]}", title_justify="left")
+    table.add_column("part of our step", no_wrap=True)
+    for name in ("float32 ms", "share", "bfloat16 ms", "share"):
+        table.add_column(name, justify="right")
+    whole = [sum(column.values()) for column in columns]
+    for part in columns[0]:
+        cells = [
+            cell
+            for column, all_parts in zip(columns, whole, strict=True)
+            for cell in (f"{column[part] * 1e3:.1f}", f"{column[part] / all_parts:.1%}")
+        ]
+        table.add_row(part, *cells)
+    table.add_section()
+    table.add_row("step", f"{whole[0] * 1e3:.1f}", "", f"{whole[1] * 1e3:.1f}", "")
+    console.print(table)
+
+
+def check(folder: str) -> None:
+    """Same inputs, same replaced tokens: same losses and gradients, rows with padding too.
+
+    Raises:
+        AssertionError: naming the loss or parameter that differs.
+    """
+    ours = Ours(CHECK_SHAPE, False, folder)
+    module, teacher = ours.trainer.model.eval(), ours.trainer.teacher
+    tokens = [row["input_ids"] for row in ours.dataset[: CHECK_SHAPE.rows]]
+    padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
+    for rows in (tokens, padded):
+        batch = ours.collator([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
+        batch = {name: values.to(DEVICE) for name, values in batch.items()}
+        k = len(batch["masked_positions"])
+        replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)
+        replaced[0] = batch["input_ids"].flatten()[batch["masked_positions"][0]]  # a ratio of exactly 1
+
+        with patch.object(tutor_kd, "sample_replacements", lambda *args, tokens=replaced: tokens):
+            output = module(**batch, teacher=teacher)
+        implementation = module.student.config._attn_implementation
+        for model in (module.student, ours.teacher):
+            model.set_attn_implementation("eager_scores")
+        total, losses = authors_step(module, ours.teacher, batch, lambda _, tokens=replaced: tokens)
+        for model in (module.student, ours.teacher):
+            model.set_attn_implementation(implementation)
+
+        for name, value in (losses | {"loss": total}).items():
+            mine = output.loss if name == "loss" else output.metrics[name]
+            torch.testing.assert_close(mine, value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        parameters = {name: p for name, p in module.named_parameters() if "pooler" not in name}
+        gradients = [torch.autograd.grad(loss, list(parameters.values())) for loss in (output.loss, total)]
+        for name, mine, value in zip(parameters, *gradients, strict=True):
+            bound = 1e-4 * value.abs().max().item()
+            torch.testing.assert_close(mine, value, rtol=0, atol=bound, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--shape", choices=SHAPES, help="one shape alone; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of all variants in turn; default 5")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a variant and round; default 3")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="only check that both compute the same")
+    what.add_argument("--profile", action="store_true", help="print the parts of our step instead")
+    what.add_argument("--peak-memory", choices=VARIANTS, help="only print the bytes that one variant takes")
+    args = parser.parse_args()
+    shapes = [args.shape] if args.shape else list(SHAPES)
+    console = Console(soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.peak_memory:
+            print(peak_memory(args.peak_memory, SHAPES[shapes[0]], folder))
+            return 0
+        check(folder)
+        console.print("check: the same losses and gradients in both orders")
+        if args.check:
+            return 0
+        machine = describe()
+        console.print(", ".join(f"{key}: {machine[key]}" for key in ("processor", "accelerator", "torch")))
+        for shape in shapes:
+            (profile if args.profile else compare)(shape, args.rounds, args.steps, folder, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""``tutorkd demo``: all stages on data that come with two packages."""
+
+import dataclasses
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, set_seed
+
+from tutorkd import demo_data
+from tutorkd.callbacks import duration
+from tutorkd.cli import adapt as adapt_command
+from tutorkd.cli import distill as distill_command
+from tutorkd.cli import evaluate as evaluate_command
+from tutorkd.cli.options import OptionParser, load_recipe
+from tutorkd.cost import seconds_a_step
+from tutorkd.errors import UserError
+from tutorkd.evaluation import EvaluateArguments, EvaluationResult, evaluate_models, results_table
+from tutorkd.evaluation.report import write_text
+from tutorkd.examples import Example, tutor_examples
+from tutorkd.hub import load_tokenizer, loading
+from tutorkd.run_folder import FINISHED_FILE
+from tutorkd.students import build_student
+from tutorkd.teacher import Teacher
+from tutorkd.trainer import MaskedLMTrainer, TutorKDTrainer
+
+DESCRIPTION = (
+    "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
+    "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'."
+)
+REAL_THING = "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+EXAMPLES = 5
+WIDTH = 110  # columns, where the output isn't a terminal that says its own
+COMMANDS = {"adapt": adapt_command, "distill": distill_command, "evaluate": evaluate_command}
+
+
+@dataclass
+class DemoArguments:
+    """What the demo works on."""
+
+    output_dir: str = field(default="tutorkd-demo", metadata={"help": "Folder for models and results (a path)."})
+    config: str = field(
+        default="demo", metadata={"help": "YAML recipe with a section for each stage (a path or a name)."}
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "Encoder to start from (Hub name or path); by default the package's."}
+    )
+    reviews: str | None = field(
+        default=None, metadata={"help": "csv of columns text, label, source (a path); by default the package's."}
+    )
+    restart: bool = field(default=False, metadata={"help": "Run finished stages again."})
+
+
+def run(argv: Sequence[str]) -> int:
+    (args,) = OptionParser("demo", DESCRIPTION, [DemoArguments], {}, takes_recipe=False).read(argv)
+    demo(args)
+    return 0
+
+
+def demo(args: DemoArguments) -> None:
+    """Run the stages that aren't finished, and the summary.
+
+    Raises:
+        UserError: what the stages raise.
+    """
+    out = Path(args.output_dir)
+    recipe = load_recipe(args.config)
+    encoder = args.encoder or str(demo_data.encoder_folder())
+    data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
+    teacher, student = out / "teacher", out / "student"
+    initial = student / distill_command.INITIAL_STUDENT
+    restart = {"restart": True} if args.restart else {}
+    text = {"corpus": [str(data["text"])]}
+    filled = {
+        "adapt": {"model": encoder, "output_dir": str(teacher), **text, **restart},
+        "distill": {"teacher": str(teacher), "output_dir": str(student), **text, **restart},
+        "evaluate": {
+            "models": [str(teacher), str(student), str(initial)],
+            "train": str(data["train"]),
+            "validation": str(data["validation"]),
+            "output_dir": str(out / "evaluation"),
+            **restart,
+        },
+    }
+    if unknown := set(recipe) - set(COMMANDS):
+        raise UserError(f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(COMMANDS)}")
+    settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in COMMANDS}
+    stages = {
+        name: command.parser().read([], settings[name], f"{args.config}, stage {name}")
+        for name, command in COMMANDS.items()
+    }
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+    def announce(number: int, title: str, stage: str) -> None:
+        console.rule(f"{number}. {title}")
+        console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
+
+    console.print("[bold]Tutor-KD demo[/]: a teacher out of an encoder, a student out of the teacher, a comparison.")
+    for name, seconds in _estimate(stages, encoder).items():
+        console.print(f"  {name:<9} about {duration(seconds)} on this machine")
+    started = time.perf_counter()
+    announce(1, "adapt: an encoder becomes a teacher", "adapt")
+    adapt_command.adapt(*stages["adapt"])
+    announce(2, "distill: the teacher teaches a student of half its depth", "distill")
+    distill_command.distill(*stages["distill"])
+    announce(3, "evaluate: teacher and students learn sentiment", "evaluate")
+    (evaluation,) = stages["evaluate"]
+    results = evaluate_models(evaluation.models, evaluation)
+
+    console.rule("4. summary")
+    names = ["teacher", "Tutor-KD student", "same student, not distilled"]
+    results = [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
+    console.print(results_table(results))
+    console.print(_verdict(results[1], results[2]))
+    _print_examples(console, _examples(stages, data["validation"]))
+    summary = json.dumps([dataclasses.asdict(result) for result in results], indent=2)
+    write_text(out / "summary.json", summary)
+    console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
+    console.print(f"\nThe real thing, with your teacher and your text:\n\n    {REAL_THING}\n", soft_wrap=True)
+
+
+def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
+    flags = []
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *(shlex.quote(str(item)) for item in values)]
+    return f"$ tutorkd {stage} {' '.join(flags)}"
+
+
+def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, float]:
+    """Seconds of each stage, from timing one step of it."""
+    (_, text, config), (_, _, tutor_config), (evaluation,) = (stages[name] for name in COMMANDS)
+    tokenizer = load_tokenizer(encoder, "encoder")
+    set_seed(0)
+    with loading(encoder, "encoder"):
+        model = AutoModelForMaskedLM.from_pretrained(encoder, dtype=torch.float32)
+    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
+    rows = {"train_dataset": [row], "eval_dataset": datasets.Dataset.from_list([row]), "processing_class": tokenizer}
+    adapting = seconds_a_step(MaskedLMTrainer(model, config, **rows), text.max_length)
+    student = build_student(stages["distill"][0].student, model.config)
+    distilling = seconds_a_step(TutorKDTrainer(student, Teacher(model), tutor_config, **rows), text.max_length)
+    seconds = {"adapt": adapting * config.max_steps, "distill": distilling * tutor_config.max_steps}
+    done = {"adapt": config.output_dir, "distill": tutor_config.output_dir}
+    seconds = {name: 0.0 if (Path(done[name]) / FINISHED_FILE).exists() else time for name, time in seconds.items()}
+    return {**seconds, "evaluate": _estimate_evaluation(model.requires_grad_(True), student, evaluation)}
+
+
+def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, args: EvaluateArguments) -> float:
+    """Seconds of fine-tuning one teacher and two students, from timing forward and backward over typical rows."""
+    rows = pq.read_metadata(args.train).num_rows * args.num_train_epochs
+    ids = torch.full((args.per_device_train_batch_size, args.max_length // 2), 1)
+    seconds = 0.0
+    for model, count in ((teacher.base_model, 1), (student, 2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.uses_bfloat16()):
+            model(input_ids=ids).last_hidden_state.sum().backward()
+            start = time.perf_counter()
+            model(input_ids=ids).last_hidden_state.sum().backward()
+        seconds += count * (time.perf_counter() - start) * rows / len(ids)
+    return seconds
+
+
+def _verdict(student: EvaluationResult, undistilled: EvaluationResult) -> str:
+    """What the table says about distillation, in a sentence, with how sure one can be of it."""
+    points = 100 * (student.accuracy - undistilled.accuracy)
+    error = 100 * math.hypot(student.standard_error, undistilled.standard_error)
+    side = f"{points:.1f} points ahead of" if points > 0 else f"{-points:.1f} points behind" if points else "level with"
+    return (
+        f"The Tutor-KD student is {side} the same student without distillation (standard error of the difference "
+        f"about {error:.1f}, one seed)."
+    )
+
+
+def _examples(stages: Mapping[str, tuple[Any, ...]], validation: Path) -> list[Example]:
+    args, text, config = stages["distill"]
+    tokenizer = load_tokenizer(args.teacher, "teacher")
+    rows = datasets.load_dataset("parquet", data_files=str(validation), split="train")
+    sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
+    with loading(config.output_dir, "student"):
+        student = AutoModel.from_pretrained(config.output_dir)
+    trainer = TutorKDTrainer(
+        student, args.teacher, config, train_dataset=[{}], eval_dataset=rows, processing_class=tokenizer
+    )
+    trainer._load_from_checkpoint(config.output_dir)
+    return tutor_examples(trainer, sentences)
+
+
+def _print_examples(console: Console, examples: Sequence[Example]) -> None:
+    console.print(f"\n[bold]What the tutor did to {len(examples)} sentences[/] (masked words only)")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("original")
+    table.add_column("tutor wrote")
+    for heading in ("teacher's\nratio a^T", "student's\nanswer a^S", "reward\nR_T", "reward\nR_S"):
+        table.add_column(heading, justify="right")
+    for example in examples:
+        table.add_section()
+        table.add_row(Text(f"“{example.sentence}”", style="italic"))
+        for word in example.replacements:
+            figures = (word.ratio, word.answer, word.reward_teacher, word.reward_student)
+            table.add_row(Text(f"  {word.original}"), Text(word.replacement), *(f"{value:.2f}" for value in figures))
+    console.print(table)

@@ -1,0 +1,26 @@
+"""``tutorkd evaluate``: how good, how small and how fast encoders are on labelled text."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from tutorkd.cli.options import OptionParser
+from tutorkd.evaluation import EvaluateArguments, evaluate_models, results_table
+
+DESCRIPTION = (
+    "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
+    "milliseconds a sentence on this machine."
+)
+
+
+def parser() -> OptionParser:
+    """Options of the command."""
+    return OptionParser("evaluate", DESCRIPTION, [EvaluateArguments], {"output_dir": "tutorkd-evaluation"})
+
+
+def run(argv: Sequence[str]) -> int:
+    (args,) = parser().read(argv)
+    results = evaluate_models(args.models, args)
+    Console(highlight=False).print(results_table(results))
+    print(f"written to {args.output_dir}: results.md, results.json")
+    return 0

@@ -1,0 +1,46 @@
+"""What a trained tutor does to sentences, word by word."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from tutorkd.trainer import TutorKDTrainer
+
+
+class Replacement(NamedTuple):
+    """One masked token of a sentence and what became of it."""
+
+    original: str
+    replacement: str
+    ratio: float  # a^T, the teacher's
+    answer: float  # a^S, the student's
+    reward_teacher: float
+    reward_student: float
+
+
+class Example(NamedTuple):
+    """A sentence and the tutor's replacements in it, in order."""
+
+    sentence: str
+    replacements: list[Replacement]
+
+
+@torch.no_grad()
+def tutor_examples(trainer: TutorKDTrainer, sentences: Sequence[str]) -> list[Example]:
+    """Let the tutor rewrite each sentence once, with masks and samples from the trainer's seed."""
+    tokenizer, module = trainer.processing_class, trainer.model.eval()
+    torch.manual_seed(trainer.args.seed)
+    examples = []
+    for draw, sentence in enumerate(sentences):
+        ids = tokenizer(sentence, truncation=True)["input_ids"]
+        batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": draw}]))
+        lesson = module.teach(**batch, teacher=trainer.teacher)
+        positions = batch["masked_positions"]
+        originals = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten()[positions].tolist())
+        replaced = tokenizer.convert_ids_to_tokens(lesson.replaced_ids.tolist())
+        answers = lesson.student_logits.float().flatten()[positions].sigmoid()
+        figures = (lesson.ratio, answers, lesson.reward_teacher, lesson.reward_student)
+        rows = zip(originals, replaced, *(values.tolist() for values in figures), strict=True)
+        examples.append(Example(sentence, [Replacement(*row) for row in rows]))
+    return examples

@@ -1,0 +1,1 @@
+"""Other distillation methods, trained on the same rows and masks as Tutor-KD; each states its paper."""

@@ -1,0 +1,138 @@
+"""DistilBERT: soft targets, the masked-language-model loss, and the direction of the last hidden states.
+
+Reference: Victor Sanh, Lysandre Debut, Julien Chaumond, Thomas Wolf, "DistilBERT, a distilled version of
+BERT: smaller, faster, cheaper and lighter", 5th Workshop on Energy Efficient Machine Learning and Cognitive
+Computing, NeurIPS 2019 (arXiv 1910.01108), section 2. Weights and temperature are those of the authors'
+released training.
+
+Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits and T the temperature,
+
+    L_ce  = T^2 * (1/k) sum_{t in M} -sum_v P_T(v | X^M)_t log P_S(v | X^M)_t
+    L_mlm = -(1/k) sum_{t in M} log P_S(x_t | X^M)_t      at temperature 1
+    L_cos = mean over real positions of 1 - cos(h^S_t, h^T_t), h the last hidden states
+    L     = 5 L_ce + 2 L_mlm + 1 L_cos
+
+The paper doesn't say over which positions L_ce is a mean. Here they are the masked ones, so that no method pays for
+an MLM head on other positions; the released code offers that too, and by default takes all real positions.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutorkd.data.masking import BatchCounts
+from tutorkd.errors import UserError
+from tutorkd.functional import Count, _mean
+from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
+from tutorkd.step import StepOutput, at_positions
+from tutorkd.teacher import MLMHead, Teacher
+
+CITATION = """\
+@misc{sanh-etal-2019-distilbert,
+  title = {{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter},
+  author = {Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas},
+  year = {2019},
+  note = {5th Workshop on Energy Efficient Machine Learning and Cognitive Computing, NeurIPS 2019},
+  eprint = {1910.01108},
+  archivePrefix = {arXiv},
+  primaryClass = {cs.CL}
+}"""
+
+
+@dataclass
+class DistilBERTSettings:
+    """Constants of DistilBERT."""
+
+    soft_cross_entropy_weight: float = field( default=5.0, metadata={"help": "Weight of L_ce (the authors'
+    released training command)."} ) mlm_weight: float = field( default=2.0, metadata={"help": "Weight of L_mlm
+    (the authors' released training command)."} ) cosine_weight: float = field( default=1.0, metadata={
+    "help": "Weight of L_cos (the authors' released training command); 0 turns it off, as hidden sizes " "that
+    differ require." }, ) temperature: float = field( default=2.0, metadata={"help": "Temperature T of L_ce
+    (default of the authors' released code)."} )
+
+
+def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None) -> Tensor:
+    """L_mlm, the mean cross-entropy of the tokens of the text at the masked positions.
+
+    Args:
+        logits: (k, V).
+        original_ids: (k,).
+        num_items: masked positions in the whole batch; k by default.
+
+    Returns:
+        () float32.
+    """
+    return _mean(F.cross_entropy(logits.float(), original_ids, reduction="sum"), len(original_ids), num_items)
+
+
+def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:
+    """L_cos, the mean over real positions of 1 - cosine of the two hidden states.
+
+    Args:
+        student: (B, L, d), the student's last hidden states.
+        teacher: (B, L, d), the teacher's; no gradient flows to it.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+    """
+    mask = attention_mask.float()
+    distance = 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
+    return _mean((distance * mask).sum(), mask.sum(), num_items)
+
+
+class DistilBERT(nn.Module):
+    """The trained module: a masked language model.
+
+    Args:
+        student: a masked language model, body and MLM head.
+        teacher: a ``Teacher``.
+        settings: weights of the losses and the temperature.
+
+    Raises:
+        UserError: if the student has no MLM head, vocabularies or hidden sizes differ, or the temperature isn't
+            above 0.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: DistilBERTSettings):
+    super().__init__() check_soft_targets("distilbert", student, teacher, settings.temperature) s, t =
+    student.config.hidden_size, teacher.config.hidden_size if settings.cosine_weight and s != t: raise
+    UserError( f"distilbert compares hidden states of one size, and the student's is {s}, the teacher's {t}:
+    give " f"the student the teacher's (--student_hidden_size {t}), or leave the cosine out (--cosine_weight
+    0)" ) self.student = student self.head = MLMHead(student) self.args = settings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+        num_items: BatchCounts | None = None,
+    ) -> StepOutput:
+        """One step on X (B, L), X^M (B, L) and M (k,), indices into the flattened rows."""
+        c = self.args
+        masked, real, _ = num_items or (None, None, None)
+        taught = teacher.last_hidden_state(corrupted_ids, attention_mask)
+        body = self.student.base_model
+        learned = body(input_ids=corrupted_ids, attention_mask=attention_mask).last_hidden_state
+        teacher_logits = teacher.logits(at_positions(taught, masked_positions))
+        student_logits = self.head(at_positions(learned, masked_positions))
+        original_ids = input_ids.flatten()[masked_positions]
+
+        soft = soft_cross_entropy(student_logits, teacher_logits, c.temperature, masked)
+        hard = masked_lm_loss(student_logits, original_ids, masked)
+        losses = {"loss_soft_cross_entropy": soft, "loss_mlm": hard}
+        loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
+        if c.cosine_weight:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            losses["loss_cosine"] = cosine_loss(learned, taught, mask, real)
+            loss = loss + c.cosine_weight * losses["loss_cosine"]
+        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

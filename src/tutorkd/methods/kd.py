@@ -1,0 +1,84 @@
+"""KD: the student matches the teacher's MLM distribution at the masked positions.
+
+Reference: Geoffrey Hinton, Oriol Vinyals, Jeff Dean, "Distilling the Knowledge in a Neural Network", NIPS
+2014 Deep Learning Workshop (arXiv 1503.02531, 2015), section 2.
+
+Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits and T the temperature,
+
+    L = T^2 * (1/k) sum_{t in M} -sum_v P_T(v | X^M)_t log P_S(v | X^M)_t
+
+There are no hard targets: the tokens of the text don't enter the loss.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutorkd.data.masking import BatchCounts
+from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
+from tutorkd.step import StepOutput, at_positions
+from tutorkd.teacher import MLMHead, Teacher
+
+CITATION = """\
+@misc{hinton-etal-2015-distilling,
+  title = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  year = {2015},
+  note = {NIPS 2014 Deep Learning Workshop},
+  eprint = {1503.02531},
+  archivePrefix = {arXiv},
+  primaryClass = {stat.ML}
+}"""
+
+
+@dataclass
+class KDSettings:
+    """Constants of KD."""
+
+    temperature: float = field( default=2.0, metadata={ "help": "Temperature T of both softmaxes (Hinton et
+    al. 2015, section 4.1: the best of 1, 2, 5 and 10)." }, )
+
+
+class KD(nn.Module):
+    """The trained module: a masked language model.
+
+    Args:
+        student: a masked language model, body and MLM head.
+        teacher: a ``Teacher``.
+        settings: the temperature.
+
+    Raises:
+        UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: KDSettings):
+        super().__init__()
+        check_soft_targets("kd", student, teacher, settings.temperature)
+        self.student = student
+        self.head = MLMHead(student)
+        self.args = settings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+        num_items: BatchCounts | None = None,
+    ) -> StepOutput:
+        """One step on X^M (B, L) and M (k,), indices into the flattened rows; X isn't read."""
+        taught = teacher.last_hidden_state(corrupted_ids, attention_mask)
+        body = self.student.base_model
+        learned = body(input_ids=corrupted_ids, attention_mask=attention_mask).last_hidden_state
+        loss = soft_cross_entropy(
+            self.head(at_positions(learned, masked_positions)),
+            teacher.logits(at_positions(taught, masked_positions)),
+            self.args.temperature,
+            None if num_items is None else num_items.masked,
+        )
+        return StepOutput(loss, {"loss_soft_cross_entropy": loss.detach()})

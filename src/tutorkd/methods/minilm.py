@@ -1,0 +1,102 @@
+"""MiniLM: attention distributions and value relations of the last layer.
+
+Reference: Wenhui Wang, Furu Wei, Li Dong, Hangbo Bao, Nan Yang, Ming Zhou, "MiniLM: Deep Self-Attention
+Distillation for Task-Agnostic Compression of Pre-Trained Transformers", NeurIPS 2020, sections 3.1 and 3.2
+(arXiv 2002.10957).
+
+Teacher and student read X, the plain text. In the last layer of each, with Q, K, V of a head of size d,
+
+    A  = softmax(Q K^T / sqrt(d))      attention distributions
+    VR = softmax(V V^T / sqrt(d))      value relations
+    L_AT = mean over heads and real positions of KL(A^T || A^S)
+    L_VR = mean over heads and real positions of KL(VR^T || VR^S)
+    L    = L_AT + L_VR
+
+Head h of the student matches head h of the teacher, so both need as many heads; sizes and depths are free. Nothing
+behind the last layer's queries, keys and values enters the loss: that layer's output and feed-forward weights stay
+as they start. The paper's teacher assistant, a step in between for very small students, isn't part of this module.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutorkd.capture import prepare_for_capture
+from tutorkd.data.masking import BatchCounts
+from tutorkd.errors import UserError
+from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.relations import attention_inputs, relation_loss
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
+
+CITATION = """\
+@inproceedings{wang-etal-2020-minilm,
+  title = {{MiniLM}: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
+           Transformers},
+  author = {Wang, Wenhui and Wei, Furu and Dong, Li and Bao, Hangbo and Yang, Nan and Zhou, Ming},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {33},
+  year = {2020},
+  pages = {5776--5788}
+}"""
+
+
+@dataclass
+class MiniLMSettings:
+    """Constants of MiniLM."""
+
+    attention_distribution_weight: float = field(
+        default=1.0, metadata={"help": "Weight of L_AT (a plain sum in Wang et al. 2020, section 3)."}
+    )
+    value_relation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of L_VR (a plain sum in Wang et al. 2020, section 3)."}
+    )
+
+
+class MiniLM(nn.Module):
+    """The trained module: the student alone.
+
+    Args:
+        student: an encoder without a head.
+        teacher: a ``Teacher``.
+        settings: weights of the losses.
+
+    Raises:
+        UserError: if vocabularies or heads differ.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMSettings):
+    super().__init__() check_vocabulary(student, teacher) s, t = student.config.num_attention_heads,
+    teacher.config.num_attention_heads if s != t: raise UserError( f"minilm compares attention head by head,
+    and the student has {s} heads, the teacher {t}: give " f"the student as many (--student_heads {t}), or use
+    minilm-v2, which takes any head counts" ) prepare_for_capture(student, "student") self.student = student
+    self.args = settings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+        num_items: BatchCounts | None = None,
+    ) -> StepOutput:
+        """One step on X (B, L); the masks aren't read."""
+        c = self.args
+        real = None if num_items is None else num_items.real
+        with torch.no_grad():
+            t = attention_inputs(teacher.body, teacher.config.num_hidden_layers, input_ids, attention_mask)
+        s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+
+        attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real)
+        value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)
+        return StepOutput(
+            c.attention_distribution_weight * attention + c.value_relation_weight * value,
+            {"loss_attention_distribution": attention.detach(), "loss_value_relation": value.detach()},
+        )

@@ -1,0 +1,161 @@
+"""MiniLM v2: query, key and value relations in relation heads.
+
+Reference: Wenhui Wang, Hangbo Bao, Shaohan Huang, Li Dong, Furu Wei, "MiniLMv2: Multi-Head Self-Attention
+Relation Distillation for Compressing Pretrained Transformers", Findings of ACL-IJCNLP 2021, sections 3.1 and
+3.2 (doi 10.18653/v1/2021.findings-acl.188).
+
+Teacher and student read X, the plain text. In the student's last layer and one layer of the teacher, the
+vectors A of all attention heads (A_1 queries, A_2 keys, A_3 values) are put end to end and split anew into
+A_r relation heads of size d_r. For each relation head
+
+    R_i  = softmax(A_i A_i^T / sqrt(d_r))
+    L_i  = mean over relation heads and real positions of KL(R_i^T || R_i^S)
+    L    = L_1 + L_2 + L_3
+
+Student and teacher may differ in heads, sizes and depths; A_r must divide both sizes. The teacher's layer is the
+last of a base-size teacher and an upper-middle one of a large teacher. Nothing behind the last layer's queries, keys
+and values enters the loss: that layer's output and feed-forward weights stay as they start.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from tutorkd.capture import prepare_for_capture
+from tutorkd.data.masking import BatchCounts
+from tutorkd.errors import UserError
+from tutorkd.functional import Count
+from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.relations import attention_inputs, relation_loss
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
+
+CITATION = """\
+@inproceedings{wang-etal-2021-minilmv2,
+  title = {{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained
+           Transformers},
+  author = {Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu},
+  booktitle = {Findings of the Association for Computational Linguistics: ACL-IJCNLP 2021},
+  year = {2021},
+  pages = {2140--2151},
+  doi = {10.18653/v1/2021.findings-acl.188}
+}"""
+
+
+@dataclass
+class MiniLMv2Settings:
+    """Constants of MiniLM v2."""
+
+    relation_heads: int = field( default=48, metadata={ "help": "Relation heads A_r (Wang et al. 2021: 48 for
+    base-size teachers, 64 for large ones); must divide " "the hidden sizes of student and teacher." }, )
+    teacher_layer: int | None = field( default=None, metadata={ "help": "Teacher's layer that is matched,
+    counted from 1; by default the last, as for base-size teachers " "(Wang et al. 2021, section 3.2: an
+    upper-middle one of large teachers)." }, ) query_relation_weight: float = field( default=1.0,
+    metadata={"help": "Weight of the Q-Q relations' loss (Wang et al. 2021, section 3.1)."} )
+    key_relation_weight: float = field( default=1.0, metadata={"help": "Weight of the K-K relations' loss
+    (Wang et al. 2021, section 3.1)."} ) value_relation_weight: float = field( default=1.0, metadata={"help":
+    "Weight of the V-V relations' loss (Wang et al. 2021, section 3.1)."} )
+
+
+def regroup(vectors: Tensor, relation_heads: int) -> Tensor:
+    """Put the attention heads end to end and split anew: (B, H, L, a) -> (B, A_r, L, H a / A_r)."""
+    joined = vectors.transpose(1, 2).flatten(2)
+    return joined.unflatten(-1, (relation_heads, -1)).transpose(1, 2)
+
+
+def self_relation_loss(
+    student: Tensor, teacher: Tensor, relation_heads: int, attention_mask: Tensor, num_items: Count = None
+) -> Tensor:
+    """One L_i: mean over relation heads and real positions of KL(R^T || R^S), R = softmax(A A^T / sqrt(d_r)).
+
+    Args:
+        student: (B, H_s, L, a), queries, keys or values.
+        teacher: (B, H_t, L, b), the same of the teacher; no gradient flows to it.
+        relation_heads: A_r, which divides H_s a and H_t b.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+    """
+    s, t = regroup(student, relation_heads), regroup(teacher, relation_heads)
+    return relation_loss((s, s), (t, t), attention_mask, num_items)
+
+
+class MiniLMv2(nn.Module):
+    """The trained module: the student alone.
+
+    Args:
+        student: an encoder without a head.
+        teacher: a ``Teacher``.
+        settings: relation heads, the teacher's layer, weights of the losses.
+
+    Raises:
+        UserError: if vocabularies differ, the relation heads don't divide both sizes, or there is no such layer.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMv2Settings):
+    super().__init__() check_vocabulary(student, teacher) check_relation_heads(settings.relation_heads,
+    student.config, teacher.config) depth = teacher.config.num_hidden_layers self.teacher_layer = depth if
+    settings.teacher_layer is None else settings.teacher_layer if not 1 <= self.teacher_layer <= depth: raise
+    UserError( f"the teacher has no layer {self.teacher_layer}: set --teacher_layer to one of 1 to {depth}, or
+    " "leave it out for the last" ) prepare_for_capture(student, "student") self.student = student self.args =
+    settings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+        num_items: BatchCounts | None = None,
+    ) -> StepOutput:
+        """One step on X (B, L); the masks aren't read."""
+        c = self.args
+        real = None if num_items is None else num_items.real
+        with torch.no_grad():
+            t = attention_inputs(teacher.body, self.teacher_layer, input_ids, attention_mask)
+        s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+
+        losses = {
+            "loss_query_relation": self_relation_loss(s.query, t.query, c.relation_heads, mask, real),
+            "loss_key_relation": self_relation_loss(s.key, t.key, c.relation_heads, mask, real),
+            "loss_value_relation": self_relation_loss(s.value, t.value, c.relation_heads, mask, real),
+        }
+        weights = {
+            "loss_query_relation": c.query_relation_weight,
+            "loss_key_relation": c.key_relation_weight,
+            "loss_value_relation": c.value_relation_weight,
+        }
+        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})
+
+
+def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Refuse relation heads that don't divide the sizes of student and teacher.
+
+    Raises:
+        UserError: naming the numbers that do.
+    """
+    s, t = _attention_size(student), _attention_size(teacher)
+    common = math.gcd(s, t)
+    if relation_heads < 1 or common % relation_heads:
+        fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise UserError(
+            f"{relation_heads} relation heads don't divide both the student's hidden size {s} and the teacher's "
+            f"{t}: set --relation_heads to one of {fitting}"
+        )
+
+
+def _attention_size(config: PretrainedConfig) -> int:
+    """All heads of a layer end to end: the hidden size, unless the heads' size is set apart (EuroBERT)."""
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_attention_heads * head_size

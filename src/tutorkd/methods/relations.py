@@ -1,0 +1,89 @@
+"""Relations between the positions of a row, which MiniLM and MiniLM v2 share.
+
+A relation of vectors A and B, (B, H, L, a) each, is softmax(A B^T / sqrt(a)): for each head and position a
+distribution over the row's positions. Queries with keys give the attention distributions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutorkd.capture import AttentionInputs, _recording
+from tutorkd.functional import Count, _mean
+
+# Score of a padded key: its probability is exactly 0, and differences of such scores stay finite.
+_PADDED = -1e30
+
+
+class _OneLayer(list[AttentionInputs]):
+    """Keeps what one layer appends, counted from 1, and lets go of the others'."""
+
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer, self.seen = layer, 0
+
+    def append(self, inputs: AttentionInputs) -> None:
+        self.seen += 1
+        if self.seen == self.layer:
+            super().append(inputs)
+
+
+def attention_inputs(
+    encoder: PreTrainedModel, layer: int, input_ids: Tensor, attention_mask: Tensor | None
+) -> AttentionInputs:
+    """Queries, keys and values of one layer, fused attention on and nothing else kept.
+
+    Args:
+        encoder: prepared by ``prepare_for_capture``.
+        layer: counted from 1.
+        input_ids: (B, L).
+        attention_mask: (B, L), or None where nothing is padded.
+    """
+    token = _recording.set(records := _OneLayer(layer))
+    try:
+        encoder(input_ids=input_ids, attention_mask=attention_mask)
+    finally:
+        _recording.reset(token)
+    return records[0]
+
+
+def _log_relation(left: Tensor, right: Tensor, attention_mask: Tensor) -> Tensor:
+    """log softmax(left right^T / sqrt(a)) over real positions: (B, H, L, a) twice -> (B, H, L, L) float32."""
+    with torch.autocast(left.device.type, enabled=False):
+        scores = (left.float() * left.shape[-1] ** -0.5) @ right.float().mT
+        return scores.masked_fill(attention_mask[:, None, None] == 0, _PADDED).log_softmax(-1)
+
+
+def relation_loss(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    attention_mask: Tensor,
+    num_items: Count = None,
+) -> Tensor:
+    """Mean over heads and real positions of KL(R^T || R^S), R = softmax(A B^T / sqrt(head dimension)).
+
+    The mask is applied before the softmax: padded positions have no share in a distribution, and their own
+    distributions aren't counted. No gradient flows to the teacher. Computed in float32.
+
+    Args:
+        student: A and B, (B, H, L, a) each.
+        teacher: A and B, (B, H, L, b) each.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+
+    Raises:
+        ValueError: if student and teacher have different numbers of heads.
+    """
+    heads = student[0].shape[1]
+    if heads != teacher[0].shape[1]:
+        raise ValueError(f"relations of {heads} and {teacher[0].shape[1]} heads can't be compared")
+    with torch.no_grad():
+        target = _log_relation(*teacher, attention_mask)
+    answer = _log_relation(*student, attention_mask)
+    divergence = F.kl_div(answer, target, reduction="none", log_target=True).sum(-1)
+    mask = attention_mask.float()
+    return _mean((divergence * mask[:, None]).sum() / heads, mask.sum(), num_items)

@@ -1,0 +1,52 @@
+"""Soft cross-entropy between MLM distributions, which KD and DistilBERT share.
+
+Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv 1503.02531).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tutorkd.errors import UserError
+from tutorkd.functional import Count, _mean
+from tutorkd.methods.pair import check_vocabulary
+from tutorkd.teacher import Teacher
+
+
+def soft_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, num_items: Count = None
+) -> Tensor:
+    """T^2 times the mean over masked positions of -sum_v P_T(v) log P_S(v), both at temperature T.
+
+    A cross-entropy, not a divergence: its least value is T^2 times the teacher's entropy at T, and its
+    gradient is that of T^2 KL(P_T || P_S). Gradients of soft targets shrink as 1/T^2, for which the factor
+    makes up. No gradient flows to the teacher. Computed in float32.
+
+    Args:
+        student_logits: (k, V).
+        teacher_logits: (k, V).
+        temperature: T > 0, which divides both logits.
+        num_items: masked positions in the whole batch; k by default.
+
+    Returns:
+        () float32.
+    """
+    target = (teacher_logits.detach().float() / temperature).softmax(-1)
+    total = F.cross_entropy(student_logits.float() / temperature, target, reduction="sum")
+    return temperature**2 * _mean(total, len(target), num_items)
+
+
+def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, temperature: float) -> None:
+    """Refuse what can't be trained on the teacher's MLM distributions.
+
+    Raises:
+        UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
+    """
+    if student.base_model is student or student.get_output_embeddings() is None:
+        raise UserError(
+            f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
+            "the student with AutoModelForMaskedLM"
+        )
+    check_vocabulary(student, teacher)
+    if not temperature > 0:
+        raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 changes nothing")

@@ -1,0 +1,108 @@
+"""TinyBERT, general distillation: hidden states and attention scores of every layer, no prediction loss.
+
+Reference: Xiaoqi Jiao, Yichun Yin, Lifeng Shang, Xin Jiang, Xiao Chen, Linlin Li, Fang Wang, Qun Liu,
+"TinyBERT: Distilling BERT for Natural Language Understanding", Findings of EMNLP 2020, sections 3.1 and 3.2
+(doi 10.18653/v1/2020.findings-emnlp.372).
+
+Teacher and student read X, the plain text. The teacher has N layers, the student m; layer l of the student
+matches layer g(l) = l N/m of the teacher, and l = 0 is the embedding output. With A = Q K^T / sqrt(head
+dimension),
+
+    L_hid = sum_{l=0..m} mean (W h^S_l - h^T_g(l))^2      over real positions and dimensions
+    L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2        over heads and real (query, key) pairs
+    L     = L_hid + L_att
+
+Scores are taken before the softmax, which the paper found to converge faster. As in the authors' released code, one
+learned projection W serves the embeddings and all layers; it starts at the identity where hidden sizes agree.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutorkd import functional as F
+from tutorkd.capture import prepare_for_capture
+from tutorkd.data.masking import BatchCounts
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher, encoder_states
+from tutorkd.tutor_kd import _attention_score_loss, _layer_step, check_pair
+
+CITATION = """\
+@inproceedings{jiao-etal-2020-tinybert,
+  title = {{TinyBERT}: Distilling {BERT} for Natural Language Understanding},
+  author = {Jiao, Xiaoqi and Yin, Yichun and Shang, Lifeng and Jiang, Xin and Chen, Xiao and Li, Linlin and
+            Wang, Fang and Liu, Qun},
+  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2020},
+  year = {2020},
+  pages = {4163--4174},
+  doi = {10.18653/v1/2020.findings-emnlp.372}
+}"""
+
+
+@dataclass
+class TinyBERTSettings:
+    """Constants of TinyBERT's general distillation."""
+
+    hidden_state_weight: float = field( default=1.0, metadata={"help": "Weight of L_hid (a plain sum in the
+    authors' released code)."} ) attention_score_weight: float = field( default=1.0, metadata={ "help":
+    "Weight of L_att (a plain sum in the authors' released code); 0 turns it off, as head counts " "that
+    differ require." }, )
+
+
+class TinyBERT(nn.Module):
+    """The trained module: student and hidden-state projection.
+
+    Args:
+        student: an encoder without a head.
+        teacher: a ``Teacher``.
+        settings: weights of the losses.
+
+    Raises:
+        UserError: if vocabularies or heads differ, or the student's depth doesn't divide the teacher's.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: TinyBERTSettings):
+        super().__init__()
+        check_pair(student, teacher, settings)  # type: ignore[arg-type]
+        prepare_for_capture(student, "student")
+        self.student = student
+        self.args = settings
+        self.projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size, bias=False)
+        if student.config.hidden_size == teacher.config.hidden_size:
+            nn.init.eye_(self.projection.weight)  # a student made of the teacher's layers starts aligned
+        else:
+            initializer_range = getattr(student.config, "initializer_range", 0.02)
+            nn.init.normal_(self.projection.weight, std=initializer_range)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        teacher: Teacher,
+        num_items: BatchCounts | None = None,
+    ) -> StepOutput:
+        """One step on X (B, L); the masks aren't read."""
+        c = self.args
+        _, real, pairs = num_items or (None, None, None)
+        taught = teacher.states(input_ids, attention_mask)
+        learned = encoder_states(self.student, input_ids, attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+
+        step = _layer_step(learned, taught)
+        layers = [
+            F.hidden_state_loss(self.projection(hidden), taught.hidden[layer * step], mask, real)
+            for layer, hidden in enumerate(learned.hidden)
+        ]
+        losses = {"loss_hidden_state": torch.stack(layers).sum()}
+        loss = c.hidden_state_weight * losses["loss_hidden_state"]
+        if c.attention_score_weight:
+            losses["loss_attention_score"] = _attention_score_loss(learned, taught, mask, pairs)
+            loss = loss + c.attention_score_weight * losses["loss_attention_score"]
+        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -1,0 +1,37 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+import tiny
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def teacher_folder(tmp_path):
+    """A masked language model of four layers with its tokenizer, on disk."""
+    folder = tmp_path / "teacher_model"
+    tiny.masked_lm().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def corpus_file(tmp_path):
+    """Sixty documents, blank-line separated."""
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(tiny.documents()), encoding="utf-8")
+    return path

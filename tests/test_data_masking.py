@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import tiny
+from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+
+
+def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:
+    return MaskingCollator(tiny.tokenizer(), probability, seed, tiny.VOCABULARY)
+
+
+def _batch(collator, rows, first_draw: int = 0):
+    return collator([{**row, "draw": first_draw + i} for i, row in enumerate(rows)])
+
+
+def _everything(collator, dataset, sampler, workers: int, batch_size: int = 4) -> dict[str, torch.Tensor]:
+    loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
+    batches = list(loader)
+    return {key: torch.cat([batch[key] for batch in batches]) for key in ("input_ids", "corrupted_ids")}
+
+
+def test_fifteen_percent_are_chosen_of_which_80_10_10():
+    rows = tiny.rows(400, 128)
+    batch = _batch(_collator(), rows)
+    original, corrupted = batch["input_ids"].flatten(), batch["corrupted_ids"].flatten()
+    positions = batch["masked_positions"]
+    ordinary = 400 * 126
+    # shares lie within four standard errors
+    assert abs(len(positions) / ordinary - 0.15) < 4 * (0.15 * 0.85 / ordinary) ** 0.5
+    masked = corrupted[positions] == 4
+    kept = corrupted[positions] == original[positions]
+    n = len(positions)
+    assert abs(masked.float().mean() - 0.8) < 4 * (0.16 / n) ** 0.5
+    # a random token is the original one in 95 times
+    assert abs(kept.float().mean() - (0.1 + 0.1 / 95)) < 4 * (0.09 / n) ** 0.5
+    untouched = torch.ones(len(original), dtype=torch.bool)
+    untouched[positions] = False
+    assert (corrupted[untouched] == original[untouched]).all()
+
+
+def test_special_tokens_and_padding_are_never_chosen_nor_put_in():
+    rows = [{"input_ids": [2, 9, 3, 8, 3]}, {"input_ids": [2, 7, 3]}]
+    batch = _batch(_collator(probability=1.0), rows)
+    assert batch["masked_positions"].tolist() == [1, 3, 6]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch["input_ids"][1].tolist() == [2, 7, 3, 0, 0]
+    many = _batch(_collator(probability=1.0), tiny.rows(200))
+    put_in = many["corrupted_ids"].flatten()[many["masked_positions"]]
+    assert set(put_in[put_in < 5].tolist()) == {4}
+
+
+def test_full_rows_carry_no_attention_mask():
+    assert "attention_mask" not in _batch(_collator(), tiny.rows(3))
+
+
+def test_a_new_draw_each_epoch_and_the_same_from_the_same_seed():
+    rows = tiny.rows(20)
+    first, again, next_epoch, other_seed = (
+        _batch(_collator(seed), rows, draw)["masked_positions"].tolist()
+        for seed, draw in ((0, 0), (0, 0), (0, 20), (1, 0))
+    )
+    assert first == again
+    assert first != next_epoch
+    assert first != other_seed
+
+
+def test_masks_don_t_depend_on_the_batch_or_its_padding():
+    rows = tiny.rows(2, 10) + tiny.rows(1, 30)
+    together = _batch(_collator(), rows)["corrupted_ids"]
+    for i, row in enumerate(rows):
+        alone = _collator()([{**row, "draw": i}])["corrupted_ids"][0]
+        assert together[i, : len(alone)].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_and_masks_are_the_same_whatever_the_number_of_workers(workers):
+    dataset, sampler, collator = DrawnRows(tiny.rows(18)), EpochSampler(18, seed=3), _collator()
+    sampler.set_epoch(1)
+    alone = _everything(collator, dataset, sampler, 0)
+    spread = _everything(collator, dataset, sampler, workers)
+    assert all(torch.equal(alone[key], spread[key]) for key in alone)
+
+
+def test_an_epoch_is_a_permutation_that_differs_from_the_next():
+    sampler = EpochSampler(50, seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == list(range(50))
+    assert sorted(second) == list(range(50, 100))
+    assert [draw % 50 for draw in second] != first
+
+
+def test_streamed_rows_are_numbered_over_epochs():
+    stream = StreamedRows(tiny.rows(3))
+    draws = [row["draw"] for _ in range(2) for row in stream]
+    assert draws == [0, 1, 2, 3, 4, 5]
+
+
+def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    batch = {"input_ids": torch.zeros(2, 3), "masked_positions": torch.tensor([1, 3]), "attention_mask": mask}
+    assert [float(count) for count in BatchCounts.of(batch)] == [2, 4, 10]
+    del batch["attention_mask"]
+    assert [float(count) for count in BatchCounts.of(batch)] == [2, 6, 18]
+
+
+def test_random_tokens_come_from_the_whole_ordinary_vocabulary():
+    collator = _collator()
+    assert collator.ordinary_ids.tolist() == list(range(5, tiny.VOCABULARY))
+    assert np.isin(collator.special_ids, tiny.SPECIAL_IDS).all()

@@ -1,0 +1,257 @@
+"""Every formula against numbers worked out by hand, in float64 or by finite differences."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutorkd import functional as T
+
+LOGITS = [torch.float32, torch.bfloat16]
+
+
+def _random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+
+
+def _padded(rows: int = 3, length: int = 5) -> Tensor:
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, 3:], mask[2, 1:] = 0, 0
+    return mask
+
+
+def test_modified_logit_target_is_the_clipped_ratio_of_probabilities():
+    # softmax of log 1, log 2, log 5 is 1/8, 2/8, 5/8
+    logits = torch.tensor([[1.0, 2.0, 5.0]] * 4).log()
+    original, replaced = torch.tensor([1, 1, 2, 0]), torch.tensor([0, 2, 1, 0])
+    target = T.modified_logit_target(logits, original, replaced)
+    torch.testing.assert_close(target, torch.tensor([0.5, 1.0, 0.4, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", LOGITS)
+def test_modified_logit_target_is_exactly_one_where_nothing_was_replaced(dtype):
+    logits = _random(50, 40, scale=30).to(dtype)
+    ids = torch.arange(50) % 40
+    assert (T.modified_logit_target(logits, ids, ids) == 1).all()
+
+
+def test_teacher_reward_is_the_difference_of_probabilities():
+    logits = torch.tensor([[1.0, 2.0, 5.0]] * 3).log()
+    reward = T.teacher_reward(logits, torch.tensor([2, 0, 1]), torch.tensor([0, 2, 1]))
+    torch.testing.assert_close(reward, torch.tensor([0.5, -0.5, 0.0]))
+
+
+def test_student_reward_is_its_error_and_carries_no_gradient():
+    logits = torch.tensor([0.0, math.log(3.0), -math.log(3.0)], requires_grad=True)
+    reward = T.student_reward(torch.tensor([1.0, 0.25, 0.25]), logits)
+    torch.testing.assert_close(reward, torch.tensor([0.5, 0.5, 0.0]))
+    assert not reward.requires_grad
+
+
+def test_policy_loss_is_reinforce():
+    logits = torch.tensor([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]]).log()
+    loss = T.policy_loss(logits, torch.tensor([2, 1]), torch.tensor([2.0, -1.0]))
+    assert loss.item() == pytest.approx(-(2 * math.log(0.5) - math.log(0.25)) / 2, abs=1e-6)
+
+
+def test_policy_gradient_is_reward_times_policy_minus_action():
+    logits = _random(4, 6).float().requires_grad_()
+    actions, reward = torch.tensor([0, 5, 2, 2]), torch.tensor([1.0, -2.0, 0.5, 0.0])
+    T.policy_loss(logits, actions, reward).backward()
+    expected = reward[:, None] * (logits.detach().softmax(-1) - F.one_hot(actions, 6)) / 4
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_no_gradient_flows_through_the_reward():
+    reward = torch.ones(2, requires_grad=True)
+    logits = torch.zeros(2, 3, requires_grad=True)
+    T.policy_loss(logits, torch.tensor([0, 1]), reward).backward()
+    assert reward.grad is None
+
+
+def test_plausibility_loss_is_the_kl_divergence_from_the_teacher():
+    teacher = torch.tensor([[1.0, 3.0]]).log()
+    policy = torch.tensor([[1.0, 1.0]]).log().requires_grad_()
+    loss = T.plausibility_loss(policy, teacher)
+    assert loss.item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-6)
+    loss.backward()  # gradient of a KL divergence in the second argument's logits: pi - P_T
+    torch.testing.assert_close(policy.grad, torch.tensor([[0.25, -0.25]]))
+
+
+def test_plausibility_loss_agrees_with_float64_and_sends_nothing_to_the_teacher():
+    policy, teacher = _random(7, 50, scale=4), _random(7, 50, seed=1, scale=4).requires_grad_()
+    expected = F.kl_div(policy.log_softmax(-1), teacher.softmax(-1), reduction="batchmean")
+    loss = T.plausibility_loss(policy.float().requires_grad_(), teacher)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert teacher.grad is None
+
+
+def test_plausibility_loss_of_the_teacher_itself_is_zero():
+    logits = _random(5, 30, scale=10).float()
+    assert T.plausibility_loss(logits, logits).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_policy_entropy_of_a_uniform_distribution_is_the_log_of_its_size():
+    torch.testing.assert_close(T.policy_entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8)))
+
+
+def test_modified_logit_loss_is_the_mean_cross_entropy_over_real_positions():
+    logits = torch.tensor([[0.0, math.log(3.0), 50.0]])
+    target = torch.tensor([[1.0, 0.25, 0.0]])
+    loss = T.modified_logit_loss(logits, target, torch.tensor([[1, 1, 0]]))
+    expected = (math.log(2) - (0.25 * math.log(0.75) + 0.75 * math.log(0.25))) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_hidden_state_loss_is_a_mean_over_real_positions_and_dimensions():
+    student, teacher, mask = _random(3, 5, 4), _random(3, 5, 4, seed=1), _padded()
+    squares = [
+        (student[b, i, d] - teacher[b, i, d]) ** 2
+        for b in range(3)
+        for i in range(5)
+        for d in range(4)
+        if mask[b, i]
+    ]
+    assert T.hidden_state_loss(student, teacher, mask).item() == pytest.approx((sum(squares) / len(squares)).item())
+
+
+@pytest.mark.parametrize(("a", "b"), [(4, 4), (3, 8)])
+def test_attention_identity_equals_the_plain_score_matrices(a, b):
+    sq, sk = _random(3, 2, 5, a), _random(3, 2, 5, a, seed=1)
+    tq, tk = _random(3, 2, 5, b, seed=2), _random(3, 2, 5, b, seed=3)
+    mask = _padded()
+    difference = sq @ sk.mT / math.sqrt(a) - tq @ tk.mT / math.sqrt(b)
+    real = (mask[:, :, None] * mask[:, None, :])[:, None].bool().expand_as(difference)
+    expected = difference[real].square().mean()
+    assert T.attention_score_loss(sq, sk, tq, tk, mask).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_attention_score_loss_of_the_teacher_itself_is_zero():
+    q, k = _random(2, 4, 16, 8).float(), _random(2, 4, 16, 8, seed=1).float()
+    assert T.attention_score_loss(q, k, q, k, torch.ones(2, 16)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_attention_score_loss_computes_in_float32_under_autocast():
+    q, k = _random(2, 4, 16, 8), _random(2, 4, 16, 8, seed=1)
+    near = q + 1e-3 * _random(2, 4, 16, 8, seed=2)
+    difference = (near @ k.mT - q @ k.mT) / math.sqrt(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = T.attention_score_loss(near.float(), k.float(), q.float(), k.float(), torch.ones(2, 16))
+    assert loss.item() == pytest.approx(difference.square().mean().item(), rel=0.05)
+
+
+def test_attention_scores_of_different_head_counts_are_refused():
+    with pytest.raises(ValueError, match="2 and 4 heads"):
+        T.attention_score_loss(*[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, torch.ones(1, 3))
+
+
+def _losses(mask: Tensor, seed: int = 0):
+    """Each loss as a function of the one tensor that is trained, in float64 at the outside."""
+    rows, length = mask.shape
+    ids, other = torch.tensor([0, 3, 5]), torch.tensor([1, 3, 2])
+    teacher = _random(3, 6, seed=seed + 9, scale=2)
+    hidden, query, key = _random(rows, length, 4, seed=5), _random(rows, 2, length, 3, seed=6), _random(rows, 2, length, 3)
+    target = T.modified_logit_target(teacher, ids, other).double()
+    return {
+        "policy": (_random(3, 6), lambda x: T.policy_loss(x, other, target)),
+        "plausibility": (_random(3, 6), lambda x: T.plausibility_loss(x, teacher)),
+        "modified logit": (_random(rows, length), lambda x: T.modified_logit_loss(x, hidden[..., 0].sigmoid(), mask)),
+        "hidden state": (_random(rows, length, 4), lambda x: T.hidden_state_loss(x, hidden, mask)),
+        "attention query": (query, lambda x: T.attention_score_loss(x, key, key, query, mask)),
+        "attention key": (key, lambda x: T.attention_score_loss(query, x, key, query, mask)),
+    }
+
+
+@pytest.mark.parametrize("name", list(_losses(_padded())))
+def test_gradients_agree_with_finite_differences(name):
+    start, loss = _losses(_padded())[name]
+    x = start.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x), x)
+    direction = _random(*start.shape, seed=42)
+    step = 1e-2  # the functions compute in float32: a central difference of this step has an error near 1e-4
+    with torch.no_grad():
+        slope = (loss(start + step * direction) - loss(start - step * direction)) / (2 * step)
+    assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=5e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["modified logit", "hidden state", "attention query", "attention key"])
+def test_padding_receives_no_gradient(name):
+    mask = _padded()
+    start, loss = _losses(mask)[name]
+    x = start.clone().requires_grad_()
+    loss(x).backward()
+    per_position = x.grad.abs()
+    if name.startswith("attention"):
+        per_position = per_position.sum((1, 3))
+    elif per_position.ndim == 3:
+        per_position = per_position.sum(-1)
+    assert (per_position[mask == 0] == 0).all()
+    assert (per_position[mask == 1] > 0).all()
+
+
+def test_appended_padding_changes_no_loss():
+    mask, longer = torch.ones(2, 4), F.pad(torch.ones(2, 4), (0, 3))
+    logits, target, hidden, states = (_random(2, 7, seed=1), _random(2, 7).sigmoid(), *_random(2, 2, 7, 4))
+    q, k = _random(2, 3, 7, 5), _random(2, 3, 7, 5, seed=1)
+    pairs = [
+        (T.modified_logit_loss, (logits, target), 1),
+        (T.hidden_state_loss, (hidden, states), 1),
+        (T.attention_score_loss, (q, k, k, q), 2),
+    ]
+    for loss, tensors, axis in pairs:
+        short = [t.narrow(axis, 0, 4) for t in tensors]
+        assert loss(*short, mask).item() == pytest.approx(loss(*tensors, longer).item(), rel=1e-6)
+
+
+def test_micro_batches_over_the_whole_batch_s_counts_sum_to_the_undivided_loss():
+    mask = _padded(4, 6)
+    real, pairs = mask.sum(), mask.sum(-1).double().square().sum()
+    logits, target = _random(4, 6), _random(4, 6, seed=1).sigmoid()
+    q, k = _random(4, 2, 6, 3), _random(4, 2, 6, 3, seed=1)
+    halves = [slice(0, 1), slice(1, 4)]
+    whole = T.modified_logit_loss(logits, target, mask)
+    parts = sum(T.modified_logit_loss(logits[h], target[h], mask[h], real) for h in halves)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
+    whole = T.attention_score_loss(q, k, k, q, mask)
+    parts = sum(T.attention_score_loss(q[h], k[h], k[h], q[h], mask[h], pairs) for h in halves)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    policy, ids = _random(5, 8), torch.arange(5)
+    whole = T.policy_loss(policy, ids, torch.ones(5))
+    parts = T.policy_loss(policy[:2], ids[:2], torch.ones(2), 5) + T.policy_loss(policy[2:], ids[2:], torch.ones(3), 5)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", LOGITS)
+@pytest.mark.parametrize("size", [1e4, 1e30, 3e38])
+def test_everything_is_finite_for_extreme_logits(dtype, size):
+    signs = torch.sign(_random(6, 9)).to(dtype)
+    logits, other = signs * size, -signs * size
+    ids, replaced = torch.arange(6), torch.arange(6) + 3
+    trained = logits.clone().requires_grad_()
+    target = T.modified_logit_target(logits, ids, replaced)
+    reward = T.teacher_reward(other, ids, replaced) + T.student_reward(target, logits[:, 0])
+    loss = T.policy_loss(trained, replaced, reward) + T.plausibility_loss(trained, other)
+    rows = trained[:, 0].view(2, 3)
+    loss = loss + T.modified_logit_loss(rows, target.view(2, 3), torch.ones(2, 3)) * 1e-30
+    loss.backward()
+    for value in (target, reward, loss, trained.grad, T.policy_entropy(logits)):
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", LOGITS)
+def test_nothing_masked_and_nothing_real_give_zero(dtype):
+    logits, ids = torch.zeros(0, 7, dtype=dtype, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    target = T.modified_logit_target(logits, ids, ids)
+    reward = T.teacher_reward(logits, ids, ids) + T.student_reward(target, torch.zeros(0, dtype=dtype))
+    loss = T.policy_loss(logits, ids, reward) + T.plausibility_loss(logits, logits)
+    loss.backward()
+    assert loss.item() == 0
+    assert target.shape == reward.shape == (0,)
+    mask, rows = torch.zeros(2, 3), torch.ones(2, 3, 4, dtype=dtype)
+    heads = torch.ones(2, 2, 3, 4, dtype=dtype)
+    assert T.modified_logit_loss(rows[..., 0], rows[..., 0], mask).item() == 0
+    assert T.hidden_state_loss(rows, 2 * rows, mask).item() == 0
+    assert T.attention_score_loss(heads, heads, 2 * heads, heads, mask).item() == 0

@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+from transformers import AutoModel, DebertaV2Config, DebertaV2ForMaskedLM
+
+import tiny
+from tutorkd.capture import prepare_for_capture, record_attention
+from tutorkd.errors import UserError
+from tutorkd.teacher import MLMHead, Teacher, encoder_states, load_teacher
+
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
+
+
+def _rows():
+    ids = torch.randint(5, tiny.VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids.masked_fill(mask == 0, 0), mask
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_on_masked_positions_equals_the_whole_model_there(family):
+    model, (ids, mask) = tiny.masked_lm(family), _rows()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)
+    teacher, positions = Teacher(model), torch.tensor([1, 4, 13, 30])
+    hidden = teacher.last_hidden_state(ids, mask).flatten(0, 1)[positions]
+    torch.testing.assert_close(teacher.logits(hidden), expected[positions])
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "modernbert"])
+def test_captured_queries_and_keys_give_the_attention_that_the_model_reports(family):
+    (ids, mask) = _rows()
+    eager = tiny.masked_lm(family).base_model
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        reported = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    states = Teacher(tiny.masked_lm(family)).states(ids, mask)
+    assert len(states.attention) == len(reported) == 4
+    for captured, expected in zip(states.attention, reported, strict=True):
+        scores = captured.query @ captured.key.mT / captured.query.shape[-1] ** 0.5
+        scores = scores.masked_fill(mask[:, None, None] == 0, -torch.inf)
+        torch.testing.assert_close(scores.softmax(-1)[mask.bool().nonzero()[:, 0]], expected[mask.bool().nonzero()[:, 0]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_hold_the_embedding_output_and_every_layer(family):
+    ids, mask = _rows()
+    teacher = Teacher(tiny.masked_lm(family))
+    states = teacher.states(ids, mask)
+    assert [h.shape for h in states.hidden] == [(3, 12, 32)] * 5
+    torch.testing.assert_close(states.hidden[-1], teacher.last_hidden_state(ids, mask))
+
+
+def test_nothing_is_recorded_outside():
+    teacher, (ids, mask) = Teacher(tiny.masked_lm()), _rows()
+    with record_attention() as records:
+        pass
+    teacher.last_hidden_state(ids, mask)
+    assert records == []
+
+
+def test_the_student_s_attention_carries_gradients():
+    student, (ids, mask) = AutoModel.from_config(tiny.config("bert")), _rows()
+    prepare_for_capture(student, "student")
+    states = encoder_states(student, ids, mask)
+    states.attention[0].query.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+def test_the_teacher_is_frozen_and_without_dropout_even_while_training():
+    teacher, (ids, mask) = Teacher(tiny.masked_lm("bert", hidden_dropout_prob=0.5)), _rows()
+    teacher.train()
+    assert torch.equal(teacher.last_hidden_state(ids, mask), teacher.last_hidden_state(ids, mask))
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copied_head_is_independent_and_starts_over_at_random(family):
+    model = tiny.masked_lm(family)
+    head = MLMHead(model)
+    hidden = torch.randn(5, 32)
+    before = head(hidden)
+    other = copy.deepcopy(head)
+    torch.testing.assert_close(other(hidden), before)
+    other.reset_parameters()
+    assert not torch.allclose(other(hidden), before, atol=1e-2)
+    torch.testing.assert_close(head(hidden), before)
+
+
+def test_a_checkpoint_without_a_trained_head_is_refused_and_adapt_is_named(tmp_path):
+    tiny.masked_lm().base_model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no trained MLM head.*tutorkd adapt"):
+        load_teacher(str(tmp_path))
+
+
+def test_a_family_outside_the_interface_is_refused_with_those_that_work():
+    config = DebertaV2Config(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    with pytest.raises(UserError, match=r"DebertaV2.*families that work: BERT"):
+        Teacher(DebertaV2ForMaskedLM(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("./no-such-folder", "no such folder"), ("no-such-organisation/no-such-model", "neither a folder here nor")],
+)
+def test_a_model_that_isn_t_there_is_told_in_one_line(name, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_teacher(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(teacher_folder):
+    (teacher_folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(UserError, match="can't be loaded"):
+        load_teacher(str(teacher_folder))

@@ -31,9 +31,7 @@ from tutorkd.evaluation import EvaluateArguments, evaluate_models, milliseconds_
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 
-WORDS = [
-    f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)
-]
+WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
 POSITIONS = 64
 
 
@@ -51,11 +49,7 @@ def alone(tmp_path, monkeypatch):
 
 def tokenizer(start, end, pad, token_types):
     """A word-level tokenizer: [pad, unk, start, end, mask, words] in RoBERTa's order if pad is "<pad>"."""
-    special = (
-        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        if pad == "<pad>"
-        else [pad, "[UNK]", start, end, "[MASK]"]
-    )
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if pad == "<pad>" else [pad, "[UNK]", start, end, "[MASK]"]
     vocabulary = {token: number for number, token in enumerate([*special, *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=special[3] if pad == "<pad>" else "[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -178,9 +172,7 @@ def rows_of(texts, labels, names=("0", "1")):
     ],
     ids=["bert-mlm", "bert", "distilbert", "roberta-mlm"],
 )
-def test_separable_data_are_learned_and_the_figures_are_right(
-    tmp_path, arguments, config, head, tokens, capfd
-):
+def test_separable_data_are_learned_and_the_figures_are_right(tmp_path, arguments, config, head, tokens, capfd):
     model = save_model(tmp_path / "model", config, head, tokens)
     (result,) = evaluate_models([model], arguments)
     # 10 of 100 labels are wrong. Class 1: 40 found, 10 too many, none missed; class 0: 50 found, 10 missed.
@@ -257,6 +249,12 @@ def test_other_settings_train_again(finished, bert, no_training, change):
         evaluate_models([bert], replace(finished[0], **change))
 
 
+def test_other_number_of_threads_measures_again(finished, bert, no_training, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(AssertionError, match="trained"):
+        evaluate_models([bert], finished[0])
+
+
 def test_other_weights_train_again(finished, bert, no_training, tmp_path):
     save_model(tmp_path / "bert", seed=1)
     with pytest.raises(AssertionError, match="trained"):
@@ -299,9 +297,7 @@ def test_interrupted_comparison_keeps_the_finished_models(bert, arguments, tmp_p
 def test_training_subset_is_drawn_from_all_of_sorted_data(bert, arguments, tmp_path):
     texts, labels = sentences(400, seed=1)
     path = write_jsonl(tmp_path / "sorted.jsonl", texts[0::2] + texts[1::2], labels[0::2] + labels[1::2])
-    (result,) = evaluate_models(
-        [bert], replace(arguments, train=path, max_train_samples=64, num_train_epochs=0.5)
-    )
+    (result,) = evaluate_models([bert], replace(arguments, train=path, max_train_samples=64, num_train_epochs=0.5))
     assert result.train_rows == 64
     with pytest.raises(UserError, match="the 1 rows of max_train_samples hold one class only"):
         evaluate_models([bert], replace(arguments, train=path, max_train_samples=1))
@@ -313,6 +309,14 @@ def test_classifier_knows_the_class_names_and_is_float32(tmp_path):
     assert model.config.id2label == {0: "no", 1: "perhaps", 2: "yes"}
     assert model.config.label2id == {"no": 0, "perhaps": 1, "yes": 2}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_new_head_depends_on_the_seed_alone(bert):
+    first, again, other = (
+        load_classifier(find_checkpoint(bert), ["0", "1"], seed)[0].classifier.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_classifier_for_other_classes_is_replaced(tmp_path):
@@ -328,9 +332,7 @@ def test_classifier_for_other_classes_is_replaced(tmp_path):
 def make_trainer(path, rows, tmp_path, **options):
     model, tokens = load_classifier(find_checkpoint(path), ["0", "1"], seed=0)
     args = FineTuneArguments(bf16=False, **options)
-    return build_trainer(
-        model, tokens, tokenize(rows, tokens, args.max_length), args, str(tmp_path / "t"), "t"
-    )
+    return build_trainer(model, tokens, tokenize(rows, tokens, args.max_length), args, str(tmp_path / "t"), "t")
 
 
 def test_predictions_keep_the_order_of_the_rows(bert, tmp_path):
@@ -357,9 +359,7 @@ def test_rows_of_like_length_share_a_batch(bert, tmp_path):
 
 
 def test_warm_up_is_a_share_of_the_steps(bert, tmp_path):
-    trainer = make_trainer(
-        bert, rows_of(*sentences(4, seed=0)), tmp_path, warmup_ratio=0.1, learning_rate=1.0
-    )
+    trainer = make_trainer(bert, rows_of(*sentences(4, seed=0)), tmp_path, warmup_ratio=0.1, learning_rate=1.0)
     trainer.create_optimizer_and_scheduler(num_training_steps=40)
     rates = []
     for _ in range(41):
@@ -410,9 +410,7 @@ def test_latency_is_the_median_after_a_warm_up(monkeypatch):
 
     monkeypatch.setattr("tutorkd.evaluation.cost.time.perf_counter", lambda: now[0])
     texts = ["the0 good1", ("the0", "bad1 bad2"), "the1 " * 50]
-    assert milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8) == pytest.approx(
-        5
-    )
+    assert milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8) == pytest.approx(5)
     # No padding: 2 words, 1 + 2 words, a cut row, each with its special tokens; no dropout, no gradients.
     assert seen[-3:] == [((1, length), False, False) for length in (4, 6, 8)]
     assert len(seen) == 13
@@ -422,9 +420,7 @@ def test_hub_model_is_known_by_its_revision(bert, tmp_path, monkeypatch):
     snapshot = tmp_path / "snapshots" / "abc123"
     snapshot.parent.mkdir()
     (tmp_path / "bert").rename(snapshot)
-    monkeypatch.setattr(
-        "tutorkd.evaluation.checkpoint.snapshot_download", lambda name, **options: str(snapshot)
-    )
+    monkeypatch.setattr("tutorkd.evaluation.checkpoint.snapshot_download", lambda name, **options: str(snapshot))
     found = find_checkpoint("organisation/bert")
     size = (snapshot / "model.safetensors").stat().st_size
     assert found.identity == {"source": "organisation/bert", "revision": "abc123", "bytes": size}
@@ -516,9 +512,7 @@ def test_family_without_text_classifier_is_refused(tmp_path, arguments):
 def test_rows_longer_than_the_positions_are_refused(tmp_path, config, tokens):
     found = find_checkpoint(save_model(tmp_path / "model", config, tokens=tokens))
     check_checkpoint(found, POSITIONS)
-    with pytest.raises(
-        UserError, match=f"max_length {POSITIONS + 1} is longer than the {POSITIONS} positions"
-    ):
+    with pytest.raises(UserError, match=f"max_length {POSITIONS + 1} is longer than the {POSITIONS} positions"):
         check_checkpoint(found, POSITIONS + 1)
     # The limit is real: a row of that length goes through, a longer one doesn't.
     model, tokens = load_classifier(found, ["0", "1"], seed=0)

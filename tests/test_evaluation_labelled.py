@@ -65,9 +65,7 @@ def test_declared_classes_keep_their_order_and_are_matched_by_name(tmp_path):
 
 
 def test_integers_match_the_same_digits_in_another_format(tmp_path):
-    train = read(
-        write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}])
-    )
+    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}]))
     other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}]))
     assert align_labels(other, train, "v")["label"][:] == [1, 0]
 

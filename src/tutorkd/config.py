@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 
 @dataclass
@@ -16,6 +17,8 @@ class PretrainingConfig(TrainingArguments):
     """
 
     _argument_group_name = "training"
+
+    output_dir: str = field(default="tutorkd-run", metadata={"help": "Folder for checkpoints and the model (a path)."})
 
     # What Trainer has, with other defaults.
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW."})
@@ -55,6 +58,7 @@ class PretrainingConfig(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         # A stream's batches are read by each process itself: a batch holds flat positions and can't be sliced.
+        assert isinstance(self.accelerator_config, AcceleratorConfig)
         self.accelerator_config.dispatch_batches = False
 
 

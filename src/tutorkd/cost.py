@@ -6,9 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from tutorkd.trainer import MaskedRowsTrainer
+
+
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient, query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# torch counts the fused attention of a GPU, but not the processor's.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
     autocast = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
     saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
             with autocast, saved:
                 loss = module(**batch, **trainer._forward_arguments()).loss
             loss.backward()

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -51,7 +52,8 @@ def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
         Paths of Parquet files: "text", "train", "validation".
     """
     csv.field_size_limit(2**31 - 1)
-    text, task = [], []
+    text: list[dict[str, str]] = []
+    task: list[dict[str, str | int]] = []
     for row in _rows(reviews):
         if row["source"] == "imdb":
             text.append({"text": " ".join(row["text"].replace("<br />", " ").split())})
@@ -59,7 +61,7 @@ def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
             task.append({"text": row["text"].strip(), "label": int(row["label"])})
     random.Random(SPLIT_SEED).shuffle(task)
     held_out = round(len(task) * VALIDATION_SHARE)
-    parts = {"text": text, "validation": task[:held_out], "train": task[held_out:]}
+    parts: dict[str, Any] = {"text": text, "validation": task[:held_out], "train": task[held_out:]}
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, rows in parts.items():

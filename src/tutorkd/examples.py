@@ -1,11 +1,12 @@
 """What a trained tutor does to sentences, word by word."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from tutorkd.trainer import TutorKDTrainer
+from tutorkd.tutor_kd import TutorKD
 
 
 class Replacement(NamedTuple):
@@ -29,7 +30,7 @@ class Example(NamedTuple):
 @torch.no_grad()
 def tutor_examples(trainer: TutorKDTrainer, sentences: Sequence[str]) -> list[Example]:
     """Let the tutor rewrite each sentence once, with masks and samples from the trainer's seed."""
-    tokenizer, module = trainer.processing_class, trainer.model.eval()
+    tokenizer, module = trainer.processing_class, cast(TutorKD, trainer.model.eval())
     torch.manual_seed(trainer.args.seed)
     examples = []
     for draw, sentence in enumerate(sentences):

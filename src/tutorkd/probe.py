@@ -28,9 +28,9 @@ def probe_metrics(prediction: EvalPrediction) -> dict[str, float]:
         probe_correlation: Pearson's correlation of a^S with a^T.
         A figure is left out where it isn't defined (one class only, or no spread).
     """
-    target, original = prediction.label_ids
+    target, original = (np.asarray(values) for values in prediction.label_ids)
     asked = original != IGNORED
-    answer, target, original = prediction.predictions[asked], target[asked], original[asked]
+    answer, target, original = np.asarray(prediction.predictions)[asked], target[asked], original[asked]
     metrics = {}
     if len(np.unique(original)) == 2:
         metrics["probe_auc"] = float(roc_auc_score(original, answer))
@@ -50,5 +50,5 @@ def mlm_metrics(prediction: EvalPrediction) -> dict[str, float]:
     asked = named != IGNORED
     if not asked.any():
         return {}
-    loss = float(prediction.predictions[asked].mean())
+    loss = float(np.asarray(prediction.predictions)[asked].mean())
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "accuracy": float(named[asked].mean())}

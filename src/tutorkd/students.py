@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from tutorkd.hub import loading
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
-EXTREME_SIZES = {"hidden_size": 264, "num_attention_heads": 12, "intermediate_size": 1056, "embedding_size": 132}
+EXTREME_SIZES: dict[str, Any] = {"hidden_size": 264, "num_attention_heads": 12, "intermediate_size": 1056, "embedding_size": 132}
 PRESETS = ("half", *EXTREME_LAYERS)
 
 

@@ -1,7 +1,7 @@
 """The frozen teacher: its body on whole rows, its MLM head on the masked positions alone."""
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class MLMHead(nn.Module):
         """Start over at random, as the family's own initialisation does."""
         for module in self.model.modules():
             for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = False
+                parameter._is_hf_initialized = False  # type: ignore[attr-defined]
             self.model._init_weights(module)
 
 
@@ -73,7 +73,7 @@ class Teacher(nn.Module):
         super().__init__()
         model.requires_grad_(False).eval()
         self.config = model.config
-        self.body = model.base_model
+        self.body = cast(PreTrainedModel, model.base_model)
         self.head = MLMHead(model)
         prepare_for_capture(self.body, "teacher")
 

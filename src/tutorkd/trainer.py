@@ -49,6 +49,9 @@ class MaskedRowsTrainer(Trainer):
     """
 
     args: PretrainingConfig
+    model: nn.Module
+    data_collator: MaskingCollator
+    processing_class: PreTrainedTokenizerBase
 
     def __init__(
         self,
@@ -93,8 +96,8 @@ class MaskedRowsTrainer(Trainer):
     # Data
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        return EpochSampler(len(rows), self.data_seed) if hasattr(rows, "__len__") else None
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        return EpochSampler(len(rows), self.data_seed) if isinstance(rows, DrawnRows) else None
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
@@ -112,7 +115,7 @@ class MaskedRowsTrainer(Trainer):
         """What the module's forward pass takes beside the batch."""
         return {}
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch: BatchCounts | None = None):
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch: Any = None):
         """The losses of one micro-batch, each over the counts of the whole batch."""
         output = model(**inputs, num_items=num_items_in_batch, **self._forward_arguments())
         for name, value in output.metrics.items():
@@ -249,7 +252,7 @@ class MaskedRowsTrainer(Trainer):
                 parameter.copy_(stored[name])
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 class MaskedLMTrainer(MaskedRowsTrainer):

@@ -68,6 +68,7 @@ class TutorKD(nn.Module):
         UserError: if the pair can't be trained together (vocabularies, depths, heads).
     """
 
+    special_ids: Tensor
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(

@@ -102,14 +102,14 @@ def make_student(
     args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
     """The student that the options ask for; says what it is and how it starts."""
-    sizes = {
+    asked = {
         "num_hidden_layers": args.student_layers,
         "hidden_size": args.student_hidden_size,
         "num_attention_heads": args.student_heads,
         "intermediate_size": args.student_intermediate_size,
         "embedding_size": args.student_embedding_size,
     }
-    sizes = {key: size for key, size in sizes.items() if size is not None}
+    sizes = {key: size for key, size in asked.items() if size is not None}
     pretrained = has_weights(args.student) and args.student_init == "auto"
     if pretrained and sizes:
         raise UserError(f"{args.student} has weights of its own sizes; leave the sizes, or set --student_init random")

@@ -6,6 +6,7 @@ import json
 from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ class OptionParser(HfArgumentParser):
         self,
         command: str,
         description: str,
-        classes: Sequence[type],
+        classes: Sequence[Any],
         defaults: Mapping[str, Any],
         takes_recipe: bool = True,
     ):
@@ -141,7 +142,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     Raises:
         UserError: if there is none, or it isn't a YAML mapping.
     """
-    path = Path(name)
+    path: Path | Traversable = Path(name)
     if not path.is_file():
         if name not in recipe_names():
             raise UserError(

@@ -35,15 +35,11 @@ class EvaluateArguments(FineTuneArguments):
     )
     train: str = field(
         default="",
-        metadata={
-            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config."
-        },
+        metadata={"help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config."},
     )
     validation: str = field(
         default="",
-        metadata={
-            "help": "Labelled rows to measure on: such a file, or the validation split of name:config."
-        },
+        metadata={"help": "Labelled rows to measure on: such a file, or the validation split of name:config."},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
     text_pair_column: str | None = field(
@@ -54,9 +50,7 @@ class EvaluateArguments(FineTuneArguments):
         default="label", metadata={"help": "Column that holds the class, an integer or a string (a name)."}
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
-    restart: bool = field(
-        default=False, metadata={"help": "Whether to run finished models again (true or false)."}
-    )
+    restart: bool = field(default=False, metadata={"help": "Whether to run finished models again (true or false)."})
 
 
 def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
@@ -75,9 +69,7 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     for name in ("train", "validation"):
         if not getattr(args, name):
-            raise UserError(
-                f"no {name} data: give a csv, jsonl or parquet file, or a Hub data set name:config"
-            )
+            raise UserError(f"no {name} data: give a csv, jsonl or parquet file, or a Hub data set name:config")
     checkpoints = [find_checkpoint(model) for model in models]
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, args.max_length)
@@ -122,9 +114,7 @@ def evaluate_checkpoint(
     train_seconds = trainer.train().metrics["train_runtime"]
     logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
     if not np.isfinite(logits).all():
-        raise UserError(
-            f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate"
-        )
+        raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     labels, predicted = validation["label"][:], logits.argmax(-1)
     accuracy = float(accuracy_score(labels, predicted))
     return EvaluationResult(
@@ -151,9 +141,7 @@ def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
         # Shuffled first: files are often sorted by class.
         train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
         if len(set(train["label"])) < 2:
-            raise UserError(
-                f"the {args.max_train_samples} rows of max_train_samples hold one class only: take more"
-            )
+            raise UserError(f"the {args.max_train_samples} rows of max_train_samples hold one class only: take more")
     return train, validation
 
 
@@ -167,22 +155,25 @@ def _make_folder(folder: Path) -> None:
 def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
-    texts = [
-        rows.select(chosen)[column][:] for column in ("text", "text_pair") if column in rows.column_names
-    ]
+    texts = [rows.select(chosen)[column][:] for column in ("text", "text_pair") if column in rows.column_names]
     return list(zip(*texts, strict=True))
 
 
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
-    settings = {
-        key: value for key, value in asdict(args).items() if key not in ("models", "output_dir", "restart")
-    }
+    settings = {key: value for key, value in asdict(args).items() if key not in ("models", "output_dir", "restart")}
     digest = hashlib.sha256()
     for rows in (train, validation):
         for batch in rows.iter(batch_size=1000):
             digest.update(json.dumps(batch).encode())
-    return {**settings, "bf16": args.uses_bfloat16(), "data_sha256": digest.hexdigest()}
+    accelerator = torch.accelerator.current_accelerator()
+    return {
+        **settings,
+        "bf16": args.uses_bfloat16(),
+        "data_sha256": digest.hexdigest(),
+        "device": accelerator.type if accelerator else "cpu",
+        "threads": torch.get_num_threads(),  # times are comparable at equal counts only
+    }
 
 
 def _slug(checkpoint: Checkpoint) -> str:

@@ -32,9 +32,7 @@ def milliseconds_per_sentence(
     for sentence in chain(islice(cycle(sentences), _WARM_UP), sentences):
         texts = sentence if isinstance(sentence, tuple) else (sentence,)
         start = time.perf_counter()
-        inputs = tokenizer(*texts, truncation=True, max_length=max_length, return_tensors="pt").to(
-            model.device
-        )
+        inputs = tokenizer(*texts, truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
         model(**inputs).logits.cpu()
         times.append(time.perf_counter() - start)
     return 1000 * median(times[_WARM_UP:])

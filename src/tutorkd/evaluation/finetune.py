@@ -39,9 +39,7 @@ class FineTuneArguments:
     )
     max_train_samples: int | None = field(
         default=None,
-        metadata={
-            "help": "Training rows to use, drawn at random with the seed (rows); by default all of them."
-        },
+        metadata={"help": "Training rows to use, drawn at random with the seed (rows); by default all of them."},
     )
     seed: int = field(
         default=42,
@@ -49,9 +47,7 @@ class FineTuneArguments:
     )
     bf16: bool | None = field(
         default=None,
-        metadata={
-            "help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."
-        },
+        metadata={"help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."},
     )
 
     def __post_init__(self) -> None:
@@ -82,9 +78,7 @@ class FineTuningBar(TrainerCallback):
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(
-            total=self.sentences, desc=f"{self.title}: fine-tuning", unit=" sentences", dynamic_ncols=True
-        )
+        self.bar = tqdm(total=self.sentences, desc=f"{self.title}: fine-tuning", unit=" sentences", dynamic_ncols=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         assert self.bar is not None
@@ -99,9 +93,7 @@ class FineTuningBar(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.bar is None:
-            self.bar = tqdm(
-                total=len(eval_dataloader), desc=f"{self.title}: predicting", unit=" batches", leave=False
-            )
+            self.bar = tqdm(total=len(eval_dataloader), desc=f"{self.title}: predicting", unit=" batches", leave=False)
         self.bar.update()
 
     def on_predict(self, args, state, control, metrics, **kwargs):
@@ -117,9 +109,7 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
     """Token ids in place of the columns ``text`` and ``text_pair``; pairs are cut at their longer part."""
     columns = [column for column in ("text", "text_pair") if column in rows.column_names]
     return rows.map(
-        lambda batch: tokenizer(
-            *(batch[column] for column in columns), truncation=True, max_length=max_length
-        ),
+        lambda batch: tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length),
         batched=True,
         remove_columns=columns,
         keep_in_memory=True,

@@ -48,9 +48,7 @@ def load_labelled(
     texts = {name: _texts(rows, column, source) for name, column in columns.items() if name != "label"}
     labels, classes = _labels(rows, label_column, source)
     if len(set(labels)) < 2:
-        raise UserError(
-            f"{source}: every row has {labels[0]!r} in column {label_column!r}; two classes are needed"
-        )
+        raise UserError(f"{source}: every row has {labels[0]!r} in column {label_column!r}; two classes are needed")
     class_of = {name: index for index, name in enumerate(classes)}
     features = Features({**dict.fromkeys(texts, Value("string")), "label": ClassLabel(names=classes)})
     return Dataset.from_dict({**texts, "label": [class_of[label] for label in labels]}, features=features)
@@ -123,9 +121,7 @@ def _suggest(column: str, columns: list[str]) -> str:
 def _missing(values: list, column: str, source: str) -> None:
     for row, value in enumerate(values):
         if value is None or value != value:
-            raise UserError(
-                f"{source}: row {row + 1} has no value in column {column!r}; fill it or leave the row out"
-            )
+            raise UserError(f"{source}: row {row + 1} has no value in column {column!r}; fill it or leave the row out")
 
 
 def _texts(rows: Dataset, column: str, source: str) -> list[str]:
@@ -142,9 +138,7 @@ def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[st
     _missing(values, column, source)
     if -1 in values:
         row = values.index(-1) + 1
-        raise UserError(
-            f"{source}: row {row} is unlabelled (-1 in column {column!r}); give labelled rows only"
-        )
+        raise UserError(f"{source}: row {row} is unlabelled (-1 in column {column!r}); give labelled rows only")
     if isinstance(feature, ClassLabel):
         return feature.int2str(values), feature.names
     if not isinstance(values[0], str | int):

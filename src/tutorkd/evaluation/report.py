@@ -43,7 +43,9 @@ class EvaluationResult:
 
 def results_table(results: Sequence[EvaluationResult]) -> Table:
     """For the terminal: model, parameters, size, accuracy, speed, and the comparison with the first row."""
-    table = Table(caption=_caption(results), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        caption=_caption(results), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.add_column("model", overflow="fold")
     for heading in ("parameters", "size", "accuracy %", "ms a\nsentence", "vs first:\npoints, speed"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -109,5 +111,5 @@ def _caption(results: Sequence[EvaluationResult]) -> str:
     return (
         f"Accuracy on {first.validation_rows:,} rows ± its standard error, after fine-tuning on "
         f"{first.train_rows:,}; time: one sentence at a time, median, float32, {first.device}, "
-        f"{first.threads} threads."
+        f"threads: {first.threads}."
     )

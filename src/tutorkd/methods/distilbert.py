@@ -2,8 +2,7 @@
 
 Reference: Victor Sanh, Lysandre Debut, Julien Chaumond, Thomas Wolf, "DistilBERT, a distilled version of
 BERT: smaller, faster, cheaper and lighter", 5th Workshop on Energy Efficient Machine Learning and Cognitive
-Computing, NeurIPS 2019 (arXiv 1910.01108), section 2. Weights and temperature are those of the authors'
-released training.
+Computing, NeurIPS 2019, section 2 (arXiv 1910.01108). Weights and temperature are those of the released code.
 
 Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits and T the temperature,
 
@@ -12,8 +11,8 @@ Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits
     L_cos = mean over real positions of 1 - cos(h^S_t, h^T_t), h the last hidden states
     L     = 5 L_ce + 2 L_mlm + 1 L_cos
 
-The paper doesn't say over which positions L_ce is a mean. Here they are the masked ones, so that no method pays for
-an MLM head on other positions; the released code offers that too, and by default takes all real positions.
+The paper doesn't say over which positions L_ce is a mean. Here they are the masked ones, so that no method
+pays for an MLM head elsewhere; the released code can do that too, and by default takes all real positions.
 """
 
 from dataclasses import dataclass, field
@@ -46,12 +45,22 @@ CITATION = """\
 class DistilBERTSettings:
     """Constants of DistilBERT."""
 
-    soft_cross_entropy_weight: float = field( default=5.0, metadata={"help": "Weight of L_ce (the authors'
-    released training command)."} ) mlm_weight: float = field( default=2.0, metadata={"help": "Weight of L_mlm
-    (the authors' released training command)."} ) cosine_weight: float = field( default=1.0, metadata={
-    "help": "Weight of L_cos (the authors' released training command); 0 turns it off, as hidden sizes " "that
-    differ require." }, ) temperature: float = field( default=2.0, metadata={"help": "Temperature T of L_ce
-    (default of the authors' released code)."} )
+    soft_cross_entropy_weight: float = field(
+        default=5.0, metadata={"help": "Weight of L_ce (training command of the authors' released code)."}
+    )
+    mlm_weight: float = field(
+        default=2.0, metadata={"help": "Weight of L_mlm (training command of the authors' released code)."}
+    )
+    cosine_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of L_cos (training command of the authors' released code); 0 turns it off, as "
+            "hidden sizes that differ require."
+        },
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "Temperature T of L_ce (default of the authors' released code)."}
+    )
 
 
 def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None) -> Tensor:
@@ -65,7 +74,8 @@ def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None
     Returns:
         () float32.
     """
-    return _mean(F.cross_entropy(logits.float(), original_ids, reduction="sum"), len(original_ids), num_items)
+    total = F.cross_entropy(logits.float(), original_ids, reduction="sum")
+    return _mean(total, len(original_ids), num_items)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:
@@ -94,18 +104,25 @@ class DistilBERT(nn.Module):
         settings: weights of the losses and the temperature.
 
     Raises:
-        UserError: if the student has no MLM head, vocabularies or hidden sizes differ, or the temperature isn't
-            above 0.
+        UserError: if the student has no MLM head, vocabularies or hidden sizes differ, or the temperature
+            isn't above 0.
     """
 
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: DistilBERTSettings):
-    super().__init__() check_soft_targets("distilbert", student, teacher, settings.temperature) s, t =
-    student.config.hidden_size, teacher.config.hidden_size if settings.cosine_weight and s != t: raise
-    UserError( f"distilbert compares hidden states of one size, and the student's is {s}, the teacher's {t}:
-    give " f"the student the teacher's (--student_hidden_size {t}), or leave the cosine out (--cosine_weight
-    0)" ) self.student = student self.head = MLMHead(student) self.args = settings
+        super().__init__()
+        check_soft_targets("distilbert", student, teacher, settings.temperature)
+        s, t = student.config.hidden_size, teacher.config.hidden_size
+        if settings.cosine_weight and s != t:
+            raise UserError(
+                f"distilbert needs hidden states of one size, but the student's is {s}, the teacher's {t}: "
+                f"give the student the teacher's (--student_hidden_size {t}), or leave the cosine out "
+                "(--cosine_weight 0)"
+            )
+        self.student = student
+        self.head = MLMHead(student)
+        self.args = settings
 
     def forward(
         self,

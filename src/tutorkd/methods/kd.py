@@ -1,7 +1,7 @@
 """KD: the student matches the teacher's MLM distribution at the masked positions.
 
 Reference: Geoffrey Hinton, Oriol Vinyals, Jeff Dean, "Distilling the Knowledge in a Neural Network", NIPS
-2014 Deep Learning Workshop (arXiv 1503.02531, 2015), section 2.
+2014 Deep Learning Workshop, section 2 (arXiv 1503.02531, 2015).
 
 Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits and T the temperature,
 
@@ -36,8 +36,10 @@ CITATION = """\
 class KDSettings:
     """Constants of KD."""
 
-    temperature: float = field( default=2.0, metadata={ "help": "Temperature T of both softmaxes (Hinton et
-    al. 2015, section 4.1: the best of 1, 2, 5 and 10)." }, )
+    temperature: float = field(
+        default=2.0,
+        metadata={"help": "Temperature T of both softmaxes (Hinton et al. 2015, section 4.1: best of 1, 2, 5, 10)."},
+    )
 
 
 class KD(nn.Module):

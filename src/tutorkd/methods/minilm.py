@@ -6,15 +6,16 @@ Distillation for Task-Agnostic Compression of Pre-Trained Transformers", NeurIPS
 
 Teacher and student read X, the plain text. In the last layer of each, with Q, K, V of a head of size d,
 
-    A  = softmax(Q K^T / sqrt(d))      attention distributions
-    VR = softmax(V V^T / sqrt(d))      value relations
+    A    = softmax(Q K^T / sqrt(d))      attention distributions
+    VR   = softmax(V V^T / sqrt(d))      value relations
     L_AT = mean over heads and real positions of KL(A^T || A^S)
     L_VR = mean over heads and real positions of KL(VR^T || VR^S)
     L    = L_AT + L_VR
 
-Head h of the student matches head h of the teacher, so both need as many heads; sizes and depths are free. Nothing
-behind the last layer's queries, keys and values enters the loss: that layer's output and feed-forward weights stay
-as they start. The paper's teacher assistant, a step in between for very small students, isn't part of this module.
+Head h of the student matches head h of the teacher, so both need as many heads; sizes and depths are free.
+Nothing behind the last layer's queries, keys and values enters the loss: that layer's output and feed-forward
+weights stay as they start. The paper's teacher assistant, a step in between for very small students, isn't
+part of this module.
 """
 
 from dataclasses import dataclass, field
@@ -70,11 +71,17 @@ class MiniLM(nn.Module):
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMSettings):
-    super().__init__() check_vocabulary(student, teacher) s, t = student.config.num_attention_heads,
-    teacher.config.num_attention_heads if s != t: raise UserError( f"minilm compares attention head by head,
-    and the student has {s} heads, the teacher {t}: give " f"the student as many (--student_heads {t}), or use
-    minilm-v2, which takes any head counts" ) prepare_for_capture(student, "student") self.student = student
-    self.args = settings
+        super().__init__()
+        check_vocabulary(student, teacher)
+        s, t = student.config.num_attention_heads, teacher.config.num_attention_heads
+        if s != t:
+            raise UserError(
+                f"minilm compares attention head by head, and the student has {s} heads, the teacher {t}: "
+                f"give the student as many (--student_heads {t}), or use minilm-v2, which takes any number"
+            )
+        prepare_for_capture(student, "student")
+        self.student = student
+        self.args = settings
 
     def forward(
         self,
@@ -86,7 +93,7 @@ class MiniLM(nn.Module):
         teacher: Teacher,
         num_items: BatchCounts | None = None,
     ) -> StepOutput:
-        """One step on X (B, L); the masks aren't read."""
+        """One step on X (B, L); the masked positions aren't read."""
         c = self.args
         real = None if num_items is None else num_items.real
         with torch.no_grad():

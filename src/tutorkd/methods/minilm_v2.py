@@ -8,13 +8,14 @@ Teacher and student read X, the plain text. In the student's last layer and one 
 vectors A of all attention heads (A_1 queries, A_2 keys, A_3 values) are put end to end and split anew into
 A_r relation heads of size d_r. For each relation head
 
-    R_i  = softmax(A_i A_i^T / sqrt(d_r))
-    L_i  = mean over relation heads and real positions of KL(R_i^T || R_i^S)
-    L    = L_1 + L_2 + L_3
+    R_i = softmax(A_i A_i^T / sqrt(d_r))
+    L_i = mean over relation heads and real positions of KL(R_i^T || R_i^S)
+    L   = L_1 + L_2 + L_3
 
-Student and teacher may differ in heads, sizes and depths; A_r must divide both sizes. The teacher's layer is the
-last of a base-size teacher and an upper-middle one of a large teacher. Nothing behind the last layer's queries, keys
-and values enters the loss: that layer's output and feed-forward weights stay as they start.
+Student and teacher may differ in heads, sizes and depths; A_r must divide both sizes. The teacher's layer is
+the last of a base-size teacher and an upper-middle one of a large teacher. Nothing behind the queries, keys
+and values of the student's last layer enters the loss: that layer's output and feed-forward weights stay as
+they start.
 """
 
 import math
@@ -49,15 +50,29 @@ CITATION = """\
 class MiniLMv2Settings:
     """Constants of MiniLM v2."""
 
-    relation_heads: int = field( default=48, metadata={ "help": "Relation heads A_r (Wang et al. 2021: 48 for
-    base-size teachers, 64 for large ones); must divide " "the hidden sizes of student and teacher." }, )
-    teacher_layer: int | None = field( default=None, metadata={ "help": "Teacher's layer that is matched,
-    counted from 1; by default the last, as for base-size teachers " "(Wang et al. 2021, section 3.2: an
-    upper-middle one of large teachers)." }, ) query_relation_weight: float = field( default=1.0,
-    metadata={"help": "Weight of the Q-Q relations' loss (Wang et al. 2021, section 3.1)."} )
-    key_relation_weight: float = field( default=1.0, metadata={"help": "Weight of the K-K relations' loss
-    (Wang et al. 2021, section 3.1)."} ) value_relation_weight: float = field( default=1.0, metadata={"help":
-    "Weight of the V-V relations' loss (Wang et al. 2021, section 3.1)."} )
+    relation_heads: int = field(
+        default=48,
+        metadata={
+            "help": "Relation heads A_r (Wang et al. 2021: 48 for base-size teachers, 64 for large ones), "
+            "which must divide the hidden sizes of student and teacher."
+        },
+    )
+    teacher_layer: int | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher's layer that is matched, counted from 1; by default the last, as for base-size "
+            "teachers (Wang et al. 2021, section 3.2: an upper-middle one of large teachers)."
+        },
+    )
+    query_relation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the Q-Q relations' loss (Wang et al. 2021, section 3.1)."}
+    )
+    key_relation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the K-K relations' loss (Wang et al. 2021, section 3.1)."}
+    )
+    value_relation_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the V-V relations' loss (Wang et al. 2021, section 3.1)."}
+    )
 
 
 def regroup(vectors: Tensor, relation_heads: int) -> Tensor:
@@ -94,18 +109,26 @@ class MiniLMv2(nn.Module):
         settings: relation heads, the teacher's layer, weights of the losses.
 
     Raises:
-        UserError: if vocabularies differ, the relation heads don't divide both sizes, or there is no such layer.
+        UserError: if vocabularies differ, the relation heads don't divide both sizes, or the teacher has no
+            such layer.
     """
 
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMv2Settings):
-    super().__init__() check_vocabulary(student, teacher) check_relation_heads(settings.relation_heads,
-    student.config, teacher.config) depth = teacher.config.num_hidden_layers self.teacher_layer = depth if
-    settings.teacher_layer is None else settings.teacher_layer if not 1 <= self.teacher_layer <= depth: raise
-    UserError( f"the teacher has no layer {self.teacher_layer}: set --teacher_layer to one of 1 to {depth}, or
-    " "leave it out for the last" ) prepare_for_capture(student, "student") self.student = student self.args =
-    settings
+        super().__init__()
+        check_vocabulary(student, teacher)
+        check_relation_heads(settings.relation_heads, student.config, teacher.config)
+        depth = teacher.config.num_hidden_layers
+        self.teacher_layer = depth if settings.teacher_layer is None else settings.teacher_layer
+        if not 1 <= self.teacher_layer <= depth:
+            raise UserError(
+                f"the teacher has no layer {self.teacher_layer}: set --teacher_layer to one of 1 to {depth}, "
+                "or leave it out for the last"
+            )
+        prepare_for_capture(student, "student")
+        self.student = student
+        self.args = settings
 
     def forward(
         self,
@@ -117,7 +140,7 @@ class MiniLMv2(nn.Module):
         teacher: Teacher,
         num_items: BatchCounts | None = None,
     ) -> StepOutput:
-        """One step on X (B, L); the masks aren't read."""
+        """One step on X (B, L); the masked positions aren't read."""
         c = self.args
         real = None if num_items is None else num_items.real
         with torch.no_grad():
@@ -125,18 +148,17 @@ class MiniLMv2(nn.Module):
         s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
-        losses = {
-            "loss_query_relation": self_relation_loss(s.query, t.query, c.relation_heads, mask, real),
-            "loss_key_relation": self_relation_loss(s.key, t.key, c.relation_heads, mask, real),
-            "loss_value_relation": self_relation_loss(s.value, t.value, c.relation_heads, mask, real),
-        }
-        weights = {
-            "loss_query_relation": c.query_relation_weight,
-            "loss_key_relation": c.key_relation_weight,
-            "loss_value_relation": c.value_relation_weight,
-        }
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})
+        query = self_relation_loss(s.query, t.query, c.relation_heads, mask, real)
+        key = self_relation_loss(s.key, t.key, c.relation_heads, mask, real)
+        value = self_relation_loss(s.value, t.value, c.relation_heads, mask, real)
+        return StepOutput(
+            c.query_relation_weight * query + c.key_relation_weight * key + c.value_relation_weight * value,
+            {
+                "loss_query_relation": query.detach(),
+                "loss_key_relation": key.detach(),
+                "loss_value_relation": value.detach(),
+            },
+        )
 
 
 def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
@@ -150,8 +172,8 @@ def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher
     if relation_heads < 1 or common % relation_heads:
         fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
         raise UserError(
-            f"{relation_heads} relation heads don't divide both the student's hidden size {s} and the teacher's "
-            f"{t}: set --relation_heads to one of {fitting}"
+            f"{relation_heads} relation heads don't divide both the student's hidden size {s} and the "
+            f"teacher's {t}: set --relation_heads to one of {fitting}"
         )
 
 

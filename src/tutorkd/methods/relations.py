@@ -6,13 +6,12 @@ distribution over the row's positions. Queries with keys give the attention dist
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from tutorkd.capture import AttentionInputs, _recording
 from tutorkd.functional import Count, _mean
 
-# Score of a padded key: its probability is exactly 0, and differences of such scores stay finite.
+# Score of a padded position: its share is exactly 0, and differences of such scores stay finite.
 _PADDED = -1e30
 
 
@@ -30,7 +29,7 @@ class _OneLayer(list[AttentionInputs]):
 
 
 def attention_inputs(
-    encoder: PreTrainedModel, layer: int, input_ids: Tensor, attention_mask: Tensor | None
+    encoder: nn.Module, layer: int, input_ids: Tensor, attention_mask: Tensor | None
 ) -> AttentionInputs:
     """Queries, keys and values of one layer, fused attention on and nothing else kept.
 

@@ -49,4 +49,4 @@ def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, 
         )
     check_vocabulary(student, teacher)
     if not temperature > 0:
-        raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 changes nothing")
+        raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 leaves logits as they are")

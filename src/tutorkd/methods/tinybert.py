@@ -12,8 +12,9 @@ dimension),
     L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2        over heads and real (query, key) pairs
     L     = L_hid + L_att
 
-Scores are taken before the softmax, which the paper found to converge faster. As in the authors' released code, one
-learned projection W serves the embeddings and all layers; it starts at the identity where hidden sizes agree.
+Scores are taken before the softmax, which the paper found to converge faster. As in the authors' released
+code, one learned projection W serves the embeddings and all layers. It starts at the identity where hidden
+sizes agree.
 """
 
 from dataclasses import dataclass, field
@@ -45,10 +46,16 @@ CITATION = """\
 class TinyBERTSettings:
     """Constants of TinyBERT's general distillation."""
 
-    hidden_state_weight: float = field( default=1.0, metadata={"help": "Weight of L_hid (a plain sum in the
-    authors' released code)."} ) attention_score_weight: float = field( default=1.0, metadata={ "help":
-    "Weight of L_att (a plain sum in the authors' released code); 0 turns it off, as head counts " "that
-    differ require." }, )
+    hidden_state_weight: float = field(
+        default=1.0, metadata={"help": "Weight of L_hid (a plain sum in the authors' released code)."}
+    )
+    attention_score_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of L_att (a plain sum in the authors' released code); 0 turns it off, as head "
+            "counts that differ require."
+        },
+    )
 
 
 class TinyBERT(nn.Module):
@@ -88,7 +95,7 @@ class TinyBERT(nn.Module):
         teacher: Teacher,
         num_items: BatchCounts | None = None,
     ) -> StepOutput:
-        """One step on X (B, L); the masks aren't read."""
+        """One step on X (B, L); the masked positions aren't read."""
         c = self.args
         _, real, pairs = num_items or (None, None, None)
         taught = teacher.states(input_ids, attention_mask)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from transformers import AutoModel
+
+import tiny
+from tutorkd.config import TutorKDConfig
+from tutorkd.cost import matmul_rate, measure_step
+from tutorkd.trainer import TutorKDTrainer
+
+
+class _Rows(list):
+    def select(self, indices):
+        return _Rows(self[i] for i in indices)
+
+
+def test_operations_of_a_step_are_those_of_its_matrix_products(tmp_path):
+    """4 N_t + 6 N_s a token for the weights outside the embeddings, and what heads and attention add."""
+    rows, length, d, layers = 3, 24, 32, (4, 2)
+    args = TutorKDConfig(output_dir=str(tmp_path), per_device_train_batch_size=rows, gradient_accumulation_steps=2)
+    teacher, student = tiny.masked_lm(), AutoModel.from_config(tiny.config("bert", num_hidden_layers=2))
+    data = _Rows(tiny.rows(4))
+    trainer = TutorKDTrainer(student, teacher, args, data, tiny.tokenizer(), eval_dataset=data)
+    cost = measure_step(trainer, length)
+    n_t, n_s = (count * (4 * d * d + 2 * d * 64) for count in layers)
+    masked = len(trainer.data_collator([{"input_ids": _same_ids(trainer, length), "draw": 0}])["masked_positions"])
+    head = 2 * masked * (d * d + d * tiny.VOCABULARY)
+    expected = {
+        "bodies": length * (4 * n_t + 6 * n_s),
+        # each layer's scores and weighted sums: teacher twice, student forward and, since the fused kernel forms the
+        # scores anew, two and a half times that backward
+        "attention": 4 * length**2 * d * (2 * layers[0] + 3.5 * layers[1]),
+        # the teacher's head twice, the tutor's forward and backward, whose input needs no gradient
+        "vocabulary heads": 2 * head + 2 * head + 2 * masked * d * tiny.VOCABULARY,
+        "modified logit": 6 * length * (d * d + d),
+        # one projection for the embedding output and two layers
+        "hidden states": 3 * 6 * length * d * d,
+        # H heads of two Gram matrices of 2 * d_head a layer, forward and twice that backward
+        "attention scores": 2 * 6 * 2 * length * 4 * (2 * 8) ** 2,
+    }
+    assert cost.tokens == rows * length * 2
+    assert cost.flops / (rows * 2) == pytest.approx(sum(expected.values()), rel=0.03)
+    assert cost.activation_bytes > 0
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def _same_ids(trainer, length):
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(0)).choice(trainer.data_collator.ordinary_ids, length)
+
+
+def test_weights_gradients_and_moments_are_counted_once(tmp_path):
+    args = TutorKDConfig(output_dir=str(tmp_path), per_device_train_batch_size=1)
+    teacher, student = tiny.masked_lm(), AutoModel.from_config(tiny.config("bert", num_hidden_layers=2))
+    data = _Rows(tiny.rows(4))
+    trainer = TutorKDTrainer(student, teacher, args, data, tiny.tokenizer(), eval_dataset=data)
+    trained = sum(p.numel() for p in trainer.model.parameters())
+    frozen = sum(p.numel() for p in trainer.teacher.parameters())
+    assert measure_step(trainer, 16).static_bytes == 16 * trained + 4 * frozen
+
+
+def test_the_matrix_product_rate_is_a_rate():
+    assert matmul_rate(torch.float32, torch.device("cpu"), 128) > 1e6

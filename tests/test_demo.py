@@ -1,0 +1,83 @@
+import csv
+import json
+import random
+
+import pandas as pd
+import pytest
+
+import tiny
+from tutorkd import demo_data
+from tutorkd.cli.main import main
+from tutorkd.errors import UserError
+
+RECIPE = """
+adapt: {max_steps: 3, max_length: 24, per_device_train_batch_size: 4, logging_steps: 1, eval_steps: 3, save_steps: 3}
+distill:
+  {student: half, save_initial_student: true, max_steps: 3, max_length: 24, per_device_train_batch_size: 4,
+   logging_steps: 1, eval_steps: 3, save_steps: 3}
+evaluate: {max_length: 24, num_train_epochs: 1, max_train_samples: 32}
+"""
+
+
+def _reviews(path):
+    generator = random.Random(0)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "source"])
+        for i, text in enumerate(tiny.documents(30)):
+            writer.writerow([text.replace(" ", "<br /><br />", 1), i % 2, "imdb"])
+        for i in range(64):
+            writer.writerow([" ".join(generator.choices(tiny.WORDS, k=16)), i % 2, "rotten_tomatoes"])
+    return path
+
+
+def test_reviews_are_split_into_text_and_task_without_overlap(tmp_path):
+    paths = demo_data.split_reviews(_reviews(tmp_path / "reviews.csv"), tmp_path / "data")
+    text, train, validation = (pd.read_parquet(paths[name]) for name in ("text", "train", "validation"))
+    assert text["text"].tolist() == tiny.documents(30)
+    assert (len(train), len(validation)) == (48, 16)
+    assert not set(train["text"]) & set(validation["text"])
+    again = demo_data.split_reviews(tmp_path / "reviews.csv", tmp_path / "other")
+    assert pd.read_parquet(again["validation"]).equals(validation)
+
+
+def test_a_missing_package_names_the_extra():
+    with pytest.raises(UserError, match=r"no-such-package: pip install 'tutorkd\[demo\]'"):
+        demo_data.packaged_file("no-such-package", "file")
+
+
+def test_the_packages_of_the_extra_hold_what_the_demo_needs():
+    assert (demo_data.encoder_folder() / "model.safetensors").is_file()
+    with demo_data.reviews_file().open(encoding="utf-8") as lines:
+        assert next(csv.reader(lines)) == ["text", "label", "source"]
+
+
+def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, capsys):
+    encoder = tmp_path / "encoder"
+    tiny.masked_lm().base_model.save_pretrained(encoder)
+    tiny.tokenizer().save_pretrained(encoder)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    command = ["demo", "--config", str(recipe), "--encoder", str(encoder), "--output_dir", str(tmp_path / "out")]
+    command += ["--reviews", str(_reviews(tmp_path / "reviews.csv"))]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    for expected in ("about", "1. adapt", "2. distill", "3. evaluate", "4. summary", "tutor wrote", "The real thing"):
+        assert expected in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["name"] for row in summary] == ["teacher", "Tutor-KD student", "same student, not distilled"]
+    assert summary[1]["parameters"] == summary[2]["parameters"] < summary[0]["parameters"]
+
+    weights = (tmp_path / "out" / "student" / "model.safetensors").stat().st_mtime_ns
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("is finished; --restart runs it again") == 2
+    assert (tmp_path / "out" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys):
+    for text, message in (("adapt: {}\ndistil: {}", "no stage 'distil'"), ("adapt: {max_step: 3}", "did you mean max_steps")):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(text, encoding="utf-8")
+        reviews = ["--encoder", "x", "--reviews", str(_reviews(tmp_path / "reviews.csv"))]
+        assert main(["demo", "--config", str(recipe), "--output_dir", str(tmp_path / "out"), *reviews]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,207 @@
+import math
+
+import pytest
+import torch
+from transformers import AutoModel
+
+import tiny
+from tutorkd import functional as F
+from tutorkd.config import TutorKDConfig
+from tutorkd.data.masking import BatchCounts, MaskingCollator
+from tutorkd.errors import UserError
+from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.teacher import Teacher
+from tutorkd.tutor_kd import TutorKD
+
+
+def _config(tmp_path, **changes) -> TutorKDConfig:
+    return TutorKDConfig(output_dir=str(tmp_path), sampling=changes.pop("sampling", "greedy"), **changes)
+
+
+def _pair(tmp_path, family: str = "bert", **changes) -> tuple[TutorKD, Teacher]:
+    teacher = Teacher(tiny.masked_lm(family))
+    torch.manual_seed(1)
+    student = build_student("half", teacher.config)
+    return TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path, **changes)).eval(), teacher
+
+
+def _batch(rows=None, first_draw: int = 0, probability: float = 0.3):
+    rows = rows or tiny.rows(4, 12) + tiny.rows(2, 7, seed=1)
+    collator = MaskingCollator(tiny.tokenizer(), probability, 0, tiny.VOCABULARY)
+    return collator([{**row, "draw": first_draw + i} for i, row in enumerate(rows)])
+
+
+TUTOR_LOSSES = {"policy_weight": 0.0, "plausibility_weight": 0.0}
+STUDENT_LOSSES = {"modified_logit_weight": 0.0, "hidden_state_weight": 0.0, "attention_score_weight": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("off", "learns", "rests"),
+    [(STUDENT_LOSSES, ["tutor"], ["student", "modified_logit_head", "projection"]), (TUTOR_LOSSES, ["student"], ["tutor"])],
+)
+def test_policy_losses_reach_the_tutor_only_and_distillation_losses_the_student_only(tmp_path, off, learns, rests):
+    module, teacher = _pair(tmp_path, tutor_init="random", **off)
+    module(**_batch(), teacher=teacher).loss.backward()
+
+    def total(name):
+        return sum(p.grad.abs().sum().item() for p in getattr(module, name).parameters() if p.grad is not None)
+
+    assert all(total(name) > 0 for name in learns)
+    assert all(total(name) == 0 for name in rests)
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_tutor_that_starts_at_the_teacher_s_head_has_no_divergence_and_a_random_one_has(tmp_path):
+    batch = _batch()
+    at_teacher, teacher = _pair(tmp_path)
+    assert at_teacher(**batch, teacher=teacher).metrics["loss_plausibility"].item() == pytest.approx(0, abs=1e-5)
+    random, teacher = _pair(tmp_path, tutor_init="random")
+    assert random(**batch, teacher=teacher).metrics["loss_plausibility"].item() > 0.01
+
+
+def test_the_step_s_losses_are_the_formulas_on_the_models_plain_outputs(tmp_path):
+    """The whole step again from plain transformers calls: logits everywhere, eager attention, loops over layers."""
+    module, teacher = _pair(tmp_path)
+    batch = _batch(tiny.rows(4, 12))
+    metrics = module(**batch, teacher=teacher).metrics
+    model, student = tiny.masked_lm(), module.student
+    mask = torch.ones(4, 12)
+    chosen = torch.zeros(48, dtype=torch.bool).index_fill(0, batch["masked_positions"], True).view(4, 12)
+    x, corrupted = batch["input_ids"], batch["corrupted_ids"]
+    with torch.no_grad():
+        prior = model(input_ids=corrupted).logits.double().softmax(-1)
+        policy = prior.clone()
+        policy[..., tiny.SPECIAL_IDS] = 0
+        x_prime = torch.where(chosen, policy.argmax(-1), x)
+        ratio = prior.gather(-1, x_prime[..., None]) / prior.gather(-1, x[..., None])
+        target = torch.where(chosen, ratio[..., 0].clamp(max=1), 1.0)
+        teacher_out = model(input_ids=x_prime, output_hidden_states=True)
+        posterior = teacher_out.logits.double().softmax(-1)
+        student_out = student(input_ids=x_prime, output_hidden_states=True)
+        answer = module.modified_logit_head(student_out.last_hidden_state).double().sigmoid()
+        cross_entropy = -(target * answer.log() + (1 - target) * (1 - answer).log())
+        reward_teacher = (posterior.gather(-1, x[..., None]) - posterior.gather(-1, x_prime[..., None]))[..., 0][chosen]
+        reward_student = (target - answer).abs()[chosen]
+        log_policy = prior.gather(-1, x_prime[..., None])[..., 0][chosen].log()
+        hidden = sum(
+            (module.projection(s) - t).square().mean()
+            for s, t in zip(student_out.hidden_states, teacher_out.hidden_states[::2], strict=True)
+        )
+    expected = {
+        "loss_modified_logit": cross_entropy.mean(),
+        "reward_teacher": reward_teacher.mean(),
+        "reward_student": reward_student.mean(),
+        "loss_policy": -(log_policy * (reward_teacher + reward_student)).mean(),
+        "loss_hidden_state": hidden,
+        "share_original": (x_prime == x)[chosen].double().mean(),
+        "share_ratio_1": (target[chosen] == 1).double().mean(),
+    }
+    assert mask.all()
+    for name, value in expected.items():
+        assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+
+
+def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp_path):
+    module, teacher = _pair(tmp_path)
+    batch = _batch()
+    lesson = module.teach(**batch, teacher=teacher)
+    mask = batch["attention_mask"]
+    expected = sum(
+        F.attention_score_loss(
+            lesson.learned.attention[i].query,
+            lesson.learned.attention[i].key,
+            lesson.taught.attention[2 * i + 1].query,
+            lesson.taught.attention[2 * i + 1].key,
+            mask,
+        )
+        for i in range(2)
+    )
+    assert module(**batch, teacher=teacher).metrics["loss_attention_score"].item() == pytest.approx(expected.item())
+
+
+def test_padded_rows_change_no_loss(tmp_path):
+    module, teacher = _pair(tmp_path)
+    short = _batch(tiny.rows(3, 10))
+    long = _batch(tiny.rows(3, 10) + tiny.rows(1, 24, seed=5))
+    keep = long["masked_positions"][long["masked_positions"] < 3 * 24]
+    padded = {key: long[key][:3] for key in ("input_ids", "corrupted_ids", "attention_mask")} | {"masked_positions": keep}
+    assert padded["attention_mask"].sum() == 30
+    a, b = (module(**batch, teacher=teacher) for batch in (short, padded))
+    for name in a.metrics:
+        assert a.metrics[name].item() == pytest.approx(b.metrics[name].item(), rel=1e-4, abs=1e-6), name
+
+
+def test_micro_batches_sum_to_the_whole_batch(tmp_path):
+    module, teacher = _pair(tmp_path)
+    rows = tiny.rows(4, 12) + tiny.rows(2, 7, seed=1)
+    whole, parts = _batch(rows), [_batch(rows[:1]), _batch(rows[1:], first_draw=1)]
+    counts = BatchCounts.of(whole)
+    expected = module(**whole, teacher=teacher)
+    outputs = [module(**part, teacher=teacher, num_items=counts) for part in parts]
+    assert sum(o.loss.item() for o in outputs) == pytest.approx(expected.loss.item(), rel=1e-4)
+    for name, value in expected.metrics.items():
+        assert sum(o.metrics[name].item() for o in outputs) == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+
+
+def test_nothing_masked_still_trains_the_student(tmp_path):
+    module, teacher = _pair(tmp_path)
+    output = module(**_batch(probability=0.0), teacher=teacher)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert output.metrics["loss_policy"] == output.metrics["reward_teacher"] == 0
+    assert module.modified_logit_head.dense.weight.grad.abs().sum() > 0
+
+
+def test_a_student_equal_to_the_teacher_has_no_internal_losses(tmp_path):
+    teacher = Teacher(tiny.masked_lm())
+    student = AutoModel.from_config(tiny.config("bert"))
+    initialise_from_teacher(student, teacher.body)
+    metrics = TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path))(**_batch(), teacher=teacher).metrics
+    assert metrics["loss_hidden_state"].item() == pytest.approx(0, abs=1e-6)
+    assert metrics["loss_attention_score"].item() == pytest.approx(0, abs=1e-4)
+
+
+def test_bfloat16_gives_nearly_the_losses_of_float32(tmp_path):
+    module, teacher = _pair(tmp_path)
+    batch = _batch()
+    expected = module(**batch, teacher=teacher).metrics
+    with torch.autocast("cpu", torch.bfloat16):
+        metrics = module(**batch, teacher=teacher.to(torch.bfloat16)).metrics
+    for name in ("loss_modified_logit", "loss_hidden_state"):
+        assert metrics[name].item() == pytest.approx(expected[name].item(), rel=0.1)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_the_probe_s_answers_are_of_the_teacher_s_samples(tmp_path):
+    module, teacher = _pair(tmp_path)
+    batch, generators = _batch(), [torch.Generator().manual_seed(3) for _ in range(2)]
+    first, second = (module.answer(**batch, teacher=teacher, generator=g) for g in generators)
+    answers, ratio, original = first
+    assert answers.shape == ratio.shape == original.shape == batch["masked_positions"].shape
+    assert (ratio[original == 1] == 1).all()
+    assert torch.equal(ratio, second[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 90}, "share a vocabulary: 90 tokens against 100"),
+        ({"num_hidden_layers": 3}, "student of 3 layers can't be matched to a teacher of 4.*such as 1, 2"),
+        ({"num_attention_heads": 2}, "2 student heads and 4 teacher heads.*--attention_score_weight 0"),
+    ],
+)
+def test_pairs_that_can_t_be_trained_together_are_refused(tmp_path, changes, message):
+    config = tiny.config("bert", num_hidden_layers=2)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    with pytest.raises(UserError, match=message):
+        TutorKD(AutoModel.from_config(config), Teacher(tiny.masked_lm()), tiny.SPECIAL_IDS, _config(tmp_path))
+
+
+def test_differing_heads_train_without_attention_scores(tmp_path):
+    config = tiny.config("bert", num_hidden_layers=2, num_attention_heads=2)
+    teacher = Teacher(tiny.masked_lm())
+    module = TutorKD(
+        AutoModel.from_config(config), teacher, tiny.SPECIAL_IDS, _config(tmp_path, attention_score_weight=0.0)
+    )
+    assert "loss_attention_score" not in module(**_batch(), teacher=teacher).metrics

@@ -499,7 +499,7 @@ def main() -> int:
     what.add_argument("--peak-memory", choices=VARIANTS, help="only print the bytes that one variant takes")
     args = parser.parse_args()
     shapes = [args.shape] if args.shape else list(SHAPES)
-    console = Console(soft_wrap=True)
+    console = Console(width=max(Console().width, 112))  # the table's width, also where output goes to a file
     with tempfile.TemporaryDirectory() as folder:
         if args.peak_memory:
             print(peak_memory(args.peak_memory, SHAPES[shapes[0]], folder))

@@ -5,9 +5,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
-
 import tiny
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")

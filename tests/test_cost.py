@@ -1,8 +1,8 @@
 import pytest
+import tiny
 import torch
 from transformers import AutoModel
 
-import tiny
 from tutorkd.config import TutorKDConfig
 from tutorkd.cost import matmul_rate, measure_step
 from tutorkd.trainer import TutorKDTrainer

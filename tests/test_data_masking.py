@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch.utils.data import DataLoader
 
-import tiny
 from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 
 

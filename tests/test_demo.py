@@ -4,8 +4,8 @@ import random
 
 import pandas as pd
 import pytest
-
 import tiny
+
 from tutorkd import demo_data
 from tutorkd.cli.main import main
 from tutorkd.errors import UserError

@@ -94,6 +94,16 @@ def test_plausibility_loss_of_the_teacher_itself_is_zero():
     assert T.plausibility_loss(logits, logits).item() == pytest.approx(0, abs=1e-5)
 
 
+def test_divergence_and_entropy_keep_float32_under_autocast():
+    teacher = _random(5, 200, scale=3)
+    policy = teacher + 1e-2 * _random(5, 200, seed=1)
+    expected = F.kl_div(policy.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item()
+    entropy = torch.distributions.Categorical(logits=policy).entropy()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert T.plausibility_loss(policy, teacher).item() == pytest.approx(expected, rel=0.05)
+        torch.testing.assert_close(T.policy_entropy(policy).double(), entropy, rtol=1e-5, atol=0)
+
+
 def test_policy_entropy_of_a_uniform_distribution_is_the_log_of_its_size():
     torch.testing.assert_close(T.policy_entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8)))
 

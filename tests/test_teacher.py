@@ -1,10 +1,10 @@
 import copy
 
 import pytest
+import tiny
 import torch
 from transformers import AutoModel, DebertaV2Config, DebertaV2ForMaskedLM
 
-import tiny
 from tutorkd.capture import prepare_for_capture, record_attention
 from tutorkd.errors import UserError
 from tutorkd.teacher import MLMHead, Teacher, encoder_states, load_teacher

@@ -1,17 +1,17 @@
 import math
 
 import pytest
+import tiny
 import torch
 from transformers import AutoModel
 
-import tiny
 from tutorkd import functional as F
 from tutorkd.config import TutorKDConfig
 from tutorkd.data.masking import BatchCounts, MaskingCollator
 from tutorkd.errors import UserError
+from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
-from tutorkd.tutor_kd import TutorKD
 
 
 def _config(tmp_path, **changes) -> TutorKDConfig:

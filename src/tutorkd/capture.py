@@ -45,10 +45,27 @@ AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
 
 
+class _OneLayer(list[AttentionInputs]):
+    """Keeps what one layer appends, counted from 1, and lets go of the others'."""
+
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer, self.seen = layer, 0
+
+    def append(self, inputs: AttentionInputs) -> None:
+        self.seen += 1
+        if self.seen == self.layer:
+            super().append(inputs)
+
+
 @contextmanager
-def record_attention() -> Iterator[list[AttentionInputs]]:
-    """Within, every prepared model's attention layers append their inputs, first layer first."""
-    records: list[AttentionInputs] = []
+def record_attention(layer: int | None = None) -> Iterator[list[AttentionInputs]]:
+    """Within, every prepared model's attention layers append their inputs, first layer first.
+
+    Args:
+        layer: keep this layer's alone, counted from 1.
+    """
+    records: list[AttentionInputs] = [] if layer is None else _OneLayer(layer)
     token = _recording.set(records)
     try:
         yield records

@@ -7,6 +7,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from tutorkd.methods.tutor_kd import TutorKDSettings
+
 
 @dataclass
 class PretrainingConfig(TrainingArguments):
@@ -63,28 +65,14 @@ class PretrainingConfig(TrainingArguments):
 
 
 @dataclass
-class TutorKDConfig(PretrainingConfig):
-    """Tutor-KD's constants; defaults are the paper's, but for ``tutor_init``."""
+class DistillationConfig(PretrainingConfig):
+    """For training a student from a frozen teacher, by any method."""
 
-    _argument_group_name = "method and training"
-
-    modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
-    hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
-    attention_score_weight: float = field(
-        default=0.5, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
-    )
-    policy_weight: float = field(default=1.0, metadata={"help": "Weight of the tutor's policy loss L_pol."})
-    plausibility_weight: float = field(
-        default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher's distribution."}
-    )
-    tutor_init: Literal["teacher", "random"] = field(
-        default="teacher",
-        metadata={"help": "Start of the tutor's head: a copy of the teacher's MLM head, or random as in the paper."},
-    )
-    sampling: Literal["multinomial", "greedy", "top-k"] = field(
-        default="multinomial", metadata={"help": "How the tutor draws replacements: multinomial, greedy or top-k."}
-    )
-    top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on."}
     )
+
+
+@dataclass
+class TutorKDConfig(DistillationConfig, TutorKDSettings):
+    """Training and Tutor-KD's constants in one, for ``TutorKDTrainer``."""

@@ -5,8 +5,8 @@ from typing import NamedTuple, cast
 
 import torch
 
+from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.trainer import TutorKDTrainer
-from tutorkd.tutor_kd import TutorKD
 
 
 class Replacement(NamedTuple):

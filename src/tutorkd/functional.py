@@ -24,10 +24,15 @@ Count = Tensor | float | None
 _BOUND = 1e30
 
 
-def _mean(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
+def mean_over(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
     """``total`` over ``num_items`` (by default over the ``items`` at hand); 0 over 0 is 0."""
     count = items if num_items is None else num_items
     return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp(min=1)
+
+
+def _without_autocast(tensor: Tensor) -> torch.autocast:
+    """Products of float32 tensors stay in float32: autocast would round their factors to 16 bits."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _token_log_prob(logits: Tensor, token_ids: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ def policy_loss(
         () float32.
     """
     log_policy = _token_log_prob(policy_logits, replaced_ids)
-    return _mean(-(log_policy * reward.detach().float()).sum(), len(replaced_ids), num_items)
+    return mean_over(-(log_policy * reward.detach().float()).sum(), len(replaced_ids), num_items)
 
 
 def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: Count = None) -> Tensor:
@@ -122,16 +127,18 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
     # neither (k, V) logarithm is stored.
     policy, teacher = policy_logits.float(), teacher_logits.detach().float()
     probability = teacher.softmax(-1)
-    negative_entropy = torch.linalg.vecdot(probability, teacher) - teacher.logsumexp(-1)
-    cross_entropy = policy.logsumexp(-1) - torch.linalg.vecdot(probability, policy)
+    with _without_autocast(policy):
+        negative_entropy = torch.linalg.vecdot(probability, teacher) - teacher.logsumexp(-1)
+        cross_entropy = policy.logsumexp(-1) - torch.linalg.vecdot(probability, policy)
     divergence = (negative_entropy + cross_entropy).clamp(max=_BOUND).sum()
-    return _mean(divergence, len(policy_logits), num_items)
+    return mean_over(divergence, len(policy_logits), num_items)
 
 
 def policy_entropy(policy_logits: Tensor) -> Tensor:
     """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient."""
     logits = policy_logits.detach().float()
-    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
+    with _without_autocast(logits):
+        return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
 
 
 def modified_logit_loss(
@@ -150,7 +157,7 @@ def modified_logit_loss(
     """
     mask = attention_mask.float()
     loss = F.binary_cross_entropy_with_logits(student_logits.float(), target.float(), reduction="none")
-    return _mean(loss * mask, mask.sum(), num_items).sum()
+    return mean_over(loss * mask, mask.sum(), num_items).sum()
 
 
 def hidden_state_loss(
@@ -169,7 +176,7 @@ def hidden_state_loss(
     """
     mask = attention_mask.float()
     difference = (student.float() - teacher.float()) * mask.unsqueeze(-1)
-    return _mean(difference.square().sum() / student.shape[-1], mask.sum(), num_items)
+    return mean_over(difference.square().sum() / student.shape[-1], mask.sum(), num_items)
 
 
 def attention_score_loss(
@@ -201,8 +208,8 @@ def attention_score_loss(
     heads = student_query.shape[1]
     if heads != teacher_query.shape[1]:
         raise ValueError(f"attention scores of {heads} and {teacher_query.shape[1]} heads can't be compared")
-    # Products in bfloat16 would lose the difference of two nearly equal sums.
-    with torch.autocast(student_query.device.type, enabled=False):
+    # In bfloat16 the difference of two nearly equal sums would be lost.
+    with _without_autocast(student_query):
         real = attention_mask.float()[:, None, :, None]
         query = torch.cat(
             [
@@ -215,4 +222,4 @@ def attention_score_loss(
         query, key = query * real, key * real
         total = ((query.mT @ query) * (key.mT @ key)).sum()
         pairs = attention_mask.float().sum(-1).square().sum()
-        return _mean(total / heads, pairs, num_items)
+        return mean_over(total / heads, pairs, num_items)

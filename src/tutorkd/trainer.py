@@ -18,12 +18,12 @@ from tutorkd.config import PretrainingConfig, TutorKDConfig
 from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
-from tutorkd.masked_lm import MaskedLM
+from tutorkd.methods.masked_lm import MaskedLM
+from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
 from tutorkd.step import spread
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher, load_teacher
-from tutorkd.tutor_kd import TutorKD
 
 HEADS_FILE = "training_heads.safetensors"  # what training needs beside the model
 

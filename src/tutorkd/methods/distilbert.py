@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
-from tutorkd.functional import Count, _mean
+from tutorkd.functional import Count, mean_over
 from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
 from tutorkd.step import StepOutput, at_positions
 from tutorkd.teacher import MLMHead, Teacher
@@ -75,7 +75,7 @@ def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None
         () float32.
     """
     total = F.cross_entropy(logits.float(), original_ids, reduction="sum")
-    return _mean(total, len(original_ids), num_items)
+    return mean_over(total, len(original_ids), num_items)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:
@@ -92,7 +92,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_it
     """
     mask = attention_mask.float()
     distance = 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
-    return _mean((distance * mask).sum(), mask.sum(), num_items)
+    return mean_over((distance * mask).sum(), mask.sum(), num_items)
 
 
 class DistilBERT(nn.Module):

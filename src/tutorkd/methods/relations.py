@@ -8,24 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutorkd.capture import AttentionInputs, _recording
-from tutorkd.functional import Count, _mean
+from tutorkd.capture import AttentionInputs, record_attention
+from tutorkd.functional import Count, mean_over
 
 # Score of a padded position: its share is exactly 0, and differences of such scores stay finite.
 _PADDED = -1e30
-
-
-class _OneLayer(list[AttentionInputs]):
-    """Keeps what one layer appends, counted from 1, and lets go of the others'."""
-
-    def __init__(self, layer: int):
-        super().__init__()
-        self.layer, self.seen = layer, 0
-
-    def append(self, inputs: AttentionInputs) -> None:
-        self.seen += 1
-        if self.seen == self.layer:
-            super().append(inputs)
 
 
 def attention_inputs(
@@ -39,11 +26,8 @@ def attention_inputs(
         input_ids: (B, L).
         attention_mask: (B, L), or None where nothing is padded.
     """
-    token = _recording.set(records := _OneLayer(layer))
-    try:
+    with record_attention(layer) as records:
         encoder(input_ids=input_ids, attention_mask=attention_mask)
-    finally:
-        _recording.reset(token)
     return records[0]
 
 
@@ -85,4 +69,4 @@ def relation_loss(
     answer = _log_relation(*student, attention_mask)
     divergence = F.kl_div(answer, target, reduction="none", log_target=True).sum(-1)
     mask = attention_mask.float()
-    return _mean((divergence * mask[:, None]).sum() / heads, mask.sum(), num_items)
+    return mean_over((divergence * mask[:, None]).sum() / heads, mask.sum(), num_items)

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
-from tutorkd.functional import Count, _mean
+from tutorkd.functional import Count, mean_over
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.teacher import Teacher
 
@@ -33,7 +33,7 @@ def soft_cross_entropy(
     """
     target = (teacher_logits.detach().float() / temperature).softmax(-1)
     total = F.cross_entropy(student_logits.float() / temperature, target, reduction="sum")
-    return temperature**2 * _mean(total, len(target), num_items)
+    return temperature**2 * mean_over(total, len(target), num_items)
 
 
 def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, temperature: float) -> None:

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd import functional as F
 from tutorkd.capture import prepare_for_capture
 from tutorkd.data.masking import BatchCounts
+from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
+from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher, encoder_states
-from tutorkd.tutor_kd import _attention_score_loss, _layer_step, check_pair
 
 CITATION = """\
 @inproceedings{jiao-etal-2020-tinybert,
@@ -74,16 +74,12 @@ class TinyBERT(nn.Module):
 
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: TinyBERTSettings):
         super().__init__()
-        check_pair(student, teacher, settings)  # type: ignore[arg-type]
+        check_vocabulary(student, teacher)
+        check_layers(student, teacher, settings.attention_score_weight)
         prepare_for_capture(student, "student")
         self.student = student
         self.args = settings
-        self.projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size, bias=False)
-        if student.config.hidden_size == teacher.config.hidden_size:
-            nn.init.eye_(self.projection.weight)  # a student made of the teacher's layers starts aligned
-        else:
-            initializer_range = getattr(student.config, "initializer_range", 0.02)
-            nn.init.normal_(self.projection.weight, std=initializer_range)
+        self.projection = Projection(student, teacher)
 
     def forward(
         self,
@@ -102,14 +98,9 @@ class TinyBERT(nn.Module):
         learned = encoder_states(self.student, input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
-        step = _layer_step(learned, taught)
-        layers = [
-            F.hidden_state_loss(self.projection(hidden), taught.hidden[layer * step], mask, real)
-            for layer, hidden in enumerate(learned.hidden)
-        ]
-        losses = {"loss_hidden_state": torch.stack(layers).sum()}
+        losses = {"loss_hidden_state": hidden_state_loss(self.projection, learned, taught, mask, real)}
         loss = c.hidden_state_weight * losses["loss_hidden_state"]
         if c.attention_score_weight:
-            losses["loss_attention_score"] = _attention_score_loss(learned, taught, mask, pairs)
+            losses["loss_attention_score"] = attention_score_loss(learned, taught, mask, pairs)
             loss = loss + c.attention_score_weight * losses["loss_attention_score"]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -5,7 +5,8 @@ Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in `
 """
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,46 @@ from transformers import PreTrainedModel
 from tutorkd import functional as F
 from tutorkd.capture import prepare_for_capture
 from tutorkd.data.masking import BatchCounts
-from tutorkd.errors import UserError
+from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
+from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.sampling import sample_replacements
 from tutorkd.step import StepOutput, at_positions, spread
-from tutorkd.teacher import EncoderStates, Teacher, encoder_states
+from tutorkd.teacher import EncoderStates, MLMHead, Teacher, encoder_states
 
-if TYPE_CHECKING:
-    from tutorkd.config import TutorKDConfig
+
+@dataclass
+class TutorKDSettings:
+    """Tutor-KD's constants; defaults are the paper's (authors' released code), but for ``tutor_init``."""
+
+    _argument_group_name = "method: Tutor-KD"
+
+    modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
+    hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
+    attention_score_weight: float = field(
+        default=0.5, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
+    )
+    policy_weight: float = field(default=1.0, metadata={"help": "Weight of the tutor's policy loss L_pol."})
+    plausibility_weight: float = field(
+        default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher's distribution."}
+    )
+    tutor_init: Literal["teacher", "random"] = field(
+        default="teacher",
+        metadata={"help": "Start of the tutor's head: a copy of the teacher's MLM head, or random as in the paper."},
+    )
+    sampling: Literal["multinomial", "greedy", "top-k"] = field(
+        default="multinomial", metadata={"help": "How the tutor draws replacements: multinomial, greedy or top-k."}
+    )
+    top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
+    tutor: Literal["learned", "teacher", "uniform", "none"] = field(
+        default="learned",
+        metadata={
+            "help": "Who replaces the masked tokens: the learned tutor, the teacher's own MLM distribution, random "
+            "tokens, or nobody (the student reads the masked row)."
+        },
+    )
+    rewards: Literal["both", "teacher", "student", "none"] = field(
+        default="both", metadata={"help": "Rewards of the tutor: from teacher and student, from one, or none."}
+    )
 
 
 class ModifiedLogitHead(nn.Module):
@@ -43,7 +77,7 @@ class Lesson(NamedTuple):
     """What one batch went through."""
 
     teacher_logits: Tensor  # (k, V), reading X^M
-    policy_logits: Tensor  # (k, V)
+    policy_logits: Tensor | None  # (k, V), where a tutor learns
     replaced_ids: Tensor  # (k,), x'
     ratio: Tensor  # (k,), a^T
     student_logits: Tensor  # (B, L), f(h^S) before the sigmoid
@@ -62,7 +96,7 @@ class TutorKD(nn.Module):
         student: an encoder without a head.
         teacher: a ``Teacher``.
         special_ids: token ids that the tutor never writes.
-        config: weights of the losses, sampling, the tutor's start.
+        settings: weights of the losses, sampling, the tutor's start.
 
     Raises:
         UserError: if the pair can't be trained together (vocabularies, depths, heads).
@@ -72,24 +106,22 @@ class TutorKD(nn.Module):
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(
-        self, student: PreTrainedModel, teacher: Teacher, special_ids: list[int], config: "TutorKDConfig"
+        self, student: PreTrainedModel, teacher: Teacher, special_ids: list[int], settings: TutorKDSettings
     ):
         super().__init__()
-        check_pair(student, teacher, config)
+        check_vocabulary(student, teacher)
+        check_layers(student, teacher, settings.attention_score_weight)
         prepare_for_capture(student, "student")
         self.student = student
-        self.args = config
-        self.tutor = copy.deepcopy(teacher.head).float().requires_grad_(True)
-        if config.tutor_init == "random":
-            self.tutor.reset_parameters()
+        self.args = settings
+        self.tutor: MLMHead | None = None
+        if settings.tutor == "learned":
+            self.tutor = copy.deepcopy(teacher.head).float().requires_grad_(True)
+            if settings.tutor_init == "random":
+                self.tutor.reset_parameters()
         initializer_range = getattr(student.config, "initializer_range", 0.02)
         self.modified_logit_head = ModifiedLogitHead(student.config.hidden_size, initializer_range)
-        self.projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size, bias=False)
-        with torch.no_grad():
-            if student.config.hidden_size == teacher.config.hidden_size:
-                nn.init.eye_(self.projection.weight)  # a student made of the teacher's layers starts aligned
-            else:
-                nn.init.normal_(self.projection.weight, std=initializer_range)
+        self.projection = Projection(student, teacher)
         self.register_buffer("special_ids", torch.tensor(special_ids, dtype=torch.long), persistent=False)
 
     def forward(
@@ -110,12 +142,16 @@ class TutorKD(nn.Module):
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
-        reward = lesson.reward_teacher + lesson.reward_student
-        losses = {
-            "loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real),
-            "loss_policy": F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked),
-            "loss_plausibility": F.plausibility_loss(lesson.policy_logits, lesson.teacher_logits, masked),
-        }
+        losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
+        if lesson.policy_logits is not None:
+            reward = {
+                "both": lesson.reward_teacher + lesson.reward_student,
+                "teacher": lesson.reward_teacher,
+                "student": lesson.reward_student,
+                "none": torch.zeros_like(lesson.reward_teacher),
+            }[c.rewards]
+            losses["loss_policy"] = F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
+            losses["loss_plausibility"] = F.plausibility_loss(lesson.policy_logits, lesson.teacher_logits, masked)
         weights = {
             "loss_modified_logit": c.modified_logit_weight,
             "loss_policy": c.policy_weight,
@@ -124,9 +160,11 @@ class TutorKD(nn.Module):
             "loss_attention_score": c.attention_score_weight,
         }
         if c.hidden_state_weight:
-            losses["loss_hidden_state"] = self._hidden_state_loss(lesson.learned, lesson.taught, mask, real)
+            losses["loss_hidden_state"] = hidden_state_loss(
+                self.projection, lesson.learned, lesson.taught, mask, real
+            )
         if c.attention_score_weight:
-            losses["loss_attention_score"] = _attention_score_loss(lesson.learned, lesson.taught, mask, pairs)
+            losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
         k = max(len(masked_positions), 1) if masked is None else masked
@@ -136,8 +174,9 @@ class TutorKD(nn.Module):
             "reward_student": lesson.reward_student.sum() / k,
             "share_original": (lesson.replaced_ids == original_ids).sum() / k,
             "share_ratio_1": (lesson.ratio == 1).sum() / k,
-            "tutor_entropy": F.policy_entropy(lesson.policy_logits).sum() / k,
         }
+        if lesson.policy_logits is not None:
+            metrics["tutor_entropy"] = F.policy_entropy(lesson.policy_logits).sum() / k
         return StepOutput(loss, metrics)
 
     def teach(
@@ -157,8 +196,15 @@ class TutorKD(nn.Module):
         teacher_logits = teacher.logits(hidden)
 
         # 2. The tutor replaces the masked tokens, which gives X'.
-        policy_logits = self.tutor(hidden.float())
-        replaced_ids = sample_replacements(policy_logits, self.args.sampling, self.args.top_k, self.special_ids)
+        policy_logits = None
+        if self.tutor is not None:
+            policy_logits = self.tutor(hidden.float())
+            replaced_ids = self._sample(policy_logits)
+        elif self.args.tutor == "none":
+            replaced_ids = corrupted_ids.flatten()[masked_positions]
+        else:
+            uniform = self.args.tutor == "uniform"
+            replaced_ids = self._sample(torch.zeros_like(teacher_logits) if uniform else teacher_logits)
         tutored_ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
 
         # 3. The teacher reads X'.
@@ -181,6 +227,9 @@ class TutorKD(nn.Module):
             taught,
             learned,
         )
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        return sample_replacements(logits, self.args.sampling, self.args.top_k, self.special_ids)
 
     @torch.no_grad()
     def answer(
@@ -209,57 +258,3 @@ class TutorKD(nn.Module):
         answers = at_positions(self.modified_logit_head(learned), masked_positions).float().sigmoid()
         ratio = F.modified_logit_target(logits, original_ids, replaced_ids)
         return answers, ratio, (replaced_ids == original_ids).float()
-
-    def _hidden_state_loss(
-        self, learned: EncoderStates, taught: EncoderStates, mask: Tensor, real: F.Count
-    ) -> Tensor:
-        """L_hid, the sum over the embedding output and every layer of the student."""
-        step = _layer_step(learned, taught)
-        losses = [
-            F.hidden_state_loss(self.projection(hidden), taught.hidden[layer * step], mask, real)
-            for layer, hidden in enumerate(learned.hidden)
-        ]
-        return torch.stack(losses).sum()
-
-
-def _attention_score_loss(learned: EncoderStates, taught: EncoderStates, mask: Tensor, pairs: F.Count) -> Tensor:
-    """L_att, the sum over every layer of the student."""
-    step = _layer_step(learned, taught)
-    losses = [
-        F.attention_score_loss(student.query, student.key, teacher.query, teacher.key, mask, pairs)
-        for student, teacher in zip(learned.attention, taught.attention[step - 1 :: step], strict=True)
-    ]
-    return torch.stack(losses).sum()
-
-
-def _layer_step(learned: EncoderStates, taught: EncoderStates) -> int:
-    """N / m: layer l of the student matches layer g(l) = l N / m of the teacher."""
-    return (len(taught.hidden) - 1) // (len(learned.hidden) - 1)
-
-
-def check_pair(student: PreTrainedModel, teacher: Teacher, config: "TutorKDConfig") -> None:
-    """Refuse a pair that can't be trained together, before anything is spent on it.
-
-    Raises:
-        UserError: saying which sizes disagree and what to change.
-    """
-    s, t = student.config, teacher.config
-    if s.vocab_size != t.vocab_size:
-        raise UserError(
-            f"student and teacher must share a vocabulary: {s.vocab_size} tokens against {t.vocab_size}; "
-            "choose a student of the teacher's family or build one with --student half"
-        )
-    if t.num_hidden_layers % s.num_hidden_layers:
-        raise UserError(
-            f"a student of {s.num_hidden_layers} layers can't be matched to a teacher of {t.num_hidden_layers}: "
-            f"choose a depth that divides it, such as {_divisors(t.num_hidden_layers)}"
-        )
-    if config.attention_score_weight and s.num_attention_heads != t.num_attention_heads:
-        raise UserError(
-            f"attention scores of {s.num_attention_heads} student heads and {t.num_attention_heads} teacher heads "
-            "can't be compared: give the student as many heads, or train without them: --attention_score_weight 0"
-        )
-
-
-def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n) if n % d == 0)

@@ -1,0 +1,40 @@
+# Each target sets up what it needs, in .venv.
+#
+#   make demo     the main job on the embedded default
+#   make test     lint, types and tests; what continuous integration runs
+#   make check    lint and types alone
+#   make clean    take away .venv and what the tools cached
+#
+# Another torch (a CPU or CUDA build of your choice, installed into .venv beforehand or not): make demo CONSTRAINTS=
+# Another Python: make demo PYTHON=python3.13
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+.NOTPARALLEL:
+
+demo: .venv/installed-demo
+	$(BIN)/tutorkd demo
+
+test: check
+	$(BIN)/pytest --cov
+
+check: .venv/installed-demo,dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# .venv/installed-EXTRAS says that the package is installed with these extras; made anew when what it asks for changes.
+.venv/installed-%: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install $(CONSTRAINTS:%=--constraint %) --editable '.[$*]'
+	@touch $@

@@ -38,10 +38,11 @@ from transformers import (
 )
 from transformers.masking_utils import eager_mask
 
-from tutorkd import TutorKDConfig, TutorKDTrainer, functional, tutor_kd
+from tutorkd import TutorKDConfig, TutorKDTrainer, functional
 from tutorkd.callbacks import ProgressTable
 from tutorkd.cost import matmul_rate
 from tutorkd.data.masking import MaskingCollator
+from tutorkd.methods import tutor_kd
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
 
@@ -405,8 +406,8 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         ("L_mod", functional, "modified_logit_loss"),
         ("L_pol", functional, "policy_loss"),
         ("L_kl", functional, "plausibility_loss"),
-        ("L_hid, with its projection", module, "_hidden_state_loss"),
-        ("L_att", tutor_kd, "_attention_score_loss"),
+        ("L_hid, with its projection", tutor_kd, "hidden_state_loss"),
+        ("L_att", tutor_kd, "attention_score_loss"),
         ("tutor's entropy (log)", functional, "policy_entropy"),
         ("backward", trainer.accelerator, "backward"),
         ("clipping", trainer, "_clip_grad_norm"),

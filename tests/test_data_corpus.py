@@ -82,9 +82,7 @@ def packed_by_hand(texts: list[str], tokenizer, max_length: int) -> list[list[in
 
 def entries(cache: Path) -> list[str]:
     """What the cache holds besides locks, which are empty files."""
-    return (
-        [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] if cache.exists() else []
-    )
+    return [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] if cache.exists() else []
 
 
 def test_rows_worked_out_by_hand(tmp_path, prepare):

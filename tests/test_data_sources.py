@@ -210,9 +210,7 @@ def test_a_hub_data_set_is_loaded_by_config_and_split_and_nothing_else(tmp_path,
     assert loaded.to_dict() == {"text": ["a", None]}
     assert list(source.stream("body")) == ["a", None]
     source.identity()
-    assert calls == [
-        (("org/name", "config"), {"split": "test", "streaming": streaming}) for streaming in (False, True)
-    ]
+    assert calls == [(("org/name", "config"), {"split": "test", "streaming": streaming}) for streaming in (False, True)]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +226,7 @@ def test_a_hub_data_set_is_loaded_by_config_and_split_and_nothing_else(tmp_path,
 def test_a_hub_data_set_that_cannot_be_had_is_told_in_one_line(tmp_path, monkeypatch, error, streaming):
     hub(monkeypatch, error)
     source = resolve_source("no/such")
-    with pytest.raises(
-        UserError, match=r"corpus 'no/such': no such file or folder.*check the name"
-    ) as caught:
+    with pytest.raises(UserError, match=r"corpus 'no/such': no such file or folder.*check the name") as caught:
         list(source.stream("text")) if streaming else source.identity()
     assert "\n" not in str(caught.value)
 

@@ -75,7 +75,10 @@ def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, 
 
 
 def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys):
-    for text, message in (("adapt: {}\ndistil: {}", "no stage 'distil'"), ("adapt: {max_step: 3}", "did you mean max_steps")):
+    for text, message in (
+        ("adapt: {}\ndistil: {}", "no stage 'distil'"),
+        ("adapt: {max_step: 3}", "did you mean max_steps"),
+    ):
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(text, encoding="utf-8")
         reviews = ["--encoder", "x", "--reviews", str(_reviews(tmp_path / "reviews.csv"))]

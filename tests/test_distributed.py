@@ -37,7 +37,6 @@ trainer.save_state()
 def _run(command: list[str], script: Path, out: Path, rows: int) -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-
     done = subprocess.run(
         [*command, str(script), str(out), str(rows)],
         env=os.environ | environment,
@@ -49,7 +48,6 @@ def _run(command: list[str], script: Path, out: Path, rows: int) -> None:
 
 
 def test_two_processes_equal_one_with_twice_the_rows(tmp_path):
-
 
     script = tmp_path / "run.py"
     script.write_text(SCRIPT, encoding="utf-8")

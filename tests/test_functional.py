@@ -119,11 +119,7 @@ def test_modified_logit_loss_is_the_mean_cross_entropy_over_real_positions():
 def test_hidden_state_loss_is_a_mean_over_real_positions_and_dimensions():
     student, teacher, mask = _random(3, 5, 4), _random(3, 5, 4, seed=1), _padded()
     squares = [
-        (student[b, i, d] - teacher[b, i, d]) ** 2
-        for b in range(3)
-        for i in range(5)
-        for d in range(4)
-        if mask[b, i]
+        (student[b, i, d] - teacher[b, i, d]) ** 2 for b in range(3) for i in range(5) for d in range(4) if mask[b, i]
     ]
     assert T.hidden_state_loss(student, teacher, mask).item() == pytest.approx((sum(squares) / len(squares)).item())
 
@@ -163,7 +159,11 @@ def _losses(mask: Tensor, seed: int = 0):
     rows, length = mask.shape
     ids, other = torch.tensor([0, 3, 5]), torch.tensor([1, 3, 2])
     teacher = _random(3, 6, seed=seed + 9, scale=2)
-    hidden, query, key = _random(rows, length, 4, seed=5), _random(rows, 2, length, 3, seed=6), _random(rows, 2, length, 3)
+    hidden, query, key = (
+        _random(rows, length, 4, seed=5),
+        _random(rows, 2, length, 3, seed=6),
+        _random(rows, 2, length, 3),
+    )
     target = T.modified_logit_target(teacher, ids, other).double()
     return {
         "policy": (_random(3, 6), lambda x: T.policy_loss(x, other, target)),

@@ -41,7 +41,9 @@ def test_captured_queries_and_keys_give_the_attention_that_the_model_reports(fam
     for captured, expected in zip(states.attention, reported, strict=True):
         scores = captured.query @ captured.key.mT / captured.query.shape[-1] ** 0.5
         scores = scores.masked_fill(mask[:, None, None] == 0, -torch.inf)
-        torch.testing.assert_close(scores.softmax(-1)[mask.bool().nonzero()[:, 0]], expected[mask.bool().nonzero()[:, 0]])
+        torch.testing.assert_close(
+            scores.softmax(-1)[mask.bool().nonzero()[:, 0]], expected[mask.bool().nonzero()[:, 0]]
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,7 +98,9 @@ def test_a_checkpoint_without_a_trained_head_is_refused_and_adapt_is_named(tmp_p
 
 
 def test_a_family_outside_the_interface_is_refused_with_those_that_work():
-    config = DebertaV2Config(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
     with pytest.raises(UserError, match=r"DebertaV2.*families that work: BERT"):
         Teacher(DebertaV2ForMaskedLM(config))
 

@@ -37,7 +37,10 @@ STUDENT_LOSSES = {"modified_logit_weight": 0.0, "hidden_state_weight": 0.0, "att
 
 @pytest.mark.parametrize(
     ("off", "learns", "rests"),
-    [(STUDENT_LOSSES, ["tutor"], ["student", "modified_logit_head", "projection"]), (TUTOR_LOSSES, ["student"], ["tutor"])],
+    [
+        (STUDENT_LOSSES, ["tutor"], ["student", "modified_logit_head", "projection"]),
+        (TUTOR_LOSSES, ["student"], ["tutor"]),
+    ],
 )
 def test_policy_losses_reach_the_tutor_only_and_distillation_losses_the_student_only(tmp_path, off, learns, rests):
     module, teacher = _pair(tmp_path, tutor_init="random", **off)
@@ -124,7 +127,9 @@ def test_padded_rows_change_no_loss(tmp_path):
     short = _batch(tiny.rows(3, 10))
     long = _batch(tiny.rows(3, 10) + tiny.rows(1, 24, seed=5))
     keep = long["masked_positions"][long["masked_positions"] < 3 * 24]
-    padded = {key: long[key][:3] for key in ("input_ids", "corrupted_ids", "attention_mask")} | {"masked_positions": keep}
+    padded = {key: long[key][:3] for key in ("input_ids", "corrupted_ids", "attention_mask")} | {
+        "masked_positions": keep
+    }
     assert padded["attention_mask"].sum() == 30
     a, b = (module(**batch, teacher=teacher) for batch in (short, padded))
     for name in a.metrics:
@@ -155,7 +160,7 @@ def test_nothing_masked_still_trains_the_student(tmp_path):
 def test_a_student_equal_to_the_teacher_has_no_internal_losses(tmp_path):
     teacher = Teacher(tiny.masked_lm())
     student = AutoModel.from_config(tiny.config("bert"))
-    initialise_from_teacher(student, teacher.body)
+    initialise_from_teacher(student, teacher)
     metrics = TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path))(**_batch(), teacher=teacher).metrics
     assert metrics["loss_hidden_state"].item() == pytest.approx(0, abs=1e-6)
     assert metrics["loss_attention_score"].item() == pytest.approx(0, abs=1e-4)

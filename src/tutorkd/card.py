@@ -1,7 +1,8 @@
 """Model cards."""
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
@@ -9,7 +10,8 @@ from transformers import PreTrainedModel, TrainerState
 from tutorkd import __version__
 
 if TYPE_CHECKING:
-    from tutorkd.config import PretrainingConfig, TutorKDConfig
+    from tutorkd.config import PretrainingConfig
+    from tutorkd.methods import Method
     from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -24,51 +26,58 @@ CITATION = """\
 
 
 def student_card(
-    folder: Path, student: PreTrainedModel, teacher: "Teacher", config: "TutorKDConfig", state: TrainerState
+    folder: Path,
+    student: PreTrainedModel,
+    teacher: "Teacher",
+    method: "Method",
+    settings: Any,
+    config: "PretrainingConfig",
+    state: TrainerState,
 ) -> None:
     """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
     name = teacher.config.name_or_path or "a teacher"
-    weights = {
-        "L_mod": config.modified_logit_weight,
-        "L_hid": config.hidden_state_weight,
-        "L_att": config.attention_score_weight,
-        "L_pol": config.policy_weight,
-        "L_kl": config.plausibility_weight,
-    }
+    constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
     facts = {
         "teacher": f"{name}, {teacher.config.num_hidden_layers} layers",
         "student": _sizes(student),
+        "method": method.title,
+        "constants": ", ".join(f"{key} {value}" for key, value in constants.items()) or "none",
         **_training(config, state),
-        "loss weights": ", ".join(f"{symbol} {weight:g}" for symbol, weight in weights.items()),
-        "tutor": f"starts from {config.tutor_init}, {config.sampling} sampling",
         **_held_out(state, {"eval_probe_auc": "probe AUC", "eval_probe_correlation": "probe correlation"}),
+        **_held_out(state, {"eval_loss": "loss"}),
     }
+    loader = "AutoModelForMaskedLM" if method.needs_mlm_head else "AutoModel"
+    head = (
+        "It has an MLM head; `AutoModel` loads it without."
+        if method.needs_mlm_head
+        else "It has no MLM head: fine-tune it for a task, or pool its last hidden states."
+    )
     text = f"""\
 # A student of {name}
 
-An encoder without a head, distilled with Tutor-KD by tutorkd {__version__}. It is a plain transformers model:
+An encoder trained with {method.title} by tutorkd {__version__}. It is a plain transformers model:
 
 ```python
-from transformers import AutoModel, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
-model = AutoModel.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+model = {loader}.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
 ```
 
-It has no MLM head: fine-tune it for a task, or pool its last hidden states.
+{head}
 
 {_table(facts)}
 
-`training_heads.safetensors` holds what training needs to go on (the tutor's head, the modified-logit head, the
-projection); using the student doesn't need it.
+`training_heads.safetensors`, if it is there, holds what training needs to go on (such as a tutor's head and
+projections); using the student doesn't need it.
 
 ## Citation
 
 ```bibtex
-{CITATION}
+{method.citation}
 ```
 """
-    _write(folder, text, "feature-extraction", ["knowledge-distillation", "tutor-kd"], name)
+    _write(folder, text, "feature-extraction", ["knowledge-distillation", method.title.lower().replace(" ", "-")], name)
 
 
 def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:

@@ -47,9 +47,7 @@ class PretrainingConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
 
     # What Trainer hasn't.
-    mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share of ordinary tokens that are masked."}
-    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of ordinary tokens that are masked."})
     eval_rows: int = field(default=256, metadata={"help": "Held-out rows that a look at held-out text takes."})
     max_nonfinite_steps: int = field(
         default=5, metadata={"help": "Steps in a row with a gradient that isn't finite before the run stops."}

@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 import torch
 
 from tutorkd.methods.tutor_kd import TutorKD
-from tutorkd.trainer import TutorKDTrainer
+from tutorkd.trainer import DistillationTrainer
 
 
 class Replacement(NamedTuple):
@@ -28,7 +28,7 @@ class Example(NamedTuple):
 
 
 @torch.no_grad()
-def tutor_examples(trainer: TutorKDTrainer, sentences: Sequence[str]) -> list[Example]:
+def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> list[Example]:
     """Let the tutor rewrite each sentence once, with masks and samples from the trainer's seed."""
     tokenizer, module = trainer.processing_class, cast(TutorKD, trainer.model.eval())
     torch.manual_seed(trainer.args.seed)

@@ -92,9 +92,7 @@ def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
     return (target.float() - student_logits.detach().float().sigmoid()).abs()
 
 
-def policy_loss(
-    policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num_items: Count = None
-) -> Tensor:
+def policy_loss(policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num_items: Count = None) -> Tensor:
     """REINFORCE loss of the tutor L_pol = -(1/k) sum log pi(x' | X^M) (R_T + R_S).
 
     Args:
@@ -160,9 +158,7 @@ def modified_logit_loss(
     return mean_over(loss * mask, mask.sum(), num_items).sum()
 
 
-def hidden_state_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None
-) -> Tensor:
+def hidden_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:
     """One layer of L_hid: mean squared difference of hidden states, over real positions and dimensions.
 
     Args:

@@ -36,9 +36,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, arguments: Sequence[Any], restart: bool):
         self.path = Path(path)
-        self.settings = {
-            key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)
-        }
+        self.settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
         run_file = self.path / RUN_FILE
         if run_file.exists() and restart:
             shutil.rmtree(self.path)

@@ -3,18 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, ElectraConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.hub import loading
+from tutorkd.teacher import MLMHead, Teacher
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
-EXTREME_SIZES: dict[str, Any] = {"hidden_size": 264, "num_attention_heads": 12, "intermediate_size": 1056, "embedding_size": 132}
+EXTREME_SIZES: dict[str, Any] = {
+    "hidden_size": 264,
+    "num_attention_heads": 12,
+    "intermediate_size": 1056,
+    "embedding_size": 132,
+}
 PRESETS = ("half", *EXTREME_LAYERS)
 
 
@@ -101,17 +107,19 @@ def build_student(
     teacher: PretrainedConfig,
     sizes: Mapping[str, int] | None = None,
     pretrained: bool = False,
+    mlm_head: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A student encoder without a head, at random or, with ``pretrained``, with its checkpoint's weights.
+    """A student at random or, with ``pretrained``, with its checkpoint's weights; without a head, or with an MLM head.
 
     Takes what ``student_config`` takes and raises what it raises.
     """
+    kind = AutoModelForMaskedLM if mlm_head else AutoModel
     if pretrained:
         with loading(name, "student"):
-            return AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
     config = student_config(name, teacher, sizes, trust_remote_code)
-    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    return kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
 
 
 def has_weights(name: str) -> bool:
@@ -123,17 +131,17 @@ def has_weights(name: str) -> bool:
 
 
 @torch.no_grad()
-def initialise_from_teacher(student: PreTrainedModel, teacher_body: PreTrainedModel) -> Initialisation:
-    """Copy the teacher's embeddings and layers into the student, wherever name and shape are the same.
+def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initialisation:
+    """Copy the teacher's embeddings, layers and, if the student has one, MLM head, wherever name and shape agree.
 
     Layer l of the student takes layer g(l) of the teacher, whose output it will be trained to match. Works for any two
     models of one family: a layer is an item of the module list that is as long as the model is deep.
     """
-    layers = matching_layers(student.config.num_hidden_layers, teacher_body.config.num_hidden_layers)
-    source = teacher_body.state_dict()
-    student_stack, teacher_stack = _layer_stack(student), _layer_stack(teacher_body)
+    body = cast(PreTrainedModel, student.base_model)
+    layers = matching_layers(body.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    source, target = teacher.body.state_dict(), body.state_dict()
+    student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
     copied, used = 0, False
-    target = student.state_dict()
     for key, value in target.items():
         origin, in_layer = key, False
         if student_stack and teacher_stack and key.startswith(student_stack + "."):
@@ -142,7 +150,14 @@ def initialise_from_teacher(student: PreTrainedModel, teacher_body: PreTrainedMo
         if origin in source and source[origin].shape == value.shape:
             value.copy_(source[origin])
             copied, used = copied + 1, used or in_layer
-    return Initialisation(copied, len(target), layers if used else [])
+    total = len(target)
+    if body is not student:
+        head, own = teacher.head.state_dict(), MLMHead(student).state_dict()
+        fitting = [key for key, value in own.items() if key in head and head[key].shape == value.shape]
+        for key in fitting:
+            own[key].copy_(head[key])
+        copied, total = copied + len(fitting), total + len(own)
+    return Initialisation(copied, total, layers if used else [])
 
 
 def _layer_stack(model: PreTrainedModel) -> str | None:

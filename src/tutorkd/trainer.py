@@ -14,10 +14,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from tutorkd.callbacks import ProgressTable, Throughput
 from tutorkd.card import student_card, teacher_card
-from tutorkd.config import PretrainingConfig, TutorKDConfig
+from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
+from tutorkd.methods import METHODS
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
@@ -80,7 +81,9 @@ class MaskedRowsTrainer(Trainer):
             data_collator=MaskingCollator(
                 processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size
             ),
-            train_dataset=DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset),
+            train_dataset=DrawnRows(train_dataset)
+            if hasattr(train_dataset, "__len__")
+            else StreamedRows(train_dataset),
             eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset),
             processing_class=processing_class,
             **kwargs,
@@ -192,10 +195,14 @@ class MaskedRowsTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss on held-out rows and, where ``_look`` has any, what its figures are computed from."""
         inputs = self._prepare_inputs(inputs)
-        answers = self._look(self.accelerator.unwrap_model(model), inputs)
+        module = self.accelerator.unwrap_model(model)
+        if self.compute_metrics is None:
+            with torch.no_grad():
+                return module(**inputs, **self._forward_arguments()).loss, None, None
         like, positions = inputs["input_ids"], inputs["masked_positions"]
-        first, *others = (spread(values, positions, like, IGNORED) for values in answers)
+        first, *others = (spread(values, positions, like, IGNORED) for values in self._look(module, inputs))
         return None, first, tuple(others)
 
     def _look(self, module: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -268,19 +275,90 @@ class MaskedLMTrainer(MaskedRowsTrainer):
         teacher_card(folder, self.saved_model, self.args, self.state)
 
 
-class TutorKDTrainer(MaskedRowsTrainer):
-    """Distil a teacher into a student with a tutor (Tutor-KD).
+class DistillationTrainer(MaskedRowsTrainer):
+    """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``.
 
     Args:
-        model: the student, an encoder without a head; or what ``build_student`` takes: "half", a preset, a Hub name
-            or a path.
+        model: the student: an encoder without a head or, where the method needs it, a masked language model; or what
+            ``build_student`` takes: "half", a preset, a Hub name or a path.
         teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``.
-        args: ``TutorKDConfig``.
+        args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
+        method: a name in ``METHODS``.
+        settings: the method's constants; its defaults if left out.
 
     Raises:
         UserError: if the pair, the tokenizer or the rows can't be trained on; before the first step.
     """
+
+    args: DistillationConfig
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        teacher_model: str | PreTrainedModel | Teacher,
+        args: DistillationConfig,
+        train_dataset: Any,
+        processing_class: PreTrainedTokenizerBase,
+        eval_dataset: Any = None,
+        method: str = "tutor-kd",
+        settings: Any = None,
+        **kwargs: Any,
+    ):
+        self.method = METHODS[method]
+        self.settings = self.method.settings() if settings is None else settings
+        teacher = prepare_teacher(teacher_model, args)
+        if len(processing_class) > teacher.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(processing_class)} tokens and the teacher {teacher.config.vocab_size}: "
+                "use the teacher's own tokenizer"
+            )
+        if isinstance(model, str):
+            model = build_student(model, teacher.config, mlm_head=self.method.needs_mlm_head)
+        torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
+        tutored = self.method.module is TutorKD
+        special = {"special_ids": processing_class.all_special_ids} if tutored else {}
+        super().__init__(
+            self.method.module(student=model, teacher=teacher, settings=self.settings, **special),
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            stage="distill",
+            compute_metrics=probe_metrics if tutored else None,
+            **kwargs,
+        )
+        self.teacher = teacher.to(args.device)
+        self._probe_generator = torch.Generator(args.device)
+
+    def _forward_arguments(self) -> dict[str, Any]:
+        return {"teacher": self.teacher}
+
+    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
+        tutor = getattr(self.accelerator.unwrap_model(self.model), "tutor", None)
+        if tutor is None:
+            return {"grad_norm_student": norm}
+        part = nn.utils.get_total_norm([p.grad for p in tutor.parameters() if p.grad is not None])
+        if self.args.max_grad_norm > 0:  # clipping has scaled the gradients already
+            part = part / (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        student = (norm.square() - part.square()).clamp(min=0).sqrt()
+        return {"grad_norm_student": student, "grad_norm_tutor": part}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """For Tutor-KD the probe (``tutorkd.probe``), which asks the same questions each time; else the loss."""
+        self._probe_generator.manual_seed(self.args.seed)
+        return super().evaluate(*args, **kwargs)
+
+    def _look(self, module, inputs):
+        return module.answer(**inputs, teacher=self.teacher, generator=self._probe_generator)
+
+    def _write_card(self, folder: Path) -> None:
+        student_card(folder, self.saved_model, self.teacher, self.method, self.settings, self.args, self.state)
+
+
+class TutorKDTrainer(DistillationTrainer):
+    """``DistillationTrainer`` for Tutor-KD, its constants among the arguments (``TutorKDConfig``)."""
 
     args: TutorKDConfig
 
@@ -294,54 +372,13 @@ class TutorKDTrainer(MaskedRowsTrainer):
         eval_dataset: Any = None,
         **kwargs: Any,
     ):
-        teacher = prepare_teacher(teacher_model, args)
-        if len(processing_class) > teacher.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(processing_class)} tokens and the teacher {teacher.config.vocab_size}: "
-                "use the teacher's own tokenizer"
-            )
-        if isinstance(model, str):
-            model = build_student(model, teacher.config)
-        torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
         super().__init__(
-            TutorKD(model, teacher, processing_class.all_special_ids, args),
-            model,
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            stage="distill",
-            compute_metrics=probe_metrics,
-            **kwargs,
+            model, teacher_model, args, train_dataset, processing_class, eval_dataset, settings=args, **kwargs
         )
-        self.teacher = teacher.to(args.device)
-        self._probe_generator = torch.Generator(args.device)
-
-    def _forward_arguments(self) -> dict[str, Any]:
-        return {"teacher": self.teacher}
-
-    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
-        gradients = [p.grad for p in self.accelerator.unwrap_model(self.model).tutor.parameters()]
-        tutor = nn.utils.get_total_norm([g for g in gradients if g is not None])
-        if self.args.max_grad_norm > 0:  # clipping has scaled the gradients already
-            tutor = tutor / (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        student = (norm.square() - tutor.square()).clamp(min=0).sqrt()
-        return {"grad_norm_student": student, "grad_norm_tutor": tutor}
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The probe (``tutorkd.probe``), which asks the same questions each time."""
-        self._probe_generator.manual_seed(self.args.seed)
-        return super().evaluate(*args, **kwargs)
-
-    def _look(self, module, inputs):
-        return module.answer(**inputs, teacher=self.teacher, generator=self._probe_generator)
-
-    def _write_card(self, folder: Path) -> None:
-        student_card(folder, self.saved_model, self.teacher, self.args, self.state)
 
 
 def prepare_teacher(
-    teacher: str | PreTrainedModel | Teacher, args: TutorKDConfig, trust_remote_code: bool = False
+    teacher: str | PreTrainedModel | Teacher, args: DistillationConfig, trust_remote_code: bool = False
 ) -> Teacher:
     """A frozen teacher in the number format that ``args.teacher_dtype`` asks for."""
     low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)

@@ -35,13 +35,15 @@ from tutorkd.hub import load_tokenizer, loading
 from tutorkd.run_folder import FINISHED_FILE
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
-from tutorkd.trainer import MaskedLMTrainer, TutorKDTrainer
+from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 DESCRIPTION = (
     "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
     "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'."
 )
-REAL_THING = "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+REAL_THING = (
+    "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+)
 EXAMPLES = 5
 WIDTH = 110  # columns, where the output isn't a terminal that says its own
 COMMANDS = {"adapt": adapt_command, "distill": distill_command, "evaluate": evaluate_command}
@@ -142,7 +144,7 @@ def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
 
 def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, float]:
     """Seconds of each stage, from timing one step of it."""
-    (_, text, config), (_, _, tutor_config), (evaluation,) = (stages[name] for name in COMMANDS)
+    (_, text, config), (_, _, settings, tutor_config), (evaluation,) = (stages[name] for name in COMMANDS)
     tokenizer = load_tokenizer(encoder, "encoder")
     set_seed(0)
     with loading(encoder, "encoder"):
@@ -151,7 +153,9 @@ def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, 
     rows = {"train_dataset": [row], "eval_dataset": datasets.Dataset.from_list([row]), "processing_class": tokenizer}
     adapting = seconds_a_step(MaskedLMTrainer(model, config, **rows), text.max_length)
     student = build_student(stages["distill"][0].student, model.config)
-    distilling = seconds_a_step(TutorKDTrainer(student, Teacher(model), tutor_config, **rows), text.max_length)
+    distilling = seconds_a_step(
+        DistillationTrainer(student, Teacher(model), tutor_config, settings=settings, **rows), text.max_length
+    )
     seconds = {"adapt": adapting * config.max_steps, "distill": distilling * tutor_config.max_steps}
     done = {"adapt": config.output_dir, "distill": tutor_config.output_dir}
     seconds = {name: 0.0 if (Path(done[name]) / FINISHED_FILE).exists() else time for name, time in seconds.items()}
@@ -184,15 +188,13 @@ def _verdict(student: EvaluationResult, undistilled: EvaluationResult) -> str:
 
 
 def _examples(stages: Mapping[str, tuple[Any, ...]], validation: Path) -> list[Example]:
-    args, text, config = stages["distill"]
+    args, _, settings, config = stages["distill"]
     tokenizer = load_tokenizer(args.teacher, "teacher")
     rows = datasets.load_dataset("parquet", data_files=str(validation), split="train")
     sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
     with loading(config.output_dir, "student"):
         student = AutoModel.from_pretrained(config.output_dir)
-    trainer = TutorKDTrainer(
-        student, args.teacher, config, train_dataset=[{}], eval_dataset=rows, processing_class=tokenizer
-    )
+    trainer = DistillationTrainer(student, args.teacher, config, [{}], tokenizer, eval_dataset=rows, settings=settings)
     trainer._load_from_checkpoint(config.output_dir)
     return tutor_examples(trainer, sentences)
 

@@ -1,26 +1,31 @@
 """``tutorkd distill``: a teacher into a student, with a tutor."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.cli.corpus import CorpusArguments
-from tutorkd.cli.options import OptionParser
+from tutorkd.cli.options import OptionParser, load_recipe, nearest
 from tutorkd.cli.plan import print_plan
 from tutorkd.cli.training import check_positions, train
-from tutorkd.config import TutorKDConfig
+from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading, quiet_transformers
+from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
-from tutorkd.trainer import TutorKDTrainer, prepare_teacher
+from tutorkd.trainer import DistillationTrainer, prepare_teacher
 
-DESCRIPTION = "Distils a masked language model into a small encoder with Tutor-KD (EMNLP 2022)."
+DESCRIPTION = (
+    "Distils a masked language model into a small encoder, with Tutor-KD (EMNLP 2022) or a rival method. The options "
+    "of a method are shown by: tutorkd distill --method METHOD --help"
+)
 INITIAL_STUDENT = "initial_student"
 
 
@@ -30,6 +35,7 @@ class DistillArguments:
 
     _argument_group_name = "teacher and student"
 
+    method: str = field(default="tutor-kd", metadata={"help": f"Method: one of {', '.join(METHODS)}."})
     teacher: str = field(default="", metadata={"help": "Masked language model: a Hub name or a path."})
     student: str = field(
         default="half",
@@ -60,18 +66,41 @@ class DistillArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
 
 
-def parser() -> OptionParser:
-    """Options of the command."""
+def parser(method: str = "tutor-kd") -> OptionParser:
+    """Options of the command, the method's constants among them."""
     defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
-    return OptionParser("distill", DESCRIPTION, [DistillArguments, CorpusArguments, TutorKDConfig], defaults)
+    classes = [DistillArguments, CorpusArguments, METHODS[method].settings, DistillationConfig]
+    return OptionParser("distill", DESCRIPTION, classes, defaults)
 
 
-def distill(args: DistillArguments, text: CorpusArguments, config: TutorKDConfig) -> Path:
-    """Run the command; returns the folder of the student."""
+def chosen_method(argv: Sequence[str]) -> str:
+    """The method that flags or recipe name; it decides which constants there are to be set.
+
+    Raises:
+        UserError: if there is no such method.
+    """
+    ahead = ArgumentParser(add_help=False, allow_abbrev=False)
+    ahead.add_argument("--method")
+    ahead.add_argument("--config")
+    flags, _ = ahead.parse_known_args(argv)
+    method = flags.method or (load_recipe(flags.config) if flags.config else {}).get("method", "tutor-kd")
+    if method not in METHODS:
+        raise UserError(
+            f"there is no method {method!r}{nearest(str(method), list(METHODS))}; choose of {', '.join(METHODS)}"
+        )
+    return method
+
+
+def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config: DistillationConfig) -> Path:
+    """Run the command; returns the folder of the student.
+
+    Args:
+        settings: the method's constants, an instance of its dataclass in ``METHODS``.
+    """
     if not args.teacher:
         raise UserError("no teacher: name a masked language model with --teacher")
     text.require()
-    folder = RunFolder(config.output_dir, [args, text, config], args.restart)
+    folder = RunFolder(config.output_dir, [args, text, settings, config], args.restart)
     if folder.finished and not args.dry_run:
         print(f"{folder.path} is finished; --restart runs it again")
         return folder.path
@@ -80,12 +109,15 @@ def distill(args: DistillArguments, text: CorpusArguments, config: TutorKDConfig
     check_positions(teacher.body, "teacher", text.max_length)
     student = make_student(args, teacher, tokenizer, config.seed)
     check_positions(student, "student", text.max_length)
+    print(f"method   {METHODS[args.method].title}")
 
-    def trainer(**rows) -> TutorKDTrainer:
-        return TutorKDTrainer(student, teacher, config, processing_class=tokenizer, **rows)
+    def trainer(**rows) -> DistillationTrainer:
+        return DistillationTrainer(
+            student, teacher, config, processing_class=tokenizer, method=args.method, settings=settings, **rows
+        )
 
     if args.dry_run:
-        print_plan([args, text, config], trainer, tokenizer, text, config)
+        print_plan([args, text, settings, config], trainer, tokenizer, text, config)
         return folder.path
     corpus = text.load(tokenizer)
     ready = trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout)
@@ -116,13 +148,15 @@ def make_student(
     if args.student not in PRESETS:
         _check_tokenizer(args, tokenizer)
     set_seed(seed)
-    student = build_student(args.student, teacher.config, sizes, pretrained, args.trust_remote_code)
+    student = build_student(
+        args.student, teacher.config, sizes, pretrained, METHODS[args.method].needs_mlm_head, args.trust_remote_code
+    )
     if pretrained:
         start = "its own weights"
     elif args.student_init == "random":
         start = "starts at random"
     else:
-        start = str(initialise_from_teacher(student, teacher.body))
+        start = str(initialise_from_teacher(student, teacher))
     for role, model in (("teacher", teacher.body), ("student", student)):
         c = model.config
         print(
@@ -162,5 +196,5 @@ def _check_tokenizer(args: DistillArguments, tokenizer: PreTrainedTokenizerBase)
 
 
 def run(argv: Sequence[str]) -> int:
-    distill(*parser().read(argv))
+    distill(*parser(chosen_method(argv)).read(argv))
     return 0

@@ -7,7 +7,9 @@ from tutorkd.runtime import describe
 
 
 def run(argv: Sequence[str]) -> int:
-    OptionParser("env", "Prints the versions and the machine that results depend on.", [], {}, takes_recipe=False).read(argv)
+    OptionParser("env", "Prints the versions and the machine that results depend on.", [], {}, takes_recipe=False).read(
+        argv
+    )
     facts = describe()
     width = max(map(len, facts))
     print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))

@@ -64,7 +64,9 @@ class OptionParser(HfArgumentParser):
     @property
     def keys(self) -> list[str]:
         """What a recipe may set."""
-        return [field.name for dataclass in self.dataclass_types for field in dataclasses.fields(dataclass) if field.init]
+        return [
+            field.name for dataclass in self.dataclass_types for field in dataclasses.fields(dataclass) if field.init
+        ]
 
     def read(self, argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe") -> tuple:
         """Instances of the dataclasses.
@@ -99,7 +101,7 @@ class OptionParser(HfArgumentParser):
         namespace, unknown = self.parse_known_args(list(argv), namespace)
         if unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
-            self.error(f"unknown option {unknown[0]}{_nearest(unknown[0].split('=')[0], options)}")
+            self.error(f"unknown option {unknown[0]}{nearest(unknown[0].split('=')[0], options)}")
         return namespace
 
     def _tokens(self, recipe: Mapping[str, Any], where: str) -> tuple[list[str], set[str]]:
@@ -107,7 +109,7 @@ class OptionParser(HfArgumentParser):
         tokens: list[str] = []
         for key, value in recipe.items():
             if key not in self.keys:
-                raise UserError(f"{where}: unknown key {key!r}{_nearest(str(key), self.keys)}")
+                raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), self.keys)}")
             if value is None:
                 continue
             items = value if isinstance(value, list) else [value]
@@ -126,7 +128,8 @@ class _Repeatable(Action):
         setattr(namespace, self.dest, [*previous, *values])
 
 
-def _nearest(word: str, words: Sequence[str]) -> str:
+def nearest(word: str, words: Sequence[str]) -> str:
+    """ "; did you mean ...?", or nothing where no word is near."""
     near = difflib.get_close_matches(word.replace("-", "_") if not word.startswith("-") else word, words, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -146,7 +149,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         if name not in recipe_names():
             raise UserError(
-                f"there is no recipe {name}{_nearest(name, recipe_names())}; give a path or one of "
+                f"there is no recipe {name}{nearest(name, recipe_names())}; give a path or one of "
                 f"{', '.join(recipe_names())}"
             )
         path = RECIPES / f"{name}.yaml"

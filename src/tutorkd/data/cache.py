@@ -57,7 +57,5 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
                 f"disk full while writing the corpus cache in {target.parent}; free some space, or move the "
                 "cache with TUTORKD_CACHE"
             ) from error
-        raise UserError(
-            f"cannot prepare the corpus cache in {target.parent}: {error.strerror or error}"
-        ) from error
+        raise UserError(f"cannot prepare the corpus cache in {target.parent}: {error.strerror or error}") from error
     return False

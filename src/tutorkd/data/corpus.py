@@ -136,9 +136,7 @@ def prepare_corpus(
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
-            train=_mix([part.train for part in streams], weights, seed).shuffle(
-                seed, buffer_size=STREAM_SHUFFLE_ROWS
-            ),
+            train=_mix([part.train for part in streams], weights, seed).shuffle(seed, buffer_size=STREAM_SHUFFLE_ROWS),
             heldout=concatenate_datasets([part.heldout for part in streams]),
             corpora=tuple(
                 CorpusCounts(name, None, part.heldout_documents, None, None, len(part.heldout), None, False)

@@ -48,9 +48,7 @@ class Encoder:
             raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
         missing = [token for token in ("cls_token", "sep_token") if getattr(tokenizer, f"{token}_id") is None]
         if missing:
-            raise UserError(
-                f"tokenizer {name} has no {' and no '.join(missing)}, which begin and end every row"
-            )
+            raise UserError(f"tokenizer {name} has no {' and no '.join(missing)}, which begin and end every row")
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()

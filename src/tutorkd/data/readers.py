@@ -120,9 +120,7 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
         if document is not None and not isinstance(document, str):
             raise not_text(where, column, type(document).__name__)
         if document and not _encodes(document):
-            raise UserError(
-                f"{where}: column {column!r} isn't UTF-8 text: it escapes one half of a character alone"
-            )
+            raise UserError(f"{where}: column {column!r} isn't UTF-8 text: it escapes one half of a character alone")
         yield document
 
 

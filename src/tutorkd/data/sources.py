@@ -119,17 +119,13 @@ def resolve_source(name: str, split: str = "train") -> Source:
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return LocalFiles(
-            name, _readable(name, [file for file in path.rglob("*") if not _hidden(file, path)])
-        )
+        return LocalFiles(name, _readable(name, [file for file in path.rglob("*") if not _hidden(file, path)]))
     if path.exists():
         if path.suffix.lower() not in READERS:
             raise UserError(f"{name}: unknown kind of file; the extension must be one of {_KNOWN}")
         return LocalFiles(name, (path.absolute(),))
     if set(name) & set("*?["):
-        return LocalFiles(
-            name, _readable(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
-        )
+        return LocalFiles(name, _readable(name, [Path(file) for file in glob.glob(str(path), recursive=True)]))
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or path.suffix.lower() in READERS:
         raise UserError(f"{name}: no such file or folder")
@@ -142,9 +138,7 @@ def _hidden(file: Path, folder: Path) -> bool:
 
 
 def _readable(name: str, candidates: list[Path]) -> tuple[Path, ...]:
-    files = sorted(
-        file.absolute() for file in candidates if file.suffix.lower() in READERS and file.is_file()
-    )
+    files = sorted(file.absolute() for file in candidates if file.suffix.lower() in READERS and file.is_file())
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}")
     return tuple(files)

@@ -52,9 +52,7 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     )
 
 
-def _train_rows(
-    source: Source, encoder: Encoder, settings: PackSettings, skip: int
-) -> Iterator[dict[str, list[int]]]:
+def _train_rows(source: Source, encoder: Encoder, settings: PackSettings, skip: int) -> Iterator[dict[str, list[int]]]:
     documents = islice(nonblank(source.stream(settings.text_column)), skip, None)
     return _rows(documents, encoder, settings.max_length)
 

@@ -1,1 +1,37 @@
-"""Other distillation methods, trained on the same rows and masks as Tutor-KD; each states its paper."""
+"""Methods of distillation, one file each; what a trainer must know of each is in ``METHODS``."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from tutorkd.methods import distilbert, kd, masked_lm, minilm, minilm_v2, tinybert, tutor_kd
+
+
+class Method(NamedTuple):
+    """A method as the trainer sees it."""
+
+    title: str
+    citation: str  # BibTeX
+    settings: type  # dataclass of the method's constants
+    module: Callable[..., nn.Module]  # of student, teacher and settings: what is trained
+    needs_mlm_head: bool = False  # the student is a masked language model, not a bare encoder
+
+
+METHODS: dict[str, Method] = {
+    "tutor-kd": Method("Tutor-KD", tutor_kd.CITATION, tutor_kd.TutorKDSettings, tutor_kd.TutorKD),
+    "kd": Method("KD", kd.CITATION, kd.KDSettings, kd.KD, needs_mlm_head=True),
+    "distilbert": Method(
+        "DistilBERT", distilbert.CITATION, distilbert.DistilBERTSettings, distilbert.DistilBERT, needs_mlm_head=True
+    ),
+    "tinybert": Method("TinyBERT", tinybert.CITATION, tinybert.TinyBERTSettings, tinybert.TinyBERT),
+    "minilm": Method("MiniLM", minilm.CITATION, minilm.MiniLMSettings, minilm.MiniLM),
+    "minilm-v2": Method("MiniLM v2", minilm_v2.CITATION, minilm_v2.MiniLMv2Settings, minilm_v2.MiniLMv2),
+    "mlm": Method(
+        "masked-language modelling",
+        masked_lm.CITATION,
+        masked_lm.MaskedLMSettings,
+        lambda student, teacher, settings: masked_lm.MaskedLM(student),
+        needs_mlm_head=True,
+    ),
+}

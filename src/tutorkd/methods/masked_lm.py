@@ -4,6 +4,8 @@ Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
 2019, section 3.1.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,23 @@ from transformers import PreTrainedModel
 
 from tutorkd.data.masking import BatchCounts
 from tutorkd.step import StepOutput, at_positions
-from tutorkd.teacher import MLMHead
+from tutorkd.teacher import MLMHead, Teacher
+
+CITATION = """\
+@inproceedings{devlin-etal-2019-bert,
+  title = {{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding},
+  author = {Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina},
+  booktitle = {Proceedings of the 2019 Conference of the North American Chapter of the Association for Computational
+               Linguistics: Human Language Technologies},
+  year = {2019},
+  pages = {4171--4186},
+  doi = {10.18653/v1/N19-1423}
+}"""
+
+
+@dataclass
+class MaskedLMSettings:
+    """Masked-language modelling has no constants beside the masking's, which all methods share."""
 
 
 class MaskedLM(nn.Module):
@@ -39,9 +57,10 @@ class MaskedLM(nn.Module):
         masked_positions: Tensor,
         attention_mask: Tensor | None = None,
         *,
+        teacher: Teacher | None = None,
         num_items: BatchCounts | None = None,
     ) -> StepOutput:
-        """Mean cross-entropy at the masked positions of X^M (B, L)."""
+        """Mean cross-entropy at the masked positions of X^M (B, L); a teacher, if there is one, isn't asked."""
         logits = self._logits(corrupted_ids, masked_positions, attention_mask)
         labels = input_ids.flatten()[masked_positions]
         k = max(len(labels), 1) if num_items is None else num_items.masked

@@ -21,6 +21,16 @@ from tutorkd.sampling import sample_replacements
 from tutorkd.step import StepOutput, at_positions, spread
 from tutorkd.teacher import EncoderStates, MLMHead, Teacher, encoder_states
 
+CITATION = """\
+@inproceedings{kim-etal-2022-tutoring,
+  title = {Tutoring Helps Students Learn Better: Improving Knowledge Distillation for {BERT} with Tutor Network},
+  author = {Kim, Junho and Park, Jun-Hyung and Lee, Mingyu and Mok, Wing-Lam and Choi, Joon-Young and Lee, SangKeun},
+  booktitle = {Proceedings of the 2022 Conference on Empirical Methods in Natural Language Processing},
+  year = {2022},
+  pages = {7371--7382},
+  doi = {10.18653/v1/2022.emnlp-main.498}
+}"""
+
 
 @dataclass
 class TutorKDSettings:
@@ -105,9 +115,7 @@ class TutorKD(nn.Module):
     special_ids: Tensor
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
-    def __init__(
-        self, student: PreTrainedModel, teacher: Teacher, special_ids: list[int], settings: TutorKDSettings
-    ):
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, special_ids: list[int], settings: TutorKDSettings):
         super().__init__()
         check_vocabulary(student, teacher)
         check_layers(student, teacher, settings.attention_score_weight)
@@ -160,9 +168,7 @@ class TutorKD(nn.Module):
             "loss_attention_score": c.attention_score_weight,
         }
         if c.hidden_state_weight:
-            losses["loss_hidden_state"] = hidden_state_loss(
-                self.projection, lesson.learned, lesson.taught, mask, real
-            )
+            losses["loss_hidden_state"] = hidden_state_loss(self.projection, lesson.learned, lesson.taught, mask, real)
         if c.attention_score_weight:
             losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()

@@ -93,7 +93,7 @@ def test_a_copied_head_is_independent_and_starts_over_at_random(family):
 
 def test_a_checkpoint_without_a_trained_head_is_refused_and_adapt_is_named(tmp_path):
     tiny.masked_lm().base_model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no trained MLM head.*tutorkd adapt"):
+    with pytest.raises(UserError, match=r"no trained MLM head.*tutorkd adapt"):
         load_teacher(str(tmp_path))
 
 

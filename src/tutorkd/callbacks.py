@@ -90,6 +90,10 @@ class ProgressTable(TrainerCallback):
         self.bar.write(f"{state.global_step:>7}" + "".join(f"{_cell(shown[c]):>9}" for c in self.columns))
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self) -> None:
+        """End the bar's line; nothing if there is no bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -41,7 +41,7 @@ class PretrainingConfig(TrainingArguments):
         default=False, metadata={"help": "Leave off: steps whose gradient isn't finite are skipped and counted."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the oldest go first."})
-    report_to: None | str | list[str] = field(
+    report_to: str | list[str] | None = field(
         default="none", metadata={"help": "Trackers to log to, such as tensorboard or wandb; none by default."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})

@@ -60,11 +60,11 @@ def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
 
     autocast = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
     saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-            with autocast, saved:
-                loss = module(**batch, **trainer._forward_arguments()).loss
-            loss.backward()
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []), counter:
+        with autocast, saved:
+            loss = module(**batch, **trainer._forward_arguments()).loss
+        loss.backward()
     module.zero_grad(set_to_none=True)
     weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
     row_bytes = sum(size for pointer, size in storages.items() if pointer not in weights)

@@ -26,7 +26,7 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
                 continue
             if isinstance(value, Enum):
                 value = value.value
-            if value is None or isinstance(value, str | int | float | bool | list):
+            if value is None or isinstance(value, str | int | float | bool | list | dict):
                 values[field.name] = value
     return values
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, ElectraConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
-from tutorkd.hub import loading
+from tutorkd.hub import load_model, loading
 from tutorkd.teacher import MLMHead, Teacher
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
@@ -54,12 +54,13 @@ def student_config(
         UserError: if there is no such student, the teacher's depth is odd, or the family has no such size.
     """
     if name == "half":
-        if teacher.num_hidden_layers % 2 and not (sizes or {}).get("num_hidden_layers"):
+        if teacher.num_hidden_layers % 2 and "num_hidden_layers" not in (sizes or {}):
             raise UserError(
-                f"half of {teacher.num_hidden_layers} layers isn't a whole number: give --student_layers a divisor of it"
+                f"half of {teacher.num_hidden_layers} layers isn't a whole number: set --student_layers to a divisor"
             )
         config = type(teacher).from_dict(teacher.to_dict())
-        _set_layers(config, (sizes or {}).get("num_hidden_layers") or teacher.num_hidden_layers // 2)
+        if "num_hidden_layers" not in (sizes or {}):
+            _set_layers(config, teacher.num_hidden_layers // 2)
     elif name in EXTREME_LAYERS:
         config = ElectraConfig(
             num_hidden_layers=EXTREME_LAYERS[name],
@@ -73,6 +74,8 @@ def student_config(
         with loading(name, "student"):
             config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     for key, value in (sizes or {}).items():
+        if value < 1:
+            raise UserError(f"a student can't have {value} as its {key}: give 1 or more")
         if not hasattr(config, key):
             raise UserError(f"a student of the family {config.model_type} has no size {key}")
         if key == "num_hidden_layers":
@@ -87,11 +90,11 @@ def student_config(
 
 
 def _set_layers(config: PretrainedConfig, layers: int) -> None:
-    """Change the depth; what a configuration lists layer by layer is thinned to the layers that are kept."""
+    """Change the depth; what a configuration lists layer by layer is thinned to the layers kept, or repeated."""
     before = config.num_hidden_layers
-    kept = matching_layers(layers, before) if before % layers == 0 else list(range(1, layers + 1))
+    kept = matching_layers(layers, before) if before % layers == 0 else [1 + i % before for i in range(layers)]
     for key, value in list(config.to_dict().items()):
-        if isinstance(value, list) and len(value) == before and layers <= before:
+        if isinstance(value, list) and len(value) == before:
             setattr(config, key, [value[layer - 1] for layer in kept])
     config.num_hidden_layers = layers
 
@@ -116,8 +119,7 @@ def build_student(
     """
     kind = AutoModelForMaskedLM if mlm_head else AutoModel
     if pretrained:
-        with loading(name, "student"):
-            return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        return load_model(kind, name, "student", trust_remote_code=trust_remote_code)[0]
     config = student_config(name, teacher, sizes, trust_remote_code)
     return kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
 

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tutorkd.capture import AttentionInputs, prepare_for_capture, record_attention
 from tutorkd.errors import UserError
-from tutorkd.hub import loading
+from tutorkd.hub import load_model
 
 
 class _PassThrough(nn.Module):
@@ -103,11 +103,7 @@ def load_teacher(name: str, dtype: torch.dtype = torch.float32, trust_remote_cod
     Raises:
         UserError: if there is no such model, it can't be reached, its head is missing, or its family doesn't work.
     """
-    with loading(name, "teacher"):
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    missing = sorted(info["missing_keys"])
+    model, missing = load_model(AutoModelForMaskedLM, name, "teacher", dtype, trust_remote_code)
     if missing:
         raise UserError(
             f"the teacher {name} has no trained MLM head ({len(missing)} weights are missing, such as {missing[0]}); "

@@ -17,7 +17,8 @@ from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 from tutorkd.errors import UserError
-from tutorkd.hub import quiet_transformers
+from tutorkd.files import written_whole
+from tutorkd.hub import loading, quiet_transformers
 from tutorkd.methods import METHODS
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.tutor_kd import TutorKD
@@ -90,7 +91,8 @@ class MaskedRowsTrainer(Trainer):
         )
         self.saved_model = model
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
-        self.add_callback(ProgressTable(stage))
+        self._progress = ProgressTable(stage)
+        self.add_callback(self._progress)
         self._throughput = Throughput()
         self._window: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
         self._step_metrics: dict[str, Tensor] = {}
@@ -157,11 +159,9 @@ class MaskedRowsTrainer(Trainer):
         self._nonfinite_in_a_row += 1
         self._skipped_steps += 1
         if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
-            checkpoint = last_checkpoint(self.args.output_dir)
-            good = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been saved"
             raise UserError(
                 f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step "
-                f"{self.state.global_step + 1}; {good}; a lower --learning_rate or bf16 instead of fp16 may help"
+                f"{self.state.global_step + 1}; {self._last_checkpoint()}; a lower --learning_rate or bf16 instead of fp16 may help"
             )
 
     # What is shown
@@ -187,7 +187,10 @@ class MaskedRowsTrainer(Trainer):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any):
         self._throughput.start(0)
-        return super()._inner_training_loop(*args, **kwargs)
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._progress.close()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's, but training goes on as if it hadn't happened: no random number of its is used."""
@@ -222,39 +225,44 @@ class MaskedRowsTrainer(Trainer):
         """The model as plain transformers, tokenizer and card; beside it the heads that only training needs."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet_transformers():
+        with quiet_transformers(), written_whole(Path(output_dir or self.args.output_dir)) as folder:
             self.saved_model.save_pretrained(folder)
-        if heads := self._heads(self.accelerator.unwrap_model(self.model)):
-            safetensors.torch.save_file(
-                {name: p.detach().contiguous() for name, p in heads.items()},
-                folder / HEADS_FILE,
-                metadata={"format": "pt"},
-            )
-        self.processing_class.save_pretrained(folder)
-        self._write_card(folder)
+            if heads := self._heads(self.accelerator.unwrap_model(self.model)):
+                safetensors.torch.save_file(
+                    {name: p.detach().contiguous() for name, p in heads.items()},
+                    folder / HEADS_FILE,
+                    metadata={"format": "pt"},
+                )
+            self.processing_class.save_pretrained(folder)
+            self._write_card(folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Not Trainer's, which it would put in the place of ours when it pushes to the Hub."""
 
     def _save_checkpoint(self, model, trial) -> None:
         """As Trainer's, but a checkpoint that couldn't be written whole is taken away again."""
         try:
-            super()._save_checkpoint(model, trial)
+            with quiet_transformers():
+                super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
                 f"{folder} couldn't be written ({' '.join(str(error).split())}); free space or choose another "
-                f"--output_dir; the last whole checkpoint is {last_checkpoint(self.args.output_dir)}"
+                f"--output_dir; {self._last_checkpoint()}"
             ) from error
+
+    def _last_checkpoint(self) -> str:
+        checkpoint = last_checkpoint(self.args.output_dir)
+        return f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been saved before"
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with quiet_transformers():
-            loaded = type(self.saved_model).from_pretrained(resume_from_checkpoint, dtype=self.saved_model.dtype)
-        self.saved_model.load_state_dict(loaded.state_dict())
         heads = self._heads(self.accelerator.unwrap_model(self.model if model is None else model))
-        if heads:
-            stored = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEADS_FILE)
+        with loading(resume_from_checkpoint, "checkpoint"):
+            loaded = type(self.saved_model).from_pretrained(resume_from_checkpoint, dtype=self.saved_model.dtype)
+            self.saved_model.load_state_dict(loaded.state_dict())
+            stored = safetensors.torch.load_file(Path(resume_from_checkpoint) / HEADS_FILE) if heads else {}
             for name, parameter in heads.items():
                 parameter.copy_(stored[name])
 
@@ -388,7 +396,12 @@ def prepare_teacher(
     return (teacher if isinstance(teacher, Teacher) else Teacher(teacher)).to(dtype)
 
 
+def whole_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Checkpoints of a run that were written to the end; Trainer writes ``trainer_state.json`` last."""
+    return [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+
+
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run that was written whole (Trainer writes ``trainer_state.json`` last)."""
-    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    """The newest checkpoint of a run that was written to the end."""
+    whole = whole_checkpoints(output_dir)
     return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)

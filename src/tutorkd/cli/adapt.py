@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import AutoModelForMaskedLM, set_seed
 
 from tutorkd.cli.corpus import CorpusArguments
@@ -13,7 +12,7 @@ from tutorkd.cli.plan import print_plan
 from tutorkd.cli.training import check_positions, train
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer, loading
+from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.run_folder import RunFolder
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.trainer import MaskedLMTrainer
@@ -53,12 +52,9 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
         return folder.path
     tokenizer = load_tokenizer(args.model, "model", args.trust_remote_code)
     set_seed(config.seed)  # an MLM head that isn't there starts at random
-    with loading(args.model, "model"):
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            args.model, dtype=torch.float32, trust_remote_code=args.trust_remote_code, output_loading_info=True
-        )
+    model, missing = load_model(AutoModelForMaskedLM, args.model, "model", trust_remote_code=args.trust_remote_code)
     check_positions(model, "model", text.max_length)
-    head = "starts at random" if info["missing_keys"] else "goes on from the checkpoint's"
+    head = "starts at random" if missing else "goes on from the checkpoint's"
     print(f"model    {args.model}: {model.num_parameters() / 1e6:.1f} M parameters, its MLM head {head}")
 
     def trainer(**rows) -> MaskedLMTrainer:

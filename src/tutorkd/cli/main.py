@@ -37,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutorkd {__version__}")
         return 0
     command, *rest = argv
-    if command not in COMMANDS:
-        print(f"tutorkd: unknown command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
     # Tokenizing is spread over processes; threads within them can deadlock after a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What of the libraries' notices matters, we say ourselves.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
+        if command not in COMMANDS:
+            raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
         return import_module(f"tutorkd.cli.{command}").run(rest)
     except UserError as error:
         print(f"tutorkd: error: {error}", file=sys.stderr)

@@ -33,8 +33,9 @@ def print_plan(
     steps = f"{config.max_steps:,}" if config.max_steps > 0 else f"{config.num_train_epochs:g} passes over the text"
     seconds = 2 * cost.flops / rate
     total = f", all of them {duration(seconds * config.max_steps)}" if config.max_steps > 0 else ""
+    saved = sum(p.numel() for p in ready.saved_model.parameters())
     facts = {
-        "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {ready.saved_model.num_parameters() / 1e6:,.1f} M",
+        "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {saved / 1e6:,.1f} M",
         "tokens a step": f"{cost.tokens:,}",
         "steps": steps,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",

@@ -18,7 +18,8 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
         Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
         UserError: if the disk is full or training diverges.
     """
-    folder.claim()
+    if trainer.args.should_save:  # one process alone
+        folder.claim()
     checkpoint = folder.checkpoint
     if checkpoint:
         print(f"going on from {checkpoint}")

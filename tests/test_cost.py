@@ -61,3 +61,17 @@ def test_weights_gradients_and_moments_are_counted_once(tmp_path):
 
 def test_the_matrix_product_rate_is_a_rate():
     assert matmul_rate(torch.float32, torch.device("cpu"), 128) > 1e6
+
+
+def test_what_is_kept_for_the_backward_pass_grows_with_the_rows_and_copies_of_weights_don_t(tmp_path):
+    kept = {}
+    for rows in (2, 4, 8):
+        args = TutorKDConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=rows, bf16=True, teacher_dtype="float32"
+        )
+        student = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2))
+        data = _Rows(tiny.rows(4))
+        trainer = TutorKDTrainer(student, tiny.masked_lm(), args, data, tiny.tokenizer(), eval_dataset=data)
+        kept[rows] = measure_step(trainer, 16).activation_bytes
+    assert kept[8] - kept[4] == 2 * (kept[4] - kept[2])  # linear in the rows
+    assert 0 < kept[8] < 4 * kept[2]  # with a part that is there once

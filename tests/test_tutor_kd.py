@@ -210,3 +210,28 @@ def test_differing_heads_train_without_attention_scores(tmp_path):
         AutoModel.from_config(config), teacher, tiny.SPECIAL_IDS, _config(tmp_path, attention_score_weight=0.0)
     )
     assert "loss_attention_score" not in module(**_batch(), teacher=teacher).metrics
+
+
+def test_each_choice_of_rewards_gives_its_policy_gradient(tmp_path):
+    batch, gradients = _batch(), {}
+    for rewards in ("both", "teacher", "student", "none"):
+        module, teacher = _pair(tmp_path, rewards=rewards, plausibility_weight=0.0)
+        module(**batch, teacher=teacher).loss.backward()
+        gradients[rewards] = torch.cat([p.grad.flatten() for p in module.tutor.parameters()])
+    assert gradients["none"].abs().sum() == 0
+    torch.testing.assert_close(gradients["both"], gradients["teacher"] + gradients["student"], atol=1e-6, rtol=1e-3)
+
+
+def test_without_a_tutor_the_student_reads_the_masked_row_or_the_teacher_s_or_random_tokens(tmp_path):
+    batch = _batch()
+    corrupted = batch["corrupted_ids"].flatten()[batch["masked_positions"]]
+    module, teacher = _pair(tmp_path, tutor="none")
+    assert torch.equal(module.teach(**batch, teacher=teacher).replaced_ids, corrupted)
+    module, teacher = _pair(tmp_path, tutor="teacher")  # greedy: the likeliest ordinary token
+    lesson = module.teach(**batch, teacher=teacher)
+    assert torch.equal(lesson.replaced_ids, lesson.teacher_logits[:, 5:].argmax(-1) + 5)
+    module, teacher = _pair(tmp_path, tutor="uniform", sampling="multinomial")
+    draws = torch.cat([module.teach(**batch, teacher=teacher).replaced_ids for _ in range(200)])
+    shares = torch.bincount(draws, minlength=tiny.VOCABULARY)[5:] / len(draws)
+    assert (shares - 1 / 95).abs().max() < 5 * (1 / 95 / len(draws)) ** 0.5
+    assert module.tutor is None

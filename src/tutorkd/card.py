@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from tutorkd.methods import Method
     from tutorkd.teacher import Teacher
 
-CITATION = """\
-@inproceedings{kim-etal-2022-tutoring,
-  title = {Tutoring Helps Students Learn Better: Improving Knowledge Distillation for {BERT} with Tutor Network},
-  author = {Kim, Junho and Park, Jun-Hyung and Lee, Mingyu and Mok, Wing-Lam and Choi, Joon-Young and Lee, SangKeun},
-  booktitle = {Proceedings of the 2022 Conference on Empirical Methods in Natural Language Processing},
-  year = {2022},
-  pages = {7371--7382},
-  doi = {10.18653/v1/2022.emnlp-main.498}
-}"""
-
-
 def student_card(
     folder: Path,
     student: PreTrainedModel,

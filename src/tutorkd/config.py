@@ -1,5 +1,6 @@
 """Configurations, in Trainer's own terms."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,12 +11,24 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from tutorkd.methods.tutor_kd import TutorKDSettings
 
 
+# Settings that nothing else checks before the first step, and their smallest and largest value.
+_RANGES = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon"), (0, math.inf)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "mlm_probability"), (0, 1)),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_rows", "max_nonfinite_steps"), (1, math.inf)),
+}
+
+
 @dataclass
 class PretrainingConfig(TrainingArguments):
     """``TrainingArguments`` for training on masked rows of text.
 
     Optimizer defaults are those of the authors' released code of Tutor-KD: AdamW, learning rate 5e-4, epsilon 1e-6,
     weight decay 0.01, linear warm-up over 1 % of the steps and linear decay.
+
+    Raises:
+        ValueError: for a setting out of its range.
     """
 
     _argument_group_name = "training"
@@ -41,9 +54,6 @@ class PretrainingConfig(TrainingArguments):
         default=False, metadata={"help": "Leave off: steps whose gradient isn't finite are skipped and counted."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the oldest go first."})
-    report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "Trackers to log to, such as tensorboard or wandb; none by default."}
-    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
 
     # What Trainer hasn't.
@@ -54,6 +64,9 @@ class PretrainingConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        for name, (least, most) in _RANGES.items():
+            if not least <= (value := getattr(self, name)) <= most or math.isinf(value):
+                raise ValueError(f"{name} can't be {value}: the least is {least}, the most {most}")
         # Trainer refuses bf16 on a processor unless it is told that the processor is meant.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

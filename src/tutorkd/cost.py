@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,21 +42,44 @@ class StepCost:
 
 
 def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
-    """Run one fabricated row forward and backward, count, and scale to the batch.
+    """Run fabricated rows forward and backward, count, and scale to the batch.
 
     Args:
         trainer: before training; its gradients are cleared again.
         max_length: tokens a row.
     """
+    args = trainer.args
+    one, two = (_count(trainer, rows, max_length) for rows in (1, 2))
+    parameters = _parameters(trainer)
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    rows = args.per_device_train_batch_size
+    return StepCost(
+        tokens=rows * args.gradient_accumulation_steps * args.world_size * max_length,
+        flops=one.flops * rows * args.gradient_accumulation_steps,
+        # a gradient and AdamW's two moments, in float32, beside the weights
+        static_bytes=sum(p.numel() * p.element_size() for p in parameters) + 12 * trained,
+        # what a second row adds, each row adds; the rest, such as bfloat16 copies of the weights, is there once
+        activation_bytes=one.saved_bytes + (two.saved_bytes - one.saved_bytes) * (rows - 1),
+    )
+
+
+class _Count(NamedTuple):
+    flops: int
+    saved_bytes: int  # kept for the backward pass, weights left out
+
+
+def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     args, module = trainer.args, trainer.model
-    ordinary = trainer.data_collator.ordinary_ids
-    ids = np.random.Generator(np.random.Philox(0)).choice(ordinary, max_length)
-    batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": 0}]))
-    storages: dict[int, int] = {}
+    ids = np.random.Generator(np.random.Philox(0)).choice(trainer.data_collator.ordinary_ids, max_length)
+    # The same row with the same masks, so that two cost twice what one does.
+    batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": 0}] * rows))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
         return tensor
 
     autocast = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
@@ -66,17 +90,7 @@ def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
             loss = module(**batch, **trainer._forward_arguments()).loss
         loss.backward()
     module.zero_grad(set_to_none=True)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
-    row_bytes = sum(size for pointer, size in storages.items() if pointer not in weights)
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    rows = args.per_device_train_batch_size
-    return StepCost(
-        tokens=rows * args.gradient_accumulation_steps * args.world_size * max_length,
-        flops=counter.get_total_flops() * rows * args.gradient_accumulation_steps,
-        # a gradient and AdamW's two moments, in float32, beside the weights
-        static_bytes=sum(p.numel() * p.element_size() for p in _parameters(trainer)) + 12 * trained,
-        activation_bytes=row_bytes * rows,
-    )
+    return _Count(counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()))
 
 
 def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:

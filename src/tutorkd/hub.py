@@ -89,6 +89,11 @@ def load_model(
     return model, [key for key in lacking if not key.startswith(body)]
 
 
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether there was a tokenizer to load: of a config alone transformers makes one of special tokens."""
+    return len(tokenizer) > len(tokenizer.all_special_tokens)
+
+
 def load_tokenizer(name: str, role: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, fast, with a mask token.
 
@@ -97,8 +102,7 @@ def load_tokenizer(name: str, role: str, trust_remote_code: bool = False) -> Pre
     """
     with loading(name, role):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # transformers makes up a tokenizer of special tokens alone where it finds no vocabulary.
+    if not has_vocabulary(tokenizer):
         raise UserError(f"the {role} {name} has no tokenizer: there is no vocabulary beside its weights")
     for token in ("mask_token", "cls_token", "sep_token", "pad_token"):
         if getattr(tokenizer, token) is None:

@@ -19,7 +19,7 @@ from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCo
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
-from tutorkd.methods import METHODS
+from tutorkd.methods import METHODS, Method
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
@@ -316,25 +316,18 @@ class DistillationTrainer(MaskedRowsTrainer):
         self.method = METHODS[method]
         self.settings = self.method.settings() if settings is None else settings
         teacher = prepare_teacher(teacher_model, args)
-        if len(processing_class) > teacher.config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(processing_class)} tokens and the teacher {teacher.config.vocab_size}: "
-                "use the teacher's own tokenizer"
-            )
         if isinstance(model, str):
             model = build_student(model, teacher.config, mlm_head=self.method.needs_mlm_head)
         torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
-        tutored = self.method.module is TutorKD
-        special = {"special_ids": processing_class.all_special_ids} if tutored else {}
         super().__init__(
-            self.method.module(student=model, teacher=teacher, settings=self.settings, **special),
+            build_module(self.method, model, teacher, self.settings, processing_class),
             model,
             args,
             train_dataset,
             eval_dataset,
             processing_class,
             stage="distill",
-            compute_metrics=probe_metrics if tutored else None,
+            compute_metrics=probe_metrics if self.method.module is TutorKD else None,
             **kwargs,
         )
         self.teacher = teacher.to(args.device)
@@ -383,6 +376,27 @@ class TutorKDTrainer(DistillationTrainer):
         super().__init__(
             model, teacher_model, args, train_dataset, processing_class, eval_dataset, settings=args, **kwargs
         )
+
+
+def build_module(
+    method: Method,
+    student: PreTrainedModel,
+    teacher: Teacher,
+    settings: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> nn.Module:
+    """What a method trains.
+
+    Raises:
+        UserError: if student, teacher and tokenizer can't be trained together.
+    """
+    if len(tokenizer) > teacher.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the teacher {teacher.config.vocab_size}: "
+            "use the teacher's own tokenizer"
+        )
+    special = {"special_ids": tokenizer.all_special_ids} if method.module is TutorKD else {}
+    return method.module(student=student, teacher=teacher, settings=settings, **special)
 
 
 def prepare_teacher(

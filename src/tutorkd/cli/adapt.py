@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.options import OptionParser
 from tutorkd.cli.plan import print_plan
-from tutorkd.cli.training import check_positions, train
+from tutorkd.cli.training import check_positions, ready_trainer, train
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model, load_tokenizer
@@ -63,8 +63,10 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
     if args.dry_run:
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
-    corpus = text.load(tokenizer)
-    train(trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout), folder)
+    ready = ready_trainer(trainer, text.load(tokenizer))
+    if config.should_save:  # one process alone
+        folder.claim()
+    train(ready, folder)
     return folder.path
 
 

@@ -11,16 +11,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.options import OptionParser, load_recipe, nearest
 from tutorkd.cli.plan import print_plan
-from tutorkd.cli.training import check_positions, train
+from tutorkd.cli.training import check_positions, ready_trainer, saving, train
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer, loading, quiet_transformers
+from tutorkd.files import written_whole
+from tutorkd.hub import has_vocabulary, load_tokenizer, loading, quiet_transformers
 from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
-from tutorkd.trainer import DistillationTrainer, prepare_teacher
+from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
 
 DESCRIPTION = (
     "Distils a masked language model into a small encoder, with Tutor-KD (EMNLP 2022) or a rival method. The options "
@@ -80,13 +81,14 @@ def chosen_method(argv: Sequence[str]) -> str:
         UserError: if there is no such method.
     """
     ahead = ArgumentParser(add_help=False, allow_abbrev=False)
-    ahead.add_argument("--method")
-    ahead.add_argument("--config")
+    for flag in ("--method", "--config"):
+        ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
     flags, _ = ahead.parse_known_args(argv)
-    method = flags.method or (load_recipe(flags.config) if flags.config else {}).get("method", "tutor-kd")
+    recipe = load_recipe(flags.config) if flags.config else {}
+    method = flags.method or str(recipe.get("method", "tutor-kd"))
     if method not in METHODS:
         raise UserError(
-            f"there is no method {method!r}{nearest(str(method), list(METHODS))}; choose of {', '.join(METHODS)}"
+            f"there is no method {method!r}{nearest(method, list(METHODS))}; choose of {', '.join(METHODS)}"
         )
     return method
 
@@ -109,6 +111,7 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     check_positions(teacher.body, "teacher", text.max_length)
     student = make_student(args, teacher, tokenizer, config.seed)
     check_positions(student, "student", text.max_length)
+    build_module(METHODS[args.method], student, teacher, settings, tokenizer)  # refuses a bad pair before text is read
     print(f"method   {METHODS[args.method].title}")
 
     def trainer(**rows) -> DistillationTrainer:
@@ -119,13 +122,13 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     if args.dry_run:
         print_plan([args, text, settings, config], trainer, tokenizer, text, config)
         return folder.path
-    corpus = text.load(tokenizer)
-    ready = trainer(train_dataset=corpus.train, eval_dataset=corpus.heldout)
-    if args.save_initial_student and not folder.checkpoint:
+    ready = ready_trainer(trainer, text.load(tokenizer))
+    if config.should_save:  # one process alone
         folder.claim()
-        with quiet_transformers():
-            student.save_pretrained(folder.path / INITIAL_STUDENT)
-        tokenizer.save_pretrained(folder.path / INITIAL_STUDENT)
+        if args.save_initial_student and not folder.checkpoint:
+            with saving(folder), quiet_transformers(), written_whole(folder.path / INITIAL_STUDENT) as scratch:
+                student.save_pretrained(scratch)
+                tokenizer.save_pretrained(scratch)
     train(ready, folder)
     return folder.path
 
@@ -179,6 +182,8 @@ def _check_tokenizer(args: DistillArguments, tokenizer: PreTrainedTokenizerBase)
             own = AutoTokenizer.from_pretrained(args.student, trust_remote_code=args.trust_remote_code)
     except UserError:
         return  # a config without a tokenizer: the sizes are compared later
+    if not has_vocabulary(own):
+        return
     if own.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"the vocabularies of teacher {args.teacher} and student {args.student} differ ({len(tokenizer)} and "

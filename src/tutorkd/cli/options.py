@@ -57,9 +57,10 @@ class OptionParser(HfArgumentParser):
             if action.nargs == "+":
                 action.__class__ = _Repeatable
         self.set_defaults(**defaults)
+        self._source = self.prog
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
+        raise UserError(f"{self._source}: {message}")
 
     @property
     def keys(self) -> list[str]:
@@ -79,14 +80,16 @@ class OptionParser(HfArgumentParser):
         Raises:
             UserError: for an unknown key or flag, named with the nearest valid one, or a value of the wrong type.
         """
-        flags = self._parse(argv, Namespace())
+        flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
-        tokens, given = self._tokens(recipe or {}, where)
-        namespace = self._parse(tokens, Namespace())
+        recipe = {key: value for key, value in (recipe or {}).items() if value is not None}
+        self._source = where
+        namespace = self._parse(self._tokens(recipe), Namespace())
+        self._source = self.prog
         namespace.__dict__.pop("_started", None)
         values = vars(self._parse(argv, namespace))
-        if values.get("fp16") and "bf16" not in given:
+        if values.get("fp16") and "bf16" not in recipe and flags.bf16 is None:
             values["bf16"] = False  # bfloat16 is a default here where the machine has it; an explicit fp16 replaces it
         read = []
         for dataclass in self.dataclass_types:
@@ -104,18 +107,17 @@ class OptionParser(HfArgumentParser):
             self.error(f"unknown option {unknown[0]}{nearest(unknown[0].split('=')[0], options)}")
         return namespace
 
-    def _tokens(self, recipe: Mapping[str, Any], where: str) -> tuple[list[str], set[str]]:
+    def _tokens(self, recipe: Mapping[str, Any]) -> list[str]:
         """A recipe as the flags that would say the same, so that one parser checks both."""
         tokens: list[str] = []
         for key, value in recipe.items():
             if key not in self.keys:
-                raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), self.keys)}")
-            if value is None:
-                continue
+                self.error(f"unknown key {key!r}{nearest(str(key), self.keys)}")
+            if isinstance(value, list) and not isinstance(self._option_string_actions[f"--{key}"], _Repeatable):
+                self.error(f"{key} takes one value, not the list {value}")
             items = value if isinstance(value, list) else [value]
-            tokens.append(f"--{key}")
-            tokens += [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
-        return tokens, set(recipe)
+            tokens += [f"--{key}={json.dumps(item) if isinstance(item, dict) else item}" for item in items]
+        return tokens
 
 
 class _Repeatable(Action):
@@ -134,9 +136,15 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def recipe_names() -> list[str]:
-    """Recipes that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+def recipe_names(folder: Traversable = RECIPES, prefix: str = "") -> list[str]:
+    """Recipes that come with the package; those in a folder below are named after it, as in ``ablations/rewards``."""
+    names = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            names += recipe_names(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return sorted(names)
 
 
 def load_recipe(name: str) -> dict[str, Any]:
@@ -152,11 +160,11 @@ def load_recipe(name: str) -> dict[str, Any]:
                 f"there is no recipe {name}{nearest(name, recipe_names())}; give a path or one of "
                 f"{', '.join(recipe_names())}"
             )
-        path = RECIPES / f"{name}.yaml"
+        path = RECIPES.joinpath(*f"{name}.yaml".split("/"))
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {name} isn't YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the recipe {name} can't be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise UserError(f"the recipe {name} must be a mapping of keys to values")
     return recipe

@@ -1,6 +1,7 @@
 """``--dry-run``: what a run would be and cost."""
 
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,9 +25,12 @@ def print_plan(
     config: PretrainingConfig,
 ) -> None:
     """Print the resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory."""
-    print("\n# resolved recipe\n" + yaml.safe_dump(resolved(arguments), sort_keys=False).rstrip() + "\n")
+    recipe = {key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart")}
+    print("\n# resolved recipe\n" + yaml.safe_dump(recipe, sort_keys=False).rstrip() + "\n")
     row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
-    ready = trainer(train_dataset=[row], eval_dataset=Dataset.from_list([row]))
+    with TemporaryDirectory() as scratch:
+        config.output_dir = scratch  # Trainer makes its folder at once
+        ready = trainer(train_dataset=[row], eval_dataset=Dataset.from_list([row]))
     cost = measure_step(ready, text.max_length)
     rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
     trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)

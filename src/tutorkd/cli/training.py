@@ -1,25 +1,26 @@
 """What training commands share: going on from a checkpoint, stopping on a signal, saving whole."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tutorkd.callbacks import StopOnSignal, duration
+from tutorkd.data import PackedCorpus
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.run_folder import RunFolder
 from tutorkd.trainer import MaskedRowsTrainer
 
 
 def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
-    """Train to the end, from the last checkpoint if there is one, and save.
+    """Train to the end, from the last checkpoint if there is one, and save into a claimed folder.
 
     Raises:
         Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
         UserError: if the disk is full or training diverges.
     """
-    if trainer.args.should_save:  # one process alone
-        folder.claim()
     checkpoint = folder.checkpoint
     if checkpoint:
         print(f"going on from {checkpoint}")
@@ -37,15 +38,38 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
             f"{folder.checkpoint}",
             stop.received,
         )
-    try:
+    with saving(folder):
         trainer.save_model()
         trainer.save_state()
+    print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+
+
+def ready_trainer(make: Callable[..., MaskedRowsTrainer], corpus: PackedCorpus) -> MaskedRowsTrainer:
+    """A trainer on a corpus.
+
+    Raises:
+        UserError: for settings that can't be trained with, Trainer's own refusals among them.
+    """
+    try:
+        return make(train_dataset=corpus.train, eval_dataset=corpus.heldout)
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def saving(folder: RunFolder) -> Iterator[None]:
+    """Turn what writing a model can fail with into one line.
+
+    Raises:
+        UserError: if the disk is full or the folder can't be written.
+    """
+    try:
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder.path} couldn't be written ({' '.join(str(error).split())}); free space, then run the same "
-            f"command again: it goes on from {folder.checkpoint}"
+            f"command again: it goes on from {folder.checkpoint or 'the start'}"
         ) from error
-    print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
 
 
 def check_positions(model: PreTrainedModel, role: str, max_length: int) -> None:

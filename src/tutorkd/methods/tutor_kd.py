@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tutorkd import functional as F
 from tutorkd.capture import prepare_for_capture
 from tutorkd.data.masking import BatchCounts
+from tutorkd.errors import UserError
 from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.sampling import sample_replacements
@@ -119,6 +120,8 @@ class TutorKD(nn.Module):
         super().__init__()
         check_vocabulary(student, teacher)
         check_layers(student, teacher, settings.attention_score_weight)
+        if not 1 <= settings.top_k <= teacher.config.vocab_size:
+            raise UserError(f"top_k can't be {settings.top_k}: choose from 1 to the {teacher.config.vocab_size} tokens")
         prepare_for_capture(student, "student")
         self.student = student
         self.args = settings

@@ -1,0 +1,153 @@
+"""``tutorkd compare``: a matrix of methods, students and seeds at an equal budget."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tutorkd.callbacks import duration
+from tutorkd.cli.options import OptionParser, load_recipe
+from tutorkd.comparison.bench import estimate
+from tutorkd.comparison.cell import run_cell
+from tutorkd.comparison.matrix import Cell, read_cells
+from tutorkd.comparison.report import markdown, summarise
+from tutorkd.comparison.runner import run_cells
+from tutorkd.errors import UserError
+from tutorkd.evaluation.report import write_text
+
+DESCRIPTION = (
+    "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
+    "evaluates each student; writes results.json, results.md and plots. The same command goes on where it stopped."
+)
+
+
+@dataclass
+class CompareArguments:
+    """What is compared and where; of the recipe's keys those that depend on where it is run."""
+
+    output_dir: str = field(default="tutorkd-comparison", metadata={"help": "Folder for cells and results (a path)."})
+    jobs: int = field(default=1, metadata={"help": "Cells that run at once, a number."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the cells and the estimated time, write nothing."})
+    restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these cells."})
+    cell: str | None = field(
+        default=None,
+        metadata={"help": "Run this cell alone, in this process: for a matrix spread over machines with one disk."},
+    )
+    teacher: str | None = field(default=None, metadata={"help": "In the place of the recipe's common teacher."})
+    corpus: list[str] | None = field(default=None, metadata={"help": "In the place of the recipe's common corpus."})
+    train: str | None = field(default=None, metadata={"help": "In the place of the recipe's evaluate train."})
+    validation: str | None = field(default=None, metadata={"help": "In the place of evaluate's validation."})
+
+
+def parser() -> OptionParser:
+    """Options of the command; the recipe is a word of its own among them."""
+    options = OptionParser("compare", DESCRIPTION, [CompareArguments], {}, takes_recipe=False)
+    options.usage = "tutorkd compare RECIPE [options]"
+    return options
+
+
+def run(argv: Sequence[str]) -> int:
+    recipe, flags = _recipe_and_flags(argv)
+    (args,) = parser().read(flags)
+    if args.jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
+    cells = read_cells(_overridden(load_recipe(recipe), args), recipe, args.output_dir)
+    if args.cell is not None:
+        return _run_one(cells, args)
+    if args.dry_run:
+        _print_plan(cells)
+        return 0
+    if find_spec("matplotlib") is None:
+        raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
+    if args.restart:
+        _remove(cells)
+    return compare(cells, recipe, flags, args)
+
+
+def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
+    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed."""
+    left = [cell for cell in cells if cell.result is None]
+    print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
+    flags = [flag for flag in flags if flag != "--restart"]
+
+    def command(cell: Cell) -> list[str]:
+        return [sys.executable, "-m", "tutorkd.cli.main", "compare", recipe, *flags, "--cell", cell.name]
+
+    failed = run_cells(left, command, args.jobs)
+    from tutorkd.comparison.plots import draw  # matplotlib is an extra
+
+    summary = summarise(cells, failed)
+    out = Path(args.output_dir)
+    write_text(out / "results.json", json.dumps(summary, indent=2))
+    write_text(out / "results.md", table := markdown(summary))
+    draw(cells, summary, out)
+    print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
+    return 1 if failed else 0
+
+
+def _recipe_and_flags(argv: Sequence[str]) -> tuple[str, list[str]]:
+    _, loose = parser().parse_known_args(list(argv))
+    words = [word for word in loose if not word.startswith("-")]
+    if len(words) != len(loose):
+        parser().read([flag for flag in argv if flag not in words])  # tells the unknown option
+    if len(words) != 1:
+        raise UserError(f"tutorkd compare takes one recipe, a path or a name, ahead of its options, not {len(words)}")
+    flags = list(argv)
+    flags.remove(words[0])
+    return words[0], flags
+
+
+def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
+    """The recipe with what the flags say in its place."""
+    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation"))):
+        given = {key: getattr(args, key) for key in keys if getattr(args, key)}
+        if given and isinstance(recipe.get(section) or {}, dict):
+            recipe[section] = {**(recipe.get(section) or {}), **given}
+    return recipe
+
+
+def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
+    chosen = [cell for cell in cells if cell.name == args.cell]
+    if not chosen:
+        raise UserError(f"there is no cell {args.cell}; there are {', '.join(cell.name for cell in cells)}")
+    if args.restart:
+        _remove(chosen)
+    run_cell(chosen[0])
+    return 0
+
+
+def _remove(cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        shutil.rmtree(cell.folder, ignore_errors=True)
+
+
+def _print_plan(cells: Sequence[Cell]) -> None:
+    seconds, refused = estimate(cells)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("cell", "method", "student"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("seed", "steps", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    left = 0.0
+    for cell in cells:
+        time = "finished" if cell.result else "can't run" if cell.name in refused else duration(seconds[cell.name])
+        left += 0.0 if cell.result or cell.name in refused else seconds[cell.name]
+        trained = cell.kind == "distilled"
+        method = cell.distill[0].method if trained else "-"
+        steps = f"{cell.distill[3].max_steps:,}" if trained else "-"
+        words = (cell.name, method, cell.student or "-", str(cell.seed), steps, time)
+        table.add_row(*(Text(word) for word in words))
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=width).print(table)
+    for name, error in refused.items():
+        print(f"{name} can't run: {error}")
+    print(f"{len(cells)} cells, about {duration(left)} to go on this machine, one at a time")

@@ -1,0 +1,94 @@
+"""What a cell will take and costs, measured on fabricated rows."""
+
+import copy
+import io
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from tutorkd.cli.distill import make_student
+from tutorkd.comparison.matrix import Cell
+from tutorkd.cost import seconds_a_step
+from tutorkd.errors import UserError
+from tutorkd.evaluation import EvaluateArguments
+from tutorkd.evaluation.labelled import load_labelled
+from tutorkd.hub import load_tokenizer
+from tutorkd.trainer import DistillationTrainer, prepare_teacher
+
+
+@contextmanager
+def fabricated_trainer(arguments: Sequence[Any]) -> Iterator[DistillationTrainer]:
+    """A cell's trainer without its text, to be measured.
+
+    Args:
+        arguments: ``Cell.distill``.
+    """
+    args, _, settings, config = arguments
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
+    with redirect_stdout(io.StringIO()):  # the student was or will be introduced by the run itself
+        student = make_student(args, teacher, tokenizer, config.seed)
+    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
+    config = copy.copy(config)
+    with tempfile.TemporaryDirectory() as scratch:  # Trainer makes its folder at once
+        config.output_dir = scratch
+        yield DistillationTrainer(
+            student,
+            teacher,
+            config,
+            [row],
+            tokenizer,
+            eval_dataset=Dataset.from_list([row]),
+            method=args.method,
+            settings=settings,
+        )
+
+
+def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
+    """What the cells will take, from timing one step for each variant and student.
+
+    Returns:
+        By cell's name, seconds of training and fine-tuning; and of each cell that can't run, why.
+    """
+    args = cells[0].evaluate
+    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    training: dict[tuple[str, str], float] = {}
+    tuning: dict[str, float] = {}
+    refused: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        key = cell.variant, cell.student
+        if cell.kind != "distilled" or key in training or key in refused:
+            continue
+        try:
+            with fabricated_trainer(cell.distill) as trainer:
+                seconds = seconds_a_step(trainer, cell.distill[1].max_length)
+                training[key] = seconds * cell.distill[3].max_steps
+                models = {cell.student: trainer.saved_model.base_model, "": trainer.teacher.requires_grad_(True).body}
+        except UserError as error:
+            refused[key] = str(error)
+            continue
+        for name in models.keys() - tuning.keys():
+            tuning[name] = _fine_tuning(models[name], rows, cell.evaluate)
+    by_name = {cell.name: (cell.variant, cell.student) for cell in cells}
+    seconds_of = {name: training.get(key, 0.0) + tuning.get(key[1], 0.0) for name, key in by_name.items()}
+    return seconds_of, {name: refused[key] for name, key in by_name.items() if key in refused}
+
+
+def _fine_tuning(model: PreTrainedModel, rows: int, args: EvaluateArguments) -> float:
+    """Seconds of fine-tuning, from timing forward and backward over rows of half the longest length."""
+    rows = min(rows, args.max_train_samples or rows)
+    ids = torch.full((args.per_device_train_batch_size, args.max_length // 2), 1, device=model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
+        for _ in range(2):
+            start = time.perf_counter()
+            loss = model(input_ids=ids).last_hidden_state.sum()
+            loss.backward()
+            loss.item()  # waits for the device
+            seconds = time.perf_counter() - start
+    return seconds * args.num_train_epochs * rows / len(ids)

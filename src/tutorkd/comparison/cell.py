@@ -1,0 +1,103 @@
+"""One cell, from its student's first step to its result."""
+
+import dataclasses
+import json
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tutorkd.cli.distill import distill, make_student
+from tutorkd.comparison.bench import fabricated_trainer
+from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, Cell
+from tutorkd.cost import measure_step
+from tutorkd.errors import UserError
+from tutorkd.evaluation import evaluate_models
+from tutorkd.evaluation.report import write_text
+from tutorkd.files import written_whole
+from tutorkd.hub import load_tokenizer, quiet_transformers
+from tutorkd.run_folder import FINISHED_FILE
+from tutorkd.trainer import prepare_teacher
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Distil, measure, fine-tune and evaluate; goes on where an earlier run stopped. Returns the cell's result.
+
+    Raises:
+        UserError: what the stages raise, or if another process is at the cell.
+        Interrupted: if training was stopped by a signal.
+    """
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(cell.folder / ".lock", timeout=0):
+            if cell.result is None:
+                write_text(cell.folder / RESULT_FILE, json.dumps(_result(cell), indent=2))
+    except Timeout as error:
+        raise UserError(f"another process is running {cell.folder}") from error
+    assert cell.result is not None
+    return cell.result
+
+
+def _result(cell: Cell) -> dict[str, Any]:
+    training: dict[str, Any] = {}
+    if cell.kind == "teacher":
+        model = cell.distill[0].teacher
+    elif cell.kind == "undistilled":
+        model = _save_undistilled(cell)
+    else:
+        model = str(distill(*cell.distill))
+        training = _training(cell)
+    (evaluation,) = evaluate_models([model], cell.evaluate)
+    return {
+        "kind": cell.kind,
+        "variant": cell.variant,
+        "student": cell.student,
+        "seed": cell.seed,
+        "settings": cell.settings,
+        "training": training,
+        "evaluation": dataclasses.asdict(evaluation),
+    }
+
+
+def _save_undistilled(cell: Cell) -> str:
+    """The student's encoder as training would find it."""
+    args, config = cell.distill[0], cell.distill[3]
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
+    student = make_student(args, teacher, tokenizer, config.seed).base_model
+    folder = cell.folder / STUDENT_FOLDER
+    with quiet_transformers(), written_whole(folder) as scratch:
+        student.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+    return str(folder)
+
+
+def _training(cell: Cell) -> dict[str, Any]:
+    """What training cost, and its log.
+
+    Returns:
+        steps, tokens; seconds (sum over the log's windows, so that interruptions don't count); flops (floating-point
+        operations of all matrix products, forward and backward); log (one mapping a log, with its step).
+    """
+    state = json.loads((cell.folder / STUDENT_FOLDER / FINISHED_FILE).read_text(encoding="utf-8"))
+    with fabricated_trainer(cell.distill) as trainer:
+        cost = measure_step(trainer, cell.distill[1].max_length)
+    steps, log = state["global_step"], state["log_history"]
+    return {
+        "steps": steps,
+        "tokens": steps * cost.tokens,
+        "seconds": _seconds(log, steps, cost.tokens),
+        "flops": steps * cost.flops,
+        "log": log,
+    }
+
+
+def _seconds(log: list[dict[str, Any]], steps: int, tokens_a_step: int) -> float | None:
+    """Seconds of all steps, looks at held-out text included; None where nothing was timed."""
+    seconds, timed, before = 0.0, 0, 0
+    for entry in log:
+        if "loss" in entry:
+            if "tokens_per_second" in entry:
+                seconds += (entry["step"] - before) * tokens_a_step / entry["tokens_per_second"]
+                timed += entry["step"] - before
+            before = entry["step"]
+    return seconds * steps / timed if timed else None

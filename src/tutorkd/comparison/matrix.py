@@ -1,0 +1,236 @@
+"""From a recipe to cells: which runs a comparison consists of, and what each is told."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tutorkd.cli import distill as distill_command
+from tutorkd.cli import evaluate as evaluate_command
+from tutorkd.cli.distill import DistillArguments
+from tutorkd.cli.options import nearest
+from tutorkd.errors import UserError
+from tutorkd.evaluation import EvaluateArguments
+from tutorkd.methods import METHODS
+from tutorkd.run_folder import RunFolder
+from tutorkd.settings import resolved
+
+RESULT_FILE = "result.json"
+STUDENT_FOLDER = "student"
+SECTIONS = ["common", "tokens", "variants", "students", "seeds", "evaluate", "references"]
+TEACHER, UNDISTILLED = "teacher", "not distilled"
+
+_STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
+# What differs from cell to cell, or is the command's to say.
+_NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
+_NOT_EVALUATE = {"models", "seed", "output_dir", "restart"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison, or one of its references.
+
+    Attributes:
+        kind: a distilled student, or a reference: the student as it starts, or the teacher.
+        variant: what the method and its changed constants are called.
+        student: the student's name; empty for the teacher.
+        folder: of the cell.
+        distill: arguments of ``tutorkd distill``; of the undistilled student, whatever shares its start.
+        evaluate: arguments of ``tutorkd evaluate``.
+    """
+
+    kind: Literal["distilled", "undistilled", "teacher"]
+    variant: str
+    student: str
+    seed: int
+    folder: Path
+    distill: tuple[Any, ...]
+    evaluate: EvaluateArguments
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its result depends on, in plain types.
+
+        Raises:
+            UserError: if its folder holds a student that was distilled with other settings.
+        """
+        args = self.distill[0]
+        distill: dict[str, Any] = {"teacher": args.teacher}
+        if self.kind == "undistilled":
+            distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
+        elif self.kind == "distilled":
+            distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill, restart=False).settings
+        ignored = ("models", "output_dir", "restart")
+        evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in ignored}
+        return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its result, if it is finished and had these settings."""
+        try:
+            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if result.get("settings") == self.settings else None
+
+
+def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:
+    """The cells of a recipe: references first, then seed by seed, so that all variants advance together.
+
+    Args:
+        recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` (a budget instead of ``max_steps``),
+            ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``), ``references``.
+        where: what messages call the recipe.
+        output_dir: of the comparison; cells are folders in its folder ``cells``.
+
+    Raises:
+        UserError: for an unknown key, named with the nearest valid one, a value of the wrong type, or a matrix whose
+            cells wouldn't be comparable.
+    """
+    _check_keys(recipe, SECTIONS, where)
+    common = _mapping(recipe.get("common"), f"{where}, common")
+    evaluate = _mapping(recipe.get("evaluate"), f"{where}, evaluate")
+    variants = [_named(item, "method", f"{where}, variants") for item in _list(recipe, "variants", [], where)]
+    students = [_named(item, "student", f"{where}, students") for item in _list(recipe, "students", ["half"], where)]
+    seeds = _list(recipe, "seeds", [0], where)
+    if any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise UserError(f"{where}, seeds: give whole numbers from 0, not {seeds}")
+    references = recipe.get("references", True)
+    if not isinstance(references, bool):
+        raise UserError(f"{where}, references: give true or false, not {references!r}")
+    reserved = {TEACHER, UNDISTILLED} if references else set()
+    for section, names in (
+        ("variants", [variant["name"] for variant in variants]),
+        ("students", [student["name"] for student in students]),
+        ("seeds", [str(seed) for seed in seeds]),
+    ):
+        _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
+    _check_keys(evaluate, evaluate_command.parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
+    for variant in variants:
+        _check_variant(variant, common, where)
+    for student in students:
+        _check_keys(student, ["name", *_STUDENT_KEYS], f"{where}, student {student['name']}")
+    budget = _budget(recipe.get("tokens"), common, where)
+
+    def cell(kind: Any, variant: dict[str, Any], student: dict[str, Any], seed: int) -> Cell:
+        title = {"distilled": variant["name"], "undistilled": UNDISTILLED, "teacher": TEACHER}[kind]
+        name = "" if kind == "teacher" else student["name"]
+        folder = Path(output_dir) / "cells" / _slug("-".join(filter(None, (title, name, f"seed{seed}"))))
+        settings = {**common, **budget, **_without_name(variant), **_without_name(student)}
+        settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
+        about = f"{where}, variant {variant['name']}, student {student['name']}"
+        distill = distill_command.parser(settings["method"]).read([], settings, about)
+        scored = {**evaluate, "seed": seed, "output_dir": str(folder / "evaluation")}
+        (evaluation,) = evaluate_command.parser().read([], scored, f"{where}, evaluate")
+        return Cell(kind, title, name, seed, folder, distill, evaluation)
+
+    cells = []
+    for seed in seeds:
+        if references:
+            cells.append(cell("teacher", variants[0], students[0], seed))
+            cells += [cell("undistilled", variants[0], student, seed) for student in students]
+        cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
+    args, text = cells[0].distill[:2]
+    if not args.teacher:
+        raise UserError(f"{where}: no teacher: name it under common or with --teacher")
+    text.require()
+    for split in ("train", "validation"):
+        if not getattr(cells[0].evaluate, split):
+            raise UserError(f"{where}: no {split} data: name labelled text under evaluate or with --{split}")
+    return cells
+
+
+def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], where: str) -> None:
+    """A variant changes constants of its method and the learning rate, nothing else; ``common`` the rest.
+
+    Raises:
+        UserError: for another key.
+    """
+    about = f"{where}, variant {variant['name']}"
+    method = variant.setdefault("method", "tutor-kd")
+    if method not in METHODS:
+        raise UserError(f"{about}: there is no method {method!r}{nearest(str(method), list(METHODS))}")
+    constants = [field.name for field in dataclasses.fields(METHODS[method].settings)]
+    _check_keys(variant, ["name", "method", "learning_rate", *constants], about)
+    _check_keys(common, distill_command.parser(method).keys, f"{where}, common (method {method})", _NOT_COMMON)
+
+
+def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Steps, the same for all cells.
+
+    Raises:
+        UserError: unless exactly one budget is given.
+    """
+    if (tokens is None) == ("max_steps" not in common):
+        raise UserError(f"{where}: give one budget: max_steps under common, or tokens")
+    if tokens is None:
+        steps = common["max_steps"]
+        if not isinstance(steps, int) or steps < 1:
+            raise UserError(f"{where}, common: max_steps must be a whole number from 1, not {steps!r}")
+        return {}
+    if not isinstance(tokens, int) or tokens < 1:
+        raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
+    settings = {key: value for key, value in common.items() if key in distill_command.parser().keys}
+    _, text, _, config = distill_command.parser().read([], settings, f"{where}, common")
+    step = config.per_device_train_batch_size * config.gradient_accumulation_steps * text.max_length
+    return {"max_steps": math.ceil(tokens / step)}
+
+
+def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str, refused: set[str] | None = None) -> None:
+    known = [key for key in known if key not in (refused or set())]
+    for key in given:
+        if key in (refused or set()):
+            raise UserError(f"{where}: {key} isn't to be set there; the comparison sets it for each cell")
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+
+
+def _check_names(names: Sequence[str], reserved: set[str], where: str) -> None:
+    """Names are told apart as folders too."""
+    if not names:
+        raise UserError(f"{where}: there are none; name one or more")
+    seen = {_slug(name): name for name in reserved}
+    for name in names:
+        if not _slug(name):
+            raise UserError(f"{where}: {name!r} isn't a name; give each a name with letters or digits")
+        if _slug(name) in seen:
+            raise UserError(f"{where}: the name {name!r} is taken; give each a name of its own")
+        seen[_slug(name)] = name
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise UserError(f"{where}: must be a mapping of keys to values")
+    return dict(value or {})
+
+
+def _list(recipe: Mapping[str, Any], section: str, default: list[Any], where: str) -> list[Any]:
+    value = recipe.get(section, default)
+    if not isinstance(value, list):
+        raise UserError(f"{where}, {section}: must be a list")
+    return value
+
+
+def _named(item: Any, key: str, where: str) -> dict[str, Any]:
+    """A mapping with a name; a word alone stands for both."""
+    if isinstance(item, str):
+        return {"name": item, key: item}
+    named = _mapping(item, where)
+    return {**named, "name": str(named.get("name") or named.get(key) or "")} if named else {"name": ""}
+
+
+def _without_name(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key != "name"}
+
+
+def _slug(name: str) -> str:
+    """A folder name."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")

@@ -1,0 +1,182 @@
+"""Plots of a comparison, as PNG and SVG."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.isotonic import isotonic_regression
+
+from tutorkd.comparison.matrix import Cell
+
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow is too pale for lines on white.
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000"]
+_DASHES = ["-", "--", ":", "-."]
+_MARKERS = ["o", "s", "^", "D"]
+_GREY = "#666666"
+_LABEL_GAP = 0.055  # of the axes' height between two labels
+_UNITS = {
+    "eval_probe_auc": "probe AUC, 0.5 to 1",
+    "eval_probe_correlation": "probe correlation, -1 to 1",
+    "eval_loss": "loss on held-out rows",
+    "tutor_entropy": "tutor's entropy, nats",
+    "share_original": "share of x' = x, 0 to 1",
+    "share_ratio_1": "share of ratios at 1, 0 to 1",
+    "reward_teacher": "mean reward",
+    "reward_student": "mean reward",
+}
+
+
+def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write score against cost, and for each student the figures of the log against steps; returns the files.
+
+    Args:
+        summary: as ``summarise`` gives it.
+    """
+    figures = {}
+    if any("training_flops" in row["figures"] for row in summary["rows"]):
+        figures["score-cost"] = score_against_cost(summary)
+    for student, logs in _logs(cells).items():
+        name = "training" if len(_logs(cells)) == 1 else f"training-{student}".replace("/", "-")
+        figures[name] = figures_against_steps(logs, student)
+    files = []
+    for name, figure in figures.items():
+        for suffix in ("png", "svg"):
+            files.append(folder / f"{name}.{suffix}")
+            figure.savefig(files[-1], dpi=150, bbox_inches="tight")
+    return files
+
+
+def score_against_cost(summary: Mapping[str, Any]) -> Figure:
+    """Accuracy against floating-point operations of training: a labelled point a variant and student."""
+    rows = [row for row in summary["rows"] if "accuracy" in row["figures"]]
+    points = [row for row in rows if "training_flops" in row["figures"]]
+    students = list(dict.fromkeys(row["student"] for row in points))
+    figure = Figure(figsize=(7.5, max(4.5, 0.3 * len(rows) + 1.5)))
+    axes = figure.add_subplot()
+    styles = _styles([row["variant"] for row in points])
+    labels = []
+    for row in points:
+        x, y = row["figures"]["training_flops"]["mean"] / 1e15, row["figures"]["accuracy"]
+        colour = styles[row["variant"]][0]
+        axes.errorbar(
+            x,
+            100 * y["mean"],
+            yerr=None if y["sd"] is None else 100 * y["sd"],
+            fmt=_MARKERS[students.index(row["student"]) % len(_MARKERS)],
+            color=colour,
+            capsize=3,
+            markersize=7,
+        )
+        labels.append((x, 100 * y["mean"], _title(row, students), colour))
+    edge = axes.get_xlim()[1]
+    for row in rows:
+        if row not in points:
+            y = 100 * row["figures"]["accuracy"]["mean"]
+            axes.axhline(y, color=_GREY, linewidth=1, linestyle="--")
+            labels.append((edge, y, _title(row, students), _GREY))
+    axes.margins(x=0.1, y=0.1)
+    axes.autoscale_view()
+    _label_at_the_right(axes, labels)
+    axes.set_xlabel("training, PFLOP (floating-point operations of matrix products)")
+    axes.set_ylabel("accuracy after fine-tuning, %")
+    axes.grid(alpha=0.25)
+    seeds = sorted({len(row["seeds"]) for row in points})
+    axes.set_title(
+        f"Score against cost: mean ± standard deviation, {'-'.join(map(str, seeds))} seed(s)", loc="left", fontsize=11
+    )
+    return figure
+
+
+def figures_against_steps(logs: Mapping[str, Mapping[str, Mapping[int, list[float]]]], student: str) -> Figure:
+    """A panel a figure of the log, a line a variant (mean over seeds; where there are several, their range shaded).
+
+    Args:
+        logs: figure to variant to step to the seeds' values.
+    """
+    columns = min(3, len(logs))
+    lines = math.ceil(len(logs) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * lines + 1), layout="constrained")
+    styles = _styles(list(dict.fromkeys(variant for by_variant in logs.values() for variant in by_variant)))
+    drawn: dict[str, Any] = {}
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, (key, by_variant) in zip(panels, logs.items(), strict=False):
+        for variant, by_step in by_variant.items():
+            colour, dashes = styles[variant]
+            steps = sorted(by_step)
+            (drawn[variant],) = axes.plot(
+                steps,
+                [fmean(by_step[step]) for step in steps],
+                color=colour,
+                linestyle=dashes,
+                linewidth=1.6,
+                marker="o" if len(steps) < 8 else None,
+                markersize=3.5,
+            )
+            low, high = ([choose(by_step[step]) for step in steps] for choose in (min, max))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_title(key.removeprefix("eval_").replace("_", " "), fontsize=10, loc="left")
+        axes.set_xlabel("step")
+        axes.set_ylabel(_UNITS.get(key, "loss, mean of the window"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(alpha=0.25)
+    for axes in list(panels):
+        axes.set_visible(False)
+    figure.legend(
+        drawn.values(), drawn.keys(), loc="outside upper center", ncols=min(4, len(drawn)), frameon=False, fontsize=10
+    )
+    figure.suptitle(f"Student {student}: mean over seeds, range shaded", fontsize=11)
+    return figure
+
+
+def _logs(cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[int, list[float]]]]]:
+    """Student to figure to variant to step to the values of the seeds, held-out looks first."""
+    found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
+    for cell in cells:
+        for entry in (cell.result or {"training": {}})["training"].get("log", []):
+            for key, value in entry.items():
+                if key in _UNITS or (key.startswith("loss") and "loss" in entry):
+                    found[cell.student][key][cell.variant][entry["step"]].append(value)
+    return {
+        student: {key: figures[key] for key in sorted(figures, key=lambda key: (not key.startswith("eval_"), key))}
+        for student, figures in found.items()
+    }
+
+
+def _styles(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a dash pattern for each, colours first."""
+    styles = [(colour, dashes) for dashes, colour in product(_DASHES, _COLOURS)]
+    return {variant: styles[i % len(styles)] for i, variant in enumerate(dict.fromkeys(variants))}
+
+
+def _title(row: Mapping[str, Any], students: Sequence[str]) -> str:
+    return f"{row['variant']}, {row['student']}" if len(students) > 1 and row["student"] else row["variant"]
+
+
+def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Labels in a column beside the axes in the order of their points, a thin line to each, none on another."""
+    ordered = sorted(labels, key=lambda label: label[1])
+    low, high = axes.get_ylim()
+    wanted = np.array([(y - low) / (high - low) for _, y, _, _ in ordered])
+    steps = _LABEL_GAP * np.arange(len(ordered))
+    # As near to their points as a gap between neighbours allows.
+    places = isotonic_regression(wanted - steps) + steps
+    for (x, y, text, colour), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=10,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
+            annotation_clip=False,
+        )

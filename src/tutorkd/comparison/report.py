@@ -1,0 +1,126 @@
+"""What came of a comparison: figures of each cell, means over seeds, tables."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tutorkd.callbacks import duration
+from tutorkd.comparison.matrix import Cell
+
+
+class Spread(NamedTuple):
+    """A figure over seeds; the standard deviation is that of a sample, None of one seed alone."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a finished cell that have a mean over seeds: scores, costs, and what its log last said."""
+    training, evaluation = result["training"], result["evaluation"]
+    shown = {key: evaluation[key] for key in ("accuracy", "macro_f1", "parameters", "milliseconds_per_sentence")}
+    shown |= {f"training_{key}": training[key] for key in ("steps", "tokens", "seconds", "flops") if training.get(key)}
+    last: dict[str, Any] = {}
+    for entry in training.get("log", []):
+        if "loss" in entry or any(key.startswith("eval_") for key in entry):
+            last |= entry
+    timings = ("runtime", "per_second", "seconds_left", "preparation_time", "learning_rate", "epoch", "step")
+    return shown | {f"last_{key}": value for key, value in last.items() if not key.endswith(timings)}
+
+
+def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
+    """What ``results.json`` says.
+
+    Args:
+        cells: of the whole matrix.
+        failed: names of cells to their errors.
+
+    Returns:
+        ``rows``: one for each variant and student, and for each reference, with ``figures`` as mean, standard
+        deviation and number of seeds; ``cells``: each with its figures, settings and evaluation, or its error.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    listed = []
+    for cell in cells:
+        row = rows.setdefault(
+            (cell.variant, cell.student),
+            {
+                "kind": cell.kind,
+                "variant": cell.variant,
+                "student": cell.student,
+                "method": cell.distill[0].method if cell.kind == "distilled" else None,
+                "seeds": [],
+                "failed": {},
+                "figures": [],
+            },
+        )
+        entry: dict[str, Any] = {"name": cell.name, **{k: row[k] for k in ("kind", "variant", "student", "method")}}
+        entry["seed"] = cell.seed
+        result = cell.result
+        if result is None:
+            entry["error"] = row["failed"][str(cell.seed)] = failed.get(cell.name, "not run")
+        else:
+            row["seeds"].append(cell.seed)
+            row["figures"].append(figures(result))
+            entry |= {"figures": figures(result), **{key: result[key] for key in ("evaluation", "settings")}}
+        listed.append(entry)
+    for row in rows.values():
+        names = dict.fromkeys(name for each in row["figures"] for name in each)
+        row["figures"] = {name: _spread([each[name] for each in row["figures"] if name in each]) for name in names}
+    return {"rows": list(rows.values()), "cells": listed}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), sd, len(values))._asdict()
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The table of a comparison, best mean accuracy first, references on top."""
+    failures = any(row["failed"] for row in summary["rows"])
+    headings = ["variant", "student", "seeds", "accuracy %", "macro F1 %", "parameters", "training", "training PFLOP"]
+    headings += ["probe AUC"] + ["failed"] * failures
+    lines = [f"| {' | '.join(headings)} |", f"| --- | --- |{' ---: |' * 7}{' --- |' * failures}"]
+
+    def order(row: Mapping[str, Any]) -> tuple[bool, float]:
+        return row["kind"] == "distilled", -row["figures"].get("accuracy", {"mean": -1})["mean"]
+
+    for row in sorted(summary["rows"], key=order):
+        found = {name: Spread(**spread) for name, spread in row["figures"].items()}
+        words = [row["variant"], row["student"] or "-", str(len(row["seeds"]))]
+        words += [_percent(found.get("accuracy")), _percent(found.get("macro_f1"))]
+        words.append(f"{found['parameters'].mean / 1e6:.1f} M" if "parameters" in found else "-")
+        words.append(duration(found["training_seconds"].mean) if "training_seconds" in found else "-")
+        words.append(f"{found['training_flops'].mean / 1e15:.3g}" if "training_flops" in found else "-")
+        words.append(f"{found['last_eval_probe_auc'].mean:.3f}" if "last_eval_probe_auc" in found else "-")
+        if failures:
+            words.append("; ".join(f"seed {seed}: {error}" for seed, error in row["failed"].items()) or "-")
+        lines.append(f"| {' | '.join(_escaped(word) for word in words)} |")
+    return "\n".join([*lines, "", _caption(summary), ""])
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    finished = [cell for cell in summary["cells"] if "evaluation" in cell]
+    if not finished:
+        return "No cell was finished."
+    evaluation = finished[0]["evaluation"]
+    error = 100 * max(cell["evaluation"]["standard_error"] for cell in finished)
+    steps = {int(cell["figures"]["training_steps"]) for cell in finished if "training_steps" in cell["figures"]}
+    budget = f"{' or '.join(f'{each:,}' for each in sorted(steps))} steps of training. " if steps else ""
+    return (
+        f"{budget}Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
+        f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
+        "points. Parameters: of the classifier. Training: mean time, held-out looks included, and floating-point "
+        f"operations of matrix products, on {evaluation['device']}, threads: {evaluation['threads']}."
+    )
+
+
+def _percent(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,95 @@
+"""Cells in processes of their own: some at once, none able to take the others with it."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from tutorkd.callbacks import duration
+from tutorkd.comparison.matrix import Cell
+from tutorkd.errors import Interrupted
+
+LOG_FILE = "log.txt"
+_POLL = 0.1  # seconds
+_ERROR = "tutorkd: error: "
+
+
+def run_cells(cells: Sequence[Cell], command: Callable[[Cell], list[str]], jobs: int) -> dict[str, str]:
+    """Run the command of each cell, ``jobs`` at a time, its output in the cell's folder.
+
+    Ctrl-C or SIGTERM stops the processes, which save a checkpoint where they train; a second one ends them at once.
+
+    Returns:
+        Of each cell that failed, by name, why.
+
+    Raises:
+        Interrupted: once all processes have stopped after a signal.
+    """
+    waiting, running, failed = list(cells), {}, {}
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        for process, _ in running.values():
+            (process.terminate if len(received) == 1 else process.kill)()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while running or (waiting and not received):
+            if waiting and len(running) < jobs and not received:
+                cell = waiting.pop(0)
+                running[cell.name] = (_start(cell, command(cell), jobs), time.perf_counter())
+                print(f"started  {cell.name}", flush=True)
+                continue
+            time.sleep(_POLL)
+            for cell in [cell for cell in cells if cell.name in running]:
+                process, started = running[cell.name]
+                if process.poll() is None:
+                    continue
+                del running[cell.name]
+                if received:
+                    continue
+                took = duration(time.perf_counter() - started)
+                done = len(cells) - len(waiting) - len(running)
+                if process.returncode:
+                    failed[cell.name] = _reason(cell, process.returncode)
+                    note = f"failed   {cell.name} after {took}: {failed[cell.name]} ({cell.folder / LOG_FILE})"
+                else:
+                    note = f"finished {cell.name} in {took}"
+                print(f"{note}; {done} of {len(cells)}", flush=True)
+    finally:
+        for process, _ in running.values():
+            process.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise Interrupted("stopped; the same command goes on where it was", received[0])
+    return failed
+
+
+def _start(cell: Cell, command: list[str], jobs: int) -> subprocess.Popen:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        # Processes that each use all cores slow one another down.
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
+        "TQDM_MININTERVAL": "60",  # a log wants no bar that moves
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+    }
+    with (cell.folder / LOG_FILE).open("wb") as log:
+        # A session of its own: Ctrl-C comes from us, once.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def _reason(cell: Cell, code: int) -> str:
+    """Why a cell failed: our own message, or the last that its log says."""
+    if code < 0:
+        return f"ended by signal {-code} ({signal.strsignal(-code)})"
+    text = (cell.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()] or [f"exit code {code}"]
+    told = [line for line in lines if line.startswith(_ERROR)]
+    return (told or lines)[-1].removeprefix(_ERROR)

@@ -1,0 +1,68 @@
+"""Running commands of tutorkd in this process, on tiny data."""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import tiny
+import torch
+from transformers import PreTrainedModel
+
+from tutorkd.cli.main import main
+
+# A run of a second: 4 steps of 4 rows of 16 tokens, a line of the log for each.
+SHORT = [
+    *("--max_length", "16", "--max_steps", "4", "--per_device_train_batch_size", "4"),
+    *("--logging_steps", "1", "--eval_steps", "2", "--save_steps", "2"),
+]
+
+
+def save(model: PreTrainedModel, folder: Path) -> str:
+    """Save a model with the tiny tokenizer; returns its path as a flag's value."""
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def save_corpus(path: Path) -> str:
+    """Sixty documents, blank-line separated."""
+    path.write_text("\n\n".join(tiny.documents()), encoding="utf-8")
+    return str(path)
+
+
+def complete(*argv: str) -> None:
+    """Run a command that must end well."""
+    assert main(list(argv)) == 0
+
+
+def fail(capfd, *argv: str) -> str:
+    """Run a command that must end with one line on stderr and exit code 2; returns the line without its beginning."""
+    capfd.readouterr()
+    assert main(list(argv)) == 2
+    (line,) = lines_of(capfd.readouterr().err)
+    assert line.startswith("tutorkd: error: ")
+    return line.removeprefix("tutorkd: error: ")
+
+
+def lines_of(stderr: str) -> list[str]:
+    """Lines on stderr that aren't progress bars; a bar that isn't ended swallows the line behind it."""
+    return [line for line in stderr.split("\n") if line.strip() and "\r" not in line]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All that a run trained: the model and, where there are any, the training heads."""
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {f"{file.stem}.{name}": value for file in files for name, value in safetensors.torch.load_file(file).items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert first.keys() == second.keys()
+    different = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    assert not different
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The log of a run, one entry a line."""
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]

@@ -1,0 +1,94 @@
+"""Every method through the real command, on pairs of three shapes."""
+
+import json
+
+import pytest
+from transformers import AutoModel
+
+import tiny
+from tutorkd.cli.main import main
+from tutorkd.methods import METHODS
+
+MORE = {"minilm-v2": ["--relation_heads", "8"]}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text("\n\n".join(tiny.documents(40)), encoding="utf-8")
+    return path
+
+
+def _distill(teacher, text, out, *flags: str) -> int:
+    small = "--max_steps 2 --per_device_train_batch_size 4 --max_length 24 --logging_steps 1 --eval_steps 2".split()
+    where = ["--teacher", str(teacher), "--corpus", str(text), "--output_dir", str(out)]
+    return main(["distill", *where, *small, "--save_strategy", "no", *flags])
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
+def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, text, family):
+    teacher = tmp_path / "teacher_model"
+    tiny.masked_lm(family).save_pretrained(teacher)
+    tiny.tokenizer().save_pretrained(teacher)
+    for name, method in METHODS.items():
+        out = tmp_path / name
+        assert _distill(teacher, text, out, "--method", name, *MORE.get(name, [])) == 0
+        student, info = AutoModel.from_pretrained(out, output_loading_info=True)
+        assert student.config.num_hidden_layers == 2
+        assert all("pooler" in key for key in info["missing_keys"])
+        card = (out / "README.md").read_text(encoding="utf-8")
+        assert method.title in card
+        assert method.citation in card
+        history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+        assert history[0]["loss"] > 0
+
+
+def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_folder, monkeypatch):
+    from tutorkd.data.masking import MaskingCollator
+
+    plain, seen = MaskingCollator.__call__, {}
+
+    def noting(self, rows):
+        batch = plain(self, rows)
+        seen[name].append((batch["input_ids"].tolist(), batch["masked_positions"].tolist()))
+        return batch
+
+    monkeypatch.setattr(MaskingCollator, "__call__", noting)
+    for name in ("tutor-kd", "minilm", "mlm"):
+        seen[name] = []
+        assert _distill(teacher_folder, text, tmp_path / name, "--method", name, "--eval_strategy", "no") == 0
+    assert seen["tutor-kd"] == seen["minilm"] == seen["mlm"] != []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "minilmv2"], "no method 'minilmv2'; did you mean minilm-v2?"),
+        (["--method", "kd", "--relation_heads", "4"], "unknown option --relation_heads"),
+        (["--method", "minilm-v2"], "relation"),
+        (["--method", "minilm", "--student_heads", "2"], "heads"),
+    ],
+)
+def test_methods_and_constants_that_don_t_fit_are_told_before_the_first_step(
+    tmp_path, text, teacher_folder, capsys, flags, message
+):
+    assert _distill(teacher_folder, text, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [["--tutor", "teacher"], ["--tutor", "uniform"], ["--tutor", "none"]])
+def test_without_a_learned_tutor_there_is_nothing_of_one_to_log(tmp_path, text, teacher_folder, flags):
+    assert _distill(teacher_folder, text, tmp_path / "out", *flags) == 0
+    first = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][0]
+    assert "loss_modified_logit" in first
+    assert not {"loss_policy", "loss_plausibility", "tutor_entropy", "grad_norm_tutor"} & first.keys()
+
+
+@pytest.mark.parametrize("flags", [["--rewards", "teacher"], ["--sampling", "top-k", "--top_k", "3"]])
+def test_other_ablations_run(tmp_path, text, teacher_folder, flags):
+    assert _distill(teacher_folder, text, tmp_path / "out", *flags, "--hidden_state_weight", "0") == 0
+    first = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][0]
+    assert "loss_policy" in first
+    assert "loss_hidden_state" not in first

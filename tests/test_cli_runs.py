@@ -1,0 +1,181 @@
+"""Short runs through the real command, and what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from commands import SHORT, assert_same, complete, history, lines_of, save, save_corpus, weights
+from huggingface_hub import ModelCard
+from transformers import AutoModel
+
+import tutorkd
+from tutorkd import TutorKDConfig, TutorKDTrainer
+
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
+FLOAT32 = ["--bf16", "false"]
+
+# Loads each folder as somebody would who has transformers alone, and says what it found.
+LOADER = """
+import importlib.abc, json, sys, torch
+
+class NothingOfOurs(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tutorkd":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NothingOfOurs())
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+found = {}
+for folder in sys.argv[1:]:
+    kind = AutoModelForMaskedLM if folder.endswith("adapted") else AutoModel
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    encoded = AutoTokenizer.from_pretrained(folder)("w1 w2", return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        output = model(**encoded)[0]
+    found[folder] = {
+        "keys": [sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")],
+        "family": model.config.model_type,
+        "sizes": [model.config.num_hidden_layers, model.config.hidden_size],
+        "shape": list(output.shape),
+        "finite": bool(output.isfinite().all()),
+        "attention": model.config._attn_implementation,
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """For each family a teacher, half of it, a student from a checkpoint, an adapted teacher; and an extreme student."""
+    root = tmp_path_factory.mktemp("runs")
+    corpus = save_corpus(root / "corpus.txt")
+    common = ["--corpus", corpus, "--cache_dir", str(root / "cache"), *SHORT]
+    for family in FAMILIES:
+        folder = root / family
+        teacher = save(tiny.masked_lm(family), folder / "teacher")
+        checkpoint = save(tiny.masked_lm(family, 1, num_hidden_layers=2).base_model, folder / "checkpoint")
+        distill = ["distill", "--teacher", teacher, *common]
+        complete(*distill, "--student", "half", "--save_initial_student", "--output_dir", str(folder / "half"))
+        complete(*distill, "--student", checkpoint, "--output_dir", str(folder / "from_checkpoint"))
+        complete("adapt", "--model", teacher, *common, "--output_dir", str(folder / "adapted"))
+    sizes = {"hidden_size": 24, "heads": 4, "intermediate_size": 40, "embedding_size": 12}
+    flags = [flag for name, size in sizes.items() for flag in (f"--student_{name}", str(size))]
+    distill = ["distill", "--teacher", str(root / "bert" / "teacher"), *common]
+    complete(*distill, "--student", "extreme-2", *flags, "--output_dir", str(root / "bert" / "extreme"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def loaded(runs) -> dict[str, dict]:
+    """What a process without tutorkd finds in the saved folders, by their path below ``runs``."""
+    folders = [str(runs / family / name) for family in FAMILIES for name in ("half", "from_checkpoint", "adapted")]
+    command = [sys.executable, "-c", LOADER, *folders, str(runs / "bert" / "extreme")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=runs, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return {str(Path(folder).relative_to(runs)): facts for folder, facts in json.loads(process.stdout).items()}
+
+
+@pytest.mark.parametrize("name", ["half", "from_checkpoint"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_loads_without_tutorkd_whole_and_as_a_plain_model(loaded, family, name):
+    found = loaded[f"{family}/{name}"]
+    assert found["keys"] == [[], [], []]
+    assert (found["family"], found["sizes"]) == (family, [2, 32])
+    assert found["shape"] == [1, 4, 32]
+    assert found["finite"]
+    assert found["attention"] == "sdpa"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapted_teacher_loads_without_tutorkd_with_its_head(loaded, family):
+    found = loaded[f"{family}/adapted"]
+    assert found["keys"] == [[], [], []]
+    assert found["sizes"] == [4, 32]
+    assert found["shape"] == [1, 4, tiny.VOCABULARY]
+
+
+def test_a_student_may_be_of_another_family_and_width_than_its_teacher(loaded, runs):
+    found = loaded["bert/extreme"]
+    assert found["keys"] == [[], [], []]
+    assert (found["family"], found["sizes"], found["shape"]) == ("electra", [2, 24], [1, 4, 24])
+    trained = weights(runs / "bert" / "extreme")
+    assert trained["model.embeddings.word_embeddings.weight"].shape == (tiny.VOCABULARY, 12)
+    assert trained["training_heads.projection.weight"].shape == (32, 24)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_changes_student_and_heads_and_writes_down_its_figures(runs, family):
+    folder = runs / family / "half"
+    before, after = (AutoModel.from_pretrained(path).state_dict() for path in (folder / "initial_student", folder))
+    assert not torch.equal(before[(layer := _a_weight(before))], after[layer])
+    first, last = (weights(folder / f"checkpoint-{step}") for step in (2, 4))
+    assert_same(last, weights(folder))
+    changed = {name.split(".")[1] for name in last if not torch.equal(first[name], last[name])}
+    assert {"tutor", "modified_logit_head", "projection"} <= changed
+    logged = [entry for entry in history(folder) if "loss" in entry]
+    assert len(logged) == 4
+    for entry in logged:
+        assert {"loss_modified_logit", "loss_hidden_state", "loss_attention_score", "reward_student"} <= entry.keys()
+        assert {"tokens_per_second", "seconds_left", "grad_norm_student", "grad_norm_tutor"} <= entry.keys()
+
+
+def _a_weight(state: dict[str, torch.Tensor]) -> str:
+    return max(state, key=lambda name: state[name].numel())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_finished_folder_holds_plain_files_and_no_trace_of_our_attention(runs, family):
+    plain = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    kept = {"run.yaml", "trainer_state.json", "checkpoint-2", "checkpoint-4"}
+    assert {path.name for path in (runs / family / "adapted").iterdir()} == plain | kept
+    student = {path.name for path in (runs / family / "half").iterdir()}
+    assert student == plain | kept | {"training_heads.safetensors", "initial_student"}
+    for name in ("half", "adapted", "half/initial_student"):
+        text = (runs / family / name / "config.json").read_text(encoding="utf-8")
+        assert "sdpa" not in text
+        assert "attn_implementation" not in text
+    for state in ("optimizer.pt", "scheduler.pt"):
+        torch.load(runs / family / "half" / "checkpoint-4" / state, weights_only=True)
+
+
+@pytest.mark.parametrize(("name", "task"), [("half", "feature-extraction"), ("adapted", "fill-mask")])
+def test_the_model_card_has_valid_metadata_and_no_path_for_a_base_model(runs, name, task):
+    card = ModelCard.load(runs / "bert" / name / "README.md", ignore_metadata_errors=False)
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", task)
+    assert card.data.base_model is None
+    assert "from_pretrained" in card.text
+
+
+def test_the_model_card_names_a_base_model_of_the_hub(tmp_path):
+    teacher = tiny.masked_lm()
+    teacher.config.name_or_path = "google-bert/bert-base-uncased"
+    args = TutorKDConfig(output_dir=str(tmp_path), max_steps=1)
+    trainer = TutorKDTrainer("half", teacher, args, tiny.rows(4), tiny.tokenizer())
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()  # Trainer calls it when it pushes to the Hub
+    assert ModelCard.load(tmp_path / "README.md").data.base_model == "google-bert/bert-base-uncased"
+
+
+def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tmp_path):
+    """Through the module as a process of its own, whose warnings nobody catches."""
+    teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
+    command = [sys.executable, "-m", "tutorkd.cli.main", "distill", "--teacher", teacher, "--corpus", corpus, *SHORT]
+    source = str(Path(tutorkd.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "TUTORKD_CACHE": str(tmp_path / "cache")}
+    flags = [*FLOAT32, "--seed", "3", "--output_dir"]
+    process = subprocess.run([*command, *flags, "out"], capture_output=True, env=environment, cwd=tmp_path, timeout=120)
+    stdout, stderr = process.stdout.decode(), process.stderr.decode()
+    assert process.returncode == 0, stderr
+    assert lines_of(stderr) == []
+    for expected in ("teacher ", "student ", "text ", "L_mod", "tok/s", "probe", "done     4 steps"):
+        assert expected in stdout
+    complete(*command[3:], *flags, str(tmp_path / "again"))
+    assert_same(weights(tmp_path / "out"), weights(tmp_path / "again"))

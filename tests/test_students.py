@@ -1,0 +1,191 @@
+import re
+
+import pytest
+import tiny
+import torch
+from transformers import AlbertConfig, AlbertForMaskedLM, AutoConfig, AutoModel, BertConfig, BertModel, RobertaConfig
+
+from tutorkd.errors import UserError
+from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher, student_config
+from tutorkd.teacher import Teacher
+
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "millions"), [("half", 6, 66), ("extreme-12", 12, 14), ("extreme-6", 6, 9), ("extreme-2", 2, 5.7)]
+)
+def test_presets_have_the_layers_and_parameters_of_the_paper_s_table(name, layers, millions):
+    assert student_config(name, BertConfig()).num_hidden_layers == layers
+    with torch.device("meta"):
+        student = build_student(name, BertConfig())
+    # The paper counts layers and word embeddings: 5.7 M leaves no room for positions and the projection.
+    counted = [student.embeddings.word_embeddings, student.encoder]
+    parameters = sum(p.numel() for module in counted for p in module.parameters())
+    assert round(parameters / 1e6, 1 if millions < 6 else None) == millions
+
+
+@pytest.mark.parametrize("name", [preset for preset in PRESETS if preset != "half"])
+def test_an_extreme_student_is_an_electra_with_the_paper_s_sizes_and_the_teacher_s_vocabulary(name):
+    config = student_config(name, RobertaConfig(vocab_size=123, max_position_embeddings=70, pad_token_id=1))
+    assert config.model_type == "electra"
+    sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size, config.embedding_size)
+    assert sizes == (264, 12, 1056, 132)
+    assert (config.vocab_size, config.max_position_embeddings, config.pad_token_id) == (123, 70, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_differs_from_the_teacher_in_depth_alone(family):
+    teacher = tiny.config(family)
+    teacher_values, student_values = (config.to_dict() for config in (teacher, student_config("half", teacher)))
+    assert student_config("half", teacher).num_hidden_layers == 2
+    assert teacher.num_hidden_layers == 4
+    different = {key for key, value in teacher_values.items() if student_values[key] != value}
+    assert different <= {"num_hidden_layers", "n_layers", "layer_types"}
+
+
+def test_half_of_modernbert_keeps_the_kinds_of_the_layers_that_it_takes_over(tmp_path):
+    teacher = tiny.config("modernbert", num_hidden_layers=6, global_attn_every_n_layers=3)
+    assert teacher.layer_types == ["full_attention", "sliding_attention", "sliding_attention"] * 2
+    student = build_student("half", teacher)
+    kept = ["sliding_attention", "full_attention", "sliding_attention"]  # of layers 2, 4 and 6
+    assert student.config.layer_types == kept
+    student.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).layer_types == kept
+    ids = torch.tensor([[2, *range(5, 40), 3]])
+    assert student(input_ids=ids).last_hidden_state.isfinite().all()
+
+
+def test_a_student_deeper_than_its_configuration_repeats_the_kinds_of_layers(tmp_path):
+    tiny.config("modernbert", num_hidden_layers=2).save_pretrained(tmp_path)
+    config = student_config(str(tmp_path), tiny.config("modernbert"), {"num_hidden_layers": 4})
+    assert config.layer_types == ["full_attention", "sliding_attention"] * 2
+    assert len(AutoModel.from_config(config).layers) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layer_l_takes_over_the_teacher_s_layer_g_of_l(family):
+    teacher = Teacher(tiny.masked_lm(family))
+    student = build_student("half", teacher.config)
+    initialisation = initialise_from_teacher(student, teacher)
+    assert initialisation.layers == [2, 4]
+    source = teacher.body.state_dict()
+    compared, missed = 0, set()
+    for name, value in student.state_dict().items():
+        # Layers are the only numbers in the names of these families' weights: 0 and 1 become 1 and 3.
+        origin = re.sub(r"\.(\d+)\.|^(\d+)\.", lambda m: f".{2 * int(m[1]) + 1}.", name)
+        if origin in source:
+            assert torch.equal(value, source[origin]), name
+            compared += 1
+        else:
+            missed.add(name.split(".")[0])
+    assert compared == initialisation.tensors
+    assert compared + len(missed) <= initialisation.total
+    assert missed <= {"pooler"}
+
+
+def test_layers_of_another_number_or_size_don_t_fit_but_equal_embeddings_do():
+    teacher = Teacher(tiny.masked_lm("bert"))
+    narrow = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, intermediate_size=48))
+    before = narrow.encoder.layer[0].intermediate.dense.weight.clone()
+    initialise_from_teacher(narrow, teacher)
+    assert torch.equal(narrow.encoder.layer[0].intermediate.dense.weight, before)
+    assert torch.equal(narrow.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight)
+    thin = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, hidden_size=16, intermediate_size=48))
+    nothing = initialise_from_teacher(thin, teacher)
+    assert nothing.tensors == 0
+    assert "starts at random" in str(nothing)
+
+
+def test_a_student_with_an_mlm_head_takes_that_over_too():
+    teacher = Teacher(tiny.masked_lm("bert"))
+    student = build_student("half", teacher.config, mlm_head=True)
+    initialise_from_teacher(student, teacher)
+    hidden = torch.randn(1, 5, 32)
+    assert torch.equal(student.cls(hidden), teacher.head(hidden[0])[None])
+
+
+def test_albert_s_layers_share_weights_and_fit_whatever_the_depth():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 4}
+    teacher = Teacher(AlbertForMaskedLM(AlbertConfig(vocab_size=100, embedding_size=16, **sizes)))
+    student = build_student("half", teacher.config)
+    assert student.config.num_hidden_layers == 2
+    initialisation = initialise_from_teacher(student, teacher)
+    assert initialisation.layers == []
+    source = teacher.body.state_dict()
+    assert {name for name, value in student.state_dict().items() if name in source and torch.equal(value, source[name])} == {
+        name for name in student.state_dict() if not name.startswith("pooler")
+    }
+    assert initialisation.tensors == initialisation.total - 2
+
+
+def test_a_random_student_depends_on_the_seed_and_not_on_the_teacher():
+    teacher = tiny.masked_lm("bert")
+
+    def weight(seed):
+        torch.manual_seed(seed)
+        return build_student("half", teacher.config).encoder.layer[0].attention.self.query.weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+    assert not any(torch.equal(weight(1), layer.attention.self.query.weight) for layer in teacher.bert.encoder.layer)
+
+
+def test_sizes_override_presets_and_configurations(tmp_path):
+    sizes = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40}
+    tiny.config("electra").save_pretrained(tmp_path)
+    for name in ("half", "extreme-6", str(tmp_path)):
+        more = {} if name == "half" else {"embedding_size": 12}
+        student = build_student(name, tiny.config("bert"), {**sizes, **more})
+        assert {key: getattr(student.config, key) for key in sizes} == sizes
+        hidden = student(input_ids=torch.tensor([[2, 7, 3]]), output_hidden_states=True).hidden_states
+        assert [h.shape for h in hidden] == [(1, 3, 24)] * 2
+    assert student.embeddings.word_embeddings.weight.shape == (100, 12)
+
+
+def test_a_checkpoint_keeps_its_own_weights(tmp_path):
+    expected = tiny.masked_lm("electra", num_hidden_layers=2)
+    expected.save_pretrained(tmp_path)
+    student = build_student(str(tmp_path), tiny.config("bert"), pretrained=True)
+    own = expected.base_model.state_dict()
+    assert student.state_dict().keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in student.state_dict().items())
+
+
+def test_weights_of_a_pooler_may_be_missing_and_those_of_layers_may_not(tmp_path):
+    BertModel(tiny.config("bert", num_hidden_layers=2), add_pooling_layer=False).save_pretrained(tmp_path)
+    build_student(str(tmp_path), tiny.config("bert"), pretrained=True)
+    tiny.config("bert", num_hidden_layers=4).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"isn't a whole bert encoder: 32 weights are missing.*encoder\.layer\.2"):
+        build_student(str(tmp_path), tiny.config("bert"), pretrained=True)
+
+
+def test_what_has_weights_is_told_from_what_has_none(tmp_path):
+    assert not has_weights("half")
+    assert has_weights("somebody/model")
+    tiny.config("bert").save_pretrained(tmp_path)
+    assert not has_weights(str(tmp_path))
+    tiny.masked_lm().save_pretrained(tmp_path)
+    assert has_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "sizes", "message"),
+    [
+        ("half", 3, {}, "half of 3 layers isn't a whole number: set --student_layers"),
+        ("half", 4, {"num_hidden_layers": 0}, "can't have 0 as its num_hidden_layers"),
+        ("half", 4, {"hidden_size": -8}, "can't have -8 as its hidden_size"),
+        ("half", 4, {"num_attention_heads": 5}, "hidden size 32 isn't a multiple of its 5 heads"),
+        ("half", 4, {"embedding_size": 8}, "family bert has no size embedding_size"),
+        ("/no/such/folder", 4, {}, "the student /no/such/folder: there is no such folder"),
+    ],
+)
+def test_impossible_students_are_refused(name, layers, sizes, message):
+    with pytest.raises(UserError, match=message):
+        build_student(name, tiny.config("bert", num_hidden_layers=layers), sizes)
+
+
+def test_an_odd_teacher_can_have_a_student_of_a_divisor_s_depth():
+    teacher = Teacher(tiny.masked_lm("bert", num_hidden_layers=3))
+    student = build_student("half", teacher.config, {"num_hidden_layers": 1})
+    assert initialise_from_teacher(student, teacher).layers == [3]

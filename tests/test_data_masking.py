@@ -1,7 +1,10 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
@@ -93,10 +96,15 @@ def test_an_epoch_is_a_permutation_that_differs_from_the_next():
     assert [draw % 50 for draw in second] != first
 
 
-def test_streamed_rows_are_numbered_over_epochs():
-    stream = StreamedRows(tiny.rows(3))
-    draws = [row["draw"] for _ in range(2) for row in stream]
-    assert draws == [0, 1, 2, 3, 4, 5]
+def test_streamed_rows_go_on_pass_after_pass_in_another_order_and_are_numbered_throughout():
+    rows = tiny.rows(20)
+    stream = StreamedRows(Dataset.from_list(rows).to_iterable_dataset().shuffle(0, buffer_size=20))
+    first, second = list(islice(stream, 45)), list(islice(stream, 45))
+    assert first == second
+    assert [row["draw"] for row in first] == list(range(45))
+    passes = [[row["input_ids"] for row in first[begin : begin + 20]] for begin in (0, 20)]
+    assert passes[0] != passes[1]
+    assert all(sorted(ids) == sorted(row["input_ids"] for row in rows) for ids in passes)
 
 
 def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():

@@ -17,6 +17,7 @@ to the loss of the undivided batch.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Count = Tensor | float | None
 
@@ -35,10 +36,34 @@ def _without_autocast(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
+class _LogNormaliser(torch.autograd.Function):
+    """log sum exp of each row, (k, V) -> (k,), in one pass over the vocabulary each way.
+
+    ``torch.logsumexp`` stores logits minus maximum and their exponentials, forward and backward. The fused softmax
+    gives the same: at the row's maximum, log sum exp = logit - log probability, and that probability is at least 1/V.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor) -> Tensor:
+        probability = logits.softmax(-1)
+        ctx.save_for_backward(probability)
+        return logits.amax(-1) - probability.amax(-1).log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (probability,) = ctx.saved_tensors
+        return probability * gradient.unsqueeze(-1)
+
+
+def _log_normaliser(logits: Tensor) -> Tensor:
+    return _LogNormaliser.apply(logits.float())
+
+
 def _token_log_prob(logits: Tensor, token_ids: Tensor) -> Tensor:
     """log softmax(logits) at ``token_ids``, without a second (k, V) tensor: (k, V), (k,) -> (k,)."""
     chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).float()
-    return (chosen - logits.float().logsumexp(-1)).clamp(min=-_BOUND)
+    return (chosen - _log_normaliser(logits)).clamp(min=-_BOUND)
 
 
 def modified_logit_target(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: Tensor) -> Tensor:
@@ -73,7 +98,7 @@ def teacher_reward(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: T
     Returns:
         (k,) float32 in [-1, 1].
     """
-    normaliser = teacher_logits.float().logsumexp(-1, keepdim=True)
+    normaliser = _log_normaliser(teacher_logits).unsqueeze(-1)
     pair = torch.stack([original_ids, replaced_ids], dim=-1)
     probability = (teacher_logits.gather(-1, pair).float() - normaliser).exp()
     return probability[:, 0] - probability[:, 1]
@@ -125,9 +150,10 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
     # neither (k, V) logarithm is stored.
     policy, teacher = policy_logits.float(), teacher_logits.detach().float()
     probability = teacher.softmax(-1)
+    normaliser = teacher.amax(-1) - probability.amax(-1).log()
     with _without_autocast(policy):
-        negative_entropy = torch.linalg.vecdot(probability, teacher) - teacher.logsumexp(-1)
-        cross_entropy = policy.logsumexp(-1) - torch.linalg.vecdot(probability, policy)
+        negative_entropy = torch.linalg.vecdot(probability, teacher) - normaliser
+        cross_entropy = _log_normaliser(policy) - torch.linalg.vecdot(probability, policy)
     divergence = (negative_entropy + cross_entropy).clamp(max=_BOUND).sum()
     return mean_over(divergence, len(policy_logits), num_items)
 
@@ -135,8 +161,9 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
 def policy_entropy(policy_logits: Tensor) -> Tensor:
     """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient."""
     logits = policy_logits.detach().float()
+    probability = logits.softmax(-1)
     with _without_autocast(logits):
-        return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
+        return logits.amax(-1) - probability.amax(-1).log() - torch.linalg.vecdot(probability, logits)
 
 
 def modified_logit_loss(

@@ -8,6 +8,10 @@ from typing import Any
 from transformers import TrainingArguments
 
 
+# Trainer's options whose defaults are a command's or a machine's own.
+_OWN_DEFAULTS = {"bf16", "eval_strategy"}
+
+
 def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
     """What a recipe would say: our options in full, ``Trainer``'s where they aren't its defaults.
 
@@ -19,7 +23,7 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
         inherited = instance if isinstance(instance, TrainingArguments) else None
         # Constructed, since TrainingArguments changes some of its own defaults on the way.
         reference = type(inherited)(output_dir="") if inherited else None
-        ours = set().union(*(base.__annotations__ for base in type(instance).__mro__ if _is_ours(base)))
+        ours = _OWN_DEFAULTS.union(*(base.__annotations__ for base in type(instance).__mro__ if _is_ours(base)))
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
             if not field.init or (field.name not in ours and value == getattr(reference, field.name)):

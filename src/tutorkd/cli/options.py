@@ -113,8 +113,11 @@ class OptionParser(HfArgumentParser):
         for key, value in recipe.items():
             if key not in self.keys:
                 self.error(f"unknown key {key!r}{nearest(str(key), self.keys)}")
-            if isinstance(value, list) and not isinstance(self._option_string_actions[f"--{key}"], _Repeatable):
+            action = self._option_string_actions[f"--{key}"]
+            if isinstance(value, list) and not isinstance(action, _Repeatable):
                 self.error(f"{key} takes one value, not the list {value}")
+            if value is False and "no" in (action.choices or ()):
+                value = "no"  # which YAML takes for false
             items = value if isinstance(value, list) else [value]
             tokens += [f"--{key}={json.dumps(item) if isinstance(item, dict) else item}" for item in items]
         return tokens

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -69,7 +69,8 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
             with fabricated_trainer(cell.distill) as trainer:
                 seconds = seconds_a_step(trainer, cell.distill[1].max_length)
                 training[key] = seconds * cell.distill[3].max_steps
-                models = {cell.student: trainer.saved_model.base_model, "": trainer.teacher.requires_grad_(True).body}
+                student, teacher = trainer.saved_model, trainer.teacher.requires_grad_(True)
+                models = {cell.student: cast(PreTrainedModel, student.base_model), "": teacher.body}
         except UserError as error:
             refused[key] = str(error)
             continue

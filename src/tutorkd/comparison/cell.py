@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
+from transformers import PreTrainedModel
 
 from tutorkd.cli.distill import distill, make_student
 from tutorkd.comparison.bench import fabricated_trainer
@@ -63,10 +64,10 @@ def _save_undistilled(cell: Cell) -> str:
     args, config = cell.distill[0], cell.distill[3]
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
     teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
-    student = make_student(args, teacher, tokenizer, config.seed).base_model
+    student = make_student(args, teacher, tokenizer, config.seed)
     folder = cell.folder / STUDENT_FOLDER
     with quiet_transformers(), written_whole(folder) as scratch:
-        student.save_pretrained(scratch)
+        cast(PreTrainedModel, student.base_model).save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
     return str(folder)
 

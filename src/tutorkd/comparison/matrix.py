@@ -123,7 +123,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     def cell(kind: Any, variant: dict[str, Any], student: dict[str, Any], seed: int) -> Cell:
         title = {"distilled": variant["name"], "undistilled": UNDISTILLED, "teacher": TEACHER}[kind]
         name = "" if kind == "teacher" else student["name"]
-        folder = Path(output_dir) / "cells" / _slug("-".join(filter(None, (title, name, f"seed{seed}"))))
+        folder = Path(output_dir) / "cells" / slug("-".join(filter(None, (title, name, f"seed{seed}"))))
         settings = {**common, **budget, **_without_name(variant), **_without_name(student)}
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
@@ -197,13 +197,13 @@ def _check_names(names: Sequence[str], reserved: set[str], where: str) -> None:
     """Names are told apart as folders too."""
     if not names:
         raise UserError(f"{where}: there are none; name one or more")
-    seen = {_slug(name): name for name in reserved}
+    seen = {slug(name): name for name in reserved}
     for name in names:
-        if not _slug(name):
+        if not slug(name):
             raise UserError(f"{where}: {name!r} isn't a name; give each a name with letters or digits")
-        if _slug(name) in seen:
+        if slug(name) in seen:
             raise UserError(f"{where}: the name {name!r} is taken; give each a name of its own")
-        seen[_slug(name)] = name
+        seen[slug(name)] = name
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -231,6 +231,6 @@ def _without_name(item: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key != "name"}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A folder name."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")

@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from tutorkd.comparison.matrix import Cell
+from tutorkd.callbacks import COLUMN_NAMES
+from tutorkd.comparison.matrix import Cell, slug
+
+Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
+Log = dict[str, dict[str, dict[int, list[float]]]]  # figure to variant to step to the values of the seeds
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow is too pale for lines on white.
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000"]
 _DASHES = ["-", "--", ":", "-."]
 _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
+_WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _LABEL_GAP = 0.055  # of the axes' height between two labels
 _UNITS = {
     "eval_probe_auc": "probe AUC, 0.5 to 1",
@@ -41,11 +46,13 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
         summary: as ``summarise`` gives it.
     """
     figures = {}
+    styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
+    logs = _logs(cells)
     if any("training_flops" in row["figures"] for row in summary["rows"]):
-        figures["score-cost"] = score_against_cost(summary)
-    for student, logs in _logs(cells).items():
-        name = "training" if len(_logs(cells)) == 1 else f"training-{student}".replace("/", "-")
-        figures[name] = figures_against_steps(logs, student)
+        figures["score-cost"] = score_against_cost(summary, styles)
+    for student, log in logs.items():
+        name = "training" if len(logs) == 1 else f"training-{slug(student)}"
+        figures[name] = figures_against_steps(log, student, styles)
     files = []
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
@@ -54,26 +61,27 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     return files
 
 
-def score_against_cost(summary: Mapping[str, Any]) -> Figure:
+def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
     """Accuracy against floating-point operations of training: a labelled point a variant and student."""
     rows = [row for row in summary["rows"] if "accuracy" in row["figures"]]
     points = [row for row in rows if "training_flops" in row["figures"]]
     students = list(dict.fromkeys(row["student"] for row in points))
     figure = Figure(figsize=(7.5, max(4.5, 0.3 * len(rows) + 1.5)))
     axes = figure.add_subplot()
-    styles = _styles([row["variant"] for row in points])
     labels = []
     for row in points:
-        x, y = row["figures"]["training_flops"]["mean"] / 1e15, row["figures"]["accuracy"]
-        colour = styles[row["variant"]][0]
+        x, y = row["figures"]["training_flops"]["mean"], row["figures"]["accuracy"]
+        colour, dashes = styles[row["variant"]]
+        marker = students.index(row["student"]) + _DASHES.index(dashes)
         axes.errorbar(
             x,
             100 * y["mean"],
             yerr=None if y["sd"] is None else 100 * y["sd"],
-            fmt=_MARKERS[students.index(row["student"]) % len(_MARKERS)],
+            fmt=_MARKERS[marker % len(_MARKERS)],
             color=colour,
             capsize=3,
             markersize=7,
+            alpha=0.8,
         )
         labels.append((x, 100 * y["mean"], _title(row, students), colour))
     edge = axes.get_xlim()[1]
@@ -85,29 +93,29 @@ def score_against_cost(summary: Mapping[str, Any]) -> Figure:
     axes.margins(x=0.1, y=0.1)
     axes.autoscale_view()
     _label_at_the_right(axes, labels)
-    axes.set_xlabel("training, PFLOP (floating-point operations of matrix products)")
+    axes.xaxis.set_major_formatter(EngFormatter("FLOP"))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel("training, floating-point operations of matrix products (FLOP)")
     axes.set_ylabel("accuracy after fine-tuning, %")
     axes.grid(alpha=0.25)
-    seeds = sorted({len(row["seeds"]) for row in points})
-    axes.set_title(
-        f"Score against cost: mean ± standard deviation, {'-'.join(map(str, seeds))} seed(s)", loc="left", fontsize=11
-    )
+    seeds = max(len(row["seeds"]) for row in points)
+    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    axes.set_title(f"Score against cost{over}", loc="left", fontsize=11)
     return figure
 
 
-def figures_against_steps(logs: Mapping[str, Mapping[str, Mapping[int, list[float]]]], student: str) -> Figure:
+def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
     """A panel a figure of the log, a line a variant (mean over seeds; where there are several, their range shaded).
 
     Args:
         logs: figure to variant to step to the seeds' values.
     """
-    columns = min(3, len(logs))
-    lines = math.ceil(len(logs) / columns)
+    columns = min(3, len(log))
+    lines = math.ceil(len(log) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * lines + 1), layout="constrained")
-    styles = _styles(list(dict.fromkeys(variant for by_variant in logs.values() for variant in by_variant)))
     drawn: dict[str, Any] = {}
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (key, by_variant) in zip(panels, logs.items(), strict=False):
+    for axes, (key, by_variant) in zip(panels, log.items(), strict=False):
         for variant, by_step in by_variant.items():
             colour, dashes = styles[variant]
             steps = sorted(by_step)
@@ -122,22 +130,35 @@ def figures_against_steps(logs: Mapping[str, Mapping[str, Mapping[int, list[floa
             )
             low, high = ([choose(by_step[step]) for step in steps] for choose in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_title(key.removeprefix("eval_").replace("_", " "), fontsize=10, loc="left")
+        values = [value for by_step in by_variant.values() for each in by_step.values() for value in each]
+        if min(values) > 0 and max(values) > _WIDE * min(values):
+            axes.set_yscale("log")  # methods weigh their losses differently
+        title = COLUMN_NAMES[key] if key.startswith("eval_") else key.replace("_", " ")
+        axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step")
         axes.set_ylabel(_UNITS.get(key, "loss, mean of the window"))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(alpha=0.25)
     for axes in list(panels):
         axes.set_visible(False)
-    figure.legend(
-        drawn.values(), drawn.keys(), loc="outside upper center", ncols=min(4, len(drawn)), frameon=False, fontsize=10
+    seeds = max(
+        len(each) for by_variant in log.values() for by_step in by_variant.values() for each in by_step.values()
     )
-    figure.suptitle(f"Student {student}: mean over seeds, range shaded", fontsize=11)
+    figure.legend(
+        [drawn[variant] for variant in styles if variant in drawn],
+        [variant for variant in styles if variant in drawn],
+        title=f"student {student}" + (f", mean over {seeds} seeds, range shaded" if seeds > 1 else ""),
+        loc="outside upper center",
+        ncols=min(4, len(drawn)),
+        frameon=False,
+        fontsize=10,
+        handlelength=3,
+    )
     return figure
 
 
-def _logs(cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[int, list[float]]]]]:
-    """Student to figure to variant to step to the values of the seeds, held-out looks first."""
+def _logs(cells: Sequence[Cell]) -> dict[str, Log]:
+    """The log of each student, held-out looks first."""
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
     for cell in cells:
         for entry in (cell.result or {"training": {}})["training"].get("log", []):
@@ -150,7 +171,7 @@ def _logs(cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, dict[int, list
     }
 
 
-def _styles(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _styles(variants: Sequence[str]) -> Styles:
     """A colour and a dash pattern for each, colours first."""
     styles = [(colour, dashes) for dashes, colour in product(_DASHES, _COLOURS)]
     return {variant: styles[i % len(styles)] for i, variant in enumerate(dict.fromkeys(variants))}
@@ -177,6 +198,6 @@ def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, float, str, st
             color=colour,
             va="center",
             fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
             annotation_clip=False,
         )

@@ -79,7 +79,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table of a comparison, best mean accuracy first, references on top."""
     failures = any(row["failed"] for row in summary["rows"])
-    headings = ["variant", "student", "seeds", "accuracy %", "macro F1 %", "parameters", "training", "training PFLOP"]
+    headings = ["variant", "student", "seeds", "accuracy %", "macro F1 %", "parameters", "training", "training TFLOP"]
     headings += ["probe AUC"] + ["failed"] * failures
     lines = [f"| {' | '.join(headings)} |", f"| --- | --- |{' ---: |' * 7}{' --- |' * failures}"]
 
@@ -92,10 +92,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
         words += [_percent(found.get("accuracy")), _percent(found.get("macro_f1"))]
         words.append(f"{found['parameters'].mean / 1e6:.1f} M" if "parameters" in found else "-")
         words.append(duration(found["training_seconds"].mean) if "training_seconds" in found else "-")
-        words.append(f"{found['training_flops'].mean / 1e15:.3g}" if "training_flops" in found else "-")
+        words.append(_tera(found["training_flops"].mean) if "training_flops" in found else "-")
         words.append(f"{found['last_eval_probe_auc'].mean:.3f}" if "last_eval_probe_auc" in found else "-")
         if failures:
-            words.append("; ".join(f"seed {seed}: {error}" for seed, error in row["failed"].items()) or "-")
+            words.append(_failures(row["failed"]))
         lines.append(f"| {' | '.join(_escaped(word) for word in words)} |")
     return "\n".join([*lines, "", _caption(summary), ""])
 
@@ -120,6 +120,16 @@ def _percent(spread: Spread | None) -> str:
     if spread is None:
         return "-"
     return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
+
+
+def _tera(flops: float) -> str:
+    return f"{flops / 1e12:,.0f}" if flops >= 1e14 else f"{flops / 1e12:.3g}"
+
+
+def _failures(errors: Mapping[str, str]) -> str:
+    """Each error once, with its seeds."""
+    seeds = {error: [seed for seed in errors if errors[seed] == error] for error in errors.values()}
+    return "; ".join(f"seed {', '.join(those)}: {error}" for error, those in seeds.items()) or "-"
 
 
 def _escaped(text: str) -> str:

@@ -27,7 +27,9 @@ def run_cells(cells: Sequence[Cell], command: Callable[[Cell], list[str]], jobs:
     Raises:
         Interrupted: once all processes have stopped after a signal.
     """
-    waiting, running, failed = list(cells), {}, {}
+    waiting = list(cells)
+    running: dict[str, tuple[subprocess.Popen, float]] = {}
+    failed: dict[str, str] = {}
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:

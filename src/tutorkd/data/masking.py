@@ -1,6 +1,7 @@
 """Masking: which tokens are hidden, drawn anew each epoch and the same whatever the workers and the batches."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,18 +75,21 @@ class DrawnRows(Dataset):
 
 
 class StreamedRows(IterableDataset):
-    """Rows of a stream; a row's draw is how many came before it, over all epochs."""
+    """Rows of a stream, one pass after another without end; a row's draw is how many came before it.
+
+    A stream doesn't know its length, so nobody else can tell in which pass a resumed run was: it skips as many rows
+    as were drawn, whatever the pass.
+    """
 
     def __init__(self, rows: Any):
-        self.rows, self.epoch, self.drawn = rows, 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.rows.set_epoch(epoch)
+        self.rows = rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.rows:
-            yield {"input_ids": row["input_ids"], "draw": self.drawn}
-            self.drawn += 1
+        draws = count()
+        for epoch in count():
+            self.rows.set_epoch(epoch)
+            for row in self.rows:
+                yield {"input_ids": row["input_ids"], "draw": next(draws)}
 
 
 class MaskingCollator:

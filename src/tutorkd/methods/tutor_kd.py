@@ -202,12 +202,12 @@ class TutorKD(nn.Module):
 
         # 1. The teacher reads X^M.
         hidden = at_positions(teacher.last_hidden_state(corrupted_ids, attention_mask), masked_positions)
-        teacher_logits = teacher.logits(hidden)
+        teacher_logits = teacher.logits(hidden).float()  # once: several formulas compute in float32
 
         # 2. The tutor replaces the masked tokens, which gives X'.
         policy_logits = None
         if self.tutor is not None:
-            policy_logits = self.tutor(hidden.float())
+            policy_logits = self.tutor(hidden.float()).float()
             replaced_ids = self._sample(policy_logits)
         elif self.args.tutor == "none":
             replaced_ids = corrupted_ids.flatten()[masked_positions]

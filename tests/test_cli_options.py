@@ -1,0 +1,291 @@
+"""Options: defaults < recipe < flags, mistakes in either, help, packaged recipes, and the plan of --dry_run."""
+
+import re
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from commands import complete, fail, save, save_corpus
+
+from tutorkd.cli import adapt, distill, evaluate
+from tutorkd.cli.main import COMMANDS, main
+from tutorkd.cli.options import RECIPES, OptionParser, load_recipe, recipe_names
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe and returns the flags that name it."""
+
+    def write(text: str) -> list[str]:
+        (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+        return ["--config", str(tmp_path / "recipe.yaml")]
+
+    return write
+
+
+def read(*argv: str, method: str = "tutor-kd") -> dict:
+    """All settings of distill, by name."""
+    return {key: value for part in distill.parser(method).read(argv) for key, value in vars(part).items()}
+
+
+# Precedence and types
+
+
+def test_flags_override_the_recipe_and_the_recipe_the_defaults(recipe):
+    flags = recipe("max_length: 64\ntop_k: 3\nseed: 7\n")
+    values = read(*flags, "--top-k", "5", "--seed=8")
+    assert (values["mlm_probability"], values["max_length"], values["top_k"], values["seed"]) == (0.15, 64, 5, 8)
+
+
+def test_numbers_booleans_lists_mappings_and_nothing_in_yaml(recipe):
+    values = read(
+        *recipe(
+            "learning_rate: 5e-4\nweight_decay: 1\nmax_steps: 1_000\nstreaming: yes\nremove_unused_columns: false\n"
+            "corpus: [a.txt, 'b*.txt']\ncorpus_weights: [1, 0.5]\nlr_scheduler_kwargs: {power: 2.0}\nnum_proc: null\n"
+            "eval_strategy: no\nsave_strategy: 'no'\ntext_column: 2024\ncache_dir: --odd\n"
+        )
+    )
+    expected = {
+        **{"learning_rate": 5e-4, "weight_decay": 1.0, "max_steps": 1000, "streaming": True, "num_proc": None},
+        **{"remove_unused_columns": False, "corpus": ["a.txt", "b*.txt"], "corpus_weights": [1.0, 0.5]},
+        **{"lr_scheduler_kwargs": {"power": 2.0}, "text_column": "2024", "cache_dir": "--odd"},
+        **{"eval_strategy": "no", "save_strategy": "no"},
+    }
+    assert {key: values[key] for key in expected} == expected
+    assert [type(values[key]) for key in ("weight_decay", "max_steps")] == [float, int]
+
+
+def test_one_value_will_do_for_a_list(recipe):
+    assert read(*recipe("corpus: a.txt"))["corpus"] == ["a.txt"]
+
+
+def test_a_repeated_flag_makes_a_list_that_replaces_the_recipe_s(recipe):
+    flags = recipe("corpus: [a.txt, b.txt]\ncorpus_weights: [1, 2]")
+    assert read(*flags)["corpus"] == ["a.txt", "b.txt"]
+    assert read(*flags, "--corpus", "c.txt")["corpus"] == ["c.txt"]
+    values = read(*flags, "--corpus", "c.txt", "--seed", "1", "--corpus", "d.txt", "e.txt")
+    assert values["corpus"] == ["c.txt", "d.txt", "e.txt"]
+    assert values["corpus_weights"] == [1.0, 2.0]
+
+
+def test_a_flag_without_a_value_is_true_and_any_can_be_false():
+    assert read("--streaming")["streaming"] is True
+    assert read("--streaming", "false")["streaming"] is False
+    assert read()["streaming"] is False
+
+
+def test_an_explicit_fp16_takes_the_place_of_a_machine_s_bf16(recipe, monkeypatch):
+    monkeypatch.setattr(distill, "prefers_bfloat16", lambda: True)
+    assert read()["bf16"] is True
+    for flags in (["--fp16"], recipe("fp16: true"), [*recipe("fp16: true"), "--bf16", "false"]):
+        values = read(*flags)
+        assert (values["fp16"], values["bf16"]) == (True, False)
+
+
+@pytest.mark.parametrize("text", ["fp16: true\nbf16: true", "bf16: true"])
+def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
+    assert "At most one of fp16 and bf16" in fail(capfd, "distill", *recipe(text), "--fp16")
+    assert "At most one of fp16 and bf16" in fail(capfd, "adapt", "--fp16", "--bf16")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-lenght", "3"], "tutorkd distill: unknown option --max-lenght; did you mean --max-length?"),
+        (["--samplign=greedy"], "unknown option --samplign=greedy; did you mean --sampling?"),
+        (["--qqqqqqqq"], "tutorkd distill: unknown option --qqqqqqqq"),
+        (["corpus.txt"], "tutorkd distill: unknown option corpus.txt"),
+        (["--max", "3"], "tutorkd distill: unknown option --max"),
+        (["--max_length", "long"], "argument --max_length/--max-length: invalid int value: 'long'"),
+        (["--max_length"], "argument --max_length/--max-length: expected one argument"),
+        (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (["--streaming", "perhaps"], "argument --streaming: Truthy value expected: got perhaps"),
+        (["--sampling", "random"], "argument --sampling: invalid choice: 'random' (choose from"),
+        (["--method", "kdd"], "there is no method 'kdd'; did you mean kd?"),
+        (["--method"], "argument --method: expected one argument"),
+        (["--method", "kd", "--policy_weight", "1"], "unknown option --policy_weight"),
+        (["--config"], "argument --config: expected one argument"),
+        (["--config", "paper-hlaf"], "there is no recipe paper-hlaf; did you mean paper-half?"),
+        (["--config", "/no/where.yaml"], "there is no recipe /no/where.yaml; give a path or one of"),
+    ],
+)
+def test_bad_flags(capfd, flags, message):
+    assert message in fail(capfd, "distill", *flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_lenght: 3", "recipe.yaml: unknown key 'max_lenght'; did you mean max_length?"),
+        ("max-length: 3", "recipe.yaml: unknown key 'max-length'; did you mean max_length?"),
+        ("config: other.yaml", "recipe.yaml: unknown key 'config'"),
+        ("1: 2", "recipe.yaml: unknown key 1"),
+        ("max_length: long", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'long'"),
+        ("max_length: 1.5", "recipe.yaml: argument --max_length/--max-length: invalid int value: '1.5'"),
+        ("max_length: true", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'True'"),
+        ("max_length: [16, 32]", "recipe.yaml: max_length takes one value, not the list [16, 32]"),
+        ("corpus_weights: [1, two]", "recipe.yaml: argument --corpus_weights/--corpus-weights: invalid float value"),
+        ("streaming: perhaps", "recipe.yaml: argument --streaming: Truthy value expected: got perhaps"),
+        ("sampling: 3", "recipe.yaml: argument --sampling: invalid choice: '3'"),
+        ("mlm_probability: -1", "mlm_probability can't be -1.0"),
+        ("method: [kd]", "there is no method"),
+        ("- max_length", "must be a mapping of keys to values"),
+        ("corpus: [a", "can't be read as YAML:"),
+    ],
+)
+@pytest.mark.parametrize("command", ["distill", "adapt"])
+def test_bad_recipes(capfd, recipe, command, text, message):
+    if command == "adapt" and text.startswith(("sampling", "method")):
+        message = "recipe.yaml: unknown key"
+    assert message in fail(capfd, command, *recipe(text))
+
+
+def test_a_recipe_that_isn_t_utf_8(capfd, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"text_column: \xe9")
+    assert "can't be read as YAML" in fail(capfd, "distill", "--config", str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize("command", ["env", "demo", "evaluate"])
+def test_other_commands_refuse_unknown_options_too(capfd, command):
+    assert f"tutorkd {command}: unknown option --qqqqqqqq" in fail(capfd, command, "--qqqqqqqq")
+
+
+# Help
+
+
+class _Seen(Exception):
+    def __init__(self, parser: OptionParser):
+        self.parser = parser
+
+
+def _parsers(monkeypatch) -> dict[str, ArgumentParser]:
+    """The parser of every command, as the command makes it, and of distill for a rival method too."""
+
+    def read(parser, *args):
+        raise _Seen(parser)
+
+    monkeypatch.setattr(OptionParser, "read", read)
+    parsers = {}
+    for argv in (*([command] for command in COMMANDS if command != "compare"), ["distill", "--method", "minilm-v2"]):
+        with pytest.raises(_Seen) as seen:
+            main(argv)
+        parsers[" ".join(argv)] = seen.value.parser
+    return parsers
+
+
+def test_every_option_of_every_command_has_a_sentence_and_its_default_in_the_help(monkeypatch):
+    lacking = []
+    for command, parser in _parsers(monkeypatch).items():
+        formatter = parser._get_formatter()
+        for action in parser._actions:
+            if "--help" in action.option_strings:
+                continue
+            text = formatter._expand_help(action) if action.help else ""
+            if len(text.split()) < 4 or "(default: " not in text:
+                lacking.append((command, action.option_strings[0], text))
+        shown = parser.format_help()
+        lacking += [(command, option, "") for action in parser._actions for option in action.option_strings if option not in shown]
+    assert not lacking
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "compare"])
+def test_help_is_printed_and_isn_t_an_error(capsys, command):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"usage: tutorkd {command}" in capsys.readouterr().out
+
+
+def test_the_bare_command_lists_the_commands(capsys):
+    for argv in ([], ["--help"], ["-h"]):
+        assert main(argv) == 0
+        shown = capsys.readouterr().out
+        assert all(command in shown for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"tutorkd \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_env_prints_versions_and_the_machine(capsys):
+    complete("env")
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in f"\n{shown}" for name in ("torch", "transformers", "python", "memory", "bfloat16"))
+
+
+# Packaged recipes
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("paper")])
+def test_a_recipe_of_the_paper_has_its_constants(name):
+    values = read("--config", name)
+    constants = {
+        **{"learning_rate": 5e-4, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-6, "weight_decay": 0.01},
+        **{"warmup_steps": 10_000, "max_steps": 1_000_000, "lr_scheduler_type": "linear", "mlm_probability": 0.15},
+        **{"per_device_train_batch_size": 128, "max_length": 128, "modified_logit_weight": 25, "policy_weight": 1},
+        **{"plausibility_weight": 1, "hidden_state_weight": 0.5, "sampling": "multinomial", "tutor_init": "random"},
+        **{"teacher": "google-bert/bert-base-uncased", "student": name.removeprefix("paper-"), "student_init": "random"},
+    }
+    assert {key: values[key] for key in constants} == constants
+    assert values["attention_score_weight"] == (0 if name == "paper-extreme-2" else 0.5)
+
+
+def test_the_demo_s_recipe_has_a_section_that_each_stage_understands():
+    recipe = load_recipe("demo")
+    assert recipe.keys() == {"adapt", "distill", "evaluate"}
+    for name, command in (("adapt", adapt), ("distill", distill), ("evaluate", evaluate)):
+        values = {key: value for part in command.parser().read([], recipe[name]) for key, value in vars(part).items()}
+        for key, value in recipe[name].items():
+            assert values[key] == value, key
+
+
+@pytest.mark.parametrize("name", ["paper-half", "paper-extreme-12", "paper-extreme-6", "paper-extreme-2", "demo"])
+def test_a_recipe_begins_with_the_command_that_runs_it(name):
+    first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first == ("# tutorkd demo" if name == "demo" else f"# tutorkd distill --config {name}")
+
+
+# The plan
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    save(tiny.masked_lm(), folder / "teacher")
+    save_corpus(folder / "corpus.txt")
+    return folder
+
+
+def _planned(capfd, *argv: str) -> tuple[dict, dict[str, str]]:
+    """The resolved recipe, and the facts below it by name."""
+    capfd.readouterr()
+    complete(*argv)
+    shown = capfd.readouterr().out
+    _, recipe = shown.split("# resolved recipe\n")
+    recipe, facts = recipe.split("\n\n")
+    return yaml.safe_load(recipe), dict(re.split(r" {2,}", line, maxsplit=1) for line in facts.strip().splitlines())
+
+
+@pytest.mark.parametrize("command", ["distill", "adapt"])
+def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_path, capfd, command):
+    before = sorted(models.rglob("*"))
+    flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "3"]
+    flags += ["--max_steps", "2000", "--output_dir", str(tmp_path / "out"), "--bf16", "false", "--eval_strategy", "no"]
+    model = ["--teacher" if command == "distill" else "--model", str(models / "teacher")]
+    argv = [command, *model, "--corpus", str(models / "corpus.txt"), *flags, "--dry-run"]
+    recipe, facts = _planned(capfd, *argv)
+    assert recipe["max_length"] == 16
+    assert recipe["output_dir"] == str(tmp_path / "out")
+    assert "dry_run" not in recipe
+    assert facts["tokens a step"] == "192"
+    assert facts["steps"] == "2,000"
+    assert re.match(r"[\d.]+(e-\d+)? TFLOP", facts["operations a step"])
+    assert facts.keys() >= {"trained parameters", "peak memory", "time"}
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(models.rglob("*")) == before
+
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert _planned(capfd, command, "--config", str(tmp_path / "again.yaml"), "--dry_run")[0] == recipe

@@ -1,0 +1,190 @@
+import csv
+import json
+import random
+import shutil
+
+import pytest
+import tiny
+
+from tutorkd.cli import compare
+from tutorkd.cli.main import main
+from tutorkd.cli.options import load_recipe, recipe_names
+from tutorkd.comparison.matrix import read_cells
+from tutorkd.cost import measure_step
+
+RECIPE = """
+common: {max_steps: 4, max_length: 24, per_device_train_batch_size: 4, logging_steps: 2, eval_steps: 4, save_steps: 4,
+  num_proc: 1}
+variants: [VARIANTS]
+seeds: [0]
+evaluate: {max_length: 24, num_train_epochs: 1}
+references: REFERENCES
+"""
+BROKEN = "{name: broken, method: minilm-v2, relation_heads: 7}"
+
+
+@pytest.fixture
+def matrix(tmp_path, teacher_folder, corpus_file):
+    """Makes the command line of a recipe."""
+    draw = random.Random(0)
+    for name, count in (("train", 24), ("validation", 12)):
+        with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            rows.writerows([" ".join(draw.choices(tiny.WORDS, k=12)), i % 2] for i in range(count))
+
+    def command(variants, references=False):
+        recipe = tmp_path / "recipe.yaml"
+        text = RECIPE.replace("VARIANTS", variants).replace("REFERENCES", str(references).lower())
+        recipe.write_text(text, encoding="utf-8")
+        data = ["--train", str(tmp_path / "train.csv"), "--validation", str(tmp_path / "validation.csv")]
+        model = ["--teacher", str(teacher_folder), "--corpus", str(corpus_file)]
+        return ["compare", str(recipe), "--output_dir", str(tmp_path / "out"), *model, *data]
+
+    return command
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Cells run here instead of in processes of their own, which take seconds to start."""
+    ran = []
+
+    def run(cells, command, jobs):
+        failed = {}
+        for cell in cells:
+            ran.append(cell.name)
+            _, *module = command(cell)
+            assert module[:2] == ["-m", "tutorkd.cli.main"]
+            if main(module[2:]):
+                failed[cell.name] = "told above"
+        return failed
+
+    monkeypatch.setattr(compare, "run_cells", run)
+    return ran
+
+
+def _without_times(result):
+    training = [{k: v for k, v in entry.items() if "second" not in k and "runtime" not in k} for entry in
+                result["training"]["log"]]  # fmt: skip
+    return result["settings"], training, result["evaluation"]["accuracy"], result["training"]["flops"]
+
+
+def test_cells_run_in_processes_and_a_failing_one_is_reported(matrix, tmp_path, capsys):
+    assert main([*matrix(f"mlm, {BROKEN}"), "--jobs", "2"]) == 1
+    out = tmp_path / "out"
+    summary = json.loads((out / "results.json").read_text())
+    good, broken = summary["cells"]
+    assert 0 <= good["figures"]["accuracy"] <= 1
+    assert "7 relation heads" in broken["error"]
+    assert "7 relation heads" in (out / "results.md").read_text()
+    assert "7 relation heads" in capsys.readouterr().out
+    assert {file.name for file in out.iterdir()} == {
+        *("cells", "results.json", "results.md"),
+        *("score-cost.png", "score-cost.svg", "training.png", "training.svg"),
+    }
+
+
+def test_a_matrix_goes_on_where_it_was(matrix, in_process, tmp_path):
+    command = matrix("tutor-kd, mlm", references=True)
+    assert main(command) == 0
+    cells = tmp_path / "out" / "cells"
+    names = ["teacher-seed0", "not-distilled-half-seed0", "tutor-kd-half-seed0", "mlm-half-seed0"]
+    assert in_process == names
+    before = json.loads((cells / "mlm-half-seed0" / "result.json").read_text())
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert table.count("\n| ") == 5
+    weights = (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns
+
+    in_process.clear()
+    shutil.rmtree(cells / "mlm-half-seed0")
+    assert main(command) == 0
+    assert in_process == ["mlm-half-seed0"]
+    assert _without_times(json.loads((cells / "mlm-half-seed0" / "result.json").read_text())) == _without_times(before)
+    assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+    in_process.clear()
+    (cells / "tutor-kd-half-seed0" / "result.json").unlink()  # evaluated anew, not distilled anew
+    assert main([*command, "--cell", "tutor-kd-half-seed0"]) == 0
+    assert in_process == []
+    assert (cells / "tutor-kd-half-seed0" / "result.json").exists()
+    assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+    assert main([*command, "--restart"]) == 0
+    assert in_process == names
+    assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns != weights
+
+
+def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkeypatch):
+    command = matrix("kd")
+    costs = []
+    monkeypatch.setattr("tutorkd.comparison.cell.measure_step", lambda *a: costs.append(measure_step(*a)) or costs[-1])
+    assert main(command) == 0
+    training = json.loads((tmp_path / "out" / "cells" / "kd-half-seed0" / "result.json").read_text())["training"]
+    assert (training["steps"], training["tokens"]) == (4, 4 * 4 * 24)
+    assert training["flops"] == 4 * costs[0].flops > 0
+    assert training["seconds"] > 0
+
+
+def test_other_settings_in_one_folder_are_refused(matrix, in_process, tmp_path, capsys):
+    command = matrix("mlm")
+    assert main(command) == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("max_steps: 4", "max_steps: 5"))
+    assert main(command) == 2
+    assert "max_steps: 4 there, 5 now" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_cells_and_writes_nothing(matrix, tmp_path, capsys):
+    command = [*matrix(f"tutor-kd, {BROKEN}", references=True), "--dry-run"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if "seed0 " in line and "can't run:" not in line]
+    assert [row.split()[0] for row in rows] == [
+        *("teacher-seed0", "not-distilled-half-seed0", "tutor-kd-half-seed0", "broken-half-seed0"),
+    ]
+    assert len({len(row.rstrip()) for row in rows}) == 1
+    assert rows[3].rstrip().endswith("can't run")
+    assert "4 cells, about" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_told_in_one_line(matrix, tmp_path, capsys, monkeypatch):
+    command = matrix("mlm")
+    for changed, message in (
+        (["compare"], "takes one recipe"),
+        ([*command, "--jbos", "2"], "unknown option --jbos; did you mean --jobs"),
+        ([*command, "--jobs", "0"], "--jobs must be 1 or more"),
+        ([*command, "--cell", "kd"], "there is no cell kd; there are mlm-half-seed0"),
+        (["compare", "compare-dem"], "there is no recipe compare-dem; did you mean compare-demo"),
+        (["compare", "compare-demo"], "compare-demo: no teacher"),
+        (["compare", "demo"], "demo: unknown key 'adapt'"),
+    ):
+        assert main(changed) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert message in lines[0]
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    assert main(command) == 2
+    assert "pip install 'tutorkd[plots]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_that_another_process_runs_is_left_alone(matrix, tmp_path, capsys):
+    from filelock import FileLock
+
+    folder = tmp_path / "out" / "cells" / "mlm-half-seed0"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 2
+    assert "another process is running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("compare", "ablations/"))])
+def test_the_packaged_recipes_are_matrices(name, tmp_path):
+    recipe = load_recipe(name)
+    recipe["common"] |= {"teacher": "t", "corpus": ["c"]}
+    recipe["evaluate"] |= {"train": "a.csv", "validation": "b.csv"}
+    cells = read_cells(recipe, name, tmp_path)
+    assert {cell.kind for cell in cells} == {"distilled", "undistilled", "teacher"}
+    methods = {cell.distill[0].method for cell in cells}
+    assert len(methods) == (7 if name == "compare-demo" else 1)

@@ -1,0 +1,134 @@
+import json
+import math
+from itertools import pairwise
+
+import pytest
+from matplotlib.figure import Figure
+
+from tutorkd.comparison import plots
+from tutorkd.comparison.cell import _seconds
+from tutorkd.comparison.matrix import RESULT_FILE, read_cells
+from tutorkd.comparison.report import figures, markdown, summarise
+from tutorkd.evaluation.report import write_text
+
+NAMES = ["plain", "a|b", "third"]
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """Three variants, two seeds; accuracies of seed k: plain 0.8 + k/10, a|b 0.7, third only seed 0."""
+    recipe = {
+        "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4},
+        "variants": [{"name": name, "method": "mlm"} for name in NAMES],
+        "seeds": [0, 1],
+        "evaluate": {"train": "a.csv", "validation": "b.csv"},
+    }
+    cells = read_cells(recipe, "r", tmp_path)
+    accuracy = {"plain": 0.8, "a|b": 0.7, "third": 0.75, "teacher": 0.9, "not distilled": 0.6}
+    for cell in cells:
+        if cell.variant == "third" and cell.seed == 1:
+            continue
+        log = [
+            {"loss": 2.0, "loss_mlm": 2.0, "step": 2, "tokens_per_second": 5.0, "learning_rate": 0.1},
+            {"eval_probe_auc": 0.6 + cell.seed / 10, "eval_runtime": 3.0, "step": 4},
+            {"loss": 1.0 + cell.seed, "loss_mlm": 1.0, "step": 4},
+            {"train_runtime": 9.0, "train_loss": 5.0, "step": 4},
+        ]
+        distilled = cell.kind == "distilled"
+        result = {
+            "settings": cell.settings,
+            "training": {"steps": 4, "tokens": 40, "seconds": 60.0, "flops": 2e12, "log": log} if distilled else {},
+            "evaluation": {
+                "accuracy": accuracy[cell.variant] + (cell.variant == "plain") * cell.seed / 10,
+                "macro_f1": 0.5,
+                "parameters": 1_500_000,
+                "milliseconds_per_sentence": 1.0,
+                "standard_error": 0.01,
+                "train_rows": 10,
+                "validation_rows": 1000,
+                "device": "cpu",
+                "threads": 1,
+            },
+        }
+        write_text(cell.folder / RESULT_FILE, json.dumps(result))
+    return cells
+
+
+def test_figures_are_means_and_sample_standard_deviations_over_seeds(cells):
+    summary = summarise(cells, {"third-half-seed1": "out of luck"})
+    rows = {row["variant"]: row for row in summary["rows"]}
+    assert rows["plain"]["figures"]["accuracy"] == pytest.approx({"mean": 0.85, "sd": 0.1 / math.sqrt(2), "n": 2})
+    assert rows["plain"]["figures"]["last_eval_probe_auc"]["mean"] == pytest.approx(0.65)
+    assert rows["third"]["figures"]["accuracy"] == {"mean": 0.75, "sd": None, "n": 1}
+    assert rows["third"]["failed"] == {"1": "out of luck"}
+    assert rows["teacher"]["figures"]["accuracy"]["mean"] == pytest.approx(0.9)
+    by_name = {cell["name"]: cell for cell in summary["cells"]}
+    assert by_name["third-half-seed1"]["error"] == "out of luck"
+    assert by_name["plain-half-seed1"]["figures"]["accuracy"] == pytest.approx(0.9)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_last_figures_are_those_of_the_last_logs_without_timings(cells):
+    found = figures(cells[2].result)
+    assert {key: value for key, value in found.items() if key.startswith("last_")} == {
+        "last_loss": 1.0,
+        "last_loss_mlm": 1.0,
+        "last_eval_probe_auc": 0.6,
+    }
+
+
+def test_the_table_has_references_first_then_the_best_and_escapes_pipes(cells):
+    lines = markdown(summarise(cells, {"third-half-seed1": "x | y\nz"})).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:7]] == [
+        "| teacher",
+        "| not distilled",
+        "| plain",
+        "| third",
+        "| a\\|b",
+    ]
+    assert lines[4] == "| plain | half | 2 | 85.0 ± 7.1 | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 | 0.650 | - |"
+    assert lines[5].endswith("| seed 1: x \\| y z |")
+    assert len({line.replace("\\|", "").count("|") for line in lines[:7]}) == 1
+
+
+def test_seconds_of_training_are_summed_over_the_log_s_windows():
+    log = [
+        {"loss": 1, "step": 2, "tokens_per_second": 96.0},  # 2 steps of 24 tokens: 0.5 s
+        {"eval_loss": 1, "step": 3},
+        {"loss": 1, "step": 4, "tokens_per_second": 48.0},  # 1 s
+    ]
+    assert _seconds(log, 4, 24) == pytest.approx(1.5)
+    assert _seconds(log, 5, 24) == pytest.approx(1.5 * 5 / 4)
+    assert _seconds([{"train_runtime": 1.0, "step": 4}], 4, 24) is None
+
+
+def test_plots_are_written_as_png_and_svg(cells, tmp_path):
+    files = plots.draw(cells, summarise(cells, {}), tmp_path)
+    assert [file.name for file in files] == ["score-cost.png", "score-cost.svg", "training.png", "training.svg"]
+    for file in files:
+        start = file.read_bytes()[:200]
+        assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
+
+
+def test_each_figure_of_the_log_has_a_panel_with_a_line_a_variant(cells):
+    log = plots._logs(cells)["half"]
+    styles = dict.fromkeys(NAMES, ("black", "-"))
+    axes = [axes for axes in plots.figures_against_steps(log, "half", styles).axes if axes.get_visible()]
+    assert [panel.get_title(loc="left") for panel in axes] == ["probe AUC", "loss", "loss mlm"]
+    plain, *_ = axes[1].get_lines()
+    assert plain.get_xydata().tolist() == [[2, 2.0], [4, 1.5]]
+    assert len(axes[1].get_lines()) == 3
+
+
+def test_labels_of_points_at_one_place_don_t_overlap():
+    figure = Figure(figsize=(7.5, 4.5))
+    axes = figure.add_subplot()
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, 1)
+    plots._label_at_the_right(axes, [(0.5, 0.5, f"label {i}", "black") for i in range(10)] + [(0.2, 0.9, "far", "k")])
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 11
+    heights = [text._get_xy_display()[1] for text in axes.texts]
+    line = axes.texts[0].get_fontsize() * figure.dpi / 72
+    assert all(upper - lower > line for lower, upper in pairwise(heights))

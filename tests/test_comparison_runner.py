@@ -1,0 +1,74 @@
+import os
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tutorkd.comparison.runner import LOG_FILE, run_cells
+from tutorkd.errors import Interrupted
+
+
+def _cells(tmp_path, count):
+    return [SimpleNamespace(name=f"cell{i}", folder=tmp_path / f"cell{i}") for i in range(count)]
+
+
+def _python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_a_failing_cell_is_told_and_doesn_t_keep_the_others_from_running(tmp_path, capsys):
+    cells = _cells(tmp_path, 4)
+    code = {
+        "cell0": "import sys; print('a'); sys.exit('tutorkd: error: no such thing')",
+        "cell1": "raise ValueError('broken')",
+        "cell2": "import os; os.kill(os.getpid(), 9)",
+        "cell3": "print('well')",
+    }
+    failed = run_cells(cells, lambda cell: _python(code[cell.name]), jobs=1)
+    assert failed == {
+        "cell0": "no such thing",
+        "cell1": "ValueError: broken",
+        "cell2": "ended by signal 9 (Killed)",
+    }
+    assert (tmp_path / "cell3" / LOG_FILE).read_text() == "well\n"
+    shown = capsys.readouterr().out
+    assert "finished cell3" in shown
+    assert "4 of 4" in shown
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_more_than_jobs_run_at_once(jobs, tmp_path):
+    cells = _cells(tmp_path, 4)
+    code = "import time; print(time.time()); time.sleep(0.4); print(time.time())"
+    assert not run_cells(cells, lambda cell: _python(code), jobs)
+    spans = [tuple(map(float, (cell.folder / LOG_FILE).read_text().split())) for cell in cells]
+    at_once = [sum(start <= begin < end for start, end in spans) for begin, _ in spans]
+    assert max(at_once) == jobs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_processes_and_starts_no_more(number, tmp_path):
+    before = signal.getsignal(number)
+    cells = _cells(tmp_path, 3)
+    threading.Timer(0.6, os.kill, (os.getpid(), number)).start()
+    started = time.perf_counter()
+    with pytest.raises(Interrupted) as stop:
+        run_cells(cells, lambda cell: _python("import os, time; print(os.getpid(), flush=True); time.sleep(30)"), 2)
+    assert time.perf_counter() - started < 10
+    assert stop.value.signal_number == number
+    assert signal.getsignal(number) is before
+    assert not cells[2].folder.exists()
+    for cell in cells[:2]:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((cell.folder / LOG_FILE).read_text()), 0)
+
+
+def test_processes_share_the_processors(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    cells = _cells(tmp_path, 1)
+    run_cells(cells, lambda cell: _python("import os; print(os.environ['OMP_NUM_THREADS'])"), 3)
+    assert (cells[0].folder / LOG_FILE).read_text() == "2\n"

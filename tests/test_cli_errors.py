@@ -30,7 +30,11 @@ def root(tmp_path_factory) -> Path:
     save(tiny.masked_lm(num_hidden_layers=3), root / "odd")
     teacher.save_pretrained(root / "without_tokenizer")
     deberta = DebertaV2Config(
-        vocab_size=tiny.VOCABULARY, **tiny.SIZES, max_position_embeddings=64, relative_attention=True, pos_att_type="c2p"
+        vocab_size=tiny.VOCABULARY,
+        **tiny.SIZES,
+        max_position_embeddings=64,
+        relative_attention=True,
+        pos_att_type="c2p",
     )
     save(AutoModelForMaskedLM.from_config(deberta), root / "deberta")
     student = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2))
@@ -40,7 +44,13 @@ def root(tmp_path_factory) -> Path:
     student.save_pretrained(root / "other_tokens")
     PreTrainedTokenizerFast(
         tokenizer_object=tiny.tokenizer().backend_tokenizer,
-        **{"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "cls_token": "[SEP]", "sep_token": "[CLS]"},
+        **{
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "mask_token": "[MASK]",
+            "cls_token": "[SEP]",
+            "sep_token": "[CLS]",
+        },
     ).save_pretrained(root / "other_tokens")
     small = tiny.config("bert", num_hidden_layers=2)
     small.vocab_size = 90
@@ -104,7 +114,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--student_heads", "2"], "attention scores of 2 student heads and 4 teacher heads can't be compared: give "
          "the student as many heads, or train without them: --attention_score_weight 0"),
         # Settings.
-        (["--max_length", "65"], "rows of 65 tokens are longer than the 64 positions of the teacher; set --max_length 64"),
+        (["--max_length", "65"], "rows of 65 tokens are longer than the 64 positions of the teacher; set --max_length"),
         (["--max_length", "7"], "max_length 7 is too short for a row"),
         (["--learning_rate", "nan"], "learning_rate can't be nan"),
         (["--mlm_probability", "15"], "mlm_probability can't be 15.0: the least is 0, the most 1"),
@@ -290,7 +300,9 @@ def test_a_checkpoint_that_finds_no_space_is_removed_and_the_last_whole_one_name
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fills_up)
         message = fail(capfd, *distill(root, out))
-    assert message.startswith(f"{out}/checkpoint-4 couldn't be written ([Errno 28] No space left on device); free space")
+    assert message.startswith(
+        f"{out}/checkpoint-4 couldn't be written ([Errno 28] No space left on device); free space"
+    )
     assert f"the last good checkpoint is {out}/checkpoint-2" in message
     assert {path.name for path in out.iterdir()} == {"run.yaml", "checkpoint-2"}
     complete(*distill(root, out))
@@ -356,7 +368,9 @@ def test_a_step_whose_loss_isn_t_finite_is_skipped_and_counted(root, out, monkey
 def test_steps_that_stay_not_finite_end_the_run_and_the_last_checkpoint_is_named(root, out, capfd, monkeypatch):
     _spoil(monkeypatch, range(3, 99))
     message = fail(capfd, *distill(root, out, "--max_steps", "9", "--max_nonfinite_steps", "3"))
-    assert message.startswith("the gradient wasn't finite in 3 steps in a row, up to step 5; the last good checkpoint is")
+    assert message.startswith(
+        "the gradient wasn't finite in 3 steps in a row, up to step 5; the last good checkpoint is"
+    )
     assert f"{out}/checkpoint-4" in message
     assert_same(weights(out / "checkpoint-4"), weights(out / "checkpoint-2"))
     assert not (out / "model.safetensors").exists()

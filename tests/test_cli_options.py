@@ -189,7 +189,12 @@ def test_every_option_of_every_command_has_a_sentence_and_its_default_in_the_hel
             if len(text.split()) < 4 or "(default: " not in text:
                 lacking.append((command, action.option_strings[0], text))
         shown = parser.format_help()
-        lacking += [(command, option, "") for action in parser._actions for option in action.option_strings if option not in shown]
+        lacking += [
+            (command, option, "")
+            for action in parser._actions
+            for option in action.option_strings
+            if option not in shown
+        ]
     assert not lacking
 
 
@@ -227,7 +232,11 @@ def test_a_recipe_of_the_paper_has_its_constants(name):
         **{"warmup_steps": 10_000, "max_steps": 1_000_000, "lr_scheduler_type": "linear", "mlm_probability": 0.15},
         **{"per_device_train_batch_size": 128, "max_length": 128, "modified_logit_weight": 25, "policy_weight": 1},
         **{"plausibility_weight": 1, "hidden_state_weight": 0.5, "sampling": "multinomial", "tutor_init": "random"},
-        **{"teacher": "google-bert/bert-base-uncased", "student": name.removeprefix("paper-"), "student_init": "random"},
+        **{
+            "teacher": "google-bert/bert-base-uncased",
+            "student": name.removeprefix("paper-"),
+            "student_init": "random",
+        },
     }
     assert {key: values[key] for key in constants} == constants
     assert values["attention_score_weight"] == (0 if name == "paper-extreme-2" else 0.5)

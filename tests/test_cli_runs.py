@@ -52,7 +52,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """For each family a teacher, half of it, a student from a checkpoint, an adapted teacher; and an extreme student."""
+    """For each family a teacher, half of it, a student from a checkpoint, and it adapted; and an extreme student."""
     root = tmp_path_factory.mktemp("runs")
     corpus = save_corpus(root / "corpus.txt")
     common = ["--corpus", corpus, "--cache_dir", str(root / "cache"), *SHORT]

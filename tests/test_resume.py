@@ -37,14 +37,17 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def distill(root: Path, out: Path, *more: str, teacher: str = "teacher") -> list[str]:
-    text = ["--corpus", str(root / "corpus.txt"), "--cache_dir", str(root / "cache")]
-    return ["distill", "--teacher", str(root / teacher), *text, "--output_dir", str(out), *FLAGS, *more]
+def distill(root: Path, out: Path, *more: str, model: str = "teacher") -> list[str]:
+    return ["distill", "--teacher", str(root / model), *_common(root, out), *more]
 
 
 def adapt(root: Path, out: Path, *more: str, model: str = "teacher") -> list[str]:
+    return ["adapt", "--model", str(root / model), *_common(root, out), *more]
+
+
+def _common(root: Path, out: Path) -> list[str]:
     text = ["--corpus", str(root / "corpus.txt"), "--cache_dir", str(root / "cache")]
-    return ["adapt", "--model", str(root / model), *text, "--output_dir", str(out), *FLAGS, *more]
+    return [*text, "--output_dir", str(out), *FLAGS]
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +191,14 @@ def test_a_process_that_gets_sigterm_saves_a_checkpoint_and_ends(root, tmp_path)
 # What may not change a run's result
 
 
-@pytest.mark.parametrize(("make", "greedy"), [(distill, ["--sampling", "greedy"]), (adapt, [])], ids=["distill", "adapt"])
+@pytest.mark.parametrize(
+    ("make", "greedy"), [(distill, ["--sampling", "greedy"]), (adapt, [])], ids=["distill", "adapt"]
+)
 def test_a_batch_of_8_is_4_batches_of_2(root, tmp_path, make, greedy):
     flags = ["--max_steps", "3", "--bf16", "false", "--optim", "sgd", "--learning_rate", "0.01", *greedy]
     for rows, accumulated in ((8, 1), (2, 4)):
         sizes = ["--per_device_train_batch_size", str(rows), "--gradient_accumulation_steps", str(accumulated)]
-        complete(*make(root, tmp_path / str(rows), *flags, *sizes, **{"teacher" if make is distill else "model": "without_dropout"}))
+        complete(*make(root, tmp_path / str(rows), *flags, *sizes, model="without_dropout"))
     whole, parts = (weights(tmp_path / rows) for rows in ("8", "2"))
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
@@ -228,7 +233,9 @@ def _equal(first: list[tuple[torch.Tensor, torch.Tensor]], second: list[tuple[to
 
 def test_order_and_masks_follow_the_data_seed_and_the_rest_the_seed(root, tmp_path, monkeypatch):
     def batches(out, *flags):
-        return _batches(monkeypatch, distill(root, tmp_path / out, "--max_steps", "11", "--eval_strategy", "no", *flags))
+        return _batches(
+            monkeypatch, distill(root, tmp_path / out, "--max_steps", "11", "--eval_strategy", "no", *flags)
+        )
 
     first = batches("1", "--seed", "1", "--data_seed", "7")
     assert _equal(first, batches("2", "--seed", "2", "--data_seed", "7"))

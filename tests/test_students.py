@@ -13,7 +13,8 @@ FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "millions"), [("half", 6, 66), ("extreme-12", 12, 14), ("extreme-6", 6, 9), ("extreme-2", 2, 5.7)]
+    ("name", "layers", "millions"),
+    [("half", 6, 66), ("extreme-12", 12, 14), ("extreme-6", 6, 9), ("extreme-2", 2, 5.7)],
 )
 def test_presets_have_the_layers_and_parameters_of_the_paper_s_table(name, layers, millions):
     assert student_config(name, BertConfig()).num_hidden_layers == layers
@@ -90,7 +91,9 @@ def test_layers_of_another_number_or_size_don_t_fit_but_equal_embeddings_do():
     before = narrow.encoder.layer[0].intermediate.dense.weight.clone()
     initialise_from_teacher(narrow, teacher)
     assert torch.equal(narrow.encoder.layer[0].intermediate.dense.weight, before)
-    assert torch.equal(narrow.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight)
+    assert torch.equal(
+        narrow.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight
+    )
     thin = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, hidden_size=16, intermediate_size=48))
     nothing = initialise_from_teacher(thin, teacher)
     assert nothing.tensors == 0
@@ -113,9 +116,9 @@ def test_albert_s_layers_share_weights_and_fit_whatever_the_depth():
     initialisation = initialise_from_teacher(student, teacher)
     assert initialisation.layers == []
     source = teacher.body.state_dict()
-    assert {name for name, value in student.state_dict().items() if name in source and torch.equal(value, source[name])} == {
-        name for name in student.state_dict() if not name.startswith("pooler")
-    }
+    assert {
+        name for name, value in student.state_dict().items() if name in source and torch.equal(value, source[name])
+    } == {name for name in student.state_dict() if not name.startswith("pooler")}
     assert initialisation.tensors == initialisation.total - 2
 
 

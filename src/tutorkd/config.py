@@ -10,7 +10,6 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from tutorkd.methods.tutor_kd import TutorKDSettings
 
-
 # Settings that nothing else checks before the first step, and their smallest and largest value.
 _RANGES = {
     **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon"), (0, math.inf)),

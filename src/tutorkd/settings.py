@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-
 # Trainer's options whose defaults are a command's or a machine's own.
 _OWN_DEFAULTS = {"bf16", "eval_strategy"}
 

@@ -161,7 +161,8 @@ class MaskedRowsTrainer(Trainer):
         if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
             raise UserError(
                 f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step "
-                f"{self.state.global_step + 1}; {self._last_checkpoint()}; a lower --learning_rate or bf16 instead of fp16 may help"
+                f"{self.state.global_step + 1}; {self._last_checkpoint()}; a lower --learning_rate or bf16 instead of "
+                "fp16 may help"
             )
 
     # What is shown

@@ -103,10 +103,7 @@ def test_a_recipe_that_can_t_be_meant_is_refused(changes, message, tmp_path):
         read_cells(_recipe(**changes), "r", tmp_path)
 
 
-MLM_HEAD_DRAWS_FIRST = pytest.mark.xfail(strict=True, reason="a student with an MLM head draws other random numbers")
-
-
-@pytest.mark.parametrize("init", ["teacher", pytest.param("random", marks=MLM_HEAD_DRAWS_FIRST)])
+@pytest.mark.parametrize("init", ["teacher", "random"])
 def test_the_student_starts_the_same_with_every_method(init, teacher_folder):
     teacher = load_teacher(str(teacher_folder), torch.float32)
     bodies = []

@@ -117,11 +117,17 @@ def build_student(
 
     Takes what ``student_config`` takes and raises what it raises.
     """
-    kind = AutoModelForMaskedLM if mlm_head else AutoModel
     if pretrained:
+        kind = AutoModelForMaskedLM if mlm_head else AutoModel
         return load_model(kind, name, "student", trust_remote_code=trust_remote_code)[0]
     config = student_config(name, teacher, sizes, trust_remote_code)
-    return kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    # The encoder is drawn first, so that a seed gives the same one with and without a head.
+    encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    if not mlm_head:
+        return encoder
+    model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # one of the two may have a pooler
+    return model
 
 
 def has_weights(name: str) -> bool:

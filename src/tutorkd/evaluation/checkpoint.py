@@ -75,9 +75,6 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int) -> None:
     """
     name = checkpoint.name
     tokenizer = load_tokenizer(checkpoint.folder, _ROLE)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # transformers makes up a tokenizer of special tokens alone where it finds no vocabulary.
-        raise UserError(f"the model {name} has no tokenizer: there is no vocabulary in {checkpoint.folder}")
     with loading(name, _ROLE):
         config = AutoConfig.from_pretrained(checkpoint.folder)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

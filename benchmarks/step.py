@@ -10,15 +10,20 @@ are random and made here; nothing is downloaded.
 import argparse
 import copy
 import functools
+import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import psutil
@@ -27,6 +32,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import (
     AttentionInterface,
@@ -34,6 +40,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizer,
+    PreTrainedModel,
     TrainerCallback,
 )
 from transformers.masking_utils import eager_mask
@@ -45,6 +52,7 @@ from tutorkd.data.masking import MaskingCollator
 from tutorkd.methods import tutor_kd
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
+from tutorkd.teacher import Teacher
 
 BASELINE, OURS_FLOAT32, OURS_BFLOAT16 = VARIANTS = ("authors-float32", "ours-float32", "ours-bfloat16")
 NAMES = {
@@ -72,9 +80,7 @@ class Shape:
 
 def _bert(layers: int, hidden: int, heads: int, **others: float) -> BertConfig:
     sizes = {"vocab_size": 30522, "max_position_embeddings": 512, "intermediate_size": 4 * hidden} | others
-    return BertConfig(
-        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, pad_token_id=0, **sizes
-    )
+    return BertConfig(num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, pad_token_id=0, **sizes)
 
 
 SHAPES = {
@@ -174,8 +180,7 @@ def authors_step(
             for s, t in zip(learned.hidden_states, taught.hidden_states[::step], strict=True)
         ),
         "loss_attention_score": sum(
-            _mse(s, t, pairs)
-            for s, t in zip(learned.attentions, taught.attentions[step - 1 :: step], strict=True)
+            _mse(s, t, pairs) for s, t in zip(learned.attentions, taught.attentions[step - 1 :: step], strict=True)
         ),
         "loss_policy": -(policy.gather(1, replaced).log().squeeze(1) * reward).mean(),
         "loss_plausibility": F.kl_div(policy.log(), plausible, reduction="batchmean"),
@@ -187,63 +192,47 @@ def authors_step(
 # Both, ready to run
 
 
-class Variant:
-    """One way of doing the step, with models of its own, all variants' alike."""
+def _tokenizer(vocab_size: int) -> BertTokenizer:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary += [f"token{i}" for i in range(vocab_size - len(vocabulary))]
+    return BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
 
-    name: str
 
-    def __init__(self, shape: Shape, bfloat16: bool, folder: str):
-        torch.manual_seed(0)
-        self.shape = shape
-        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        vocabulary += [f"token{i}" for i in range(shape.teacher.vocab_size - len(vocabulary))]
-        tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
-        text = torch.randint(5, len(vocabulary), (8 * shape.rows, shape.length))
-        text[:, 0], text[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.dataset = [{"input_ids": row.numpy()} for row in text]
-        self.teacher = BertForMaskedLM(copy.deepcopy(shape.teacher))  # a model writes to its config
-        self.trainer = TutorKDTrainer(
-            model=build_student("half", shape.teacher),
-            teacher_model=self.teacher,
-            args=TutorKDConfig(
-                output_dir=folder,
-                per_device_train_batch_size=shape.rows,
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
-                bf16=bfloat16,
-                fp16=False,
-            ),
-            train_dataset=self.dataset,
-            processing_class=tokenizer,
-        )
-        self.trainer.remove_callback(ProgressTable)
+def _text(shape: Shape, tokenizer: BertTokenizer) -> list[dict[str, Any]]:
+    """Eight batches of random rows."""
+    text = torch.randint(5, shape.teacher.vocab_size, (8 * shape.rows, shape.length))
+    text[:, 0], text[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return [{"input_ids": row.numpy()} for row in text]
 
-    @property
-    def collator(self) -> MaskingCollator:
-        return self.trainer.data_collator
+
+def _models(shape: Shape) -> tuple[BertForMaskedLM, PreTrainedModel]:
+    """Teacher and student, the same whenever they are made."""
+    torch.manual_seed(0)
+    # A model writes to its configuration.
+    return BertForMaskedLM(copy.deepcopy(shape.teacher)), build_student("half", shape.teacher)
+
+
+class Baseline:
+    """``authors_step`` and AdamW; that code doesn't clip."""
+
+    def __init__(self, shape: Shape):
+        tokenizer = _tokenizer(shape.teacher.vocab_size)
+        self.collator = MaskingCollator(tokenizer, 0.15, seed=0, vocab_size=shape.teacher.vocab_size)
+        self.rows = DataLoader(_text(shape, tokenizer), shape.rows, collate_fn=list)
+        self.teacher, student = _models(shape)
+        settings = tutor_kd.TutorKDSettings()
+        self.module = tutor_kd.TutorKD(student, Teacher(self.teacher), tokenizer.all_special_ids, settings)
+        for model in (student, self.teacher):
+            model.set_attn_implementation("eager_scores")
+        self.module.to(DEVICE).train()
+        self.teacher.to(DEVICE)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=5e-4, eps=1e-6, weight_decay=0.01)
 
     def run(self, steps: int) -> list[float]:
         """Take a step to warm up, then ``steps`` more; the seconds of each of these."""
-        raise NotImplementedError
-
-
-class Baseline(Variant):
-    def __init__(self, shape: Shape, folder: str):
-        super().__init__(shape, False, folder)
-        self.module = self.trainer.model.train()
-        self.module.student.set_attn_implementation("eager_scores")
-        self.teacher.set_attn_implementation("eager_scores")
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=5e-4, eps=1e-6, weight_decay=0.01)
-        self.draw = 0
-
-    def run(self, steps: int) -> list[float]:
         seconds = []
-        for _ in range(steps + 1):
-            rows = [self.dataset[(self.draw + i) % len(self.dataset)] for i in range(self.shape.rows)]
-            rows = [row | {"draw": self.draw + i} for i, row in enumerate(rows)]
-            self.draw += self.shape.rows
-            batch = self.collator(rows)
+        for draw, rows in enumerate(islice(cycle(self.rows), steps + 1)):
+            batch = self.collator([row | {"draw": draw * len(rows) + i} for i, row in enumerate(rows)])
             start = now()
             batch = {name: values.to(DEVICE) for name, values in batch.items()}
             authors_step(self.module, self.teacher, batch)[0].backward()
@@ -273,24 +262,35 @@ class StepClock(TrainerCallback):
         self.steps.append(now() - self.step_start)
 
 
-class Ours(Variant):
+class Ours:
     """``TutorKDTrainer`` itself: clipping, gradient norms and what it logs included."""
 
-    def __init__(self, shape: Shape, bfloat16: bool, folder: str):
-        super().__init__(shape, bfloat16, folder)
+    def __init__(self, shape: Shape, bfloat16: bool):
+        tokenizer = _tokenizer(shape.teacher.vocab_size)
+        self.rows = _text(shape, tokenizer)
+        self.teacher, student = _models(shape)
+        arguments = TutorKDConfig(
+            output_dir=tempfile.gettempdir(),  # nothing is written
+            per_device_train_batch_size=shape.rows,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            bf16=bfloat16,
+        )
+        self.trainer = TutorKDTrainer(student, self.teacher, arguments, self.rows, tokenizer)
+        self.trainer.remove_callback(ProgressTable)
         self.clock = StepClock()
         self.trainer.add_callback(self.clock)
 
     def run(self, steps: int) -> list[float]:
+        """Take a step to warm up, then ``steps`` more; the seconds of each of these."""
         self.trainer.args.max_steps = steps + 1
         self.trainer.train()
         return self.clock.steps[-steps:]
 
 
-def build(variant: str, shape: Shape, folder: str) -> Variant:
-    if variant == BASELINE:
-        return Baseline(shape, folder)
-    return Ours(shape, variant == OURS_BFLOAT16, folder)
+def build(variant: str, shape: Shape) -> Baseline | Ours:
+    return Baseline(shape) if variant == BASELINE else Ours(shape, variant == OURS_BFLOAT16)
 
 
 # Measuring
@@ -308,47 +308,63 @@ def now() -> float:
     return time.perf_counter()
 
 
-def flops_of_step(variant: Variant) -> float:
-    """Floating-point operations of all matrix products of a step."""
-    counts = []
-    for steps in (1, 2):  # their difference is one step
+class Apart:
+    """A variant in a process of its own, so that neither memory nor allocator is shared."""
+
+    _variant: ClassVar[Baseline | Ours]  # in that process
+    _imported: ClassVar[int]  # bytes before the models are made
+
+    def __init__(self, variant: str, shape: str):
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=self._start, initargs=(variant, shape))
+
+    @classmethod
+    def _start(cls, variant: str, shape: str) -> None:
+        cls._imported = psutil.Process().memory_info().rss
+        cls._variant = build(variant, SHAPES[shape])
+
+    def seconds(self, steps: int) -> float:
+        """Median of the seconds a step."""
+        return statistics.median(self.pool.submit(self._run, steps).result())
+
+    @classmethod
+    def _run(cls, steps: int) -> list[float]:
+        return cls._variant.run(steps)
+
+    def flops(self) -> float:
+        """Floating-point operations of all matrix products of a step, the mean of two."""
+        return self.pool.submit(self._flops).result()
+
+    @classmethod
+    def _flops(cls) -> float:
         with FlopCounterMode(display=False) as counter:
-            variant.run(steps)
-        counts.append(counter.get_total_flops())
-    return counts[1] - counts[0]
+            cls._variant.run(1)
+        return counter.get_total_flops() / 2
+
+    def peak_memory(self) -> float:
+        """Bytes at the highest so far, models and optimizer included, imports not; nan where it isn't told."""
+        return self.pool.submit(self._peak_memory).result()
+
+    @classmethod
+    def _peak_memory(cls) -> float:
+        if DEVICE.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        try:
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return math.nan
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")) - cls._imported
 
 
-def peak_memory(variant: str, shape: Shape, folder: str) -> int:
-    """Bytes at the highest, models and optimizer included; to be called in a fresh process."""
-    if DEVICE.type == "cuda":
-        build(variant, shape, folder).run(2)
-        return torch.cuda.max_memory_allocated()
-    imported = psutil.Process().memory_info().rss
-    build(variant, shape, folder).run(2)
-    with open("/proc/self/status", encoding="utf-8") as lines:
-        peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    return peak - imported
-
-
-def peak_memory_apart(variant: str, shape: str) -> float:
-    """``peak_memory`` from a process of its own, in GiB; nan on a system that doesn't tell."""
-    command = [sys.executable, __file__, "--shape", shape, "--peak-memory", variant]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(answer.stdout) / 2**30 if answer.returncode == 0 else float("nan")
-
-
-def compare(shape_name: str, rounds: int, steps: int, folder: str, console: Console) -> None:
+def compare(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     """Time the three in turn and print the table."""
     shape = SHAPES[shape_name]
-    memory = {variant: peak_memory_apart(variant, shape_name) for variant in VARIANTS}
-    variants = {variant: build(variant, shape, folder) for variant in VARIANTS}
+    variants = {variant: Apart(variant, shape_name) for variant in VARIANTS}
     dtypes = {variant: torch.bfloat16 if variant == OURS_BFLOAT16 else torch.float32 for variant in VARIANTS}
-    flops = {variant: flops_of_step(runner) for variant, runner in variants.items()}
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     rates: dict[torch.dtype, float] = defaultdict(float)
     for _ in range(rounds):
-        for variant, runner in variants.items():
-            seconds[variant].append(statistics.median(runner.run(steps)))
+        for variant, apart in variants.items():
+            seconds[variant].append(apart.seconds(steps))
             size = 8192 if DEVICE.type == "cuda" else 1024
             rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE, size))
 
@@ -356,18 +372,20 @@ def compare(shape_name: str, rounds: int, steps: int, folder: str, console: Cons
     table.add_column("step", no_wrap=True)
     for column in ("s/step", "range", "tokens/s", "speed", "GFLOP/step", "matmul rate", "peak memory"):
         table.add_column(column, justify="right", no_wrap=True)
-    for variant in VARIANTS:
+    for variant, apart in variants.items():
         median = statistics.median(seconds[variant])
         ratio = statistics.median(a / b for a, b in zip(seconds[BASELINE], seconds[variant], strict=True))
+        memory, flops = apart.peak_memory(), apart.flops()
+        apart.pool.shutdown()
         table.add_row(
             NAMES[variant],
             f"{median:.3f}",
             f"{min(seconds[variant]):.3f}-{max(seconds[variant]):.3f}",
             f"{shape.rows * shape.length / median:,.0f}",
             f"{ratio:.2f} x",
-            f"{flops[variant] / 1e9:,.0f}",
-            f"{flops[variant] / median / rates[dtypes[variant]]:.0%}",
-            f"{memory[variant]:.2f} GiB",
+            f"{flops / 1e9:,.0f}",
+            f"{flops / median / rates[dtypes[variant]]:.0%}",
+            f"{memory / 2**30:.2f} GiB",
         )
     table.caption = "measured matrix-product rate: " + ", ".join(
         f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()
@@ -419,11 +437,11 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         yield total
 
 
-def profile(shape_name: str, rounds: int, steps: int, folder: str, console: Console) -> None:
+def profile(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     """Print where our step's time goes."""
     columns: list[dict[str, float]] = []
     for variant in (OURS_FLOAT32, OURS_BFLOAT16):
-        ours = build(variant, SHAPES[shape_name], folder)
+        ours = Ours(SHAPES[shape_name], variant == OURS_BFLOAT16)
         ours.run(1)
         samples = []
         for _ in range(rounds):
@@ -452,18 +470,18 @@ def profile(shape_name: str, rounds: int, steps: int, folder: str, console: Cons
     console.print(table)
 
 
-def check(folder: str) -> None:
+def check() -> None:
     """Same inputs, same replaced tokens: same losses and gradients, rows with padding too.
 
     Raises:
         AssertionError: naming the loss or parameter that differs.
     """
-    ours = Ours(CHECK_SHAPE, False, folder)
+    ours = Ours(CHECK_SHAPE, bfloat16=False)
     module, teacher = ours.trainer.model.eval(), ours.trainer.teacher  # dropout would be drawn differently
-    tokens = [row["input_ids"] for row in ours.dataset[: CHECK_SHAPE.rows]]
+    tokens = [row["input_ids"] for row in ours.rows[: CHECK_SHAPE.rows]]
     padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
     for rows in (tokens, padded):
-        batch = ours.collator([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
+        batch = ours.trainer.data_collator([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
         batch = {name: values.to(DEVICE) for name, values in batch.items()}
         k = len(batch["masked_positions"])
         replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)
@@ -492,27 +510,21 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--shape", choices=SHAPES, help="one shape alone; default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of all variants in turn; default 5")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a variant and round; default 3")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of all variants in turn; default 7")
+    parser.add_argument("--steps", type=int, default=1, help="timed steps a variant and round; default 1")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="only check that both compute the same")
     what.add_argument("--profile", action="store_true", help="print the parts of our step instead")
-    what.add_argument("--peak-memory", choices=VARIANTS, help="only print the bytes that one variant takes")
     args = parser.parse_args()
-    shapes = [args.shape] if args.shape else list(SHAPES)
     console = Console(width=max(Console().width, 112))  # the table's width, also where output goes to a file
-    with tempfile.TemporaryDirectory() as folder:
-        if args.peak_memory:
-            print(peak_memory(args.peak_memory, SHAPES[shapes[0]], folder))
-            return 0
-        check(folder)
-        console.print("check: the same losses and gradients in both orders")
-        if args.check:
-            return 0
-        machine = describe()
-        console.print(", ".join(f"{key}: {machine[key]}" for key in ("processor", "accelerator", "torch")))
-        for shape in shapes:
-            (profile if args.profile else compare)(shape, args.rounds, args.steps, folder, console)
+    check()
+    console.print("check: the same losses and gradients in both orders")
+    if args.check:
+        return 0
+    machine = describe()
+    console.print(", ".join(f"{key}: {machine[key]}" for key in ("processor", "accelerator", "torch")))
+    for shape in [args.shape] if args.shape else SHAPES:
+        (profile if args.profile else compare)(shape, args.rounds, args.steps, console)
     return 0
 
 

@@ -516,7 +516,7 @@ def main() -> int:
     what.add_argument("--check", action="store_true", help="only check that both compute the same")
     what.add_argument("--profile", action="store_true", help="print the parts of our step instead")
     args = parser.parse_args()
-    console = Console(width=max(Console().width, 112))  # the table's width, also where output goes to a file
+    console = Console(width=max(Console().width, 120))  # the table's width, also where output goes to a file
     check()
     console.print("check: the same losses and gradients in both orders")
     if args.check:

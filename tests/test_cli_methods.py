@@ -3,9 +3,9 @@
 import json
 
 import pytest
+import tiny
 from transformers import AutoModel
 
-import tiny
 from tutorkd.cli.main import main
 from tutorkd.methods import METHODS
 
@@ -20,7 +20,18 @@ def text(tmp_path_factory):
 
 
 def _distill(teacher, text, out, *flags: str) -> int:
-    small = "--max_steps 2 --per_device_train_batch_size 4 --max_length 24 --logging_steps 1 --eval_steps 2".split()
+    small = [
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "4",
+        "--max_length",
+        "24",
+        "--logging_steps",
+        "1",
+        "--eval_steps",
+        "2",
+    ]
     where = ["--teacher", str(teacher), "--corpus", str(text), "--output_dir", str(out)]
     return main(["distill", *where, *small, "--save_strategy", "no", *flags])
 
@@ -38,6 +49,7 @@ def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, t
         assert all("pooler" in key for key in info["missing_keys"])
         card = (out / "README.md").read_text(encoding="utf-8")
         assert method.title in card
+        assert str(tmp_path) not in card  # no path of this machine is published
         assert method.citation in card
         history = json.loads((out / "trainer_state.json").read_text())["log_history"]
         assert history[0]["loss"] > 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tutorkd.methods import Method
     from tutorkd.teacher import Teacher
 
+
 def student_card(
     folder: Path,
     student: PreTrainedModel,
@@ -24,7 +25,8 @@ def student_card(
     state: TrainerState,
 ) -> None:
     """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
-    name = teacher.config.name_or_path or "a teacher"
+    base = teacher.config.name_or_path
+    name = _public(base) or "a teacher"
     constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
     facts = {
         "teacher": f"{name}, {teacher.config.num_hidden_layers} layers",
@@ -66,12 +68,13 @@ projections); using the student doesn't need it.
 {method.citation}
 ```
 """
-    _write(folder, text, "feature-extraction", ["knowledge-distillation", method.title.lower().replace(" ", "-")], name)
+    _write(folder, text, "feature-extraction", ["knowledge-distillation", method.title.lower().replace(" ", "-")], base)
 
 
 def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
     """Write README.md of an adapted masked language model."""
-    name = model.config.name_or_path or "an encoder"
+    base = model.config.name_or_path
+    name = _public(base) or "an encoder"
     facts = {
         "model": _sizes(model),
         **_training(config, state),
@@ -85,7 +88,12 @@ A masked language model, trained further on a corpus by tutorkd {__version__}; l
 
 {_table(facts)}
 """
-    _write(folder, text, "fill-mask", ["masked-lm"], name)
+    _write(folder, text, "fill-mask", ["masked-lm"], base)
+
+
+def _public(name: str) -> str:
+    """A Hub name as it is; of a path of somebody's machine the last part alone."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def _sizes(model: PreTrainedModel) -> str:

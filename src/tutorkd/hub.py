@@ -74,6 +74,7 @@ def load_model(
             name,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
+            use_safetensors=True,  # the other format is pickle
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
         )

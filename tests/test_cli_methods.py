@@ -20,20 +20,10 @@ def text(tmp_path_factory):
 
 
 def _distill(teacher, text, out, *flags: str) -> int:
-    small = [
-        "--max_steps",
-        "2",
-        "--per_device_train_batch_size",
-        "4",
-        "--max_length",
-        "24",
-        "--logging_steps",
-        "1",
-        "--eval_steps",
-        "2",
-    ]
+    small = {"max_steps": 2, "per_device_train_batch_size": 4, "max_length": 24, "logging_steps": 1, "eval_steps": 2}
+    options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
     where = ["--teacher", str(teacher), "--corpus", str(text), "--output_dir", str(out)]
-    return main(["distill", *where, *small, "--save_strategy", "no", *flags])
+    return main(["distill", *where, *options, "--save_strategy", "no", *flags])
 
 
 @pytest.mark.parametrize("family", ["bert", "electra", "roberta"])

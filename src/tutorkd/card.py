@@ -25,7 +25,7 @@ def student_card(
     state: TrainerState,
 ) -> None:
     """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
-    base = teacher.config.name_or_path
+    base = teacher.config.name_or_path or ""
     name = _public(base) or "a teacher"
     constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
     facts = {
@@ -73,7 +73,7 @@ projections); using the student doesn't need it.
 
 def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
     """Write README.md of an adapted masked language model."""
-    base = model.config.name_or_path
+    base = model.config.name_or_path or ""
     name = _public(base) or "an encoder"
     facts = {
         "model": _sizes(model),

@@ -48,7 +48,7 @@ from transformers.masking_utils import eager_mask
 from tutorkd import TutorKDConfig, TutorKDTrainer, functional
 from tutorkd.callbacks import ProgressTable
 from tutorkd.cost import matmul_rate
-from tutorkd.data.masking import MaskingCollator
+from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator
 from tutorkd.methods import tutor_kd
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
@@ -60,6 +60,7 @@ NAMES = {
     OURS_FLOAT32: "ours, float32",
     OURS_BFLOAT16: "ours, bfloat16",
 }
+SEED = 0
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -189,7 +190,7 @@ def authors_step(
     return sum(weights[name] * loss for name, loss in losses.items()), losses
 
 
-# Both, ready to run
+# Both, ready to run: the same models, the same batches
 
 
 def _tokenizer(vocab_size: int) -> BertTokenizer:
@@ -199,7 +200,8 @@ def _tokenizer(vocab_size: int) -> BertTokenizer:
 
 
 def _text(shape: Shape, tokenizer: BertTokenizer) -> list[dict[str, Any]]:
-    """Eight batches of random rows."""
+    """Eight batches of random rows, the same whenever they are made."""
+    torch.manual_seed(SEED)
     text = torch.randint(5, shape.teacher.vocab_size, (8 * shape.rows, shape.length))
     text[:, 0], text[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
     return [{"input_ids": row.numpy()} for row in text]
@@ -207,7 +209,7 @@ def _text(shape: Shape, tokenizer: BertTokenizer) -> list[dict[str, Any]]:
 
 def _models(shape: Shape) -> tuple[BertForMaskedLM, PreTrainedModel]:
     """Teacher and student, the same whenever they are made."""
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     # A model writes to its configuration.
     return BertForMaskedLM(copy.deepcopy(shape.teacher)), build_student("half", shape.teacher)
 
@@ -217,8 +219,10 @@ class Baseline:
 
     def __init__(self, shape: Shape):
         tokenizer = _tokenizer(shape.teacher.vocab_size)
-        self.collator = MaskingCollator(tokenizer, 0.15, seed=0, vocab_size=shape.teacher.vocab_size)
-        self.rows = DataLoader(_text(shape, tokenizer), shape.rows, collate_fn=list)
+        rows = DrawnRows(_text(shape, tokenizer))
+        collator = MaskingCollator(tokenizer, 0.15, SEED, shape.teacher.vocab_size)
+        # The batches that the trainer makes of these rows.
+        self.batches = DataLoader(rows, shape.rows, sampler=EpochSampler(len(rows), SEED), collate_fn=collator)
         self.teacher, student = _models(shape)
         settings = tutor_kd.TutorKDSettings()
         self.module = tutor_kd.TutorKD(student, Teacher(self.teacher), tokenizer.all_special_ids, settings)
@@ -231,8 +235,7 @@ class Baseline:
     def run(self, steps: int) -> list[float]:
         """Take a step to warm up, then ``steps`` more; the seconds of each of these."""
         seconds = []
-        for draw, rows in enumerate(islice(cycle(self.rows), steps + 1)):
-            batch = self.collator([row | {"draw": draw * len(rows) + i} for i, row in enumerate(rows)])
+        for batch in islice(cycle(self.batches), steps + 1):
             start = now()
             batch = {name: values.to(DEVICE) for name, values in batch.items()}
             authors_step(self.module, self.teacher, batch)[0].backward()
@@ -276,6 +279,7 @@ class Ours:
             logging_strategy="no",
             disable_tqdm=True,
             bf16=bfloat16,
+            seed=SEED,
         )
         self.trainer = TutorKDTrainer(student, self.teacher, arguments, self.rows, tokenizer)
         self.trainer.remove_callback(ProgressTable)

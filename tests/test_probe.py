@@ -35,3 +35,8 @@ def test_mlm_figures_are_means_over_masked_positions():
     assert metrics == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2)), "accuracy": 0.5}
     nothing = np.full((1, 3), IGNORED)
     assert mlm_metrics(EvalPrediction(nothing, (nothing,))) == {}
+
+
+def test_answers_of_a_diverged_student_give_no_figures():
+    answers, original = np.array([[0.9, np.nan]]), np.array([[1.0, 0.0]])
+    assert probe_metrics(EvalPrediction(answers, (original, original))) == {}

@@ -31,7 +31,9 @@ def probe_metrics(prediction: EvalPrediction) -> dict[str, float]:
     target, original = (np.asarray(values) for values in prediction.label_ids)
     asked = original != IGNORED
     answer, target, original = np.asarray(prediction.predictions)[asked], target[asked], original[asked]
-    metrics = {}
+    metrics: dict[str, float] = {}
+    if not np.isfinite(answer).all():  # the run has diverged, which the trainer tells
+        return metrics
     if len(np.unique(original)) == 2:
         metrics["probe_auc"] = float(roc_auc_score(original, answer))
     if len(answer) > 1 and np.ptp(answer) > 0 and np.ptp(target) > 0:

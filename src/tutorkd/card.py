@@ -37,10 +37,10 @@ def student_card(
         **_held_out(state, {"eval_probe_auc": "probe AUC", "eval_probe_correlation": "probe correlation"}),
         **_held_out(state, {"eval_loss": "loss"}),
     }
-    loader = "AutoModelForMaskedLM" if method.needs_mlm_head else "AutoModel"
+    loader = "AutoModelForMaskedLM" if settings.needs_mlm_head else "AutoModel"
     head = (
         "It has an MLM head; `AutoModel` loads it without."
-        if method.needs_mlm_head
+        if settings.needs_mlm_head
         else "It has no MLM head: fine-tune it for a task, or pool its last hidden states."
     )
     text = f"""\

@@ -117,6 +117,40 @@ def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
     return (target.float() - student_logits.detach().float().sigmoid()).abs()
 
 
+def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """R_S where the student learns the teacher's MLM distribution in place of the modified logit (the ablation).
+
+    The paper doesn't define it for that target. Here it is the total variation distance between the two distributions,
+    1/2 sum |P_T(. | X') - P_S(. | X')|: a distillation error from 0 to 1, as |a^T - a^S| is. Carries no gradient.
+
+    Args:
+        teacher_logits, student_logits: (k, V), MLM logits reading X', at the masked positions.
+
+    Returns:
+        (k,) float32 in [0, 1].
+    """
+    difference = teacher_logits.detach().float().softmax(-1) - student_logits.detach().float().softmax(-1)
+    return difference.abs().sum(-1) / 2
+
+
+def advantage(reward: Tensor) -> Tensor:
+    """Each reward less the mean of all others: REINFORCE with a leave-one-out baseline; carries no gradient.
+
+    A baseline that doesn't depend on an action leaves the policy gradient's mean as it is and cuts its variance
+    (Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", ICLR 2019 workshop). Here the other positions'
+    rewards do depend on it a little, where they share a row. The paper has no baseline.
+
+    Args:
+        reward: (k,).
+
+    Returns:
+        (k,) float32; as given where k is 1.
+    """
+    reward = reward.detach().float()
+    others = max(len(reward) - 1, 1)
+    return reward - (reward.sum() - reward) / others
+
+
 def policy_loss(policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num_items: Count = None) -> Tensor:
     """REINFORCE loss of the tutor L_pol = -(1/k) sum log pi(x' | X^M) (R_T + R_S).
 

@@ -1,5 +1,6 @@
 """What this machine is and can do."""
 
+import ctypes
 import os
 import platform
 from importlib import metadata
@@ -14,6 +15,21 @@ def prefers_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = _cpu_flags()
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for training on the processor; whether that could be done.
+
+    A step makes and drops hundreds of megabytes of tensors. The GNU C library gives blocks of that size back to the
+    kernel at once, which then fetches and zeroes each page again when the next step asks for it: a fifth of the step
+    and more. With these two settings of its allocator freed blocks are used again. Elsewhere nothing is changed.
+    """
+    m_trim_threshold, m_mmap_max = -1, -4  # the numbers of malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another system or C library
+        return False
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))
 
 
 def _cpu_flags() -> set[str]:

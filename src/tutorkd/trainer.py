@@ -23,6 +23,7 @@ from tutorkd.methods import METHODS, Method
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
+from tutorkd.runtime import keep_freed_memory
 from tutorkd.step import spread
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher, load_teacher
@@ -89,6 +90,8 @@ class MaskedRowsTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if args.device.type == "cpu":
+            keep_freed_memory()
         self.saved_model = model
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self._progress = ProgressTable(stage)
@@ -318,7 +321,7 @@ class DistillationTrainer(MaskedRowsTrainer):
         self.settings = self.method.settings() if settings is None else settings
         teacher = prepare_teacher(teacher_model, args)
         if isinstance(model, str):
-            model = build_student(model, teacher.config, mlm_head=self.method.needs_mlm_head)
+            model = build_student(model, teacher.config, mlm_head=self.settings.needs_mlm_head)
         torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
         super().__init__(
             build_module(self.method, model, teacher, self.settings, processing_class),
@@ -328,7 +331,7 @@ class DistillationTrainer(MaskedRowsTrainer):
             eval_dataset,
             processing_class,
             stage="distill",
-            compute_metrics=probe_metrics if self.method.module is TutorKD else None,
+            compute_metrics=probe_metrics if getattr(self.settings, "target", None) == "modified-logit" else None,
             **kwargs,
         )
         self.teacher = teacher.to(args.device)

@@ -109,7 +109,7 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
     teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
     check_positions(teacher.body, "teacher", text.max_length)
-    student = make_student(args, teacher, tokenizer, config.seed)
+    student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
     check_positions(student, "student", text.max_length)
     build_module(METHODS[args.method], student, teacher, settings, tokenizer)  # refuses a bad pair before text is read
     print(f"method   {METHODS[args.method].title}")
@@ -134,9 +134,9 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
 
 
 def make_student(
-    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int
+    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int, mlm_head: bool
 ) -> PreTrainedModel:
-    """The student that the options ask for; says what it is and how it starts."""
+    """The student that the options ask for, with or without an MLM head; says what it is and how it starts."""
     asked = {
         "num_hidden_layers": args.student_layers,
         "hidden_size": args.student_hidden_size,
@@ -151,9 +151,7 @@ def make_student(
     if args.student not in PRESETS:
         _check_tokenizer(args, tokenizer)
     set_seed(seed)
-    student = build_student(
-        args.student, teacher.config, sizes, pretrained, METHODS[args.method].needs_mlm_head, args.trust_remote_code
-    )
+    student = build_student(args.student, teacher.config, sizes, pretrained, mlm_head, args.trust_remote_code)
     if pretrained:
         start = "its own weights"
     elif args.student_init == "random":

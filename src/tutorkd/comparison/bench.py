@@ -33,7 +33,7 @@ def fabricated_trainer(arguments: Sequence[Any]) -> Iterator[DistillationTrainer
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
     teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
     with redirect_stdout(io.StringIO()):  # the student was or will be introduced by the run itself
-        student = make_student(args, teacher, tokenizer, config.seed)
+        student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
     row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
     config = copy.copy(config)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer makes its folder at once

@@ -61,10 +61,10 @@ def _result(cell: Cell) -> dict[str, Any]:
 
 def _save_undistilled(cell: Cell) -> str:
     """The student's encoder as training would find it."""
-    args, config = cell.distill[0], cell.distill[3]
+    args, _, settings, config = cell.distill
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
     teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
-    student = make_student(args, teacher, tokenizer, config.seed)
+    student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
     folder = cell.folder / STUDENT_FOLDER
     with quiet_transformers(), written_whole(folder) as scratch:
         cast(PreTrainedModel, student.base_model).save_pretrained(scratch)

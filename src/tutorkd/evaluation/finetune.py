@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.runtime import prefers_bfloat16
+from tutorkd.runtime import keep_freed_memory, prefers_bfloat16
 
 _PREDICTION_BATCH = 64
 
@@ -131,6 +131,8 @@ def build_trainer(
         UserError: if this device can't do what ``args`` ask for.
     """
     accelerator = torch.accelerator.is_available()
+    if not accelerator:
+        keep_freed_memory()
     try:
         arguments = TrainingArguments(
             output_dir=output_dir,

@@ -13,17 +13,14 @@ class Method(NamedTuple):
 
     title: str
     citation: str  # BibTeX
-    settings: type  # dataclass of the method's constants
+    settings: type  # dataclass of the method's constants; its needs_mlm_head: the student isn't a bare encoder
     module: Callable[..., nn.Module]  # of student, teacher and settings: what is trained
-    needs_mlm_head: bool = False  # the student is a masked language model, not a bare encoder
 
 
 METHODS: dict[str, Method] = {
     "tutor-kd": Method("Tutor-KD", tutor_kd.CITATION, tutor_kd.TutorKDSettings, tutor_kd.TutorKD),
-    "kd": Method("KD", kd.CITATION, kd.KDSettings, kd.KD, needs_mlm_head=True),
-    "distilbert": Method(
-        "DistilBERT", distilbert.CITATION, distilbert.DistilBERTSettings, distilbert.DistilBERT, needs_mlm_head=True
-    ),
+    "kd": Method("KD", kd.CITATION, kd.KDSettings, kd.KD),
+    "distilbert": Method("DistilBERT", distilbert.CITATION, distilbert.DistilBERTSettings, distilbert.DistilBERT),
     "tinybert": Method("TinyBERT", tinybert.CITATION, tinybert.TinyBERTSettings, tinybert.TinyBERT),
     "minilm": Method("MiniLM", minilm.CITATION, minilm.MiniLMSettings, minilm.MiniLM),
     "minilm-v2": Method("MiniLM v2", minilm_v2.CITATION, minilm_v2.MiniLMv2Settings, minilm_v2.MiniLMv2),
@@ -32,6 +29,5 @@ METHODS: dict[str, Method] = {
         masked_lm.CITATION,
         masked_lm.MaskedLMSettings,
         lambda student, teacher, settings: masked_lm.MaskedLM(student),
-        needs_mlm_head=True,
     ),
 }

@@ -16,6 +16,7 @@ pays for an MLM head elsewhere; the released code can do that too, and by defaul
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,8 @@ CITATION = """\
 @dataclass
 class DistilBERTSettings:
     """Constants of DistilBERT."""
+
+    needs_mlm_head: ClassVar[bool] = True
 
     soft_cross_entropy_weight: float = field(
         default=5.0, metadata={"help": "Weight of L_ce (training command of the authors' released code)."}

@@ -11,6 +11,7 @@ There are no hard targets: the tokens of the text don't enter the loss.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -35,6 +36,8 @@ CITATION = """\
 @dataclass
 class KDSettings:
     """Constants of KD."""
+
+    needs_mlm_head: ClassVar[bool] = True
 
     temperature: float = field(
         default=2.0,

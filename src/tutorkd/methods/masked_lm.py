@@ -5,6 +5,7 @@ Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ CITATION = """\
 @dataclass
 class MaskedLMSettings:
     """Masked-language modelling has no constants beside the masking's, which all methods share."""
+
+    needs_mlm_head: ClassVar[bool] = True
 
 
 class MaskedLM(nn.Module):

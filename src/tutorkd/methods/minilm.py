@@ -19,6 +19,7 @@ part of this module.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ CITATION = """\
 @dataclass
 class MiniLMSettings:
     """Constants of MiniLM."""
+
+    needs_mlm_head: ClassVar[bool] = False
 
     attention_distribution_weight: float = field(
         default=1.0, metadata={"help": "Weight of L_AT (a plain sum in Wang et al. 2020, section 3)."}

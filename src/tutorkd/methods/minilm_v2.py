@@ -20,6 +20,7 @@ they start.
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ CITATION = """\
 @dataclass
 class MiniLMv2Settings:
     """Constants of MiniLM v2."""
+
+    needs_mlm_head: ClassVar[bool] = False
 
     relation_heads: int = field(
         default=48,

@@ -36,17 +36,26 @@ def soft_cross_entropy(
     return temperature**2 * mean_over(total, len(target), num_items)
 
 
-def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, temperature: float) -> None:
-    """Refuse what can't be trained on the teacher's MLM distributions.
+def check_mlm_head(method: str, student: PreTrainedModel) -> None:
+    """Refuse a student without an MLM head.
 
     Raises:
-        UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
+        UserError: naming what to load or build it with.
     """
     if student.base_model is student or student.get_output_embeddings() is None:
         raise UserError(
             f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
             "the student with AutoModelForMaskedLM"
         )
+
+
+def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, temperature: float) -> None:
+    """Refuse what can't be trained on the teacher's MLM distributions.
+
+    Raises:
+        UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
+    """
+    check_mlm_head(method, student)
     check_vocabulary(student, teacher)
     if not temperature > 0:
         raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 leaves logits as they are")

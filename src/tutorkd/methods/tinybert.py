@@ -18,6 +18,7 @@ sizes agree.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ CITATION = """\
 @dataclass
 class TinyBERTSettings:
     """Constants of TinyBERT's general distillation."""
+
+    needs_mlm_head: ClassVar[bool] = False
 
     hidden_state_weight: float = field(
         default=1.0, metadata={"help": "Weight of L_hid (a plain sum in the authors' released code)."}

@@ -6,7 +6,7 @@ Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in `
 
 import copy
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
 from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
 from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.methods.soft_targets import check_mlm_head, soft_cross_entropy
 from tutorkd.sampling import sample_replacements
 from tutorkd.step import StepOutput, at_positions, spread
 from tutorkd.teacher import EncoderStates, MLMHead, Teacher, encoder_states
@@ -39,7 +40,17 @@ class TutorKDSettings:
 
     _argument_group_name = "method: Tutor-KD"
 
+    target: Literal["modified-logit", "mlm-logits"] = field(
+        default="modified-logit",
+        metadata={
+            "help": "What the student learns at the tutor's tokens: the modified logit, or in its place (the paper's "
+            "ablation) the teacher's MLM distribution, for which the student gets an MLM head."
+        },
+    )
     modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
+    mlm_logit_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the soft cross-entropy, temperature 1, of --target mlm-logits."}
+    )
     hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
     attention_score_weight: float = field(
         default=0.5, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
@@ -66,6 +77,18 @@ class TutorKDSettings:
     rewards: Literal["both", "teacher", "student", "none"] = field(
         default="both", metadata={"help": "Rewards of the tutor: from teacher and student, from one, or none."}
     )
+    reward_baseline: Literal["none", "mean"] = field(
+        default="none",
+        metadata={
+            "help": "What is subtracted from a reward: nothing, as in the paper, or the mean reward of the other "
+            "masked positions of the micro-batch, which cuts the gradient's variance."
+        },
+    )
+
+    @property
+    def needs_mlm_head(self) -> bool:
+        """Whether the student is a masked language model, not a bare encoder."""
+        return self.target == "mlm-logits"
 
 
 class ModifiedLogitHead(nn.Module):
@@ -91,7 +114,8 @@ class Lesson(NamedTuple):
     policy_logits: Tensor | None  # (k, V), where a tutor learns
     replaced_ids: Tensor  # (k,), x'
     ratio: Tensor  # (k,), a^T
-    student_logits: Tensor  # (B, L), f(h^S) before the sigmoid
+    student_logits: Tensor  # (B, L), f(h^S) before the sigmoid; with target mlm-logits (k, V), the MLM's
+    tutored_logits: Tensor  # (k, V), the teacher's reading X'
     reward_teacher: Tensor  # (k,)
     reward_student: Tensor  # (k,)
     taught: EncoderStates  # the teacher's, reading X'
@@ -104,7 +128,7 @@ class TutorKD(nn.Module):
     The frozen teacher is not part of it: it is an argument of the forward pass.
 
     Args:
-        student: an encoder without a head.
+        student: an encoder without a head; with target mlm-logits a masked language model.
         teacher: a ``Teacher``.
         special_ids: token ids that the tutor never writes.
         settings: weights of the losses, sampling, the tutor's start.
@@ -122,7 +146,9 @@ class TutorKD(nn.Module):
         check_layers(student, teacher, settings.attention_score_weight)
         if not 1 <= settings.top_k <= teacher.config.vocab_size:
             raise UserError(f"top_k can't be {settings.top_k}: choose from 1 to the {teacher.config.vocab_size} tokens")
-        prepare_for_capture(student, "student")
+        if settings.needs_mlm_head:
+            check_mlm_head("tutor-kd with --target mlm-logits", student)
+        prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
         self.student = student
         self.args = settings
         self.tutor: MLMHead | None = None
@@ -130,8 +156,11 @@ class TutorKD(nn.Module):
             self.tutor = copy.deepcopy(teacher.head).float().requires_grad_(True)
             if settings.tutor_init == "random":
                 self.tutor.reset_parameters()
-        initializer_range = getattr(student.config, "initializer_range", 0.02)
-        self.modified_logit_head = ModifiedLogitHead(student.config.hidden_size, initializer_range)
+        if settings.needs_mlm_head:
+            self.mlm_head = MLMHead(student)
+        else:
+            initializer_range = getattr(student.config, "initializer_range", 0.02)
+            self.modified_logit_head = ModifiedLogitHead(student.config.hidden_size, initializer_range)
         self.projection = Projection(student, teacher)
         self.register_buffer("special_ids", torch.tensor(special_ids, dtype=torch.long), persistent=False)
 
@@ -152,8 +181,12 @@ class TutorKD(nn.Module):
 
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
-        losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
+        if c.target == "mlm-logits":
+            soft = soft_cross_entropy(lesson.student_logits, lesson.tutored_logits, 1.0, masked)
+            losses = {"loss_soft_cross_entropy": soft}
+        else:
+            target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
+            losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
         if lesson.policy_logits is not None:
             reward = {
                 "both": lesson.reward_teacher + lesson.reward_student,
@@ -161,10 +194,13 @@ class TutorKD(nn.Module):
                 "student": lesson.reward_student,
                 "none": torch.zeros_like(lesson.reward_teacher),
             }[c.rewards]
+            if c.reward_baseline == "mean":
+                reward = F.advantage(reward)
             losses["loss_policy"] = F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
             losses["loss_plausibility"] = F.plausibility_loss(lesson.policy_logits, lesson.teacher_logits, masked)
         weights = {
             "loss_modified_logit": c.modified_logit_weight,
+            "loss_soft_cross_entropy": c.mlm_logit_weight,
             "loss_policy": c.policy_weight,
             "loss_plausibility": c.plausibility_weight,
             "loss_hidden_state": c.hidden_state_weight,
@@ -221,18 +257,23 @@ class TutorKD(nn.Module):
         tutored_logits = teacher.logits(at_positions(taught.hidden[-1], masked_positions))
 
         # 4. The student reads X'.
-        learned = encoder_states(self.student, tutored_ids, attention_mask)
-        student_logits = self.modified_logit_head(learned.hidden[-1])
-
+        learned = encoder_states(cast(PreTrainedModel, self.student.base_model), tutored_ids, attention_mask)
         ratio = F.modified_logit_target(teacher_logits, original_ids, replaced_ids)
+        if self.args.target == "mlm-logits":
+            student_logits = self.mlm_head(at_positions(learned.hidden[-1], masked_positions))
+            reward_student = F.mlm_student_reward(tutored_logits, student_logits)
+        else:
+            student_logits = self.modified_logit_head(learned.hidden[-1])
+            reward_student = F.student_reward(ratio, at_positions(student_logits, masked_positions))
         return Lesson(
             teacher_logits,
             policy_logits,
             replaced_ids,
             ratio,
             student_logits,
+            tutored_logits,
             F.teacher_reward(tutored_logits, original_ids, replaced_ids),
-            F.student_reward(ratio, at_positions(student_logits, masked_positions)),
+            reward_student,
             taught,
             learned,
         )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tiny
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.cli.main import main
 from tutorkd.methods import METHODS
@@ -94,3 +94,17 @@ def test_other_ablations_run(tmp_path, text, teacher_folder, flags):
     first = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][0]
     assert "loss_policy" in first
     assert "loss_hidden_state" not in first
+
+
+def test_mlm_logits_as_target_train_a_student_with_an_mlm_head_and_log_its_held_out_loss(
+    tmp_path, text, teacher_folder
+):
+    out = tmp_path / "out"
+    assert _distill(teacher_folder, text, out, "--target", "mlm-logits", "--reward_baseline", "mean") == 0
+    _, info = AutoModelForMaskedLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert {"loss_soft_cross_entropy", "loss_policy"} <= history[0].keys()
+    assert any(entry.get("eval_loss", 0) > 0 for entry in history)
+    assert not any("probe" in key for entry in history for key in entry)
+    assert "AutoModelForMaskedLM" in (out / "README.md").read_text(encoding="utf-8")

@@ -50,6 +50,43 @@ def test_student_reward_is_its_error_and_carries_no_gradient():
     assert not reward.requires_grad
 
 
+def test_mlm_student_reward_is_half_the_absolute_difference_of_the_distributions():
+    # 1/8, 2/8, 5/8 against 1/2, 1/4, 1/4: (3/8 + 0 + 3/8) / 2
+    teacher, student = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([[2.0, 1.0, 1.0]]).log().requires_grad_()
+    reward = T.mlm_student_reward(teacher, student)
+    torch.testing.assert_close(reward, torch.tensor([0.375]))
+    assert not reward.requires_grad
+    assert T.mlm_student_reward(teacher, teacher).item() == 0
+    apart = T.mlm_student_reward(torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]]))
+    assert apart.item() == 1
+
+
+def test_advantage_is_the_reward_less_the_mean_of_the_others():
+    reward = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
+    torch.testing.assert_close(T.advantage(reward), torch.tensor([1.0 - 4.0, 2.0 - 3.5, 6.0 - 1.5]))
+    assert not T.advantage(reward).requires_grad
+    assert T.advantage(torch.tensor([0.7])).tolist() == pytest.approx([0.7])
+    assert T.advantage(torch.empty(0)).shape == (0,)
+
+
+def test_advantage_leaves_the_expected_policy_gradient_as_it_is():
+    """Two independent positions of two actions each: the gradient's mean over all four outcomes, in closed form."""
+    logits = torch.tensor([[0.3, -0.4], [-1.0, 0.5]], dtype=torch.float64)
+    rewards = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)  # of a position's action alone
+    probability = logits.softmax(-1)
+    means = {}
+    for shaped in (lambda reward: reward, T.advantage):
+        gradient = torch.zeros(2, 2, dtype=torch.float64)
+        for outcome in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            actions, leaf = torch.tensor(outcome), logits.clone().requires_grad_()
+            T.policy_loss(leaf, actions, shaped(rewards.gather(-1, actions[:, None])[:, 0])).backward()
+            gradient += probability[0, outcome[0]] * probability[1, outcome[1]] * leaf.grad
+        means[shaped] = gradient
+    plain, centred = means.values()
+    torch.testing.assert_close(plain, centred, atol=1e-6, rtol=1e-5)
+    assert plain.abs().min() > 0.01
+
+
 def test_policy_loss_is_reinforce():
     logits = torch.tensor([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]]).log()
     loss = T.policy_loss(logits, torch.tensor([2, 1]), torch.tensor([2.0, -1.0]))

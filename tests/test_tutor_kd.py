@@ -21,7 +21,7 @@ def _config(tmp_path, **changes) -> TutorKDConfig:
 def _pair(tmp_path, family: str = "bert", **changes) -> tuple[TutorKD, Teacher]:
     teacher = Teacher(tiny.masked_lm(family))
     torch.manual_seed(1)
-    student = build_student("half", teacher.config)
+    student = build_student("half", teacher.config, mlm_head=changes.get("target") == "mlm-logits")
     return TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path, **changes)).eval(), teacher
 
 
@@ -220,6 +220,51 @@ def test_each_choice_of_rewards_gives_its_policy_gradient(tmp_path):
         gradients[rewards] = torch.cat([p.grad.flatten() for p in module.tutor.parameters()])
     assert gradients["none"].abs().sum() == 0
     torch.testing.assert_close(gradients["both"], gradients["teacher"] + gradients["student"], atol=1e-6, rtol=1e-3)
+
+
+def test_mlm_logits_as_target_is_soft_cross_entropy_on_the_tutor_s_row(tmp_path):
+    module, teacher = _pair(tmp_path, target="mlm-logits")
+    batch = _batch(tiny.rows(4, 12))
+    output = module(**batch, teacher=teacher)
+    positions = batch["masked_positions"]
+    lesson = module.teach(**batch, teacher=teacher)
+    x_prime = batch["input_ids"].flatten().index_put((positions,), lesson.replaced_ids).view(4, 12)
+    with torch.no_grad():
+        teacher_p, student_p = (
+            model(input_ids=x_prime).logits.double().softmax(-1).flatten(0, 1)[positions]
+            for model in (tiny.masked_lm(), module.student)
+        )
+    cross_entropy = -(teacher_p * student_p.log()).sum(-1).mean()
+    distance = (teacher_p - student_p).abs().sum(-1).mean() / 2
+    assert output.metrics["loss_soft_cross_entropy"].item() == pytest.approx(cross_entropy.item(), rel=1e-5)
+    assert output.metrics["reward_student"].item() == pytest.approx(distance.item(), rel=1e-4)
+    assert "loss_modified_logit" not in output.metrics
+    output.loss.backward()
+    head = module.student.get_output_embeddings()
+    assert head.weight.grad.abs().sum() > 0
+    assert teacher.head.model.get_output_embeddings().weight.grad is None
+
+
+def test_mlm_logits_as_target_need_a_student_with_an_mlm_head(tmp_path):
+    teacher = Teacher(tiny.masked_lm())
+    with pytest.raises(UserError, match="--target mlm-logits trains the student's MLM head, and a BertModel has none"):
+        TutorKD(
+            build_student("half", teacher.config), teacher, tiny.SPECIAL_IDS, _config(tmp_path, target="mlm-logits")
+        )
+
+
+def test_a_mean_baseline_moves_the_tutor_by_advantages(tmp_path):
+    batch = _batch()
+    plain, teacher = _pair(tmp_path)
+    lesson = plain.teach(**batch, teacher=teacher)
+    log_policy = lesson.policy_logits.double().log_softmax(-1)
+    chosen = log_policy.gather(-1, lesson.replaced_ids[:, None])[:, 0]
+    reward = (lesson.reward_teacher + lesson.reward_student).double()
+    others = (reward.sum() - reward) / (len(reward) - 1)
+    module, teacher = _pair(tmp_path, reward_baseline="mean")
+    metrics = module(**batch, teacher=teacher).metrics
+    assert metrics["loss_policy"].item() == pytest.approx(-(chosen * (reward - others)).mean().item(), rel=1e-4)
+    assert metrics["reward_student"] == plain(**batch, teacher=teacher).metrics["reward_student"]
 
 
 def test_without_a_tutor_the_student_reads_the_masked_row_or_the_teacher_s_or_random_tokens(tmp_path):

@@ -41,6 +41,7 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     with saving(folder):
         trainer.save_model()
         trainer.save_state()
+    trainer.accelerator.end_training()  # several processes: a process group left open can abort one at its exit
     print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
 
 

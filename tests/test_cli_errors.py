@@ -121,6 +121,15 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size can't be 0"),
         (["--sampling", "top-k", "--top_k", "101"], "top_k can't be 101: choose from 1 to the 100 tokens"),
         (["--streaming", "--max_steps", "-1"], "max_steps has to be specified"),
+        (["--max_steps", "0"], "max_steps can't be 0: give 1 or more, or -1 to go by num_train_epochs"),
+        (["--max_steps", "-2"], "max_steps can't be -2"),
+        (["--max_steps", "-1", "--num_train_epochs", "0"], "num_train_epochs can't be 0.0: it must be above 0"),
+        # What isn't installed, or needs the network.
+        (["--report_to", "swanlab"], "SwanLabCallback requires swanlab to be installed"),
+        (["--report_to", "paper"], "paper is not supported, only"),
+        (["--optim", "galore_adamw", "--optim_target_modules", "all-linear"], "install `galore_torch`"),
+        (["--push_to_hub"], "the Hub can't be reached or refuses; check the network, and log in with hf auth login, "
+         "or leave push_to_hub out; no step was done; the Hub client said: Cannot reach"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -279,6 +288,29 @@ def test_a_folder_of_something_else_is_left_alone(root, out, capfd):
 def test_an_output_folder_that_can_t_be_made(root, tmp_path, capfd, below):
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert "file isn't a folder that can be written" in fail(capfd, *distill(root, tmp_path / "file" / below))
+
+
+def test_an_output_folder_in_which_nothing_can_be_made(root, tmp_path, capfd, monkeypatch):
+    """As on a file system that is there to be read only, which its permissions don't tell."""
+    make = os.makedirs
+
+    def refuse(path, *args, **kwargs):
+        if Path(path) == tmp_path / "out":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return make(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    for command in (distill, adapt):
+        assert "Read-only file system" in fail(capfd, *command(root, tmp_path / "out"))
+
+
+def test_a_push_that_fails_at_the_end_leaves_the_model_and_the_way_to_go_on(root, out, capfd, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.init_hf_repo", lambda trainer: None)
+    message = fail(capfd, *distill(root, out, "--push_to_hub", "--hub_strategy", "end"))
+    assert message.startswith("push_to_hub: the Hub can't be reached or refuses")
+    assert f"the model is in {out}" in message
+    AutoModel.from_pretrained(out)
+    complete(*distill(root, out))
 
 
 # A full disk

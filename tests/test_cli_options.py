@@ -284,11 +284,13 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "3"]
     flags += ["--max_steps", "2000", "--output_dir", str(tmp_path / "out"), "--bf16", "false", "--eval_strategy", "no"]
     model = ["--teacher" if command == "distill" else "--model", str(models / "teacher")]
+    flags += ["--push_to_hub", "--hub_token", "secret"]  # makes no repository yet
     argv = [command, *model, "--corpus", str(models / "corpus.txt"), *flags, "--dry-run"]
     recipe, facts = _planned(capfd, *argv)
     assert recipe["max_length"] == 16
     assert recipe["output_dir"] == str(tmp_path / "out")
     assert "dry_run" not in recipe
+    assert "hub_token" not in recipe
     assert facts["tokens a step"] == "192"
     assert facts["steps"] == "2,000"
     assert re.match(r"[\d.]+(e-\d+)? TFLOP", facts["operations a step"])

@@ -1,6 +1,7 @@
 """Short runs through the real command, and what they leave behind."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,6 +129,22 @@ def test_training_changes_student_and_heads_and_writes_down_its_figures(runs, fa
 
 def _a_weight(state: dict[str, torch.Tensor]) -> str:
     return max(state, key=lambda name: state[name].numel())
+
+
+@pytest.mark.parametrize("method", ["tutor-kd", "kd", "minilm-v2", "adapt"])
+def test_a_text_of_a_word_in_which_steps_mask_nothing_logs_numbers_alone(runs, tmp_path, method):
+    (tmp_path / "word.txt").write_text("w1", encoding="utf-8")
+    flags = ["--corpus", str(tmp_path / "word.txt"), *SHORT, "--output_dir", str(tmp_path / "out")]
+    teacher = str(runs / "bert" / "teacher")
+    if method == "adapt":
+        complete("adapt", "--model", teacher, *flags)
+    else:
+        extra = ["--relation_heads", "4"] if method == "minilm-v2" else []
+        complete("distill", "--teacher", teacher, "--method", method, *extra, *flags)
+    logged = [entry for entry in history(tmp_path / "out") if "loss" in entry]
+    assert len(logged) == 4
+    assert all(math.isfinite(value) for entry in logged for value in entry.values())
+    assert not any("skipped_steps" in entry for entry in logged)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

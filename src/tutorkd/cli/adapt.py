@@ -63,7 +63,8 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
     if args.dry_run:
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
-    ready = ready_trainer(trainer, text.load(tokenizer))
+    corpus = text.load(tokenizer)
+    ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()
     train(ready, folder)

@@ -122,7 +122,8 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     if args.dry_run:
         print_plan([args, text, settings, config], trainer, tokenizer, text, config)
         return folder.path
-    ready = ready_trainer(trainer, text.load(tokenizer))
+    corpus = text.load(tokenizer)
+    ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()
         if args.save_initial_student and not folder.checkpoint:

@@ -36,8 +36,8 @@ def fabricated_trainer(arguments: Sequence[Any]) -> Iterator[DistillationTrainer
         student = make_student(args, teacher, tokenizer, config.seed)
     row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
     config = copy.copy(config)
-    with tempfile.TemporaryDirectory() as scratch:  # Trainer makes its folder at once
-        config.output_dir = scratch
+    with tempfile.TemporaryDirectory() as scratch:  # Trainer makes its folder and repository at once
+        config.output_dir, config.push_to_hub = scratch, False
         yield DistillationTrainer(
             student,
             teacher,

@@ -162,6 +162,19 @@ def test_a_finished_folder_holds_plain_files_and_no_trace_of_our_attention(runs,
         torch.load(runs / family / "half" / "checkpoint-4" / state, weights_only=True)
 
 
+def test_all_files_have_the_permissions_that_the_umask_leaves(runs, tmp_path):
+    before = os.umask(0o027)
+    try:
+        teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
+        flags = [*SHORT, "--save_initial_student", "--output_dir", str(tmp_path / "out")]
+        complete("distill", "--teacher", teacher, "--corpus", corpus, *flags)
+    finally:
+        os.umask(before)
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*")}
+    assert set(modes.values()) == {"0o640", "0o750"}
+    assert all((mode == "0o750") == path.is_dir() for path, mode in modes.items())
+
+
 @pytest.mark.parametrize(("name", "task"), [("half", "feature-extraction"), ("adapted", "fill-mask")])
 def test_the_model_card_has_valid_metadata_and_no_path_for_a_base_model(runs, name, task):
     card = ModelCard.load(runs / "bert" / name / "README.md", ignore_metadata_errors=False)

@@ -418,13 +418,13 @@ def test_steps_that_aren_t_finite_from_the_start(root, out, capfd, monkeypatch):
 
 
 def test_an_error_is_all_that_a_process_prints_to_stderr(root, tmp_path):
-    """Here one that Trainer finds, and transformers has a notice about."""
+    """Here one that Trainer finds."""
     source = str(Path(tutorkd.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source, "TUTORKD_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, tmp_path / "out", "--fsdp", "full_shard")]
+    command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, tmp_path / "out", "--report_to", "paper")]
     process = subprocess.run(command, capture_output=True, env=environment, timeout=120)
     assert process.returncode == 2
     (line,) = lines_of(process.stderr.decode())
     assert line.startswith("tutorkd: error: ")
-    assert "fsdp" in line
+    assert "paper is not supported" in line
     assert not (tmp_path / "out").exists()

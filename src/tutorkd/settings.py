@@ -22,7 +22,7 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
         inherited = instance if isinstance(instance, TrainingArguments) else None
         # Constructed, since TrainingArguments changes some of its own defaults on the way.
         reference = type(inherited)(output_dir="") if inherited else None
-        ours = _OWN_DEFAULTS.union(*(base.__annotations__ for base in type(instance).__mro__ if _is_ours(base)))
+        ours = _OWN_DEFAULTS | own_fields(type(instance))
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
             if not field.init or (field.name not in ours and value == getattr(reference, field.name)):
@@ -34,5 +34,6 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
     return values
 
 
-def _is_ours(cls: type) -> bool:
-    return cls.__module__.startswith("tutorkd.")
+def own_fields(cls: type) -> set[str]:
+    """Names of the fields that classes of ours declare, not ``TrainingArguments``."""
+    return {name for base in cls.__mro__ if base.__module__.startswith("tutorkd.") for name in base.__annotations__}

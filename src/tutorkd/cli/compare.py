@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.callbacks import duration
+from tutorkd.cli.belonging import check_belongs
 from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.comparison.bench import estimate
 from tutorkd.comparison.cell import run_cell
-from tutorkd.comparison.matrix import Cell, read_cells
+from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.comparison.runner import run_cells
 from tutorkd.errors import UserError
@@ -60,7 +61,9 @@ def run(argv: Sequence[str]) -> int:
     (args,) = parser().read(flags)
     if args.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
-    cells = read_cells(_overridden(load_recipe(recipe), args), recipe, args.output_dir)
+    content = load_recipe(recipe)
+    check_belongs(content, recipe, "compare", SECTIONS)
+    cells = read_cells(_overridden(content, args), recipe, args.output_dir)
     if args.cell is not None:
         return _run_one(cells, args)
     if args.dry_run:

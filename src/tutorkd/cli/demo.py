@@ -25,6 +25,7 @@ from tutorkd.callbacks import duration
 from tutorkd.cli import adapt as adapt_command
 from tutorkd.cli import distill as distill_command
 from tutorkd.cli import evaluate as evaluate_command
+from tutorkd.cli.belonging import check_belongs
 from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
@@ -80,6 +81,7 @@ def demo(args: DemoArguments) -> None:
     """
     out = Path(args.output_dir)
     recipe = load_recipe(args.config)
+    check_belongs(recipe, args.config, "demo", list(COMMANDS))
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
     teacher, student = out / "teacher", out / "student"

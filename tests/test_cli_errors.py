@@ -239,6 +239,35 @@ def test_a_student_of_a_bare_configuration_works(root, out, tmp_path):
     complete(*distill(root, out, "--student", str(tmp_path / "configuration")))
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),
+        (["--corpus", "folder"], "folder: no file with one of the extensions .txt"),
+        (["--corpus_weights", "1", "2"], "2 weights for 1 corpora"),
+        (["--max_length", "7"], "max_length 7 is too short for a row"),
+        (["--text_column", "words"], "no column 'words' among txt, label"),
+        (["--corpus", "empty.txt"], "holds no text: every document is empty"),
+    ],
+)
+@pytest.mark.parametrize("command", [distill, adapt])
+def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
+    root, out, tmp_path, capfd, monkeypatch, command, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    if "--text_column" in flags:
+        flags = ["--corpus", str(root / "table.csv"), *flags]
+    argv = command(root, out, *flags)
+    if "--corpus" in flags:
+        del argv[argv.index("--corpus") : argv.index("--corpus") + 2]
+    told = fail(capfd, *argv)
+    assert message in told
+    assert fail(capfd, *argv, "--dry_run") == told
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "folder"}
+
+
 def test_no_model_no_text_and_no_command(capfd):
     assert fail(capfd, "adapt") == "no model: name the encoder to adapt with --model"
     assert fail(capfd, "distill", "--teacher", "x").startswith("no text: name it with --corpus")

@@ -5,6 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tutorkd.errors import UserError
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder, and those above it, unless it is there.
+
+    Raises:
+        UserError: if it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the output folder {folder} can't be made: {error.strerror}; choose another --output_dir"
+        ) from error
+
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:

@@ -121,6 +121,15 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size can't be 0"),
         (["--sampling", "top-k", "--top_k", "101"], "top_k can't be 101: choose from 1 to the 100 tokens"),
         (["--streaming", "--max_steps", "-1"], "max_steps has to be specified"),
+        (["--max_steps", "0"], "max_steps can't be 0: give 1 or more, or -1 to go by num_train_epochs"),
+        (["--max_steps", "-2"], "max_steps can't be -2"),
+        (["--max_steps", "-1", "--num_train_epochs", "0"], "num_train_epochs can't be 0.0: it must be above 0"),
+        # What isn't installed, or needs the network.
+        (["--report_to", "swanlab"], "SwanLabCallback requires swanlab to be installed"),
+        (["--report_to", "paper"], "paper is not supported, only"),
+        (["--optim", "galore_adamw", "--optim_target_modules", "all-linear"], "install `galore_torch`"),
+        (["--push_to_hub"], "the Hub can't be reached or refuses; check the network, and log in with hf auth login, "
+         "or leave push_to_hub out; no step was done; the Hub client said: Cannot reach"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -230,6 +239,35 @@ def test_a_student_of_a_bare_configuration_works(root, out, tmp_path):
     complete(*distill(root, out, "--student", str(tmp_path / "configuration")))
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),
+        (["--corpus", "folder"], "folder: no file with one of the extensions .txt"),
+        (["--corpus_weights", "1", "2"], "2 weights for 1 corpora"),
+        (["--max_length", "7"], "max_length 7 is too short for a row"),
+        (["--text_column", "words"], "no column 'words' among txt, label"),
+        (["--corpus", "empty.txt"], "holds no text: every document is empty"),
+    ],
+)
+@pytest.mark.parametrize("command", [distill, adapt])
+def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
+    root, out, tmp_path, capfd, monkeypatch, command, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    if "--text_column" in flags:
+        flags = ["--corpus", str(root / "table.csv"), *flags]
+    argv = command(root, out, *flags)
+    if "--corpus" in flags:
+        del argv[argv.index("--corpus") : argv.index("--corpus") + 2]
+    told = fail(capfd, *argv)
+    assert message in told
+    assert fail(capfd, *argv, "--dry_run") == told
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "folder"}
+
+
 def test_no_model_no_text_and_no_command(capfd):
     assert fail(capfd, "adapt") == "no model: name the encoder to adapt with --model"
     assert fail(capfd, "distill", "--teacher", "x").startswith("no text: name it with --corpus")
@@ -279,6 +317,29 @@ def test_a_folder_of_something_else_is_left_alone(root, out, capfd):
 def test_an_output_folder_that_can_t_be_made(root, tmp_path, capfd, below):
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert "file isn't a folder that can be written" in fail(capfd, *distill(root, tmp_path / "file" / below))
+
+
+def test_an_output_folder_in_which_nothing_can_be_made(root, tmp_path, capfd, monkeypatch):
+    """As on a file system that is there to be read only, which its permissions don't tell."""
+    make = os.makedirs
+
+    def refuse(path, *args, **kwargs):
+        if Path(path) == tmp_path / "out":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return make(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    for command in (distill, adapt):
+        assert "Read-only file system" in fail(capfd, *command(root, tmp_path / "out"))
+
+
+def test_a_push_that_fails_at_the_end_leaves_the_model_and_the_way_to_go_on(root, out, capfd, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.init_hf_repo", lambda trainer: None)
+    message = fail(capfd, *distill(root, out, "--push_to_hub", "--hub_strategy", "end"))
+    assert message.startswith("push_to_hub: the Hub can't be reached or refuses")
+    assert f"the model is in {out}" in message
+    AutoModel.from_pretrained(out)
+    complete(*distill(root, out))
 
 
 # A full disk
@@ -386,13 +447,13 @@ def test_steps_that_aren_t_finite_from_the_start(root, out, capfd, monkeypatch):
 
 
 def test_an_error_is_all_that_a_process_prints_to_stderr(root, tmp_path):
-    """Here one that Trainer finds, and transformers has a notice about."""
+    """Here one that Trainer finds."""
     source = str(Path(tutorkd.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source, "TUTORKD_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, tmp_path / "out", "--fsdp", "full_shard")]
+    command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, tmp_path / "out", "--report_to", "paper")]
     process = subprocess.run(command, capture_output=True, env=environment, timeout=120)
     assert process.returncode == 2
     (line,) = lines_of(process.stderr.decode())
     assert line.startswith("tutorkd: error: ")
-    assert "fsdp" in line
+    assert "paper is not supported" in line
     assert not (tmp_path / "out").exists()

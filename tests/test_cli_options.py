@@ -1,7 +1,7 @@
 """Options: defaults < recipe < flags, mistakes in either, help, packaged recipes, and the plan of --dry_run."""
 
+import dataclasses
 import re
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ from commands import complete, fail, save, save_corpus
 from tutorkd.cli import adapt, distill, evaluate
 from tutorkd.cli.main import COMMANDS, main
 from tutorkd.cli.options import RECIPES, OptionParser, load_recipe, recipe_names
+from tutorkd.cli.trainer_options import COMMON, REFUSED
+from tutorkd.config import PretrainingConfig
+from tutorkd.settings import own_fields
 
 
 @pytest.fixture
@@ -141,7 +144,7 @@ def test_bad_flags(capfd, flags, message):
 @pytest.mark.parametrize("command", ["distill", "adapt"])
 def test_bad_recipes(capfd, recipe, command, text, message):
     if command == "adapt" and text.startswith(("sampling", "method")):
-        message = "recipe.yaml: unknown key"
+        message = "recipe.yaml is for tutorkd distill, not for adapt"
     assert message in fail(capfd, command, *recipe(text))
 
 
@@ -155,6 +158,51 @@ def test_other_commands_refuse_unknown_options_too(capfd, command):
     assert f"tutorkd {command}: unknown option --qqqqqqqq" in fail(capfd, command, "--qqqqqqqq")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("do_train", "true", "the command says what is done"),
+        ("resume_from_checkpoint", "folder", "the same command goes on from its last checkpoint by itself"),
+        ("remove_unused_columns", "true", "rows, masks and batches are made by tutorkd"),
+        ("label_smoothing_factor", "0.1", "losses and their means over the batch are those of the method"),
+        ("batch_eval_metrics", "true", "what is computed from held-out rows is fixed"),
+        ("fsdp", "full_shard", "start one process a device with torchrun"),
+    ],
+)
+def test_options_of_trainer_that_can_t_be_honoured_are_refused(capfd, recipe, option, value, reason):
+    for command in ("distill", "adapt"):
+        message = fail(capfd, command, f"--{option}", value)
+        assert message.startswith(f"tutorkd {command}: {option} isn't to be set: ")
+        assert reason in message
+        assert f"recipe.yaml: {option} isn't to be set" in fail(capfd, command, *recipe(f"{option}: {value}"))
+
+
+def test_refused_options_may_be_given_their_defaults():
+    assert read("--do_train", "false", "--remove_unused_columns", "false")["do_train"] is False
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "message"),
+    [
+        (["adapt", "--config"], "paper-half", "run it with: tutorkd distill --config paper-half"),
+        (["distill", "--config"], "ablations/tutor", "run it with: tutorkd compare ablations/tutor"),
+        (["evaluate", "--config"], "demo", "run it with: tutorkd demo --config demo"),
+        (["compare"], "paper-extreme-2", "run it with: tutorkd distill --config paper-extreme-2"),
+        (["compare"], "demo", "run it with: tutorkd demo --config demo"),
+        (["demo", "--config"], "compare-demo", "run it with: tutorkd compare compare-demo"),
+    ],
+)  # fmt: skip
+def test_a_recipe_for_another_command_is_told_with_the_line_that_runs_it(capfd, command, name, message):
+    told = fail(capfd, *command, name)
+    assert told.startswith(f"the recipe {name} is for tutorkd ")
+    assert message in told
+
+
+def test_a_recipe_for_another_method_isn_t_one_for_another_command(capfd):
+    message = fail(capfd, "distill", "--config", "paper-half", "--method", "kd")
+    assert message.startswith("paper-half: unknown key 'tutor_init'")
+
+
 # Help
 
 
@@ -163,7 +211,7 @@ class _Seen(Exception):
         self.parser = parser
 
 
-def _parsers(monkeypatch) -> dict[str, ArgumentParser]:
+def _parsers(monkeypatch) -> dict[str, OptionParser]:
     """The parser of every command, as the command makes it, and of distill for a rival method too."""
 
     def read(parser, *args):
@@ -178,24 +226,49 @@ def _parsers(monkeypatch) -> dict[str, ArgumentParser]:
     return parsers
 
 
-def test_every_option_of_every_command_has_a_sentence_and_its_default_in_the_help(monkeypatch):
+def _options(help_text: str) -> dict[str, str]:
+    """What a help text says of each option, by its name."""
+    found = re.findall(r"^  --(\w\S*)(.*(?:\n {4,}.*)*)", help_text, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _whole_help(parser: OptionParser, capsys) -> str:
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help-all"])
+    return capsys.readouterr().out
+
+
+def test_every_option_of_every_command_has_a_sentence_and_its_default_in_the_help(monkeypatch, capsys):
     lacking = []
     for command, parser in _parsers(monkeypatch).items():
-        formatter = parser._get_formatter()
-        for action in parser._actions:
-            if "--help" in action.option_strings:
-                continue
-            text = formatter._expand_help(action) if action.help else ""
-            if len(text.split()) < 4 or "(default: " not in text:
-                lacking.append((command, action.option_strings[0], text))
-        shown = parser.format_help()
-        lacking += [
-            (command, option, "")
-            for action in parser._actions
-            for option in action.option_strings
-            if option not in shown
-        ]
+        usual = _options(parser.format_help())
+        shown = _options(_whole_help(parser, capsys)) if "help-all" in usual else usual
+        assert usual.items() <= shown.items()
+        for name in set(shown) - {"help", "help-all"}:
+            if len(shown[name].split()) < 6 or "(default: " not in shown[name]:
+                lacking.append((command, name, shown[name]))
+        fields = {field.name for kind in parser.dataclass_types for field in dataclasses.fields(kind) if field.init}
+        lacking += [(command, name, "") for name in fields - set(shown) - set(REFUSED)]
     assert not lacking
+
+
+@pytest.mark.parametrize("command", [adapt, distill])
+def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
+    parser = command.parser()
+    usual = _options(parser.format_help())
+    ours = set.union(*(own_fields(kind) for kind in parser.dataclass_types))
+    ours = {name for name in ours - set(REFUSED) if not name.startswith("_")}
+    assert usual.keys() == ours | COMMON.keys() | {"config", "help", "help-all"}
+    assert parser.format_help().count("\n") < 150
+    whole = _options(_whole_help(parser, capsys))
+    assert whole.keys() > usual.keys()
+    assert not whole.keys() & REFUSED.keys()
+
+
+def test_trainer_s_options_are_told_apart_by_their_names():
+    fields = {field.name for field in dataclasses.fields(PretrainingConfig)}
+    assert fields >= COMMON.keys()
+    assert not COMMON.keys() & REFUSED.keys()
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "compare"])
@@ -251,10 +324,25 @@ def test_the_demo_s_recipe_has_a_section_that_each_stage_understands():
             assert values[key] == value, key
 
 
-@pytest.mark.parametrize("name", ["paper-half", "paper-extreme-12", "paper-extreme-6", "paper-extreme-2", "demo"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_begins_with_the_command_that_runs_it(name):
-    first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-    assert first == ("# tutorkd demo" if name == "demo" else f"# tutorkd distill --config {name}")
+    first = RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    if name.startswith("paper"):
+        assert first == f"# tutorkd distill --config {name}"
+    elif name == "demo":
+        assert first == "# tutorkd demo"
+    else:
+        assert first.startswith(f"# tutorkd compare {name} --teacher ")
+
+
+def test_help_names_the_recipes_of_its_command():
+    papers = ["paper-extreme-12", "paper-extreme-2", "paper-extreme-6", "paper-half"]
+    assert recipe_names("distill") == papers
+    assert recipe_names("adapt") == []
+    assert _options(distill.parser().format_help())["config"].startswith(
+        f"RECIPE YAML recipe: a path, {', '.join(papers)}. "
+    )
+    assert _options(adapt.parser().format_help())["config"].startswith("RECIPE YAML recipe: a path. ")
 
 
 # The plan
@@ -284,11 +372,13 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "3"]
     flags += ["--max_steps", "2000", "--output_dir", str(tmp_path / "out"), "--bf16", "false", "--eval_strategy", "no"]
     model = ["--teacher" if command == "distill" else "--model", str(models / "teacher")]
+    flags += ["--push_to_hub", "--hub_token", "secret"]  # makes no repository yet
     argv = [command, *model, "--corpus", str(models / "corpus.txt"), *flags, "--dry-run"]
     recipe, facts = _planned(capfd, *argv)
     assert recipe["max_length"] == 16
     assert recipe["output_dir"] == str(tmp_path / "out")
     assert "dry_run" not in recipe
+    assert "hub_token" not in recipe
     assert facts["tokens a step"] == "192"
     assert facts["steps"] == "2,000"
     assert re.match(r"[\d.]+(e-\d+)? TFLOP", facts["operations a step"])

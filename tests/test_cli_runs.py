@@ -1,6 +1,7 @@
 """Short runs through the real command, and what they leave behind."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -130,6 +131,22 @@ def _a_weight(state: dict[str, torch.Tensor]) -> str:
     return max(state, key=lambda name: state[name].numel())
 
 
+@pytest.mark.parametrize("method", ["tutor-kd", "kd", "minilm-v2", "adapt"])
+def test_a_text_of_a_word_in_which_steps_mask_nothing_logs_numbers_alone(runs, tmp_path, method):
+    (tmp_path / "word.txt").write_text("w1", encoding="utf-8")
+    flags = ["--corpus", str(tmp_path / "word.txt"), *SHORT, "--output_dir", str(tmp_path / "out")]
+    teacher = str(runs / "bert" / "teacher")
+    if method == "adapt":
+        complete("adapt", "--model", teacher, *flags)
+    else:
+        extra = ["--relation_heads", "4"] if method == "minilm-v2" else []
+        complete("distill", "--teacher", teacher, "--method", method, *extra, *flags)
+    logged = [entry for entry in history(tmp_path / "out") if "loss" in entry]
+    assert len(logged) == 4
+    assert all(math.isfinite(value) for entry in logged for value in entry.values())
+    assert not any("skipped_steps" in entry for entry in logged)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_finished_folder_holds_plain_files_and_no_trace_of_our_attention(runs, family):
     plain = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -143,6 +160,19 @@ def test_a_finished_folder_holds_plain_files_and_no_trace_of_our_attention(runs,
         assert "attn_implementation" not in text
     for state in ("optimizer.pt", "scheduler.pt"):
         torch.load(runs / family / "half" / "checkpoint-4" / state, weights_only=True)
+
+
+def test_all_files_have_the_permissions_that_the_umask_leaves(runs, tmp_path):
+    before = os.umask(0o027)
+    try:
+        teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
+        flags = [*SHORT, "--save_initial_student", "--output_dir", str(tmp_path / "out")]
+        complete("distill", "--teacher", teacher, "--corpus", corpus, *flags)
+    finally:
+        os.umask(before)
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*")}
+    assert set(modes.values()) == {"0o640", "0o750"}
+    assert all((mode == "0o750") == path.is_dir() for path, mode in modes.items())
 
 
 @pytest.mark.parametrize(("name", "task"), [("half", "feature-extraction"), ("adapted", "fill-mask")])

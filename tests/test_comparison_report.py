@@ -110,6 +110,32 @@ def test_plots_are_written_as_png_and_svg(cells, tmp_path):
         assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
 
 
+@pytest.mark.parametrize(("seeds", "bars"), [(1, "standard error of the score"), (2, "standard deviation over seeds")])
+def test_bars_are_the_deviation_over_seeds_or_of_one_seed_the_standard_error(cells, seeds, bars):
+    cells = [cell for cell in cells if cell.seed < seeds]
+    figure = plots.score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-")))
+    (axes,) = figure.axes
+    assert bars in axes.get_title(loc="left")
+    lengths = {
+        container.get_children()[0].get_ydata()[0]: container.lines[2][0].get_segments()[0][:, 1]
+        for container in axes.containers
+    }
+    for mean, (low, high) in lengths.items():
+        # plain: 80 and 90 over two seeds; third: seed 0 alone
+        expected = 10 / math.sqrt(2) if seeds == 2 and mean == pytest.approx(85) else 1.0
+        if seeds == 2 and mean == pytest.approx(70):
+            expected = 0.0
+        assert (high - low) / 2 == pytest.approx(expected)
+
+
+def test_a_cell_that_gives_one_class_alone_is_told(cells):
+    folder = cells[2].folder / RESULT_FILE
+    result = json.loads(folder.read_text())
+    result["evaluation"]["only_class"] = "1"
+    folder.write_text(json.dumps(result))
+    assert f"Not learned, one class for every row: {cells[2].name}." in markdown(summarise(cells, {}))
+
+
 def test_each_figure_of_the_log_has_a_panel_with_a_line_a_variant(cells):
     log = plots._logs(cells)["half"]
     styles = dict.fromkeys(NAMES, ("black", "-"))

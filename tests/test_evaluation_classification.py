@@ -29,6 +29,7 @@ from transformers import (
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments, evaluate_models, milliseconds_per_sentence
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
+from tutorkd.evaluation.classification import evaluation_plan
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 
 WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
@@ -240,13 +241,58 @@ def test_finished_model_is_not_trained_again(finished, bert, no_training):
         {"max_length": 31},
         {"bf16": True},
         {"max_train_samples": 10},
-        {"restart": True},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_settings_train_again(finished, bert, no_training, change):
-    with pytest.raises(AssertionError, match="trained"):
+def test_results_of_other_settings_are_neither_mixed_nor_lost(finished, bert, no_training, tmp_path, change):
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    (name, value), *_ = change.items()
+    with pytest.raises(UserError, match=rf"out holds another run \({name}: .* there, {value} now.*\); choose another "):
         evaluate_models([bert], replace(finished[0], **change))
+    with pytest.raises(UserError, match="holds another run"):
+        evaluation_plan([bert], replace(finished[0], **change))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
+
+
+def test_restart_throws_results_away(finished, bert, tmp_path):
+    (tmp_path / "out" / "other").mkdir()
+    (tmp_path / "out" / "other" / "result.json").write_text('{"settings": {}}')  # not of ours
+    changed = replace(finished[0], num_train_epochs=0.2, restart=True)
+    (result,) = evaluate_models([bert], changed)
+    assert evaluate_models([bert], replace(changed, restart=False)) == [result]
+    assert (tmp_path / "out" / "other" / "result.json").exists()
+
+
+def test_restart_trains_again(finished, bert, no_training):
+    with pytest.raises(AssertionError, match="trained"):
+        evaluate_models([bert], replace(finished[0], restart=True))
+
+
+def test_a_plan_tells_sizes_and_steps_and_writes_nothing(bert, arguments, no_training, tmp_path):
+    plan = evaluation_plan([bert], replace(arguments, num_train_epochs=1.5))
+    size = (tmp_path / "bert" / "model.safetensors").stat().st_size
+    assert plan[f"model {tmp_path.name}/bert"] == f"{size / 1e6:.1f} MB"
+    assert plan["rows"] == "400 to train on, 100 to measure on"
+    assert plan["classes"] == "0, 1"
+    assert plan["steps"] == "20 a model, of 32 rows"  # 13 batches, one and a half times
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_tells_finished_models_and_fails_as_the_run_would(finished, bert, no_training, tmp_path):
+    assert evaluation_plan([bert], finished[0])[f"model {tmp_path.name}/bert"].endswith("MB, finished")
+    with pytest.raises(UserError, match="there is no such file"):
+        evaluation_plan([bert], replace(finished[0], validation=str(tmp_path / "none.csv")))
+    with pytest.raises(UserError, match="there is no such folder"):
+        evaluation_plan([str(tmp_path / "none")], finished[0])
+
+
+def test_a_model_that_gives_one_class_alone_is_told(bert, arguments, tmp_path, capfd):
+    texts, _ = sentences(40, seed=3)
+    train = write_jsonl(tmp_path / "lopsided.jsonl", texts, [1, *[0] * 39])
+    (result,) = evaluate_models([bert], replace(arguments, train=train, learning_rate=1e-5, num_train_epochs=8))
+    assert result.only_class in ("0", "1")
+    assert f"it hasn't learned: every row is given the class '{result.only_class}'" in capfd.readouterr().err
+    assert "Not learned, one class for every row" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_other_number_of_threads_measures_again(finished, bert, no_training, monkeypatch):
@@ -261,15 +307,16 @@ def test_other_weights_train_again(finished, bert, no_training, tmp_path):
         evaluate_models([bert], finished[0])
 
 
-def test_other_data_under_the_same_name_train_again(finished, bert, no_training, tmp_path):
+def test_other_data_under_the_same_name_are_other_settings(finished, bert, no_training, tmp_path):
     write_jsonl(tmp_path / "train.jsonl", *sentences(400, seed=3))
-    with pytest.raises(AssertionError, match="trained"):
+    with pytest.raises(UserError, match=r"holds another run \(data_sha256: "):
         evaluate_models([bert], finished[0])
 
 
-def test_damaged_record_trains_again(finished, bert, no_training, tmp_path):
+@pytest.mark.parametrize("content", ["{", '{"settings": {}, "weights": {}, "result": {"name": "a"}}'])
+def test_damaged_record_trains_again(finished, bert, no_training, tmp_path, content):
     (record,) = (tmp_path / "out").glob("*/result.json")
-    record.write_text("{")
+    record.write_text(content)
     with pytest.raises(AssertionError, match="trained"):
         evaluate_models([bert], finished[0])
 
@@ -394,7 +441,7 @@ def test_pairs_are_learned(bert, arguments, tmp_path):
     assert result.standard_error == 0
 
 
-def test_latency_is_the_median_after_a_warm_up(monkeypatch):
+def test_latency_is_the_median_with_quartiles_after_a_warm_up(monkeypatch):
     """The clock moves with each answer: by 1 s in the 10 of the warm-up, then by 3, 100 and 5 ms."""
     now = [0.0]
     answers = iter([1.0] * 10 + [0.003, 0.1, 0.005])
@@ -410,7 +457,8 @@ def test_latency_is_the_median_after_a_warm_up(monkeypatch):
 
     monkeypatch.setattr("tutorkd.evaluation.cost.time.perf_counter", lambda: now[0])
     texts = ["the0 good1", ("the0", "bad1 bad2"), "the1 " * 50]
-    assert milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8) == pytest.approx(5)
+    found = milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8)
+    assert found == pytest.approx((5, 4, 52.5))  # quartiles halfway to the neighbours
     # No padding: 2 words, 1 + 2 words, a cut row, each with its special tokens; no dropout, no gradients.
     assert seen[-3:] == [((1, length), False, False) for length in (4, 6, 8)]
     assert len(seen) == 13

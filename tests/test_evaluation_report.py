@@ -18,6 +18,9 @@ TEACHER = EvaluationResult(
     train_rows=7_468,
     validation_rows=1_066,
     milliseconds_per_sentence=12.0,
+    milliseconds_first_quartile=11.5,
+    milliseconds_third_quartile=13.25,
+    only_class=None,
     threads=2,
     device="cpu",
     train_seconds=83.6,
@@ -29,6 +32,8 @@ STUDENT = replace(
     bytes=69_600_000,
     accuracy=0.818,
     milliseconds_per_sentence=6.25,
+    milliseconds_first_quartile=6.0,
+    milliseconds_third_quartile=6.5,
 )
 
 
@@ -42,7 +47,7 @@ def printed(results, width=80):
 def test_terminal_table_lines_up_within_80_columns():
     lines = printed([TEACHER, STUDENT]).splitlines()
     teacher, student = (next(line for line in lines if name in line) for name in ("teacher", "student"))
-    assert teacher.split() == ["teacher", "22.7", "M", "90.9", "MB", "84.1", "±", "1.1", "12.00", "-"]
+    assert teacher.split() == ["teacher", "22.7", "M", "90.9", "MB", "84.1", "±", "1.1", "12.00", "(11.50-13.25)", "-"]
     # 81.8 - 84.1 = -2.3 points, 12.00 / 6.25 = 1.92 times as fast
     assert student.split() == [
         "student",
@@ -54,6 +59,7 @@ def test_terminal_table_lines_up_within_80_columns():
         "±",
         "1.1",
         "6.25",
+        "(6.00-6.50)",
         "-2.3,",
         "1.9x",
     ]
@@ -61,7 +67,7 @@ def test_terminal_table_lines_up_within_80_columns():
         ("22.7 M", "17.4 M"),
         ("90.9 MB", "69.6 MB"),
         ("84.1 ± 1.1", "81.8 ± 1.1"),
-        ("12.00", "6.25"),
+        ("12.00 (11.50-13.25)", "6.25 (6.00-6.50)"),
     ):
         assert teacher.index(cell) + len(cell) == student.index(other) + len(other)
     assert all(len(line) <= 80 for line in lines)
@@ -83,9 +89,16 @@ def test_long_names_are_folded_not_cut():
 
 def test_markdown_table_has_every_column_and_escapes_pipes():
     lines = markdown_table([TEACHER, replace(STUDENT, name="a|b")]).splitlines()
-    assert lines[2] == "| teacher | 22.7 M | 90.9 MB | 84.1 ± 1.1 | 12.00 | - | 84.0 | 84 |"
-    assert lines[3] == "| a\\|b | 17.4 M | 69.6 MB | 81.8 ± 1.1 | 6.25 | -2.3, 1.9x | 84.0 | 84 |"
+    assert lines[2] == "| teacher | 22.7 M | 90.9 MB | 84.1 ± 1.1 | 12.00 (11.50-13.25) | - | 84.0 | 84 |"
+    assert lines[3] == "| a\\|b | 17.4 M | 69.6 MB | 81.8 ± 1.1 | 6.25 (6.00-6.50) | -2.3, 1.9x | 84.0 | 84 |"
     assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {9}
+
+
+def test_a_model_that_gives_one_class_alone_is_told_in_both_tables():
+    results = [TEACHER, replace(STUDENT, only_class="positive")]
+    assert "Not learned, one class for every row: student (positive)." in markdown_table(results)
+    assert "Not learned, one class for every row: student (positive)." in " ".join(printed(results).split())
+    assert "Not learned" not in markdown_table([TEACHER, STUDENT])
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -66,6 +66,15 @@ class PretrainingConfig(TrainingArguments):
         for name, (least, most) in _RANGES.items():
             if not least <= (value := getattr(self, name)) <= most or math.isinf(value):
                 raise ValueError(f"{name} can't be {value}: the least is {least}, the most {most}")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps can't be {self.max_steps}: give 1 or more, or -1 to go by num_train_epochs")
+        if not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(f"num_train_epochs can't be {self.num_train_epochs}: it must be above 0")
+        # transformers is renaming the first of each to the second; either is taken, without a notice about it.
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            new = old.replace("gradient", "activation")
+            if getattr(self, new, False) is None:
+                setattr(self, new, getattr(self, old))
         # Trainer refuses bf16 on a processor unless it is told that the processor is meant.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

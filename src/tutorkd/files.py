@@ -5,16 +5,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tutorkd.errors import UserError
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder, and those above it, unless it is there.
+
+    Raises:
+        UserError: if it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the output folder {folder} can't be made: {error.strerror}; choose another --output_dir"
+        ) from error
+
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move to ``folder`` once all of them are written; if one can't be, none does."""
+    """A scratch folder whose files move to ``folder`` once all of them are written; if one can't be, none does.
+
+    They get the permissions that the user's umask leaves; safetensors gives its files to their owner alone.
+    """
     scratch = folder / ".partial"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         yield scratch
         for file in list(scratch.iterdir()):
+            if file.is_file():
+                file.chmod(scratch.stat().st_mode & 0o666)
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tutorkd.errors import UserError
-from tutorkd.settings import resolved
+from tutorkd.settings import first_difference, resolved
 from tutorkd.trainer import last_checkpoint, whole_checkpoints
 
 RUN_FILE = "run.yaml"
@@ -52,13 +52,10 @@ class RunFolder:
             raise UserError(f"{self.path} holds something that isn't a run of tutorkd; choose another --output_dir")
 
     def _compare(self, found: dict[str, Any]) -> None:
-        differ = sorted(key for key in self.settings.keys() | found.keys() if self.settings.get(key) != found.get(key))
-        if differ:
-            key = differ[0]
-            more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+        if difference := first_difference(found, self.settings):
             raise UserError(
-                f"{self.path} holds another run ({key}: {found.get(key)} there, {self.settings.get(key)} now{more}); "
-                "choose another --output_dir, or --restart to throw that run away"
+                f"{self.path} holds another run ({difference}); choose another --output_dir, or --restart to throw "
+                "that run away"
             )
 
     @property

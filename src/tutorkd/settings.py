@@ -1,7 +1,7 @@
 """Settings in plain types, to be shown, kept and compared."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -22,7 +22,7 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
         inherited = instance if isinstance(instance, TrainingArguments) else None
         # Constructed, since TrainingArguments changes some of its own defaults on the way.
         reference = type(inherited)(output_dir="") if inherited else None
-        ours = _OWN_DEFAULTS.union(*(base.__annotations__ for base in type(instance).__mro__ if _is_ours(base)))
+        ours = _OWN_DEFAULTS | own_fields(type(instance))
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
             if not field.init or (field.name not in ours and value == getattr(reference, field.name)):
@@ -34,5 +34,16 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
     return values
 
 
-def _is_ours(cls: type) -> bool:
-    return cls.__module__.startswith("tutorkd.")
+def first_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """How two sets of settings differ, "key: value there, value now and 2 more"; None if they don't."""
+    differ = [key for key in there.keys() | now.keys() if there.get(key) != now.get(key)]
+    differ.sort(key=lambda key: (key.endswith("sha256"), key))  # a digest tells a reader least
+    if not differ:
+        return None
+    more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+    return f"{differ[0]}: {there.get(differ[0])} there, {now.get(differ[0])} now{more}"
+
+
+def own_fields(cls: type) -> set[str]:
+    """Names of the fields that classes of ours declare, not ``TrainingArguments``."""
+    return {name for base in cls.__mro__ if base.__module__.startswith("tutorkd.") for name in base.__annotations__}

@@ -2,9 +2,12 @@
 
 import math
 import shutil
+import textwrap
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -72,10 +75,13 @@ class MaskedRowsTrainer(Trainer):
                 "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
                 "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
             )
+        if args.gradient_checkpointing:
+            _prepare_for_checkpointing(module, model, args)
         if args.eval_strategy != "no" and eval_dataset is None:
             raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
         if eval_dataset is not None:
             eval_dataset = eval_dataset.select(range(min(args.eval_rows, len(eval_dataset))))
+        self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
         super().__init__(
             model=module,
@@ -115,7 +121,7 @@ class MaskedRowsTrainer(Trainer):
         counts = torch.stack([torch.stack(BatchCounts.of(batch)) for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)
-        return batches, BatchCounts(*counts)
+        return batches, BatchCounts(*counts.clamp(min=1))  # a mean over nothing is 0
 
     # The step
 
@@ -240,6 +246,16 @@ class MaskedRowsTrainer(Trainer):
             self.processing_class.save_pretrained(folder)
             self._write_card(folder)
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's, which makes the repository when it is itself made; refusals in one line."""
+        with _pushing("no step was done"):
+            super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; refusals in one line."""
+        with _pushing(f"the model is in {self.args.output_dir}"):
+            return super().push_to_hub(*args, **kwargs)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Not Trainer's, which it would put in the place of ours when it pushes to the Hub."""
 
@@ -272,6 +288,39 @@ class MaskedRowsTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _prepare_for_checkpointing(module: nn.Module, model: PreTrainedModel, args: PretrainingConfig) -> None:
+    """Let Trainer, which asks ``module`` for gradient checkpointing, find it at ``model``.
+
+    Raises:
+        UserError: if the model can't, or in the way that runs the forward pass without gradients.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: transformers has none for a {type(model).__name__}; leave it out")
+    # Queries, keys and values are taken during the forward pass; they have a gradient only if it is kept there.
+    if cast(dict, args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise UserError("gradient_checkpointing_kwargs: use_reentrant can't be true here; leave it out")
+    for name in ("gradient_checkpointing_enable", "activation_checkpointing_enable"):
+        if hasattr(model, name):
+            setattr(module, name, getattr(model, name))
+
+
+@contextmanager
+def _pushing(state: str) -> Iterator[None]:
+    """Turn what the Hub can refuse into one line that ends with ``state``.
+
+    Raises:
+        UserError: with what the Hub client said.
+    """
+    try:
+        yield
+    except Exception as error:  # errors of the Hub client and of the network share no base class
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise UserError(
+            f"push_to_hub: the Hub can't be reached or refuses; check the network, and log in with hf auth login, or "
+            f"leave push_to_hub out; {state}; the Hub client said: {reason}"
+        ) from error
 
 
 class MaskedLMTrainer(MaskedRowsTrainer):

@@ -51,6 +51,7 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
         print(f"{folder.path} is finished; --restart runs it again")
         return folder.path
     tokenizer = load_tokenizer(args.model, "model", args.trust_remote_code)
+    text.check(tokenizer)
     set_seed(config.seed)  # an MLM head that isn't there starts at random
     model, missing = load_model(AutoModelForMaskedLM, args.model, "model", trust_remote_code=args.trust_remote_code)
     check_positions(model, "model", text.max_length)
@@ -63,7 +64,8 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
     if args.dry_run:
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
-    ready = ready_trainer(trainer, text.load(tokenizer))
+    corpus = text.load(tokenizer)
+    ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()
     train(ready, folder)

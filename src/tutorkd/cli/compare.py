@@ -15,14 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.callbacks import duration
+from tutorkd.cli.belonging import check_belongs
 from tutorkd.cli.options import OptionParser, load_recipe
-from tutorkd.comparison.bench import estimate
+from tutorkd.comparison.bench import estimate, refusals
 from tutorkd.comparison.cell import run_cell
-from tutorkd.comparison.matrix import Cell, read_cells
+from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.comparison.runner import run_cells
 from tutorkd.errors import UserError
 from tutorkd.evaluation.report import write_text
+from tutorkd.files import make_folder
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
@@ -36,7 +38,10 @@ class CompareArguments:
 
     output_dir: str = field(default="tutorkd-comparison", metadata={"help": "Folder for cells and results (a path)."})
     jobs: int = field(default=1, metadata={"help": "Cells that run at once, a number."})
-    dry_run: bool = field(default=False, metadata={"help": "Print the cells and the estimated time, write nothing."})
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print the cells and the estimated time, write nothing; exit code 1 if one can't run."},
+    )
     restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these cells."})
     cell: str | None = field(
         default=None,
@@ -60,33 +65,38 @@ def run(argv: Sequence[str]) -> int:
     (args,) = parser().read(flags)
     if args.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
-    cells = read_cells(_overridden(load_recipe(recipe), args), recipe, args.output_dir)
+    content = load_recipe(recipe)
+    check_belongs(content, recipe, "compare", SECTIONS)
+    cells = read_cells(_overridden(content, args), recipe, args.output_dir)
     if args.cell is not None:
         return _run_one(cells, args)
     if args.dry_run:
-        _print_plan(cells)
-        return 0
+        return _print_plan(cells)
     if find_spec("matplotlib") is None:
         raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
-    if args.restart:
-        _remove(cells)
     return compare(cells, recipe, flags, args)
 
 
 def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
     """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed."""
-    left = [cell for cell in cells if cell.result is None]
+    left = [cell for cell in cells if args.restart or cell.result is None]
+    failed = refusals(left) if left else {}
+    out = Path(args.output_dir)
+    make_folder(out)
+    if args.restart:
+        _remove(cells)
     print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
     flags = [flag for flag in flags if flag != "--restart"]
 
     def command(cell: Cell) -> list[str]:
         return [sys.executable, "-m", "tutorkd.cli.main", "compare", recipe, *flags, "--cell", cell.name]
 
-    failed = run_cells(left, command, args.jobs)
+    for name, reason in failed.items():
+        print(f"failed   {name} before it began: {reason}", flush=True)
+    failed |= run_cells([cell for cell in left if cell.name not in failed], command, args.jobs)
     from tutorkd.comparison.plots import draw  # matplotlib is an extra
 
     summary = summarise(cells, failed)
-    out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary))
     draw(cells, summary, out)
@@ -130,7 +140,8 @@ def _remove(cells: Sequence[Cell]) -> None:
         shutil.rmtree(cell.folder, ignore_errors=True)
 
 
-def _print_plan(cells: Sequence[Cell]) -> None:
+def _print_plan(cells: Sequence[Cell]) -> int:
+    """Returns the exit code: 1 if a cell can't run."""
     seconds, refused = estimate(cells)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("cell", "method", "student"):
@@ -151,3 +162,4 @@ def _print_plan(cells: Sequence[Cell]) -> None:
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
     print(f"{len(cells)} cells, about {duration(left)} to go on this machine, one at a time")
+    return 1 if refused else 0

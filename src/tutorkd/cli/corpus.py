@@ -1,10 +1,12 @@
 """Options for the text, shared by the commands that train on it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus, prepare_corpus
+from tutorkd.data.corpus import check_corpus
 from tutorkd.errors import UserError
 
 
@@ -49,16 +51,7 @@ class CorpusArguments:
         """
         self.require()
         packed = prepare_corpus(
-            self.corpus,
-            tokenizer,
-            max_length=self.max_length,
-            text_column=self.text_column,
-            weights=self.corpus_weights,
-            heldout=self.heldout,
-            split=self.corpus_split,
-            num_proc=self.num_proc,
-            cache_dir=self.cache_dir,
-            streaming=self.streaming,
+            self.corpus, tokenizer, **self._settings(), cache_dir=self.cache_dir, streaming=self.streaming
         )
         for part in packed.corpora:
             if part.tokens is None:
@@ -69,6 +62,25 @@ class CorpusArguments:
                     f"{part.train_rows:,} rows of {self.max_length}, {part.heldout_rows:,} rows held out"
                 )
         return packed
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Look at the beginning of each local file, before anything is spent.
+
+        Raises:
+            UserError: what ``check_corpus`` raises, or if no corpus was named.
+        """
+        self.require()
+        check_corpus(self.corpus, tokenizer, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "max_length": self.max_length,
+            "text_column": self.text_column,
+            "weights": self.corpus_weights,
+            "heldout": self.heldout,
+            "split": self.corpus_split,
+            "num_proc": self.num_proc,
+        }
 
     def require(self) -> None:
         """Refuse to go on without a corpus."""

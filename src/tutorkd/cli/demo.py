@@ -25,12 +25,14 @@ from tutorkd.callbacks import duration
 from tutorkd.cli import adapt as adapt_command
 from tutorkd.cli import distill as distill_command
 from tutorkd.cli import evaluate as evaluate_command
+from tutorkd.cli.belonging import check_belongs
 from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments, EvaluationResult, evaluate_models, results_table
 from tutorkd.evaluation.report import write_text
 from tutorkd.examples import Example, tutor_examples
+from tutorkd.files import make_folder
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.run_folder import FINISHED_FILE
 from tutorkd.students import build_student
@@ -80,6 +82,8 @@ def demo(args: DemoArguments) -> None:
     """
     out = Path(args.output_dir)
     recipe = load_recipe(args.config)
+    check_belongs(recipe, args.config, "demo", list(COMMANDS))
+    make_folder(out)
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
     teacher, student = out / "teacher", out / "student"

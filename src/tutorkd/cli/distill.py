@@ -106,12 +106,7 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     if folder.finished and not args.dry_run:
         print(f"{folder.path} is finished; --restart runs it again")
         return folder.path
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
-    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
-    check_positions(teacher.body, "teacher", text.max_length)
-    student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
-    check_positions(student, "student", text.max_length)
-    build_module(METHODS[args.method], student, teacher, settings, tokenizer)  # refuses a bad pair before text is read
+    tokenizer, teacher, student = prepare(args, text, settings, config)
     print(f"method   {METHODS[args.method].title}")
 
     def trainer(**rows) -> DistillationTrainer:
@@ -122,7 +117,8 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     if args.dry_run:
         print_plan([args, text, settings, config], trainer, tokenizer, text, config)
         return folder.path
-    ready = ready_trainer(trainer, text.load(tokenizer))
+    corpus = text.load(tokenizer)
+    ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()
         if args.save_initial_student and not folder.checkpoint:
@@ -131,6 +127,24 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
                 tokenizer.save_pretrained(scratch)
     train(ready, folder)
     return folder.path
+
+
+def prepare(
+    args: DistillArguments, text: CorpusArguments, settings: Any, config: DistillationConfig
+) -> tuple[PreTrainedTokenizerBase, Teacher, PreTrainedModel]:
+    """What is trained with; all that can be refused before text is tokenized is refused here.
+
+    Raises:
+        UserError: if model, text or settings can't be used, or not together.
+    """
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    text.check(tokenizer)
+    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
+    check_positions(teacher.body, "teacher", text.max_length)
+    student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
+    check_positions(student, "student", text.max_length)
+    build_module(METHODS[args.method], student, teacher, settings, tokenizer)
+    return tokenizer, teacher, student
 
 
 def make_student(

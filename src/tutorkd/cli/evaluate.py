@@ -6,6 +6,7 @@ from rich.console import Console
 
 from tutorkd.cli.options import OptionParser
 from tutorkd.evaluation import EvaluateArguments, evaluate_models, results_table
+from tutorkd.evaluation.classification import evaluation_plan
 
 DESCRIPTION = (
     "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
@@ -20,6 +21,11 @@ def parser() -> OptionParser:
 
 def run(argv: Sequence[str]) -> int:
     (args,) = parser().read(argv)
+    if args.dry_run:
+        plan = evaluation_plan(args.models, args)
+        width = max(map(len, plan))
+        print("\n".join(f"{name:<{width}} {fact}" for name, fact in plan.items()))
+        return 0
     results = evaluate_models(args.models, args)
     Console(highlight=False).print(results_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")

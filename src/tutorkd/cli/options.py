@@ -3,19 +3,23 @@
 import dataclasses
 import difflib
 import json
-from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
-from collections.abc import Mapping, Sequence
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
+from tutorkd.cli.belonging import check_belongs
+from tutorkd.cli.trainer_options import COMMON, REFUSED
 from tutorkd.errors import UserError
+from tutorkd.settings import own_fields
 
 RECIPES = resources.files("tutorkd") / "recipes"
+_CHOICES_SHOWN = 6
 
 
 class OptionParser(HfArgumentParser):
@@ -39,16 +43,18 @@ class OptionParser(HfArgumentParser):
     ):
         super().__init__(
             prog=f"tutorkd {command}",
+            usage=f"tutorkd {command} [options]",
             description=description,
-            formatter_class=lambda prog: ArgumentDefaultsHelpFormatter(prog, max_help_position=36, width=110),
+            formatter_class=lambda prog: _Formatter(prog, max_help_position=36, width=110),
             allow_abbrev=False,
         )
-        self.takes_recipe = takes_recipe
+        self.command, self.takes_recipe = command, takes_recipe
+        self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
             self.add_argument(
                 "--config",
                 metavar="RECIPE",
-                help=f"YAML recipe: a path, or one of {', '.join(recipe_names())}. Flags override it.",
+                help=f"YAML recipe: {', '.join(['a path', *recipe_names(command)])}. Flags override it.",
             )
         self.dataclass_types = list(classes)
         for dataclass in classes:
@@ -56,8 +62,26 @@ class OptionParser(HfArgumentParser):
         for action in self._actions:
             if action.nargs == "+":
                 action.__class__ = _Repeatable
+        for dataclass in classes:
+            if issubclass(dataclass, TrainingArguments):
+                self._sort_trainer_options(
+                    {field.name for field in dataclasses.fields(dataclass)} - own_fields(dataclass)
+                )
         self.set_defaults(**defaults)
         self._source = self.prog
+
+    def _sort_trainer_options(self, inherited: set[str]) -> None:
+        """Show some of ``TrainingArguments``' options, leave most to --help-all, refuse a few."""
+        for action in self._actions:
+            if action.dest in REFUSED:
+                action.__class__, action.help = _Refused, SUPPRESS
+            elif action.dest in COMMON:
+                action.help = COMMON[action.dest]
+            elif action.dest in inherited:
+                self.rare[action], action.help = action.help or "", SUPPRESS
+        self.add_argument(
+            "--help-all", action=_HelpAll, nargs=0, default=SUPPRESS, help="show the rarer options of Trainer as well"
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self._source}: {message}")
@@ -83,6 +107,7 @@ class OptionParser(HfArgumentParser):
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
+            check_belongs(recipe, where, self.command, self.keys)
         recipe = {key: value for key, value in (recipe or {}).items() if value is not None}
         self._source = where
         namespace = self._parse(self._tokens(recipe), Namespace())
@@ -123,6 +148,35 @@ class OptionParser(HfArgumentParser):
         return tokens
 
 
+class _Formatter(ArgumentDefaultsHelpFormatter):
+    """Names an option once, though it may be written with - and with _, and its value shortly."""
+
+    def _format_action_invocation(self, action):
+        name = next(option for option in action.option_strings if option.startswith("--"))
+        return name if action.nargs == 0 else f"{name} {self._format_args(action, 'VALUE')}"
+
+    def _metavar_formatter(self, action, default_metavar):
+        if action.choices is None or len(action.choices) <= _CHOICES_SHOWN:
+            return super()._metavar_formatter(action, default_metavar)
+        return lambda size: (default_metavar,) * size
+
+
+class _HelpAll(Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        for action, text in parser.rare.items():
+            action.help = text
+        parser.print_help()
+        parser.exit()
+
+
+class _Refused(Action):
+    """An option of Trainer that these commands can't honour; its default is taken, as a written-out recipe has it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values != self.default:
+            parser.error(f"{self.dest} isn't to be set: {REFUSED[self.dest]}")
+
+
 class _Repeatable(Action):
     """A list, given at once or by repeating the flag; its first use replaces what the recipe said."""
 
@@ -139,15 +193,23 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def recipe_names(folder: Traversable = RECIPES, prefix: str = "") -> list[str]:
-    """Recipes that come with the package; those in a folder below are named after it, as in ``ablations/rewards``."""
-    names = []
+def recipe_names(command: str | None = None) -> list[str]:
+    """Recipes that come with the package, all or one command's."""
+    return sorted(
+        name
+        for name, file in _packaged(RECIPES)
+        # Each begins with the command that runs it: # tutorkd COMMAND.
+        if command is None or file.read_text(encoding="utf-8").split(maxsplit=3)[2] == command
+    )
+
+
+def _packaged(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Names and files; those in a folder below are named after it, as in ``ablations/rewards``."""
     for entry in folder.iterdir():
         if entry.is_dir():
-            names += recipe_names(entry, f"{prefix}{entry.name}/")
+            yield from _packaged(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
-            names.append(prefix + entry.name.removesuffix(".yaml"))
-    return sorted(names)
+            yield prefix + entry.name.removesuffix(".yaml"), entry
 
 
 def load_recipe(name: str) -> dict[str, Any]:

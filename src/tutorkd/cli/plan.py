@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.callbacks import duration
 from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.cli.training import ready_trainer
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step
 from tutorkd.settings import resolved
@@ -25,12 +26,14 @@ def print_plan(
     config: PretrainingConfig,
 ) -> None:
     """Print the resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory."""
-    recipe = {key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart")}
+    recipe = {
+        key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
+    }
     print("\n# resolved recipe\n" + yaml.safe_dump(recipe, sort_keys=False).rstrip() + "\n")
     row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
     with TemporaryDirectory() as scratch:
-        config.output_dir = scratch  # Trainer makes its folder at once
-        ready = trainer(train_dataset=[row], eval_dataset=Dataset.from_list([row]))
+        config.output_dir, config.push_to_hub = scratch, False  # Trainer makes its folder and repository at once
+        ready = ready_trainer(trainer, [row], Dataset.from_list([row]))
     cost = measure_step(ready, text.max_length)
     rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
     trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)

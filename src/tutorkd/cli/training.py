@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tutorkd.callbacks import StopOnSignal, duration
-from tutorkd.data import PackedCorpus
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.run_folder import RunFolder
 from tutorkd.trainer import MaskedRowsTrainer
@@ -45,15 +45,16 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
 
 
-def ready_trainer(make: Callable[..., MaskedRowsTrainer], corpus: PackedCorpus) -> MaskedRowsTrainer:
-    """A trainer on a corpus.
+def ready_trainer(make: Callable[..., MaskedRowsTrainer], train: Any, heldout: Any) -> MaskedRowsTrainer:
+    """A trainer on rows of token ids.
 
     Raises:
-        UserError: for settings that can't be trained with, Trainer's own refusals among them.
+        UserError: for settings that can't be trained with, Trainer's own refusals among them, and for trackers or
+            optimizers that aren't installed.
     """
     try:
-        return make(train_dataset=corpus.train, eval_dataset=corpus.heldout)
-    except ValueError as error:
+        return make(train_dataset=train, eval_dataset=heldout)
+    except (ValueError, ImportError, RuntimeError, OSError) as error:  # OSError: output_dir can't be made
         raise UserError(" ".join(str(error).split())) from error
 
 

@@ -47,7 +47,8 @@ def _result(cell: Cell) -> dict[str, Any]:
     else:
         model = str(distill(*cell.distill))
         training = _training(cell)
-    (evaluation,) = evaluate_models([model], cell.evaluate)
+    # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
+    (evaluation,) = evaluate_models([model], dataclasses.replace(cell.evaluate, restart=True))
     return {
         "kind": cell.kind,
         "variant": cell.variant,

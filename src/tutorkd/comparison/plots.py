@@ -76,7 +76,8 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
         axes.errorbar(
             x,
             100 * y["mean"],
-            yerr=None if y["sd"] is None else 100 * y["sd"],
+            # One seed has no deviation; what is known of it is how far its score may be off on other rows.
+            yerr=100 * (row["figures"]["standard_error"]["mean"] if y["sd"] is None else y["sd"]),
             fmt=_MARKERS[marker % len(_MARKERS)],
             color=colour,
             capsize=3,
@@ -99,7 +100,14 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
     axes.set_ylabel("accuracy after fine-tuning, %")
     axes.grid(alpha=0.25)
     seeds = max(len(row["seeds"]) for row in points)
-    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    over = f", mean over {seeds} seeds" if seeds > 1 else ", one seed"
+    bars = {
+        "standard deviation over seeds"
+        if row["figures"]["accuracy"]["sd"] is not None
+        else "standard error of the score"
+        for row in points
+    }
+    over += f"; bars: {' or, of one seed, '.join(sorted(bars))}"
     axes.set_title(f"Score against cost{over}", loc="left", fontsize=11)
     return figure
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from tutorkd.callbacks import duration
 from tutorkd.comparison.matrix import Cell
 
+_FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
+
 
 class Spread(NamedTuple):
     """A figure over seeds; the standard deviation is that of a sample, None of one seed alone."""
@@ -19,7 +21,7 @@ class Spread(NamedTuple):
 def figures(result: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a finished cell that have a mean over seeds: scores, costs, and what its log last said."""
     training, evaluation = result["training"], result["evaluation"]
-    shown = {key: evaluation[key] for key in ("accuracy", "macro_f1", "parameters", "milliseconds_per_sentence")}
+    shown = {key: evaluation[key] for key in _FIGURES}
     shown |= {f"training_{key}": training[key] for key in ("steps", "tokens", "seconds", "flops") if training.get(key)}
     last: dict[str, Any] = {}
     for entry in training.get("log", []):
@@ -113,7 +115,14 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
         "points. Parameters: of the classifier. Training: mean time, held-out looks included, and floating-point "
         f"operations of matrix products, on {evaluation['device']}, threads: {evaluation['threads']}."
+        f"{_one_class(finished)}"
     )
+
+
+def _one_class(finished: Sequence[Mapping[str, Any]]) -> str:
+    """A warning about cells whose accuracy is a share of the rows, not something learned."""
+    told = [cell["name"] for cell in finished if cell["evaluation"].get("only_class") is not None]
+    return f" Not learned, one class for every row: {', '.join(told)}." if told else ""
 
 
 def _percent(spread: Spread | None) -> str:

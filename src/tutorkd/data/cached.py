@@ -13,8 +13,7 @@ from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key
 from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, nonblank
-from tutorkd.data.sources import Source
-from tutorkd.errors import UserError
+from tutorkd.data.sources import Source, no_text
 
 _FORMAT = 1  # raise it when the same settings come to give other rows
 _BYTES_PER_WORKER = 8 << 20  # text that keeps one process busy for seconds; below, starting it costs more
@@ -71,7 +70,7 @@ def _build(
     texts = source.load(settings.text_column, scratch)
     documents = _tokenize(texts, encoder, num_proc, scratch / "tokens.arrow") if len(texts) else texts
     if not len(documents):
-        raise UserError(f"corpus {source.name!r} holds no text: every document is empty")
+        raise no_text(source.name)
     held = heldout_count(len(documents), settings.heldout)
     chosen = np.random.default_rng(settings.seed).choice(len(documents), held, replace=False, shuffle=False)
     tokens = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)

@@ -164,6 +164,27 @@ def prepare_corpus(
     )
 
 
+def check_corpus(
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    text_column: str,
+    weights: Sequence[float] | None,
+    heldout: float,
+    split: str,
+    num_proc: int | None,
+) -> None:
+    """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
+
+    Raises:
+        UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
+    """
+    _check(sources, tokenizer, max_length, weights, heldout, num_proc)
+    for source in [resolve_source(name, split) for name in sources]:
+        source.check(text_column)
+
+
 def _check(
     sources: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.utils import tqdm
 
+from tutorkd.data.packing import nonblank
 from tutorkd.data.readers import READERS, Document, batches, is_text, not_text, read_documents, require_column
 from tutorkd.errors import UserError
 
@@ -32,6 +33,13 @@ class LocalFiles:
         """Return what the content depends on: path, size and time of change of every file."""
         stats = [(file, file.stat()) for file in self.files]
         return {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+
+    def check(self, column: str) -> None:
+        """Raise what reading would raise at the first document of each file, or if there is no text at all."""
+        for file in self.files:
+            next(read_documents(file, column), None)
+        if next(nonblank(self.stream(column)), None) is None:
+            raise no_text(self.name)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order."""
@@ -69,6 +77,9 @@ class HubDataset:
         fingerprint = self._dataset._fingerprint
         return {"hub": self.path, "config": self.config, "split": self.split, "fingerprint": fingerprint}
 
+    def check(self, column: str) -> None:
+        """Nothing: what a data set of the Hub holds isn't known before it is fetched."""
+
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
         # not a plain loop, which in a data loader's worker would give that worker's share alone
@@ -104,6 +115,11 @@ class HubDataset:
 
 
 Source = LocalFiles | HubDataset
+
+
+def no_text(name: str) -> UserError:
+    """Return the error for a corpus of blank documents alone."""
+    return UserError(f"corpus {name!r} holds no text: every document is empty")
 
 
 def resolve_source(name: str, split: str = "train") -> Source:

@@ -10,8 +10,7 @@ from datasets import Dataset, IterableDataset
 from tutorkd.data.cached import PackSettings, heldout_count
 from tutorkd.data.packing import TOKEN_LISTS, Encoder, RowPacker, nonblank
 from tutorkd.data.readers import batches
-from tutorkd.data.sources import Source
-from tutorkd.errors import UserError
+from tutorkd.data.sources import Source, no_text
 
 STREAM_HELDOUT_DOCUMENTS = 1000
 """Documents held out from the head of a stream; of a stream shorter than twice that, the share asked for."""
@@ -36,7 +35,7 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     """
     head = list(islice(nonblank(source.stream(settings.text_column)), 2 * STREAM_HELDOUT_DOCUMENTS))
     if not head:
-        raise UserError(f"corpus {source.name!r} holds no text: every document is empty")
+        raise no_text(source.name)
     held = heldout_count(len(head), settings.heldout)
     if held and len(head) == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS

@@ -21,8 +21,13 @@ from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
+from tutorkd.files import make_folder
+from tutorkd.settings import first_difference
 
+RECORD_FILE = "result.json"
 _TIMED_SENTENCES = 200
+_NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run")
+_MACHINE = ("device", "threads")
 
 
 @dataclass
@@ -50,21 +55,88 @@ class EvaluateArguments(FineTuneArguments):
         default="label", metadata={"help": "Column that holds the class, an integer or a string (a name)."}
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
-    restart: bool = field(default=False, metadata={"help": "Whether to run finished models again (true or false)."})
+    restart: bool = field(
+        default=False, metadata={"help": "Whether to throw away earlier results in output_dir (true or false)."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check models and data, print sizes and steps, and stop (true or false)."}
+    )
 
 
 def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
     """Fine-tune and measure each model, and write results.json and results.md to ``args.output_dir``.
 
-    A model whose result stands there for the same weights, data and settings isn't run again, unless
-    ``args.restart``. Whatever can be checked is checked for all models before the first one runs.
+    A model whose result stands there for the same weights isn't run again; results of other data or settings are
+    refused. ``args.restart`` throws both away. On another device or number of threads, models are measured anew.
+    Whatever can be checked is checked for all models before the first one runs.
 
     Returns:
         One result a model, in the order of ``models`` (``args.models`` isn't read).
 
     Raises:
-        UserError: for a model or data that can't be used, and where training diverges.
+        UserError: for a model or data that can't be used, for a folder that holds results of other data or settings,
+            and where training diverges.
     """
+    checkpoints, train, validation = _prepare(models, args)
+    settings = _settings(args, train, validation)
+
+    output = Path(args.output_dir)
+    make_folder(output)
+    if args.restart:
+        for record in _records(output):
+            record.unlink()
+    else:
+        _compare(output, settings)
+    results = []
+    for checkpoint in checkpoints:
+        record = output / _slug(checkpoint) / RECORD_FILE
+        result = _kept(record, settings, checkpoint)
+        if result is None:
+            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
+            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
+            write_text(record, json.dumps(content, indent=2))
+            note = f"fine-tuned in {result.train_seconds:.0f} s"
+        else:
+            note = f"finished before, in {record}"
+        if result.only_class is not None:
+            note += f"; it hasn't learned: every row is given the class {result.only_class!r}"
+        accuracy = f"accuracy {100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f} %"
+        tqdm.write(f"{checkpoint.title}: {accuracy}, {note}", file=sys.stderr)
+        results.append(result)
+    summary = {"settings": settings, "results": [asdict(result) for result in results]}
+    write_text(output / "results.json", json.dumps(summary, indent=2))
+    write_text(output / "results.md", markdown_table(results))
+    return results
+
+
+def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str]:
+    """What `evaluate_models` would do, after all the checks that it makes before the first model runs.
+
+    Raises:
+        UserError: as `evaluate_models`, before it trains.
+    """
+    checkpoints, train, validation = _prepare(models, args)
+    settings = _settings(args, train, validation)
+    if not args.restart:
+        _compare(Path(args.output_dir), settings)
+    steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
+    finished = [
+        not args.restart and _kept(Path(args.output_dir) / _slug(checkpoint) / RECORD_FILE, settings, checkpoint)
+        for checkpoint in checkpoints
+    ]
+    return {
+        **{
+            f"model {checkpoint.title}": f"{checkpoint.bytes / 1e6:.1f} MB" + (", finished" if done else "")
+            for checkpoint, done in zip(checkpoints, finished, strict=True)
+        },
+        "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",
+        "classes": ", ".join(train.features["label"].names),
+        "steps": f"{math.ceil(steps):,} a model, of {args.per_device_train_batch_size} rows",
+    }
+
+
+def _prepare(models: list[str], args: EvaluateArguments) -> tuple[list[Checkpoint], Dataset, Dataset]:
+    """What is compared, and on which rows; all checks but those of the output folder."""
     if not models:
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     for name in ("train", "validation"):
@@ -73,29 +145,7 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
     checkpoints = [find_checkpoint(model) for model in models]
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, args.max_length)
-    train, validation = _load_data(args)
-    settings = _settings(args, train, validation)
-
-    output = Path(args.output_dir)
-    _make_folder(output)
-    results = []
-    for checkpoint in checkpoints:
-        record = output / _slug(checkpoint) / "result.json"
-        result = None if args.restart else _kept(record, settings, checkpoint)
-        if result is None:
-            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
-            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
-            write_text(record, json.dumps(content, indent=2))
-            note = f"fine-tuned in {result.train_seconds:.0f} s"
-        else:
-            note = f"finished before, in {record}"
-        accuracy = f"accuracy {100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f} %"
-        tqdm.write(f"{checkpoint.title}: {accuracy}, {note}", file=sys.stderr)
-        results.append(result)
-    summary = {"settings": settings, "results": [asdict(result) for result in results]}
-    write_text(output / "results.json", json.dumps(summary, indent=2))
-    write_text(output / "results.md", markdown_table(results))
-    return results
+    return checkpoints, *_load_data(args)
 
 
 def evaluate_checkpoint(
@@ -126,7 +176,10 @@ def evaluate_checkpoint(
         standard_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
         train_rows=len(train),
         validation_rows=len(validation),
-        milliseconds_per_sentence=milliseconds,
+        milliseconds_per_sentence=milliseconds.median,
+        milliseconds_first_quartile=milliseconds.first_quartile,
+        milliseconds_third_quartile=milliseconds.third_quartile,
+        only_class=train.features["label"].int2str(int(predicted[0])) if len(set(predicted)) == 1 else None,
         threads=torch.get_num_threads(),
         device=str(model.device),
         train_seconds=train_seconds,
@@ -145,13 +198,6 @@ def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
     return train, validation
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the output folder {folder} can't be made: {error.strerror}") from error
-
-
 def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
@@ -161,7 +207,7 @@ def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
 
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
-    settings = {key: value for key, value in asdict(args).items() if key not in ("models", "output_dir", "restart")}
+    settings = {key: value for key, value in asdict(args).items() if key not in _NOT_SETTINGS}
     digest = hashlib.sha256()
     for rows in (train, validation):
         for batch in rows.iter(batch_size=1000):
@@ -170,7 +216,7 @@ def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> d
     return {
         **settings,
         "bf16": args.uses_bfloat16(),
-        "data_sha256": digest.hexdigest(),
+        "data_sha256": digest.hexdigest()[:12],
         "device": accelerator.type if accelerator else "cpu",
         "threads": torch.get_num_threads(),  # times are comparable at equal counts only
     }
@@ -183,12 +229,38 @@ def _slug(checkpoint: Checkpoint) -> str:
     return f"{readable[:80]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-def _kept(record: Path, settings: dict[str, Any], checkpoint: Checkpoint) -> EvaluationResult | None:
-    """The result of an earlier run, if it had the same settings and weights."""
+def _read(record: Path) -> dict[str, Any]:
+    """What a record holds; nothing if it is damaged or of an earlier version."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return {**content, "result": EvaluationResult(**content["result"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _records(output: Path) -> dict[Path, dict[str, Any]]:
+    """What the records of an output folder hold, by path; of other files of that name, nothing."""
+    found = {path: _read(path) for path in sorted(output.glob(f"*/{RECORD_FILE}"))}
+    return {path: content for path, content in found.items() if content}
+
+
+def _compare(output: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds results of other settings or data."""
+    for content in _records(output).values():
+        there, now = (
+            {key: value for key, value in each.items() if key not in _MACHINE}
+            for each in (content["settings"], settings)
+        )
+        if difference := first_difference(there, now):
+            raise UserError(
+                f"{output} holds another run ({difference}); choose another --output_dir, or --restart to throw "
+                "its results away"
+            )
+
+
+def _kept(record: Path, settings: dict[str, Any], checkpoint: Checkpoint) -> EvaluationResult | None:
+    """The result of an earlier run, if it had the same settings and weights."""
+    content = _read(record)
     if content.get("settings") != settings or content.get("weights") != checkpoint.identity:
         return None
-    return replace(EvaluationResult(**content["result"]), name=checkpoint.name)
+    return replace(content["result"], name=checkpoint.name)

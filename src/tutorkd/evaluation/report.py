@@ -24,6 +24,8 @@ class EvaluationResult:
         standard_error: of the accuracy, sqrt(p (1 - p) / n).
         train_rows, validation_rows: rows used.
         milliseconds_per_sentence: median, one at a time, in float32, on ``device`` with ``threads`` threads.
+        milliseconds_first_quartile, milliseconds_third_quartile: half of the sentences took between the two.
+        only_class: the class that all validation rows were given, None if there were several.
         train_seconds: time of the fine-tuning.
     """
 
@@ -36,6 +38,9 @@ class EvaluationResult:
     train_rows: int
     validation_rows: int
     milliseconds_per_sentence: float
+    milliseconds_first_quartile: float
+    milliseconds_third_quartile: float
+    only_class: str | None
     threads: int
     device: str
     train_seconds: float
@@ -94,7 +99,8 @@ def _figures(result: EvaluationResult) -> tuple[str, str, str, str]:
         f"{result.parameters / 1e6:.1f} M",
         f"{result.bytes / 1e6:.1f} MB",
         f"{100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f}",
-        f"{result.milliseconds_per_sentence:.2f}",
+        f"{result.milliseconds_per_sentence:.2f} "
+        f"({result.milliseconds_first_quartile:.2f}-{result.milliseconds_third_quartile:.2f})",
     )
 
 
@@ -110,6 +116,12 @@ def _caption(results: Sequence[EvaluationResult]) -> str:
     first = results[0]
     return (
         f"Accuracy on {first.validation_rows:,} rows ± its standard error, after fine-tuning on "
-        f"{first.train_rows:,}; time: one sentence at a time, median, float32, {first.device}, "
-        f"threads: {first.threads}."
+        f"{first.train_rows:,}; time: one sentence at a time, median (quartiles), float32, "
+        f"{first.device}, threads: {first.threads}.{_one_class(results)}"
     )
+
+
+def _one_class(results: Sequence[EvaluationResult]) -> str:
+    """A warning about models whose accuracy is a share of the rows, not something learned."""
+    told = [f"{result.name} ({result.only_class})" for result in results if result.only_class is not None]
+    return f" Not learned, one class for every row: {', '.join(told)}." if told else ""

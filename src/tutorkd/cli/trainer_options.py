@@ -1,0 +1,47 @@
+"""Which of ``TrainingArguments``' options the commands show, hide and refuse."""
+
+# Shown by --help, in our words; --help-all shows the others too.
+COMMON = {
+    "max_steps": "Steps to train; -1 goes by num_train_epochs.",
+    "gradient_accumulation_steps": "Batches whose gradients make one step, a number.",
+    "lr_scheduler_type": "Course of the learning rate after warm-up, a name: linear, cosine, constant_with_warmup ...",
+    "adam_beta1": "Decay of AdamW's mean of gradients, from 0 to 1.",
+    "adam_beta2": "Decay of AdamW's mean of squared gradients, from 0 to 1.",
+    "max_grad_norm": "Norm to which the gradient is clipped; 0 leaves it as it is.",
+    "seed": "Seed of starts, masks, order of rows and dropout, an integer.",
+    "bf16": "Train in bfloat16 (true or false); by default where the device multiplies it natively.",
+    "fp16": "Train in float16 (true or false), for GPUs without bfloat16.",
+    "gradient_checkpointing": "Compute activations anew in the backward pass (true or false): less memory, more time.",
+    "torch_compile": "Compile the model with torch.compile (true or false).",
+    "use_cpu": "Train on the processor even where there is a GPU (true or false).",
+    "dataloader_num_workers": "Processes that mask rows and make batches, a number; 0 does it between the steps.",
+    "eval_strategy": "When to look at held-out text: every eval_steps steps, after each epoch, or no.",
+    "eval_steps": "Steps between two looks at held-out text; below 1, a share of all; by default logging_steps.",
+    "save_steps": "Steps between two checkpoints; below 1, a share of all steps.",
+    "report_to": "Trackers that get the log, names such as tensorboard or wandb; you install them yourself.",
+    "run_name": "Name of the run in trackers (a word).",
+    "push_to_hub": "Put checkpoints and model on the Hub, which needs a login (true or false).",
+    "hub_model_id": "Repository on the Hub (a name); by default that of the folder.",
+}
+
+_BATCHES = "rows, masks and batches are made by tutorkd"
+_LOSSES = "losses and their means over the batch are those of the method"
+_FIGURES = "what is computed from held-out rows is fixed"
+_GOING_ON = "the same command goes on from its last checkpoint by itself, exactly as if it hadn't stopped"
+_COPIES = "each device holds a whole copy of the model: start one process a device with torchrun"
+
+# Refused unless given their default, with the reason: they change nothing here, or break what the commands promise.
+REFUSED = {
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "the command says what is done"),
+    **dict.fromkeys(
+        ("resume_from_checkpoint", "ignore_data_skip", "save_only_model", "enable_jit_checkpoint"), _GOING_ON
+    ),
+    **dict.fromkeys(
+        ("remove_unused_columns", "train_sampling_strategy", "length_column_name", "label_names"), _BATCHES
+    ),
+    **dict.fromkeys(("label_smoothing_factor", "average_tokens_across_devices", "logging_nan_inf_filter"), _LOSSES),
+    **dict.fromkeys(("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "use_cache"), _LOSSES),
+    **dict.fromkeys(("prediction_loss_only", "include_for_metrics", "batch_eval_metrics"), _FIGURES),
+    **dict.fromkeys(("eval_do_concat_batches", "bf16_full_eval", "fp16_full_eval"), _FIGURES),
+    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), _COPIES),
+}

@@ -1,9 +1,7 @@
 """Comparison of encoders by fine-tuning each on one labelled data set."""
 
-import hashlib
 import json
 import math
-import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.labelled import align_labels, load_labelled
+from tutorkd.evaluation.labelled import align_labels, digest, load_labelled
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
 
 _TIMED_SENTENCES = 200
@@ -80,7 +78,7 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
     _make_folder(output)
     results = []
     for checkpoint in checkpoints:
-        record = output / _slug(checkpoint) / "result.json"
+        record = output / checkpoint.slug / "result.json"
         result = None if args.restart else _kept(record, settings, checkpoint)
         if result is None:
             result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
@@ -162,25 +160,14 @@ def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
     settings = {key: value for key, value in asdict(args).items() if key not in ("models", "output_dir", "restart")}
-    digest = hashlib.sha256()
-    for rows in (train, validation):
-        for batch in rows.iter(batch_size=1000):
-            digest.update(json.dumps(batch).encode())
     accelerator = torch.accelerator.current_accelerator()
     return {
         **settings,
         "bf16": args.uses_bfloat16(),
-        "data_sha256": digest.hexdigest(),
+        "data_sha256": digest([train, validation]),
         "device": accelerator.type if accelerator else "cpu",
         "threads": torch.get_num_threads(),  # times are comparable at equal counts only
     }
-
-
-def _slug(checkpoint: Checkpoint) -> str:
-    """A folder name that is readable and one to a checkpoint."""
-    source = checkpoint.identity["source"]
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.title).strip("-.")
-    return f"{readable[:80]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def _kept(record: Path, settings: dict[str, Any], checkpoint: Checkpoint) -> EvaluationResult | None:

@@ -1,4 +1,4 @@
-"""What a classifier costs to run."""
+"""What a classifier costs to run and to fine-tune."""
 
 import time
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from statistics import median
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.evaluation.finetune import FineTuneArguments
 
 _WARM_UP = 10
 
@@ -36,3 +38,22 @@ def milliseconds_per_sentence(
         model(**inputs).logits.cpu()
         times.append(time.perf_counter() - start)
     return 1000 * median(times[_WARM_UP:])
+
+
+def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: FineTuneArguments) -> float:
+    """Seconds that fine-tuning an encoder would take, from timing one step, forward and backward.
+
+    Args:
+        rows: of the training data; ``args.max_train_samples`` of them are used.
+        length: of a row, in tokens.
+    """
+    rows = min(rows, args.max_train_samples or rows)
+    ids = torch.full((args.per_device_train_batch_size, length), 1, device=model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
+        for _ in range(2):
+            start = time.perf_counter()
+            loss = model(input_ids=ids).last_hidden_state.sum()
+            loss.backward()
+            loss.item()  # waits for the device
+            seconds = time.perf_counter() - start
+    return seconds * args.num_train_epochs * rows / len(ids)

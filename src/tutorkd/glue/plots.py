@@ -63,7 +63,7 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     labels = [f"{TASKS[name].title}\n{figure_title(TASKS[name], TASKS[name].selected.name)}" for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=9)
-    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xlim(-0.5, max(len(names), 1) - 0.5)
     axes.set_ylim(1.1 * lowest, 105)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("percent: median over seeds,\nlowest to highest")

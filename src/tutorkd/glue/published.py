@@ -12,7 +12,7 @@ COLUMNS = ["mnli", "qnli", "qqp", "sst2", "cola", "stsb", "mrpc", "rte"]
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A model's scores in percent by task, and their average as printed."""
+    """A model's scores in percent by task, and their average as printed, up to a point from their mean."""
 
     model: str
     layers: int

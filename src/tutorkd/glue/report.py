@@ -39,7 +39,8 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
     notes = [f"In percent, {published.TITLE}."]
     if shared:
         over = f"all {len(USUAL)} tasks" if set(shared) == set(USUAL) else _titles(shared)
-        notes.append(f"The mean is over {over}{'' if len(shared) == len(columns) else ', which all rows have'}.")
+        where = "" if len(shared) == len(columns) else ", which all rows have"
+        notes.append(f"The mean is over {over}{where}; the paper's printed averages are up to a point from such means.")
     notes.append(
         f"Published: {summary['published']['source']}, on the full training sets, the best validation score of each "
         "task; compare with our best of all runs. A median is what one fine-tuning gives."

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from tutorkd.glue.report import markdown, unit_line
 from tutorkd.glue.runs import Unit, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
+from tutorkd.runtime import describe
 
 DESCRIPTION = (
     "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
@@ -204,7 +205,7 @@ def glue(
     failed = run_cells(left, command, args.jobs, unit_line)
     from tutorkd.glue.plots import draw  # matplotlib is an extra
 
-    summary = summarise(units, teacher, failed)
+    summary = {"settings": asdict(args), "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))

@@ -40,7 +40,7 @@ def predict_tests(unit: Unit, tests: Mapping[str, tuple[list[int], Dataset]]) ->
     if record.is_file() and record.read_text(encoding="utf-8") == made_of:
         return
     tokens = Tokenised(unit)
-    trainer = fine_tune(unit, run, tokens)
+    trainer, _ = fine_tune(unit, run, tokens)
     record.unlink(missing_ok=True)
     for file, (index, rows) in tests.items():
         write_text(folder / file, tsv(unit.task, index, answers(unit.task, finite_logits(trainer, tokens.of(rows)))))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from tutorkd.callbacks import duration
 from tutorkd.glue import published
 from tutorkd.glue.metrics import METRIC_NAMES
 from tutorkd.glue.runs import Unit
@@ -133,6 +134,9 @@ def _notes(model: Mapping[str, Any]) -> list[str]:
     ]
     if cut:
         notes.append(f"Rows cut earlier than usual, in tokens: {', '.join(cut)}.")
+    seconds, runs = (sum(found[key] for found in tasks.values()) for key in ("train_seconds", "finished_runs"))
+    where = {f"{found['device']}, threads: {found['threads']}": None for found in tasks.values()}
+    notes.append(f"{runs} fine-tunings, {duration(seconds)} of training in all, on {' and '.join(where)}.")
     return notes
 
 

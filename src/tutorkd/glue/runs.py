@@ -165,8 +165,8 @@ class Tokenised:
         return tokenize(rows, self.tokenizer, self.max_length)
 
 
-def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> Trainer:
-    """A trainer that has trained a new classifier, to be asked.
+def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
+    """A trainer that has trained a new classifier, to be asked, and the seconds that it took.
 
     Raises:
         UserError: if the checkpoint isn't a whole encoder.
@@ -174,8 +174,7 @@ def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> Trainer:
     model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
     title = f"{unit.checkpoint.title}, {unit.task.title}"
     trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title)
-    trainer.train()
-    return trainer
+    return trainer, trainer.train().metrics["train_runtime"]
 
 
 def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
@@ -191,16 +190,15 @@ def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
 
 
 def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
-    trainer = fine_tune(unit, run, rows)
+    trainer, seconds = fine_tune(unit, run, rows)
     logits = {split: finite_logits(trainer, tokens) for split, tokens in rows.validation.items()}
     labels = {split: np.asarray(tokens[LABEL][:]) for split, tokens in rows.validation.items()}
-    trained = next(entry for entry in trainer.state.log_history if "train_runtime" in entry)
     return {
         "identity": run.identity,
         "scores": score(unit.task, labels, logits),
         "rows": {"train": len(rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
         "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
-        "train_seconds": trained["train_runtime"],
+        "train_seconds": seconds,
         "device": str(trainer.args.device),
         "threads": torch.get_num_threads(),
     }

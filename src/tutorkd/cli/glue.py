@@ -234,7 +234,7 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
 
 def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
     folder = Path(args.output_dir) / "runs" / checkpoint.slug / task.name
-    return Unit(checkpoint, task, rows, folder, args.runs(task, positions, large=rows.whole >= LARGE))
+    return Unit(checkpoint, task, rows, folder, args.runs(task, positions, large=len(rows.train) >= LARGE))
 
 
 def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:

@@ -10,10 +10,10 @@ import pytest
 import tiny
 from matplotlib.figure import Figure
 
-from tutorkd.cli.glue import GlueArguments
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.report import write_text
 from tutorkd.glue import plots, published
+from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import load_task
 from tutorkd.glue.report import escaped, markdown, unit_line
 from tutorkd.glue.runs import ERROR_FILE, RESULT_FILE, Unit

@@ -1,6 +1,7 @@
 """Fine-tuning of one model on one task: a run for each setting and seed, each a result on disk."""
 
 import dataclasses
+import gc
 import json
 import sys
 import traceback
@@ -149,6 +150,7 @@ def _run_all(unit: Unit) -> dict[str, str]:
         else:
             write_text(run.folder / RESULT_FILE, json.dumps(result, indent=2))
             (run.folder / ERROR_FILE).unlink(missing_ok=True)
+        gc.collect()  # a trainer, its model and its optimizer hold one another
     return failed
 
 

@@ -219,7 +219,8 @@ def _parsers(monkeypatch) -> dict[str, OptionParser]:
 
     monkeypatch.setattr(OptionParser, "read", read)
     parsers = {}
-    for argv in (*([command] for command in COMMANDS if command != "compare"), ["distill", "--method", "minilm-v2"]):
+    commands = ([command, *["model"] * (command == "glue")] for command in COMMANDS if command != "compare")
+    for argv in (*commands, ["distill", "--method", "minilm-v2"]):
         with pytest.raises(_Seen) as seen:
             main(argv)
         parsers[" ".join(argv)] = seen.value.parser

@@ -72,3 +72,9 @@ def test_processes_share_the_processors(tmp_path, monkeypatch):
     cells = _cells(tmp_path, 1)
     run_cells(cells, lambda cell: _python("import os; print(os.environ['OMP_NUM_THREADS'])"), 3)
     assert (cells[0].folder / LOG_FILE).read_text() == "2\n"
+
+
+def test_what_there_is_to_say_of_a_cell_stands_in_its_line(tmp_path, capsys):
+    cells = _cells(tmp_path, 1)
+    run_cells(cells, lambda cell: _python("pass"), 1, lambda cell: f": {cell.name} was good")
+    assert "s: cell0 was good; 1 of 1" in capsys.readouterr().out

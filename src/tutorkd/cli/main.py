@@ -12,6 +12,7 @@ COMMANDS = {
     "adapt": "train an encoder's MLM head and body on your text, which makes it a teacher",
     "distill": "distil a teacher into a small student with Tutor-KD",
     "evaluate": "fine-tune encoders on labelled text and compare accuracy, size and speed",
+    "glue": "fine-tune encoders on GLUE's tasks: official metrics over seeds, beside the published rows",
     "compare": "methods or ablations x students x seeds at an equal budget: table and plots",
     "demo": "all of it, on data that come with two packages, in at most 15 minutes on two cores",
     "env": "versions and machine, for a report",

@@ -3,13 +3,11 @@
 import copy
 import io
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any, cast
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -18,7 +16,7 @@ from tutorkd.cli.training import ready_trainer
 from tutorkd.comparison.matrix import Cell
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
-from tutorkd.evaluation import EvaluateArguments
+from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.hub import load_tokenizer
 from tutorkd.trainer import DistillationTrainer, prepare_teacher
@@ -99,21 +97,7 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
             student, teacher = trainer.saved_model, trainer.teacher.requires_grad_(True)
             models = {cell.student: cast(PreTrainedModel, student.base_model), "": teacher.body}
         for name in models.keys() - tuning.keys():
-            tuning[name] = _fine_tuning(models[name], rows, cell.evaluate)
+            tuning[name] = fine_tuning_seconds(models[name], rows, args.max_length // 2, args)
     by_name = {cell.name: (cell.variant, cell.student) for cell in cells}
     seconds_of = {name: training.get(key, 0.0) + tuning.get(key[1], 0.0) for name, key in by_name.items()}
     return seconds_of, refused
-
-
-def _fine_tuning(model: PreTrainedModel, rows: int, args: EvaluateArguments) -> float:
-    """Seconds of fine-tuning, from timing forward and backward over rows of half the longest length."""
-    rows = min(rows, args.max_train_samples or rows)
-    ids = torch.full((args.per_device_train_batch_size, args.max_length // 2), 1, device=model.device)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
-        for _ in range(2):
-            start = time.perf_counter()
-            loss = model(input_ids=ids).last_hidden_state.sum()
-            loss.backward()
-            loss.item()  # waits for the device
-            seconds = time.perf_counter() - start
-    return seconds * args.num_train_epochs * rows / len(ids)

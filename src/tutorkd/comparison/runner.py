@@ -6,9 +6,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from tutorkd.callbacks import duration
-from tutorkd.comparison.matrix import Cell
 from tutorkd.errors import Interrupted
 
 LOG_FILE = "log.txt"
@@ -16,10 +17,31 @@ _POLL = 0.1  # seconds
 _ERROR = "tutorkd: error: "
 
 
-def run_cells(cells: Sequence[Cell], command: Callable[[Cell], list[str]], jobs: int) -> dict[str, str]:
+class Work(Protocol):
+    """What a process can be given to do: a cell of a comparison, a model's runs on a task."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
+Cell = TypeVar("Cell", bound=Work)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    command: Callable[[Cell], list[str]],
+    jobs: int,
+    tell: Callable[[Cell], str] = lambda cell: "",
+) -> dict[str, str]:
     """Run the command of each cell, ``jobs`` at a time, its output in the cell's folder.
 
     Ctrl-C or SIGTERM stops the processes, which save a checkpoint where they train; a second one ends them at once.
+
+    Args:
+        tell: what to say of a cell that has ended, beside its name and time.
 
     Returns:
         Of each cell that failed, by name, why.
@@ -60,7 +82,7 @@ def run_cells(cells: Sequence[Cell], command: Callable[[Cell], list[str]], jobs:
                     note = f"failed   {cell.name} after {took}: {failed[cell.name]} ({cell.folder / LOG_FILE})"
                 else:
                     note = f"finished {cell.name} in {took}"
-                print(f"{note}; {done} of {len(cells)}", flush=True)
+                print(f"{note}{tell(cell)}; {done} of {len(cells)}", flush=True)
     finally:
         for process, _ in running.values():
             process.kill()
@@ -71,7 +93,7 @@ def run_cells(cells: Sequence[Cell], command: Callable[[Cell], list[str]], jobs:
     return failed
 
 
-def _start(cell: Cell, command: list[str], jobs: int) -> subprocess.Popen:
+def _start(cell: Work, command: list[str], jobs: int) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
     environment = {
         # Processes that each use all cores slow one another down.
@@ -87,7 +109,7 @@ def _start(cell: Cell, command: list[str], jobs: int) -> subprocess.Popen:
         )
 
 
-def _reason(cell: Cell, code: int) -> str:
+def _reason(cell: Work, code: int) -> str:
     """Why a cell failed: our own message, or the last that its log says."""
     if code < 0:
         return f"ended by signal {-code} ({signal.strsignal(-code)})"

@@ -1,5 +1,7 @@
 """An encoder checkpoint on disk, and the classifier that is made of it."""
 
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,12 @@ class Checkpoint:
         """A short name: the last two parts of the source."""
         return "/".join(Path(self.identity["source"]).parts[-2:])
 
+    @property
+    def slug(self) -> str:
+        """A folder name that is readable and one to a checkpoint."""
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", self.title).strip("-.")
+        return f"{readable[:80]}-{hashlib.sha256(self.identity['source'].encode()).hexdigest()[:8]}"
+
 
 def find_checkpoint(name: str) -> Checkpoint:
     """Find a checkpoint by path or Hub name, downloading it in the latter case.
@@ -66,8 +74,11 @@ def find_checkpoint(name: str) -> Checkpoint:
     return Checkpoint(name, str(folder), size, {**version, "bytes": size})
 
 
-def check_checkpoint(checkpoint: Checkpoint, max_length: int) -> None:
+def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | None:
     """Check, without reading weights, that a checkpoint can be fine-tuned on rows of ``max_length`` tokens.
+
+    Returns:
+        The longest row that it takes, in tokens; None where positions aren't bounded.
 
     Raises:
         UserError: if its family has no classifier, its tokenizer is missing or another model's, or its
@@ -86,18 +97,21 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int) -> None:
         )
     with torch.device("meta"):
         limit = _positions(AutoModelForSequenceClassification.from_config(config))
-    if limit is not None and max_length > limit:
+    if limit is not None and max_length is not None and max_length > limit:
         raise UserError(f"max_length {max_length} is longer than the {limit} positions of the model {name}")
+    return limit
 
 
 def load_classifier(
     checkpoint: Checkpoint, class_names: list[str], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The encoder of a checkpoint (bare or with any head) under a classification head, in float32.
+    """The encoder of a checkpoint (bare or with any head) under a new classification head, in float32.
+
+    A head that was trained as a classifier is replaced: its labels, their order and its training are another task's.
 
     Args:
-        class_names: in the order of the logits.
-        seed: of the head's initial weights, where the checkpoint has no head for as many classes.
+        class_names: in the order of the logits; one name alone makes it a regression.
+        seed: of the head's initial weights.
 
     Raises:
         UserError: if weights of the encoder are missing or have another shape than its configuration says.
@@ -112,6 +126,7 @@ def load_classifier(
             use_safetensors=True,
             id2label=dict(enumerate(class_names)),
             label2id={name: index for index, name in enumerate(class_names)},
+            problem_type="regression" if len(class_names) == 1 else "single_label_classification",
             ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
             output_loading_info=True,
         )
@@ -124,6 +139,13 @@ def load_classifier(
             f"the model {checkpoint.name} isn't a whole {model.config.model_type} encoder: {len(wrong)} "
             f"weights are missing or have another shape than its config.json says, such as {wrong[0]}"
         )
+    head = {key for key in model.state_dict() if not key.startswith(body)}
+    if not head.intersection(info["missing_keys"]):
+        set_seed(seed)
+        fresh = AutoModelForSequenceClassification.from_config(model.config)
+        for name, module in fresh.named_children():
+            if name != model.base_model_prefix:
+                setattr(model, name, module)
     return model, tokenizer
 
 

@@ -1,9 +1,7 @@
 """Comparison of encoders by fine-tuning each on one labelled data set."""
 
-import hashlib
 import json
 import math
-import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.labelled import align_labels, load_labelled
+from tutorkd.evaluation.labelled import align_labels, digest, load_labelled
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
 from tutorkd.files import make_folder
 from tutorkd.settings import first_difference
@@ -89,7 +87,7 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
         _compare(output, settings)
     results = []
     for checkpoint in checkpoints:
-        record = output / _slug(checkpoint) / RECORD_FILE
+        record = output / checkpoint.slug / RECORD_FILE
         result = _kept(record, settings, checkpoint)
         if result is None:
             result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
@@ -121,7 +119,7 @@ def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str
         _compare(Path(args.output_dir), settings)
     steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
-        not args.restart and _kept(Path(args.output_dir) / _slug(checkpoint) / RECORD_FILE, settings, checkpoint)
+        not args.restart and _kept(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint)
         for checkpoint in checkpoints
     ]
     return {
@@ -208,25 +206,14 @@ def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
     settings = {key: value for key, value in asdict(args).items() if key not in _NOT_SETTINGS}
-    digest = hashlib.sha256()
-    for rows in (train, validation):
-        for batch in rows.iter(batch_size=1000):
-            digest.update(json.dumps(batch).encode())
     accelerator = torch.accelerator.current_accelerator()
     return {
         **settings,
         "bf16": args.uses_bfloat16(),
-        "data_sha256": digest.hexdigest()[:12],
+        "data_sha256": digest([train, validation])[:12],
         "device": accelerator.type if accelerator else "cpu",
         "threads": torch.get_num_threads(),  # times are comparable at equal counts only
     }
-
-
-def _slug(checkpoint: Checkpoint) -> str:
-    """A folder name that is readable and one to a checkpoint."""
-    source = checkpoint.identity["source"]
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.title).strip("-.")
-    return f"{readable[:80]}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def _read(record: Path) -> dict[str, Any]:

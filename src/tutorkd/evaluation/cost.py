@@ -1,4 +1,4 @@
-"""What a classifier costs to run."""
+"""What a classifier costs to run and to fine-tune."""
 
 import time
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.evaluation.finetune import FineTuneArguments
 
 _WARM_UP = 10
 
@@ -46,3 +48,22 @@ def milliseconds_per_sentence(
         times.append(time.perf_counter() - start)
     median, first, third = 1000 * np.quantile(times[_WARM_UP:], [0.5, 0.25, 0.75])
     return Milliseconds(float(median), float(first), float(third))
+
+
+def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: FineTuneArguments) -> float:
+    """Seconds that fine-tuning an encoder would take, from timing one step, forward and backward.
+
+    Args:
+        rows: of the training data; ``args.max_train_samples`` of them are used.
+        length: of a row, in tokens.
+    """
+    rows = min(rows, args.max_train_samples or rows)
+    ids = torch.full((args.per_device_train_batch_size, length), 1, device=model.device)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
+        for _ in range(2):
+            start = time.perf_counter()
+            loss = model(input_ids=ids).last_hidden_state.sum()
+            loss.backward()
+            loss.item()  # waits for the device
+            seconds = time.perf_counter() - start
+    return seconds * args.num_train_epochs * rows / len(ids)

@@ -1,8 +1,10 @@
 """Labelled text: rows of text (or text pairs) with a class each, whatever they come from."""
 
 import difflib
+import hashlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,14 +40,12 @@ def load_labelled(
         UserError: if the data can't be found or read, are empty, lack a column, or hold missing values,
             text that isn't text, unlabelled rows (label -1), decimal labels or one class only.
     """
-    rows = _read(source, split)
+    rows = read_rows(source, split)
     columns = {"text": text_column, "label": label_column}
     if text_pair_column is not None:
         columns["text_pair"] = text_pair_column
-    for column in columns.values():
-        if column not in rows.column_names:
-            raise UserError(f"{source} has no column {column!r}; {_suggest(column, rows.column_names)}")
-    texts = {name: _texts(rows, column, source) for name, column in columns.items() if name != "label"}
+    check_columns(rows, list(columns.values()), source)
+    texts = {name: texts_of(rows, column, source) for name, column in columns.items() if name != "label"}
     labels, classes = _labels(rows, label_column, source)
     if len(set(labels)) < 2:
         raise UserError(f"{source}: every row has {labels[0]!r} in column {label_column!r}; two classes are needed")
@@ -70,6 +70,15 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
     return validation.remove_columns("label").add_column("label", numbers, feature=train_label)
 
 
+def digest(parts: Sequence[Dataset]) -> str:
+    """What tells the content of labelled rows from others, however they are stored."""
+    found = hashlib.sha256()
+    for rows in parts:
+        for batch in rows.iter(batch_size=1000):
+            found.update(json.dumps(batch).encode())
+    return found.hexdigest()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what readers log about failures and the Hub client about retries: the error says it."""
@@ -88,7 +97,12 @@ def _quiet() -> Iterator[None]:
             logger.set_verbosity(verbosity)
 
 
-def _read(source: str, split: str) -> Dataset:
+def read_rows(source: str, split: str) -> Dataset:
+    """The rows of a csv, jsonl or parquet file, or of a split of a Hub data set ``name:config``, as they are.
+
+    Raises:
+        UserError: if they can't be found or read.
+    """
     path = Path(source)
     readable = path.suffix in _READERS
     local = readable or path.exists() or path.is_absolute() or source.startswith(".") or source.count("/") > 1
@@ -113,32 +127,47 @@ def _read(source: str, split: str) -> Dataset:
         ) from error
 
 
-def _suggest(column: str, columns: list[str]) -> str:
-    nearest = difflib.get_close_matches(column, columns, n=1)
-    return f"it has: {', '.join(columns)}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+def check_columns(rows: Dataset, columns: Sequence[str], source: str) -> None:
+    """Raises UserError, with the nearest name, if ``rows`` (read from ``source``) lack one of the columns."""
+    for column in columns:
+        if column not in rows.column_names:
+            nearest = difflib.get_close_matches(column, rows.column_names, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"{source} has no column {column!r}; it has: {', '.join(rows.column_names)}{hint}")
 
 
-def _missing(values: list, column: str, source: str) -> None:
+def check_present(values: list, column: str, source: str) -> None:
+    """Raises UserError, with the row, where a value is missing."""
     for row, value in enumerate(values):
         if value is None or value != value:
             raise UserError(f"{source}: row {row + 1} has no value in column {column!r}; fill it or leave the row out")
 
 
-def _texts(rows: Dataset, column: str, source: str) -> list[str]:
+def check_labelled(labels: list, column: str, source: str) -> None:
+    """Raises UserError, with the row, where a label is -1, which stands for none."""
+    if -1 in labels:
+        row = labels.index(-1) + 1
+        raise UserError(f"{source}: row {row} is unlabelled (-1 in column {column!r}); give labelled rows only")
+
+
+def texts_of(rows: Dataset, column: str, source: str) -> list[str]:
+    """The texts of a column.
+
+    Raises:
+        UserError: if it isn't text, or a value is missing.
+    """
     values = rows[column][:]
     if getattr(rows.features[column], "dtype", None) not in ("string", "large_string", "null"):
         raise UserError(f"{source}: column {column!r} isn't text but {rows.features[column]}")
-    _missing(values, column, source)
+    check_present(values, column, source)
     return values
 
 
 def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[str]]:
     """The class name of every row, and the class names in order."""
     values, feature = rows[column][:], rows.features[column]
-    _missing(values, column, source)
-    if -1 in values:
-        row = values.index(-1) + 1
-        raise UserError(f"{source}: row {row} is unlabelled (-1 in column {column!r}); give labelled rows only")
+    check_present(values, column, source)
+    check_labelled(values, column, source)
     if isinstance(feature, ClassLabel):
         return feature.int2str(values), feature.names
     if not isinstance(values[0], str | int):

@@ -1,0 +1,154 @@
+"""``tutorkd glue``: how good encoders are on GLUE, beside the published rows."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tutorkd.cli.options import OptionParser
+from tutorkd.comparison.runner import run_cells
+from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from tutorkd.evaluation.report import write_text
+from tutorkd.glue.arguments import GlueArguments
+from tutorkd.glue.card import write_scores
+from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
+from tutorkd.glue.leaderboard import predict_tests, write_zip
+from tutorkd.glue.plan import print_plan
+from tutorkd.glue.report import markdown, unit_line
+from tutorkd.glue.runs import Unit, run_unit
+from tutorkd.glue.summary import summarise
+from tutorkd.glue.tasks import LARGE, TASKS, Task
+from tutorkd.runtime import describe
+
+DESCRIPTION = (
+    "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
+    "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
+    "stopped."
+)
+
+
+def parser() -> OptionParser:
+    """Options of the command, behind its models."""
+    options = OptionParser("glue", DESCRIPTION, [GlueArguments], {})
+    options.usage = "tutorkd glue MODEL [MODEL ...] [options]"
+    return options
+
+
+def run(argv: Sequence[str]) -> int:
+    count = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    models, flags = list(argv[:count]), list(argv[count:])
+    if not models and not {"-h", "--help"}.intersection(flags):
+        raise UserError("tutorkd glue takes one or more models, paths or Hub names, ahead of its options")
+    (args,) = parser().read(flags)
+    check_there(args.tasks, args.data_dir, args.predict)
+    checkpoints, teacher = _checkpoints(models, args.teacher)
+    positions = [check_checkpoint(checkpoint, args.max_length) for checkpoint in checkpoints]
+    tasks = [name for name in args.tasks if args.unit is None or args.unit.endswith(f"/{name}")]
+    rows = {name: load_task(TASKS[name], args.data_dir, args.max_train_samples) for name in tasks}
+    units = [
+        _unit(checkpoint, TASKS[name], rows[name], longest, args)
+        # The small tasks give answers first.
+        for name in sorted(tasks, key=lambda name: len(rows[name].train))
+        for checkpoint, longest in zip(checkpoints, positions, strict=True)
+    ]
+    if args.unit is not None:
+        return _run_one(units, args)
+    if args.dry_run:
+        print_plan(units)
+        return 0
+    if find_spec("matplotlib") is None:
+        raise UserError("the plot needs matplotlib: pip install 'tutorkd[plots]'")
+    if args.predict:
+        for name in tasks:
+            load_tests(TASKS[name], args.data_dir)  # what is wrong with them is told now
+    if args.restart:
+        _remove(units)
+    return glue(units, teacher, models, flags, args)
+
+
+def glue(
+    units: Sequence[Unit], teacher: Checkpoint | None, models: Sequence[str], flags: Sequence[str], args: GlueArguments
+) -> int:
+    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a run failed."""
+    runs = [run for unit in units for run in unit.runs]
+    left = [unit for unit in units if args.predict or any(run.result is None for run in unit.runs)]
+    print(f"runs     {len(runs)}, of which {sum(run.result is not None for run in runs)} are finished", flush=True)
+
+    def command(unit: Unit) -> list[str]:
+        own = ["--unit", unit.name, "--restart", "false"]
+        return [sys.executable, "-m", "tutorkd.cli.main", "glue", *models, *flags, *own]
+
+    failed = run_cells(left, command, args.jobs, unit_line)
+    from tutorkd.glue.plots import draw  # matplotlib is an extra
+
+    summary = {"settings": asdict(args), "machine": describe(), **summarise(units, teacher, failed)}
+    out = Path(args.output_dir)
+    write_text(out / "results.json", json.dumps(summary, indent=2))
+    write_text(out / "results.md", tables := markdown(summary))
+    draw(summary, out)
+    print(f"\n{tables}\nwritten to {out}: results.json, results.md, scores.png, scores.svg")
+    by_model: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_model.setdefault(unit.checkpoint.slug, []).append(unit)
+    for of_model, model in zip(by_model.values(), summary["models"], strict=True):
+        if args.predict:
+            _zip(of_model, out)
+        if args.write_card and of_model[0].checkpoint.name in models:  # not a teacher that is there to compare with
+            _write_card(of_model[0].checkpoint, model)
+    return 1 if failed or any(run.result is None for run in runs) else 0
+
+
+def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Checkpoint], Checkpoint | None]:
+    """Each model once, and the teacher, last where it isn't one of them."""
+    found = {checkpoint.slug: checkpoint for checkpoint in map(find_checkpoint, models)}
+    if teacher is None:
+        return list(found.values()), None
+    of_teacher = find_checkpoint(teacher)
+    found.setdefault(of_teacher.slug, of_teacher)
+    return list(found.values()), of_teacher
+
+
+def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
+    folder = Path(args.output_dir) / "runs" / checkpoint.slug / task.name
+    return Unit(checkpoint, task, rows, folder, args.runs(task, positions, large=len(rows.train) >= LARGE))
+
+
+def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:
+    chosen = [unit for unit in units if unit.name == args.unit]
+    if not chosen:
+        raise UserError(f"there is no unit {args.unit}; give MODEL/TASK as the command without --unit names them")
+    (unit,) = chosen
+    failed = run_unit(unit)
+    if args.predict:
+        predict_tests(unit, load_tests(unit.task, args.data_dir))
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} of {len(unit.runs)} runs failed, the first ({name}): {error}")
+    return 0
+
+
+def _remove(units: Sequence[Unit]) -> None:
+    for unit in units:
+        shutil.rmtree(unit.folder, ignore_errors=True)
+
+
+def _zip(units: Sequence[Unit], out: Path) -> None:
+    path = out / "submissions" / f"{units[0].checkpoint.slug}.zip"
+    lacking = write_zip(units, path)
+    print(f"written to {path}: answers to test sets" + (", all that the leaderboard wants" if not lacking else ""))
+    if lacking:
+        print(
+            f"it lacks {', '.join(lacking)}: the leaderboard wants all files in one zip, so add these tasks to --tasks"
+        )
+
+
+def _write_card(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
+    if Path(checkpoint.name).is_dir():
+        print(f"written to {write_scores(Path(checkpoint.name), model)}: scores in its head")
+    else:
+        print(f"the card of {checkpoint.name} isn't written: it isn't a folder here")

@@ -1,0 +1,126 @@
+"""What ``tutorkd glue`` is told, and the grid of runs that this means."""
+
+from dataclasses import dataclass, field
+from itertools import product
+
+from tutorkd.cli.options import nearest
+from tutorkd.errors import UserError
+from tutorkd.evaluation.finetune import FineTuneArguments
+from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
+
+_FAST_SEEDS = 3
+
+
+@dataclass
+class GlueArguments:
+    """What is fine-tuned on what, and where the results go."""
+
+    tasks: list[str] = field(
+        default_factory=lambda: list(USUAL),
+        metadata={"help": f"Tasks, by name: {', '.join(TASKS)}; by default all but wnli."},
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of Parquet files laid out like the Hub's nyu-mll/glue; by default the Hub's."},
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "The model, one of those given or another, of which the others keep so many percent."},
+    )
+    fast: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the first learning rate, batch size and number of epochs alone, and the first "
+            f"{_FAST_SEEDS} seeds, of large tasks one."
+        },
+    )
+    learning_rates: list[float] = field(
+        default_factory=lambda: [5e-5, 3e-5, 2e-5], metadata={"help": "Peak learning rates of the grid."}
+    )
+    batch_sizes: list[int] = field(default_factory=lambda: [32, 16], metadata={"help": "Rows a step, of the grid."})
+    epochs: list[float] = field(
+        default_factory=lambda: [3.0, 2.0, 4.0], metadata={"help": "Passes over the training rows, of the grid."}
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of each setting, whole numbers."}
+    )
+    large_seeds: list[int] | None = field(
+        default=None,
+        metadata={"help": f"Seeds for tasks of {LARGE:,} training rows and more; by default the same."},
+    )
+    warmup_ratio: float = field(
+        default=0.1, metadata={"help": "Share of the steps over which the learning rate rises from 0."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest row in tokens; by default the task's, or the model's where that is shorter."},
+    )
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Training rows to use, the same for all models and seeds; by default all of them."},
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Whether to fine-tune in bfloat16; by default where the device is native."},
+    )
+    predict: bool = field(
+        default=False, metadata={"help": "Also answer the test sets, zipped for GLUE's leaderboard, for each model."}
+    )
+    write_card: bool = field(
+        default=False, metadata={"help": "Also write the scores into README.md of the models, where they are folders."}
+    )
+    output_dir: str = field(default="tutorkd-glue", metadata={"help": "Folder for runs and results (a path)."})
+    jobs: int = field(default=1, metadata={"help": "Processes that run at once, each a model on a task."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the runs and the estimated time, write nothing."})
+    restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these tasks."})
+    unit: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run this model and task alone, in this process: for work spread over machines with one disk."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name in self.tasks:
+            if name not in TASKS:
+                raise UserError(f"there is no task {name!r}{nearest(name, list(TASKS))}; there are {', '.join(TASKS)}")
+        self.tasks = [name for name in TASKS if name in self.tasks]
+        if self.jobs < 1:
+            raise UserError(f"--jobs must be 1 or more, not {self.jobs}")
+        for name in ("learning_rates", "batch_sizes", "epochs", "seeds", "large_seeds"):
+            values = getattr(self, name)
+            if values is not None:
+                setattr(self, name, list(dict.fromkeys(values)))  # each once
+        for seed in [*self.seeds, *(self.large_seeds or [])]:
+            if seed < 0:
+                raise UserError(f"seeds must be whole numbers from 0, not {seed}")
+        for task in TASKS.values():
+            self.runs(task, None, large=False)  # each checks its values
+
+    def runs(self, task: Task, positions: int | None, large: bool) -> list[FineTuneArguments]:
+        """One fine-tuning for each setting of the grid and seed.
+
+        Args:
+            positions: the longest row that the model takes; None where it isn't bounded.
+            large: whether the task has many training rows.
+        """
+        usual = min(task.max_length, positions) if positions else task.max_length
+        seeds = self.large_seeds if large and self.large_seeds else self.seeds
+        rates, batches, passes = self.learning_rates, self.batch_sizes, self.epochs
+        if self.fast:
+            seeds, rates, batches, passes = seeds[: 1 if large else _FAST_SEEDS], rates[:1], batches[:1], passes[:1]
+        return [
+            FineTuneArguments(
+                max_length=self.max_length or usual,
+                learning_rate=rate,
+                per_device_train_batch_size=rows,
+                num_train_epochs=epochs,
+                warmup_ratio=self.warmup_ratio,
+                max_train_samples=self.max_train_samples,
+                seed=seed,
+                bf16=self.bf16,
+            )
+            for rate, rows, epochs in product(rates, batches, passes)
+            for seed in seeds
+        ]

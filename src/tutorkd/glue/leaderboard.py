@@ -1,0 +1,74 @@
+"""Answers to GLUE's test sets in the files that its leaderboard takes (gluebenchmark.com/faq)."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from tutorkd.evaluation.labelled import digest
+from tutorkd.evaluation.report import write_text
+from tutorkd.glue.metrics import answers
+from tutorkd.glue.runs import Tokenised, Unit, fine_tune, finite_logits
+from tutorkd.glue.tasks import TASKS, Task
+
+FOLDER, _RECORD_FILE = "predictions", "made-of.json"
+ALL_FILES = [submission.file for task in TASKS.values() for submission in task.submissions]
+
+
+def predict_tests(unit: Unit, tests: Mapping[str, tuple[list[int], Dataset]]) -> None:
+    """Write a unit's answers to its test sets, unless those of the same run stand there.
+
+    They are those of the best validation score among the seeds of the selected setting, which is fine-tuned once more:
+    no weights are kept of the grid. Where no run was finished nothing is written.
+
+    Args:
+        tests: as ``load_tests`` gives them.
+    """
+    folder = unit.folder / FOLDER
+    record = folder / _RECORD_FILE
+    selected = unit.selected()
+    if not selected:
+        record.unlink(missing_ok=True)
+        return
+    run, _ = max(selected, key=lambda each: each[1]["scores"][unit.task.selected.name])
+    data = {file: digest([rows]) for file, (_, rows) in tests.items()}
+    made_of = json.dumps({"run": run.identity, "tests": data}, indent=2)
+    if record.is_file() and record.read_text(encoding="utf-8") == made_of:
+        return
+    tokens = Tokenised(unit)
+    trainer, _ = fine_tune(unit, run, tokens)
+    record.unlink(missing_ok=True)
+    for file, (index, rows) in tests.items():
+        write_text(folder / file, tsv(unit.task, index, answers(unit.task, finite_logits(trainer, tokens.of(rows)))))
+    write_text(record, made_of)
+
+
+def tsv(task: Task, index: Sequence[int], answered: np.ndarray) -> str:
+    """Two columns under a header: the row's number, and its class's name or code, or its similarity from 0 to 5."""
+    if task.regression:
+        words = [f"{value:.3f}" for value in np.clip(answered, 0, 5)]
+    else:
+        words = [task.classes[code] if task.words else str(code) for code in answered.tolist()]
+    lines = [f"{number}\t{word}" for number, word in zip(index, words, strict=True)]
+    return "\n".join(["index\tprediction", *lines, ""])
+
+
+def write_zip(units: Sequence[Unit], path: Path) -> list[str]:
+    """Zip what the units of one model have answered, whole or not at all; returns the files that it lacks."""
+    files = {
+        submission.file: unit.folder / FOLDER / submission.file
+        for unit in units
+        for submission in unit.task.submissions
+        if (unit.folder / FOLDER / _RECORD_FILE).is_file()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+    os.replace(partial, path)
+    return [name for name in ALL_FILES if name not in files]

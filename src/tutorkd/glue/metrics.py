@@ -1,0 +1,63 @@
+"""GLUE's official metrics, 1 for perfect answers, defined for all answers."""
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from tutorkd.glue.tasks import Task
+
+
+def _matthews(labels: np.ndarray, answers: np.ndarray) -> float:
+    """0, as chance gives, where one class alone is answered or present."""
+    if len(np.unique(answers)) < 2 or len(np.unique(labels)) < 2:
+        return 0.0
+    return float(matthews_corrcoef(labels, answers))
+
+
+def _f1(labels: np.ndarray, answers: np.ndarray) -> float:
+    """Of class 1; 0 where it is never answered."""
+    return float(f1_score(labels, answers, zero_division=0))
+
+
+def _pearson(labels: np.ndarray, answers: np.ndarray) -> float:
+    return float(pearsonr(labels, answers).statistic) if _both_vary(labels, answers) else 0.0
+
+
+def _spearman(labels: np.ndarray, answers: np.ndarray) -> float:
+    return float(spearmanr(labels, answers).statistic) if _both_vary(labels, answers) else 0.0
+
+
+def _both_vary(labels: np.ndarray, answers: np.ndarray) -> bool:
+    """Whether a correlation is defined; else it counts as 0."""
+    return bool(np.ptp(labels) > 0 and np.ptp(answers) > 0)
+
+
+def _accuracy(labels: np.ndarray, answers: np.ndarray) -> float:
+    return float(accuracy_score(labels, answers))
+
+
+METRICS = {"matthews": _matthews, "f1": _f1, "accuracy": _accuracy, "pearson": _pearson, "spearman": _spearman}
+METRIC_NAMES = {
+    "matthews": "Matthews",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+
+
+def answers(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Classes (n,) of logits (n, classes); of a regression the scores (n,) themselves."""
+    return logits[:, 0].astype(np.float64) if task.regression else logits.argmax(-1)
+
+
+def score(task: Task, labels: dict[str, np.ndarray], logits: dict[str, np.ndarray]) -> dict[str, float]:
+    """All figures of a task by name.
+
+    Args:
+        labels, logits: by validation split.
+    """
+    return {
+        figure.name: METRICS[figure.metric](labels[figure.split], answers(task, logits[figure.split]))
+        for figure in task.figures
+    }

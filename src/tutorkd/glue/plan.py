@@ -1,0 +1,61 @@
+"""What the runs will take, before any of them is made."""
+
+import sys
+from collections.abc import Sequence
+from statistics import fmean
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from tutorkd.callbacks import duration
+from tutorkd.evaluation.cost import fine_tuning_seconds
+from tutorkd.evaluation.finetune import tokenize
+from tutorkd.glue.runs import Unit
+from tutorkd.hub import load_tokenizer
+
+_SAMPLE = 200  # rows whose length is looked at
+_FORWARD = 1 / 3  # of a step's time
+
+
+def print_plan(units: Sequence[Unit]) -> None:
+    """Print each unit with its runs and the time that those to be made would take, and of which grid they are."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model and task", no_wrap=True)
+    for heading in ("training rows", "settings", "seeds", "runs", "finished", "time to go"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    models: dict[str, PreTrainedModel] = {}
+    total = 0.0
+    for unit in units:
+        if unit.checkpoint.slug not in models:
+            models[unit.checkpoint.slug] = AutoModel.from_config(AutoConfig.from_pretrained(unit.checkpoint.folder))
+        seconds = _seconds(unit, models[unit.checkpoint.slug])
+        total += seconds
+        settings = {run.setting for run in unit.runs}
+        finished = sum(run.result is not None for run in unit.runs)
+        figures = (len(unit.rows.train), len(settings), len(unit.runs) // len(settings), len(unit.runs), finished)
+        table.add_row(Text(unit.name), *(f"{figure:,}" for figure in figures), duration(seconds))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"settings: {'; '.join(dict.fromkeys(run.setting for unit in units for run in unit.runs))}")
+    runs = sum(len(unit.runs) for unit in units)
+    print(f"{runs:,} runs, about {duration(total)} to go on this machine, one at a time")
+
+
+def _seconds(unit: Unit, model: PreTrainedModel) -> float:
+    """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
+    rows = unit.rows.train.select(range(min(len(unit.rows.train), _SAMPLE)))
+    tokens = tokenize(rows, load_tokenizer(unit.checkpoint.folder, "model"), unit.settings[0].max_length)
+    length = round(fmean(len(ids) for ids in tokens["input_ids"]))
+    validation = _FORWARD * sum(map(len, unit.rows.validation.values())) / len(unit.rows.train)
+    an_epoch: dict[int, float] = {}
+    total = 0.0
+    for run in unit.runs:
+        if run.result is not None:
+            continue
+        batch, epochs = run.settings.per_device_train_batch_size, run.settings.num_train_epochs
+        if batch not in an_epoch:
+            an_epoch[batch] = fine_tuning_seconds(model, len(unit.rows.train), length, run.settings) / epochs
+        total += an_epoch[batch] * (epochs + validation)
+    return total

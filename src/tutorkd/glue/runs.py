@@ -1,0 +1,206 @@
+"""Fine-tuning of one model on one task: a run for each setting and seed, each a result on disk."""
+
+import dataclasses
+import gc
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, Trainer
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
+from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
+from tutorkd.evaluation.report import write_text
+from tutorkd.glue.data import LABEL, TaskRows
+from tutorkd.glue.metrics import score
+from tutorkd.glue.selection import best_by_mean
+from tutorkd.glue.tasks import Task
+from tutorkd.hub import load_tokenizer
+
+RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning.
+
+    Attributes:
+        folder: of its result.
+        settings: its learning rate, rows a step, epochs and seed among them.
+        identity: all that its result depends on; where it is spread over threads or how fast isn't among it.
+    """
+
+    folder: Path
+    settings: FineTuneArguments
+    identity: dict[str, Any]
+
+    @property
+    def setting(self) -> str:
+        """What it shares with the runs of other seeds."""
+        s = self.settings
+        return f"lr {s.learning_rate:g}, batch {s.per_device_train_batch_size}, epochs {s.num_train_epochs:g}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting}, seed {self.settings.seed}"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its result, if it is finished and had this identity."""
+        try:
+            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if result.get("identity") == self.identity else None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed when it was last tried."""
+        file = self.folder / ERROR_FILE
+        return file.read_text(encoding="utf-8") if self.result is None and file.is_file() else None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """All runs of one model on one task, which share their tokenised rows and a process.
+
+    Attributes:
+        folder: of the unit; each run has a folder in it.
+        settings: one for each run.
+    """
+
+    checkpoint: Checkpoint
+    task: Task
+    rows: TaskRows
+    folder: Path
+    settings: Sequence[FineTuneArguments]
+
+    @property
+    def name(self) -> str:
+        return f"{self.checkpoint.slug}/{self.task.name}"
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        shared = {"weights": self.checkpoint.identity, "task": self.task.name, "data_sha256": self.rows.digest}
+        runs = []
+        for s in self.settings:
+            readable = f"lr{s.learning_rate:g}-batch{s.per_device_train_batch_size}-epochs{s.num_train_epochs:g}"
+            identity = {**shared, **dataclasses.asdict(s), "bf16": s.uses_bfloat16()}
+            runs.append(Run(self.folder / f"{readable}-seed{s.seed}", s, json.loads(json.dumps(identity))))
+        return runs
+
+    def finished(self) -> dict[str, list[tuple[Run, dict[str, Any]]]]:
+        """Finished runs and their results by setting, in the grid's order."""
+        found: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+        for run in self.runs:
+            if (result := run.result) is not None:
+                found.setdefault(run.setting, []).append((run, result))
+        return found
+
+    def selected(self) -> list[tuple[Run, dict[str, Any]]]:
+        """The runs of the setting with the best mean of the task's selected figure, seed by seed."""
+        finished, figure = self.finished(), self.task.selected.name
+        best = best_by_mean({key: [result["scores"][figure] for _, result in runs] for key, runs in finished.items()})
+        return finished[best] if best is not None else []
+
+
+def run_unit(unit: Unit) -> dict[str, str]:
+    """Run what isn't finished; a run that fails doesn't keep the others from running.
+
+    Returns:
+        Of each run that failed, by name, why.
+
+    Raises:
+        UserError: if another process is at it, or the rows can't be tokenised for this model.
+    """
+    unit.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(unit.folder / ".lock", timeout=0):
+            return _run_all(unit)
+    except Timeout as error:
+        raise UserError(f"another process is running {unit.folder}") from error
+
+
+def _run_all(unit: Unit) -> dict[str, str]:
+    left = [run for run in unit.runs if run.result is None]
+    if not left:
+        return {}
+    rows = Tokenised(unit)
+    failed = {}
+    for number, run in enumerate(left):
+        tqdm.write(f"{unit.name}: {run.name} ({len(left) - number} to go)", file=sys.stderr)
+        try:
+            result = _result(unit, run, rows)
+        except Exception as error:  # whatever it is, hours of other runs aren't to be lost to it
+            failed[run.name] = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            write_text(run.folder / ERROR_FILE, failed[run.name])
+        else:
+            write_text(run.folder / RESULT_FILE, json.dumps(result, indent=2))
+            (run.folder / ERROR_FILE).unlink(missing_ok=True)
+        gc.collect()  # a trainer, its model and its optimizer hold one another
+    return failed
+
+
+class Tokenised:
+    """The rows of a unit as token ids."""
+
+    def __init__(self, unit: Unit):
+        self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
+        self.max_length = unit.settings[0].max_length
+        self.train = self.of(unit.rows.train)
+        self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}
+
+    def of(self, rows: Dataset) -> Dataset:
+        return tokenize(rows, self.tokenizer, self.max_length)
+
+
+def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
+    """A trainer that has trained a new classifier, to be asked, and the seconds that it took.
+
+    Raises:
+        UserError: if the checkpoint isn't a whole encoder.
+    """
+    model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
+    title = f"{unit.checkpoint.title}, {unit.task.title}"
+    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title)
+    return trainer, trainer.train().metrics["train_runtime"]
+
+
+def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
+    """Logits (n, classes) for n tokenised rows.
+
+    Raises:
+        UserError: if they aren't finite.
+    """
+    logits = predict(trainer, rows)
+    if not np.isfinite(logits).all():
+        raise UserError("diverged: its answers aren't finite; lower the learning rate")
+    return logits
+
+
+def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
+    trainer, seconds = fine_tune(unit, run, rows)
+    logits = {split: finite_logits(trainer, tokens) for split, tokens in rows.validation.items()}
+    labels = {split: np.asarray(tokens[LABEL][:]) for split, tokens in rows.validation.items()}
+    return {
+        "identity": run.identity,
+        "scores": score(unit.task, labels, logits),
+        "rows": {"train": len(rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
+        "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
+        "train_seconds": seconds,
+        "device": str(trainer.args.device),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,101 @@
+"""The tasks of GLUE (Wang et al., 2019): names, columns, classes and metrics as the Hub's ``nyu-mll/glue`` has them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+HUB_NAME = "nyu-mll/glue"
+LARGE = 50_000  # training rows from which a task is large
+
+
+class Figure(NamedTuple):
+    """A metric on one of a task's validation splits."""
+
+    metric: str
+    split: str = "validation"
+
+    @property
+    def name(self) -> str:
+        """``accuracy``; ``accuracy_matched`` where a task has several splits."""
+        return self.metric + self.split.removeprefix("validation")
+
+
+class Submission(NamedTuple):
+    """A file that the leaderboard wants, and the rows without labels that it is about."""
+
+    config: str
+    split: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: the Hub's configuration, and the folder of local data.
+        title: as papers write it.
+        columns: of the text, one or two.
+        classes: in the Hub's order of codes; one name alone is a regression's.
+        figures: the official ones; the first is the one that the Tutor-KD paper gives, and that chooses the setting.
+        submissions: to the leaderboard.
+        max_length: in tokens, from which rows are cut.
+        words: whether the leaderboard wants class names rather than codes.
+        on_request: whether it is left out unless it is asked for.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    submissions: tuple[Submission, ...]
+    max_length: int = 128
+    words: bool = False
+    on_request: bool = False
+
+    @property
+    def regression(self) -> bool:
+        return len(self.classes) == 1
+
+    @property
+    def selected(self) -> Figure:
+        return self.figures[0]
+
+    @property
+    def validation_splits(self) -> list[str]:
+        return list(dict.fromkeys(figure.split for figure in self.figures))
+
+
+_ACCURACY, _F1 = Figure("accuracy"), Figure("f1")
+_MATCHED, _MISMATCHED = (Figure("accuracy", f"validation_{kind}") for kind in ("matched", "mismatched"))
+_PAIR = ("sentence1", "sentence2")
+_ENTAILED = ("entailment", "not_entailment")
+
+
+def _task(name: str, title: str, columns: tuple[str, ...], classes: tuple[str, ...], *figures: Figure, **more) -> Task:
+    return Task(
+        name, title, columns, classes, figures, **{"submissions": (Submission(name, "test", f"{title}.tsv"),), **more}
+    )
+
+
+_TABLE = [
+    _task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), Figure("matthews"), max_length=64),
+    _task("sst2", "SST-2", ("sentence",), ("negative", "positive"), _ACCURACY),
+    _task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), _F1, _ACCURACY),
+    _task("stsb", "STS-B", _PAIR, ("similarity",), Figure("spearman"), Figure("pearson")),
+    _task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), _ACCURACY, _F1),
+    _task(
+        *("mnli", "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _MATCHED, _MISMATCHED),
+        submissions=(
+            Submission("mnli", "test_matched", "MNLI-m.tsv"),
+            Submission("mnli", "test_mismatched", "MNLI-mm.tsv"),
+            Submission("ax", "test", "AX.tsv"),  # the diagnostic set, answered by MNLI's classifier
+        ),
+        words=True,
+    ),
+    _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, max_length=256, words=True),
+    _task("rte", "RTE", _PAIR, _ENTAILED, _ACCURACY, max_length=256, words=True),
+    _task("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), _ACCURACY, on_request=True),
+]
+TASKS = {task.name: task for task in _TABLE}
+USUAL = [task.name for task in _TABLE if not task.on_request]

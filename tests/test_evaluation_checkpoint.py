@@ -1,0 +1,79 @@
+"""The head that a checkpoint gets for a new task, whatever it brings."""
+
+import pytest
+import tiny
+import torch
+from commands import save
+from torch.nn.functional import mse_loss
+from transformers import AutoModelForSequenceClassification
+
+from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
+OTHER_ORDER = {"contradiction": 0, "entailment": 1, "neutral": 2}
+CLASSES = ["entailment", "neutral", "contradiction"]
+
+
+def _classifier(family, **config):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(tiny.config(family, **config)).eval()
+
+
+def _parts(model):
+    """Weights of the encoder and of the head."""
+    body = f"{model.base_model_prefix}."
+    weights = model.state_dict()
+    return tuple({k: v for k, v in weights.items() if k.startswith(body) is part} for part in (True, False))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trained_classifier_with_its_own_label_order_is_replaced_and_its_encoder_kept(family, tmp_path):
+    trained = _classifier(family, num_labels=3, label2id=OTHER_ORDER, id2label={v: k for k, v in OTHER_ORDER.items()})
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(1)  # so that no weight, a bias or a norm, is what a new one would be
+    found = find_checkpoint(save(trained, tmp_path / "mnli"))
+    model, _ = load_classifier(found, CLASSES, seed=3)
+    assert model.config.id2label == dict(enumerate(CLASSES))
+    (encoder, head), (of_trained, trained_head) = _parts(model), _parts(trained)
+    assert all(torch.equal(weight, of_trained[name]) for name, weight in encoder.items())
+    assert head.keys() == trained_head.keys()
+    assert not any(torch.equal(weight, trained_head[name]) for name, weight in head.items())
+    again, _ = load_classifier(found, CLASSES, seed=3)
+    other, _ = load_classifier(found, CLASSES, seed=4)
+    assert all(torch.equal(weight, head[name]) for name, weight in _parts(again)[1].items())
+    assert not all(torch.equal(weight, head[name]) for name, weight in _parts(other)[1].items())
+
+
+def test_a_head_of_other_classes_is_replaced_whole(tmp_path):
+    trained = _classifier("roberta", num_labels=5)  # a dense layer of no particular size stands before the classes
+    model, _ = load_classifier(find_checkpoint(save(trained, tmp_path / "five")), ["no", "yes"], seed=0)
+    assert model.classifier.out_proj.out_features == 2
+    assert not torch.equal(model.classifier.dense.weight, trained.classifier.dense.weight)
+
+
+def test_an_mlm_head_that_a_classifier_shares_is_kept(tmp_path):
+    masked = tiny.masked_lm("modernbert")
+    model, _ = load_classifier(find_checkpoint(save(masked, tmp_path / "mlm")), ["no", "yes"], seed=0)
+    assert torch.equal(model.head.dense.weight, masked.head.dense.weight)
+
+
+@pytest.mark.parametrize(("before", "classes"), [("regression", ["no", "yes"]), (None, ["similarity"])])
+def test_one_class_name_makes_a_regression_and_two_a_classifier_whatever_it_was_before(before, classes, tmp_path):
+    labels = 1 if before else 2
+    path = save(_classifier("bert", num_labels=labels, problem_type=before), tmp_path / "model")
+    model, _ = load_classifier(find_checkpoint(path), classes, seed=0)
+    ids = torch.tensor([[2, 10, 11, 3], [2, 12, 13, 3]])
+    if len(classes) == 1:
+        targets = torch.tensor([0.5, 4.5])
+        output = model(input_ids=ids, labels=targets)
+        assert output.loss == mse_loss(output.logits[:, 0], targets)
+    else:
+        output = model(input_ids=ids, labels=torch.tensor([0, 1]))
+        log = output.logits.log_softmax(-1)
+        assert output.loss.item() == pytest.approx(-(log[0, 0] + log[1, 1]).item() / 2)
+
+
+def test_the_longest_row_is_known_without_loading_weights(tmp_path):
+    found = find_checkpoint(save(tiny.masked_lm("bert"), tmp_path / "model"))
+    assert check_checkpoint(found, None) == 64

@@ -1,0 +1,335 @@
+"""The command from end to end, on tiny models and rows in GLUE's layout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from zipfile import ZipFile
+
+import glue_data
+import pytest
+import tiny
+import torch
+from commands import complete, fail, save
+from filelock import FileLock
+from transformers import AutoModelForSequenceClassification, Trainer
+
+from tutorkd.cli import glue
+from tutorkd.cli.main import main
+from tutorkd.cli.options import load_recipe
+from tutorkd.evaluation.checkpoint import find_checkpoint
+from tutorkd.glue import runs
+from tutorkd.glue.tasks import TASKS, USUAL
+
+ONE_SETTING = ["--learning_rates", "1e-3", "--batch_sizes", "8", "--epochs", "1", "--bf16", "false"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where commands run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Units run here instead of in processes of their own, which take seconds to start; nothing is drawn."""
+    ran = []
+
+    def run(units, command, jobs, tell):
+        failed = {}
+        for unit in units:
+            ran.append(unit.name.split("/")[-1])
+            _, *module = command(unit)
+            assert module[:2] == ["-m", "tutorkd.cli.main"]
+            if main(module[2:]):
+                failed[unit.name] = "told above"
+            print(f"{unit.task.name}{tell(unit)}")
+        return failed
+
+    monkeypatch.setattr(glue, "run_cells", run)
+    monkeypatch.setattr("tutorkd.glue.plots.draw", lambda *arguments: [])
+    return ran
+
+
+def _results(place):
+    return json.loads((place / "out" / "results.json").read_text())["models"]
+
+
+def _command(model, *tasks, seeds=(0,), setting=ONE_SETTING):
+    given = ["--tasks", *tasks, "--data-dir", "glue", "--output-dir", "out", "--seeds", *map(str, seeds)]
+    return ["glue", model, *given, *setting]
+
+
+def test_one_command_gives_the_table_of_a_student_and_its_teacher(place, capsys):
+    save(tiny.masked_lm("bert"), place / "teacher")
+    save(tiny.masked_lm("distilbert", num_hidden_layers=2), place / "student")
+    for name in ("rte", "mrpc"):
+        glue_data.write_task(place / "glue", name)
+    complete(
+        *_command("student", "mrpc", "rte", seeds=(0, 1)), "--teacher", "teacher", "--jobs", "2", "--max-length", "32"
+    )
+    shown = capsys.readouterr().out
+    assert "runs     8, of which 0 are finished" in shown
+    assert shown.count("; 4 of 4") == 1
+    assert "seeds; " in shown
+    student, teacher = _results(place)
+    assert (student["layers"], student["hidden_size"], teacher["is_teacher"]) == (2, 32, True)
+    for model in (student, teacher):
+        assert {name: found["n"] for name, found in model["tasks"]["mrpc"]["figures"].items()} == {
+            "f1": 2,
+            "accuracy": 2,
+        }
+    assert (place / "out" / "results.md").read_text() in shown
+    assert {file.name for file in (place / "out").iterdir()} == {
+        *("runs", "results.json", "results.md", "scores.png", "scores.svg"),
+    }
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_any_family_is_fine_tuned_on_pairs_and_similarities(family, place, in_process):
+    model = save(tiny.masked_lm(family), place / "model")
+    for name in ("rte", "stsb"):
+        glue_data.write_task(place / "glue", name)
+    complete(*_command(model, "rte", "stsb"))
+    (found,) = _results(place)
+    assert 0 <= found["tasks"]["rte"]["figures"]["accuracy"]["median"] <= 1
+    assert -1 <= found["tasks"]["stsb"]["figures"]["spearman"]["median"] <= 1
+
+
+def test_separable_rows_are_learned_whatever_label_order_a_checkpoint_had(place, in_process):
+    order = {"contradiction": 0, "entailment": 1, "neutral": 2}
+    config = tiny.config(
+        "bert",
+        num_hidden_layers=2,
+        initializer_range=0.1,
+        num_labels=3,
+        label2id=order,
+        id2label={v: k for k, v in order.items()},
+    )
+    torch.manual_seed(0)
+    model = save(AutoModelForSequenceClassification.from_config(config), place / "model")
+    for name in ("mnli", "stsb"):
+        glue_data.write_task(place / "glue", name, train=240, validation=30)
+    setting = ["--learning_rates", "2e-3", "--batch_sizes", "8", "--epochs", "6", "--bf16", "false"]
+    complete(*_command(model, "mnli", "stsb", setting=setting))
+    (found,) = _results(place)
+    medians = {figure: value["median"] for task in found["tasks"].values() for figure, value in task["figures"].items()}
+    assert set(medians) == {"accuracy_matched", "accuracy_mismatched", "spearman", "pearson"}
+    assert min(medians.values()) > 0.8, medians
+
+
+def test_it_goes_on_where_it_was_whatever_the_number_of_threads(place, in_process, monkeypatch, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    for name, rows in (("rte", 16), ("cola", 32)):
+        glue_data.write_task(place / "glue", name, train=rows)
+    command = _command(model, "cola", "rte", seeds=(0, 1))
+    complete(*command)
+    assert in_process == ["rte", "cola"]  # the smaller first
+    before = _results(place)
+
+    in_process.clear()
+    (unit,) = (place / "out" / "runs").iterdir()
+    shutil.rmtree(unit / "cola" / "lr0.001-batch8-epochs1-seed1")
+    other = (unit / "cola" / "lr0.001-batch8-epochs1-seed0" / "result.json").stat().st_mtime_ns
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    complete(*command, "--jobs", "2")
+    assert in_process == ["cola"]
+    assert (unit / "cola" / "lr0.001-batch8-epochs1-seed0" / "result.json").stat().st_mtime_ns == other
+    assert _scores(_results(place)) == _scores(before)
+
+    in_process.clear()
+    complete(*_command(model, "cola", seeds=(0, 1, 2)))  # only the new seed is run
+    assert in_process == ["cola"]
+    assert "runs     3, of which 2 are finished" in capsys.readouterr().out
+    assert (unit / "cola" / "lr0.001-batch8-epochs1-seed0" / "result.json").stat().st_mtime_ns == other
+    complete(*_command(model, "cola"), "--restart")
+    assert (unit / "cola" / "lr0.001-batch8-epochs1-seed0" / "result.json").stat().st_mtime_ns != other
+
+
+def _scores(models):
+    return [found for model in models for task in model["tasks"].values() for found in task["figures"].values()]
+
+
+def test_a_killed_run_goes_on_behind_its_last_finished_fine_tuning(place, in_process, capsys):
+    save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte", train=200)
+    command = _command("model", "rte", seeds=range(5))
+    unit = f"{find_checkpoint('model').slug}/rte"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tutorkd.cli.main", *command, "--unit", unit], stderr=subprocess.DEVNULL, env=environment
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list((place / "out" / "runs" / unit).glob("*/result.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()  # nothing has the chance to tidy up
+        process.wait()
+    finished = {file: file.stat().st_mtime_ns for file in (place / "out" / "runs" / unit).glob("*/result.json")}
+    assert 1 <= len(finished) < 5
+    complete(*command)
+    assert f"runs     5, of which {len(finished)} are finished" in capsys.readouterr().out
+    assert _results(place)[0]["tasks"]["rte"]["finished_runs"] == 5
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(place, in_process, monkeypatch, capfd):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    glue_data.write_task(place / "glue", "cola")
+    train = Trainer.train
+
+    def fails(self, *arguments):
+        if self.args.seed == 1 and "rte" in self.args.output_dir:
+            raise RuntimeError("out of memory")
+        return train(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train", fails)
+    command = _command(model, "rte", "cola", seeds=(0, 1, 2))
+    assert main(command) == 1
+    printed = capfd.readouterr()
+    assert "1 of 3 runs failed, the first (lr 0.001, batch 8, epochs 1, seed 1): out of memory" in printed.err
+    assert "RTE, failed runs: 1 of 3: out of memory" in printed.out
+    (found,) = _results(place)
+    assert found["tasks"]["rte"]["figures"]["accuracy"]["seeds"].keys() == {"0", "2"}
+    assert found["tasks"]["cola"]["finished_runs"] == 3
+
+    in_process.clear()
+    monkeypatch.setattr(Trainer, "train", train)
+    complete(*command)  # what failed is tried again
+    assert in_process == ["rte"]
+    assert _results(place)[0]["tasks"]["rte"]["failed"] == {}
+
+
+def test_a_fine_tuning_that_diverges_is_a_failed_run(place, in_process, monkeypatch, capfd):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "stsb")
+    predict = runs.predict
+    monkeypatch.setattr(runs, "predict", lambda *arguments: predict(*arguments) * float("nan"))
+    assert main(_command(model, "stsb")) == 1
+    printed = capfd.readouterr()
+    assert "diverged: its answers aren't finite" in printed.out
+    assert "Traceback" not in printed.err
+    assert "No task of the paper's table was finished." in printed.out
+
+
+def test_a_model_of_few_positions_has_its_rows_cut_and_that_is_told(place, in_process, capsys):
+    model = save(tiny.masked_lm(max_position_embeddings=16), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    complete(*_command(model, "rte"))
+    assert "Rows cut earlier than usual, in tokens: RTE at 16." in capsys.readouterr().out
+    assert _results(place)[0]["tasks"]["rte"]["max_length"] == 16
+
+
+def test_a_part_of_the_training_rows_is_said_wherever_scores_are(place, in_process, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    complete(*_command(model, "rte"), "--max_train_samples", "10", "--write_card")
+    shown = capsys.readouterr().out
+    assert "Training rows used: RTE 10 of 24." in shown
+    assert "Ours were fine-tuned on a part of the training rows" in shown
+    assert "one seed, fine-tuned on 10 of 24 rows" in (place / "model" / "README.md").read_text()
+
+
+def test_predictions_are_zipped_and_what_the_leaderboard_still_lacks_is_named(place, in_process, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "mnli", test=6)
+    glue_data.write_task(place / "glue", "rte", test=6)
+    command = [*_command(model, "mnli", "rte", seeds=(0, 1)), "--predict"]
+    complete(*command)
+    (path,) = (place / "out" / "submissions").iterdir()
+    with ZipFile(path) as archive:
+        contents = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert set(contents) == {"MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv", "RTE.tsv"}
+    for name, text in contents.items():
+        header, *lines = text.splitlines()
+        assert header == "index\tprediction"
+        assert [line.split("\t")[0] for line in lines] == [str(number) for number in range(6)]
+        words = {"entailment", "not_entailment"} if name == "RTE.tsv" else {"entailment", "neutral", "contradiction"}
+        assert {line.split("\t")[1] for line in lines} <= words
+    assert "it lacks CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, QNLI.tsv, WNLI.tsv" in capsys.readouterr().out
+    files = {file: file.stat().st_mtime_ns for file in place.glob("out/runs/*/*/predictions/*")}
+    assert len(files) == 6
+    complete(*command)  # nothing is made again
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_a_dry_run_shows_the_runs_and_the_time_and_writes_nothing(place, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    for name in ("rte", "stsb"):
+        glue_data.write_task(place / "glue", name)
+    complete("glue", model, "--tasks", "rte", "stsb", "--data-dir", "glue", "--output_dir", "out", "--dry-run")
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines() if "/rte" in line or "/stsb" in line]
+    assert [row[1:6] for row in rows] == [["24", "18", "5", "90", "0"]] * 2
+    assert "180 runs, about" in shown
+    assert not (place / "out").exists()
+
+
+def test_fast_takes_the_first_setting_three_seeds_and_one_of_a_large_task():
+    (args,) = glue.parser().read(["--fast"])
+    small, large = (args.runs(TASKS["rte"], None, large=large) for large in (False, True))
+    assert [run.seed for run in small] == [0, 1, 2]
+    assert [run.seed for run in large] == [0]
+    assert {(run.learning_rate, run.per_device_train_batch_size, run.num_train_epochs) for run in small} == {
+        (5e-5, 32, 3)
+    }
+    (args,) = glue.parser().read(["--seeds", "4", "4", "7", "--large-seeds", "1", "--epochs", "1"])
+    assert [run.seed for run in args.runs(TASKS["rte"], 64, large=False)][:2] == [4, 7]
+    assert len(args.runs(TASKS["rte"], 64, large=False)) == 3 * 2 * 2
+    assert {run.seed for run in args.runs(TASKS["qqp"], None, large=True)} == {1}
+    assert {run.max_length for run in args.runs(TASKS["rte"], 64, large=False)} == {64}
+
+
+def test_the_recipe_says_what_the_defaults_are():
+    (default,), (recipe,) = glue.parser().read([]), glue.parser().read(["--config", "glue"])
+    assert default == recipe
+    assert load_recipe("glue")["tasks"] == USUAL
+    assert "wnli" not in USUAL
+
+
+def test_mistakes_are_told_in_one_line(place, capfd, monkeypatch):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    good = _command(model, "rte")
+    for argv, message in (
+        (["glue"], "takes one or more models, paths or Hub names, ahead of its options"),
+        (["glue", "--fast"], "takes one or more models"),
+        ([*good, "--tasks", "rt"], "there is no task 'rt'; did you mean rte?; there are cola, sst2"),
+        ([*good, "--tasks", "rte", "cola"], "lacks cola/train.parquet, cola/validation.parquet: add them"),
+        ([*good, "--predict"], "lacks rte/test.parquet"),
+        ([*good, "--data-dir", "nowhere"], "--data_dir nowhere: there is no such folder"),
+        (["glue", "./nowhere", *good[2:]], "the model ./nowhere: there is no such folder"),
+        ([*good, "--teacher", "./nowhere"], "the model ./nowhere: there is no such folder"),
+        ([*good, "--max-length", "65"], "max_length 65 is longer than the 64 positions"),
+        ([*good, "--jobs", "0"], "--jobs must be 1 or more"),
+        ([*good, "--seeds", "-1"], "seeds must be whole numbers from 0, not -1"),
+        ([*good, "--learning_rates", "0"], "learning_rate must be above 0"),
+        ([*good, "--learning-rate", "1"], "unknown option --learning-rate; did you mean --learning-rates?"),
+        ([*good, "--unit", "model/rt"], "there is no unit model/rt"),
+    ):
+        assert message in fail(capfd, *argv)
+    glue_data.write(place / "glue", "rte", "train", {**glue_data.rows(TASKS["rte"], 4), "label": [0, 1, 2, 0]})
+    assert "row 3 has the label 2; RTE's are 0 entailment, 1 not_entailment" in fail(capfd, *good)
+    glue_data.write(place / "glue", "rte", "train", {"premise": ["a"], "hypothesis": ["b"], "label": [0]})
+    assert "has no column 'sentence1'" in fail(capfd, *good)
+    glue_data.write_task(place / "glue", "rte")
+    monkeypatch.setattr(glue, "find_spec", lambda name: None)
+    assert "pip install 'tutorkd[plots]'" in fail(capfd, *good)
+    assert not (place / "out").exists()
+
+
+def test_a_unit_that_another_process_runs_is_left_alone(place, capfd):
+    save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    slug = find_checkpoint("model").slug
+    folder = place / "out" / "runs" / slug / "rte"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        assert "another process is running" in fail(capfd, *_command("model", "rte"), "--unit", f"{slug}/rte")

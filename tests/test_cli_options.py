@@ -332,6 +332,8 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
         assert first == f"# tutorkd distill --config {name}"
     elif name == "demo":
         assert first == "# tutorkd demo"
+    elif name == "glue":
+        assert first == "# tutorkd glue MODEL --config glue"
     else:
         assert first.startswith(f"# tutorkd compare {name} --teacher ")
 

@@ -22,13 +22,15 @@ def check_belongs(recipe: Mapping[str, Any], name: str, command: str, known: Seq
         return
     for other, keys in _keys(recipe).items():
         if other != command and set(recipe) <= set(keys):
-            run = f"tutorkd compare {name}" if other == "compare" else f"tutorkd {other} --config {name}"
-            raise UserError(f"the recipe {name} is for tutorkd {other}, not for {command}; run it with: {run}")
+            run = {"compare": f"compare {name}", "glue": f"glue MODEL --config {name}"}.get(
+                other, f"{other} --config {name}"
+            )
+            raise UserError(f"the recipe {name} is for tutorkd {other}, not for {command}; run it with: tutorkd {run}")
 
 
 def _keys(recipe: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """What the recipes of each command may say."""
-    from tutorkd.cli import adapt, demo, distill, evaluate  # which import this
+    from tutorkd.cli import adapt, demo, distill, evaluate, glue  # which import this
     from tutorkd.comparison.matrix import SECTIONS
 
     method = str(recipe.get("method"))
@@ -36,6 +38,7 @@ def _keys(recipe: Mapping[str, Any]) -> dict[str, Sequence[str]]:
         "distill": distill.parser(method if method in METHODS else "tutor-kd").keys,
         "adapt": adapt.parser().keys,
         "evaluate": evaluate.parser().keys,
+        "glue": glue.parser().keys,
         "compare": SECTIONS,
         "demo": list(demo.COMMANDS),
     }

@@ -31,6 +31,7 @@ assert type(trainer.teacher).__name__ == "Teacher"
 assert not any(p.requires_grad for p in trainer.teacher.parameters())
 trainer.save_model()
 trainer.save_state()
+trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()
 """
 

@@ -41,7 +41,9 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     with saving(folder):
         trainer.save_model()
         trainer.save_state()
-    trainer.accelerator.end_training()  # several processes: a process group left open can abort one at its exit
+    # Several processes: one that ends while another still saves can abort at its exit.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
 
 

@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from commands import SHORT, assert_same, complete, fail, history, lines_of, save, save_corpus, weights
-from transformers import AutoModel, AutoModelForMaskedLM, DebertaV2Config, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, DebertaV2Config, PreTrainedTokenizerFast
 
 import tutorkd
-from tutorkd import functional
+from tutorkd import functional, hub
 from tutorkd.trainer import DistillationTrainer
 
 
@@ -266,6 +267,27 @@ def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
     assert message in told
     assert fail(capfd, *argv, "--dry_run") == told
     assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "folder"}
+
+
+def test_without_a_network_a_model_of_the_hub_is_given_up_at_once(root, out, capfd, monkeypatch):
+    """Asked once, with no retry; what is on disk or in the Hub's cache isn't asked for."""
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub, "get_session", lambda: SimpleNamespace(head=refuse))
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    hub._ask_hub.cache_clear()
+    message = fail(capfd, *distill(root, out, "--teacher", "nobody/nothing"))
+    assert message.startswith("the teacher nobody/nothing is neither a folder here nor a model that the Hub gave")
+    assert message.endswith("the Hub client said: Name or service not known")
+    assert asked == [(hub.constants.ENDPOINT,)]
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
+    fail(capfd, *distill(root, out, "--teacher", "nobody/nothing"))
+    assert asked[1:] == [("nobody/nothing",)]
 
 
 def test_no_model_no_text_and_no_command(capfd):

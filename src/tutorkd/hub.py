@@ -4,10 +4,12 @@ import logging as python_logging
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session, is_offline_mode, try_to_load_from_cache
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -30,16 +32,28 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def loading(name: str, role: str) -> Iterator[None]:
-    """Turn what loading ``name`` can fail with into one line.
+    """Turn what loading ``name`` can fail with into one line, at once where there is no network.
 
     Raises:
         UserError: if there is no such model, it can't be reached, or its files are damaged.
     """
     try:
+        if not (Path(name).exists() or try_to_load_from_cache(name, "config.json") or is_offline_mode()):
+            _ask_hub()
         with quiet_transformers():
             yield
     except Exception as error:  # errors of the Hub client, transformers, tokenizers and safetensors share no base class
         raise UserError(_explain(name, role, error)) from error
+
+
+@cache
+def _ask_hub() -> None:
+    """Once, and without the client's retries, which take most of a minute where there is no network.
+
+    Raises:
+        Exception: what the client's library says where the Hub can't be reached.
+    """
+    get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
 def _explain(name: str, role: str, error: Exception) -> str:

@@ -230,11 +230,28 @@ def test_a_model_of_few_positions_has_its_rows_cut_and_that_is_told(place, in_pr
 def test_a_part_of_the_training_rows_is_said_wherever_scores_are(place, in_process, capsys):
     model = save(tiny.masked_lm(), place / "model")
     glue_data.write_task(place / "glue", "rte")
-    complete(*_command(model, "rte"), "--max_train_samples", "10", "--write_card")
+    complete(*_command(model, "rte"), "--max_train_samples", "10")
     shown = capsys.readouterr().out
     assert "Training rows used: RTE 10 of 24." in shown
     assert "Ours were fine-tuned on a part of the training rows" in shown
     assert "one seed, fine-tuned on 10 of 24 rows" in (place / "model" / "README.md").read_text()
+
+
+def test_a_card_that_can_t_be_written_is_told_and_the_results_stand(place, in_process, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    (place / "model" / "README.md").write_text("---\ntags: [unclosed\n---\n\nText.\n")
+    glue_data.write_task(place / "glue", "rte")
+    complete(*_command(model, "rte"))
+    assert "README.md can't be read" in capsys.readouterr().out
+    assert (place / "model" / "README.md").read_text().endswith("Text.\n")
+    assert _results(place)[0]["tasks"]["rte"]["figures"]
+
+
+def test_a_card_is_left_alone_where_asked(place, in_process):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    complete(*_command(model, "rte"), "--write_card", "false")
+    assert not (place / "model" / "README.md").exists()
 
 
 def test_predictions_are_zipped_and_what_the_leaderboard_still_lacks_is_named(place, in_process, capsys):

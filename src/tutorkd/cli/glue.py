@@ -148,7 +148,11 @@ def _zip(units: Sequence[Unit], out: Path) -> None:
 
 
 def _write_card(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
-    if Path(checkpoint.name).is_dir():
-        print(f"written to {write_scores(Path(checkpoint.name), model)}: scores in its head")
-    else:
+    """Say where the scores went, or why they didn't; results that are there aren't a failure for it."""
+    if not Path(checkpoint.name).is_dir():
         print(f"the card of {checkpoint.name} isn't written: it isn't a folder here")
+        return
+    try:
+        print(f"written to {write_scores(Path(checkpoint.name), model)}: scores in its head")
+    except UserError as error:
+        print(error)

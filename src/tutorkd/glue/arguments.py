@@ -67,7 +67,10 @@ class GlueArguments:
         default=False, metadata={"help": "Also answer the test sets, zipped for GLUE's leaderboard, for each model."}
     )
     write_card: bool = field(
-        default=False, metadata={"help": "Also write the scores into README.md of the models, where they are folders."}
+        default=True,
+        metadata={
+            "help": "Also write the scores into the model cards: the head of README.md of models that are folders."
+        },
     )
     output_dir: str = field(default="tutorkd-glue", metadata={"help": "Folder for runs and results (a path)."})
     jobs: int = field(default=1, metadata={"help": "Processes that run at once, each a model on a task."})

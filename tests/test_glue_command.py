@@ -156,14 +156,14 @@ def _scores(models):
 def test_a_killed_run_goes_on_behind_its_last_finished_fine_tuning(place, in_process, capsys):
     save(tiny.masked_lm(), place / "model")
     glue_data.write_task(place / "glue", "rte", train=200)
-    command = _command("model", "rte", seeds=range(5))
+    command = _command("model", "rte", seeds=range(8))
     unit = f"{find_checkpoint('model').slug}/rte"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "tutorkd.cli.main", *command, "--unit", unit], stderr=subprocess.DEVNULL, env=environment
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list((place / "out" / "runs" / unit).glob("*/result.json")):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -172,10 +172,10 @@ def test_a_killed_run_goes_on_behind_its_last_finished_fine_tuning(place, in_pro
         process.kill()  # nothing has the chance to tidy up
         process.wait()
     finished = {file: file.stat().st_mtime_ns for file in (place / "out" / "runs" / unit).glob("*/result.json")}
-    assert 1 <= len(finished) < 5
+    assert 1 <= len(finished) < 8
     complete(*command)
-    assert f"runs     5, of which {len(finished)} are finished" in capsys.readouterr().out
-    assert _results(place)[0]["tasks"]["rte"]["finished_runs"] == 5
+    assert f"runs     8, of which {len(finished)} are finished" in capsys.readouterr().out
+    assert _results(place)[0]["tasks"]["rte"]["finished_runs"] == 8
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
 
 

@@ -136,7 +136,7 @@ def _notes(model: Mapping[str, Any]) -> list[str]:
         notes.append(f"Rows cut earlier than usual, in tokens: {', '.join(cut)}.")
     seconds, runs = (sum(found[key] for found in tasks.values()) for key in ("train_seconds", "finished_runs"))
     where = {f"{found['device']}, threads: {found['threads']}": None for found in tasks.values()}
-    notes.append(f"{runs} fine-tunings, {duration(seconds)} of training in all, on {' and '.join(where)}.")
+    notes.append(f"Fine-tunings: {runs}, with {duration(seconds)} of training in all, on {' and '.join(where)}.")
     return notes
 
 

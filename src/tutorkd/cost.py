@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,9 +70,8 @@ class _Count(NamedTuple):
 
 def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     args, module = trainer.args, trainer.model
-    ids = np.random.Generator(np.random.Philox(0)).choice(trainer.data_collator.ordinary_ids, max_length)
     # The same row with the same masks, so that two cost twice what one does.
-    batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": 0}] * rows))
+    batch = trainer._prepare_inputs(trainer.data_collator([_typical_row(trainer, max_length)] * rows))
     weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
@@ -91,6 +90,15 @@ def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
         loss.backward()
     module.zero_grad(set_to_none=True)
     return _Count(counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()))
+
+
+def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
+    """A fabricated row in the draw that masks as nearly as may be the share of it that is masked on average."""
+    collator = trainer.data_collator
+    ids = np.random.Generator(np.random.Philox(0)).choice(collator.ordinary_ids, max_length)
+    rows = [{"input_ids": ids, "draw": draw} for draw in range(64)]
+    wanted = trainer.args.mlm_probability * max_length
+    return min(rows, key=lambda row: abs(len(collator([row])["masked_positions"]) - wanted))
 
 
 def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:

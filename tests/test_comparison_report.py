@@ -79,14 +79,18 @@ def test_the_last_figures_are_those_of_the_last_logs_without_timings(cells):
 
 def test_the_table_has_references_first_then_the_best_and_escapes_pipes(cells):
     lines = markdown(summarise(cells, {"third-half-seed1": "x | y\nz"})).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:7]] == [
+    assert len({len(line) for line in lines[:7]}) == 1  # columns line up
+    assert [line.split(" | ")[0].rstrip() for line in lines[2:7]] == [
         "| teacher",
         "| not distilled",
         "| plain",
         "| third",
         "| a\\|b",
     ]
-    assert lines[4] == "| plain | half | 2 | 85.0 ± 7.1 | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 | 0.650 | - |"
+    assert (
+        " ".join(lines[4].split())
+        == "| plain | half | 2 | 85.0 ± 7.1 | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 | 0.650 | - |"
+    )
     assert lines[5].endswith("| seed 1: x \\| y z |")
     assert len({line.replace("\\|", "").count("|") for line in lines[:7]}) == 1
 

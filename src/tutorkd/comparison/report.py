@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tutorkd.callbacks import duration
 from tutorkd.comparison.matrix import Cell
+from tutorkd.tables import aligned
 
 _FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
 
@@ -83,7 +84,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     failures = any(row["failed"] for row in summary["rows"])
     headings = ["variant", "student", "seeds", "accuracy %", "macro F1 %", "parameters", "training", "training TFLOP"]
     headings += ["probe AUC"] + ["failed"] * failures
-    lines = [f"| {' | '.join(headings)} |", f"| --- | --- |{' ---: |' * 7}{' --- |' * failures}"]
+    lines: list[list[str]] = []
 
     def order(row: Mapping[str, Any]) -> tuple[bool, float]:
         return row["kind"] == "distilled", -row["figures"].get("accuracy", {"mean": -1})["mean"]
@@ -98,8 +99,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
         words.append(f"{found['last_eval_probe_auc'].mean:.3f}" if "last_eval_probe_auc" in found else "-")
         if failures:
             words.append(_failures(row["failed"]))
-        lines.append(f"| {' | '.join(_escaped(word) for word in words)} |")
-    return "\n".join([*lines, "", _caption(summary), ""])
+        lines.append(words)
+    table = aligned(headings, lines, words=2, last_word=failures)
+    return f"{table}\n\n{_caption(summary)}\n"
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
@@ -139,7 +141,3 @@ def _failures(errors: Mapping[str, str]) -> str:
     """Each error once, with its seeds."""
     seeds = {error: [seed for seed in errors if errors[seed] == error] for error in errors.values()}
     return "; ".join(f"seed {', '.join(those)}: {error}" for error, those in seeds.items()) or "-"
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

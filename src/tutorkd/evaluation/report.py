@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.errors import UserError
+from tutorkd.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -62,21 +63,19 @@ def results_table(results: Sequence[EvaluationResult]) -> Table:
 
 def markdown_table(results: Sequence[EvaluationResult]) -> str:
     """The same as Markdown, with macro F1 and the time of fine-tuning."""
+    headings = ["model", "parameters", "size", "accuracy %", "ms a sentence", "vs first: points, speed"]
     lines = [
-        "| model | parameters | size | accuracy % | ms a sentence | vs first: points, speed | macro F1 % "
-        "| fine-tuning s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for result in results:
-        cells = (
-            result.name.replace("|", "\\|"),
+        [
+            result.name,
             *_figures(result),
             _compare(result, results[0]),
             f"{100 * result.macro_f1:.1f}",
             f"{result.train_seconds:.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _caption(results), ""])
+        ]
+        for result in results
+    ]
+    table = aligned([*headings, "macro F1 %", "fine-tuning s"], lines, words=1)
+    return f"{table}\n\n{_caption(results)}\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """Tables of the scores, as Markdown."""
 
-import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -11,6 +10,7 @@ from tutorkd.glue.metrics import METRIC_NAMES
 from tutorkd.glue.runs import Unit
 from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL, Task
+from tutorkd.tables import aligned, escaped
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -52,7 +52,7 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
     if unmatched:
         sizes = " or ".join(dict.fromkeys(map(_size, unmatched)))
         notes.append(f"The paper has no model of {sizes} (layers x hidden).")
-    table = _aligned(["model", "layers x hidden", *heading, f"mean of {len(shared)}"], lines, words=1)
+    table = aligned(["model", "layers x hidden", *heading, f"mean of {len(shared)}"], lines, words=1)
     return f"## Beside the published rows\n\n{table}\n\n{_listed(notes)}"
 
 
@@ -75,7 +75,7 @@ def _model(model: Mapping[str, Any]) -> str:
     parts = [f"## {escaped(model['title'])}{teacher}"]
     notes = []
     if lines:
-        parts.append(_aligned(headings, lines, words=2, last_word=True))
+        parts.append(aligned(headings, lines, words=2, last_word=True))
         notes = _averages(model) + _notes(model)
     notes += [
         f"{TASKS[name].title}, failed runs: {len(failed)} of {task['runs']}: {escaped(_errors(failed))}."
@@ -187,25 +187,3 @@ def _errors(failed: Mapping[str, str]) -> str:
     return "; ".join(
         f"{error} ({those[0]}{f' and {len(those) - 1} more' * (len(those) > 1)})" for error, those in runs.items()
     )
-
-
-def escaped(text: str) -> str:
-    """Text in a line of Markdown, as it is."""
-    text = re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
-
-
-def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, last_word: bool = False) -> str:
-    """A Markdown table whose columns line up; the first ``words`` columns, and perhaps the last, are to the left."""
-    cells = [[escaped(word) for word in row] for row in [headings, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    left = [column < words or (last_word and column == len(headings) - 1) for column in range(len(headings))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            word.ljust(w) if to_left else word.rjust(w) for word, w, to_left in zip(row, widths, left, strict=True)
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * w if to_left else "-" * (w - 1) + ":" for w, to_left in zip(widths, left, strict=True)]
-    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])

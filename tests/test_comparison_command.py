@@ -80,7 +80,7 @@ def test_cells_run_in_processes_and_a_failing_one_is_reported(matrix, tmp_path, 
     assert "7 relation heads" in (out / "results.md").read_text()
     assert "7 relation heads" in capsys.readouterr().out
     assert {file.name for file in out.iterdir()} == {
-        *("cells", "results.json", "results.md"),
+        *("cells", "recipe.yaml", "results.json", "results.md"),
         *("score-cost.png", "score-cost.svg", "training.png", "training.svg"),
     }
 
@@ -109,6 +109,14 @@ def test_a_matrix_goes_on_where_it_was(matrix, in_process, tmp_path):
     assert in_process == []
     assert (cells / "tutor-kd-half-seed0" / "result.json").exists()
     assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_the_recipe_beside_the_results_is_the_one_that_was_run_flags_included(matrix, in_process, tmp_path):
+    out = tmp_path / "out"
+    assert main(matrix("mlm")) == 0
+    in_process.clear()
+    assert main(["compare", str(out / "recipe.yaml"), "--output_dir", str(out)]) == 0
+    assert in_process == []
 
 
 def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,8 @@ from tutorkd.files import make_folder
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
-    "evaluates each student; writes results.json, results.md and plots. The same command goes on where it stopped."
+    "evaluates each student; writes recipe.yaml, results.json, results.md and plots. The same command goes on where "
+    "it stopped."
 )
 
 
@@ -67,13 +69,17 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
     content = load_recipe(recipe)
     check_belongs(content, recipe, "compare", SECTIONS)
-    cells = read_cells(_overridden(content, args), recipe, args.output_dir)
+    content = _overridden(content, args)
+    cells = read_cells(content, recipe, args.output_dir)
     if args.cell is not None:
         return _run_one(cells, args)
     if args.dry_run:
         return _print_plan(cells)
     if find_spec("matplotlib") is None:
         raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
+    out = Path(args.output_dir)
+    make_folder(out)
+    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     return compare(cells, recipe, flags, args)
 
 
@@ -81,8 +87,6 @@ def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: Comp
     """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed."""
     left = [cell for cell in cells if args.restart or cell.result is None]
     failed = refusals(left) if left else {}
-    out = Path(args.output_dir)
-    make_folder(out)
     if args.restart:
         _remove(cells)
     print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
@@ -96,7 +100,7 @@ def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: Comp
     failed |= run_cells([cell for cell in left if cell.name not in failed], command, args.jobs)
     from tutorkd.comparison.plots import draw  # matplotlib is an extra
 
-    summary = summarise(cells, failed)
+    summary, out = summarise(cells, failed), Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary))
     draw(cells, summary, out)

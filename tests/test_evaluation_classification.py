@@ -207,7 +207,7 @@ def test_written_results_hold_what_is_returned(tmp_path, arguments, bert):
     assert [entry["accuracy"] for entry in written["results"]] == [result.accuracy for result in results]
     assert written["settings"]["learning_rate"] == 3e-3
     table = (out / "results.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in table[2:4]] == [f"| {bert}", f"| {other}"]
+    assert [line.split(" | ")[0].rstrip() for line in table[2:4]] == [f"| {bert}", f"| {other}"]
     assert len(list(out.glob("*/result.json"))) == 2
     assert not list(out.rglob("*.partial"))
 

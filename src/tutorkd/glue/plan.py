@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from tutorkd.callbacks import duration
 from tutorkd.evaluation.cost import fine_tuning_seconds
-from tutorkd.evaluation.finetune import tokenize
 from tutorkd.glue.runs import Unit
 from tutorkd.hub import load_tokenizer
 
@@ -46,7 +45,9 @@ def print_plan(units: Sequence[Unit]) -> None:
 def _seconds(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
     rows = unit.rows.train.select(range(min(len(unit.rows.train), _SAMPLE)))
-    tokens = tokenize(rows, load_tokenizer(unit.checkpoint.folder, "model"), unit.settings[0].max_length)
+    texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
+    tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
+    tokens = tokenizer(*texts, truncation=True, max_length=unit.settings[0].max_length)
     length = round(fmean(len(ids) for ids in tokens["input_ids"]))
     validation = _FORWARD * sum(map(len, unit.rows.validation.values())) / len(unit.rows.train)
     an_epoch: dict[int, float] = {}

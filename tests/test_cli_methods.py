@@ -108,3 +108,24 @@ def test_mlm_logits_as_target_train_a_student_with_an_mlm_head_and_log_its_held_
     assert any(entry.get("eval_loss", 0) > 0 for entry in history)
     assert not any("probe" in key for entry in history for key in entry)
     assert "AutoModelForMaskedLM" in (out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
+def test_every_ablation_trains_a_student_of_every_family(tmp_path, text, family):
+    teacher = tmp_path / "teacher_model"
+    tiny.masked_lm(family).save_pretrained(teacher)
+    tiny.tokenizer().save_pretrained(teacher)
+    choices = {
+        "tutor": ("teacher", "uniform", "none"),
+        "rewards": ("teacher", "student", "none"),
+        "sampling": ("greedy", "top-k"),
+        "target": ("mlm-logits",),
+        "reward_baseline": ("mean",),
+        "hidden_state_weight": ("0",),
+        "attention_score_weight": ("0",),
+    }
+    for option, values in choices.items():
+        for value in values:
+            out = tmp_path / f"{option}-{value}"
+            assert _distill(teacher, text, out, f"--{option}", value, "--eval_strategy", "no") == 0
+            assert AutoModel.from_pretrained(out).config.num_hidden_layers == 2

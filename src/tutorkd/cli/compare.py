@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,16 +77,22 @@ def run(argv: Sequence[str]) -> int:
         return _print_plan(cells)
     if find_spec("matplotlib") is None:
         raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
-    out = Path(args.output_dir)
-    make_folder(out)
-    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
-    return compare(cells, recipe, flags, args)
+    return compare(cells, recipe, content, flags, args)
 
 
-def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
-    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed."""
+def compare(
+    cells: Sequence[Cell], recipe: str, content: Mapping[str, Any], flags: Sequence[str], args: CompareArguments
+) -> int:
+    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed.
+
+    Args:
+        recipe: its name or path, which the cells' processes read again.
+        content: the recipe with what the flags say in its place.
+    """
     left = [cell for cell in cells if args.restart or cell.result is None]
     failed = refusals(left) if left else {}
+    out = Path(args.output_dir)
+    make_folder(out)
     if args.restart:
         _remove(cells)
     print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
@@ -100,7 +106,8 @@ def compare(cells: Sequence[Cell], recipe: str, flags: Sequence[str], args: Comp
     failed |= run_cells([cell for cell in left if cell.name not in failed], command, args.jobs)
     from tutorkd.comparison.plots import draw  # matplotlib is an extra
 
-    summary, out = summarise(cells, failed), Path(args.output_dir)
+    summary = summarise(cells, failed)
+    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary))
     draw(cells, summary, out)

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tutorkd.errors import UserError
 
@@ -20,6 +22,14 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"the output folder {folder} can't be made: {error.strerror}; choose another --output_dir"
         ) from error
+
+
+def stored_result(file: Path) -> dict[str, Any] | None:
+    """What a JSON file of results holds; None if it isn't there or isn't whole."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tutorkd.cli.distill import DistillArguments
 from tutorkd.cli.options import nearest
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments
+from tutorkd.files import stored_result
 from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
 from tutorkd.settings import resolved
@@ -75,11 +76,8 @@ class Cell:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had these settings."""
-        try:
-            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return result if result.get("settings") == self.settings else None
+        result = stored_result(self.folder / RESULT_FILE)
+        return result if result is not None and result.get("settings") == self.settings else None
 
 
 def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:

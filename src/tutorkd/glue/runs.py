@@ -22,6 +22,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.report import write_text
+from tutorkd.files import stored_result
 from tutorkd.glue.data import LABEL, TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
@@ -58,11 +59,8 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had this identity."""
-        try:
-            result = json.loads((self.folder / RESULT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return result if result.get("identity") == self.identity else None
+        result = stored_result(self.folder / RESULT_FILE)
+        return result if result is not None and result.get("identity") == self.identity else None
 
     @property
     def error(self) -> str | None:

@@ -41,7 +41,7 @@ def units(tmp_path):
             epochs=[1],
             seeds=list(range(len(settings[0]))),
         )
-        unit = Unit(checkpoint, task, data, tmp_path / "runs" / model / name, args.runs(task, None, large=False))
+        unit = Unit(checkpoint, task, data, tmp_path / "runs" / model / name, args.runs(task, None))
         for run, value in zip(unit.runs, [value for seeds in settings for value in seeds], strict=True):
             if value is None:
                 write_text(run.folder / ERROR_FILE, "diverged | at once")
@@ -94,6 +94,19 @@ def test_a_change_of_the_runs_identity_makes_a_result_another_s(units):
     assert unit.runs[0].result is None
 
 
+def test_the_commonest_class_of_the_training_rows_stands_beside_the_models(units):
+    found = [units("student", "rte", [0.5]), units("teacher", "rte", [0.5])]
+    rows = found[0].rows
+    labels = rows.validation["validation"]["label"][:]
+    ones = sum(rows.train["label"][:])
+    answer = int(ones > len(rows.train) - ones)
+    expected = sum(label == answer for label in labels) / len(labels)
+    summary = summarise(found, None, {})
+    assert summary["commonest_class"] == {"rte": {"accuracy": pytest.approx(expected)}}
+    (line,) = [line for line in markdown(summary).splitlines() if line.startswith("| no model")]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["-", *[f"{100 * expected:.1f}"] * 2]
+
+
 def test_both_averages_over_the_tasks_that_there_are():
     def task(*medians):
         return {"figures": {str(number): {"median": median} for number, median in enumerate(medians)}}
@@ -143,12 +156,13 @@ def test_published_rows_are_of_the_same_size_and_the_mean_is_over_what_all_rows_
     small = {"num_hidden_layers": 6, "hidden_size": 264, "num_attention_heads": 12, "family": "electra"}
     found = [units("student", name, [0.5], **small) for name in ("stsb", "rte", "qnli")]
     lines = markdown(summarise(found, None, {})).splitlines()
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][:8]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][:9]
     assert table[0] == ["model", "layers x hidden", "QNLI", "STS-B", "RTE", "mean of 2"]
     assert table[2][0].endswith("student: median over seeds")
     assert table[2][1:] == ["6 x 264", "50.0", "50.0", "50.0", "50.0"]
-    assert table[4] == ["BERT-base (teacher): published", "12 x 768", "90.6", "86.3", "65.4", "78.0"]
-    assert table[7] == ["MiniLM v2: published", "6 x 264", "87.9", "-", "65.7", "76.8"]
+    assert table[4][:2] == ["no model: the commonest class always", "-"]
+    assert table[5] == ["BERT-base (teacher): published", "12 x 768", "90.6", "86.3", "65.4", "78.0"]
+    assert table[8] == ["MiniLM v2: published", "6 x 264", "87.9", "-", "65.7", "76.8"]
     assert "The mean is over QNLI and RTE, which all rows have;" in "\n".join(lines)
     assert "The paper has no model" not in "\n".join(lines)
 
@@ -241,10 +255,15 @@ def test_the_plot_has_a_bar_a_model_and_task_and_the_teacher_s_line(units, tmp_p
     assert [label.get_text() for label in axes.get_xticklabels()] == ["CoLA\nMatthews", "RTE\naccuracy"]
     dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in dashed] == [70, 70]
+    dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [0, 100 * summary["commonest_class"]["rte"]["accuracy"]]
     figure.draw_without_rendering()
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
-    assert [text.split("/")[-1] for text in shown] == ["\\$a\\$", "_b", "teacher (teacher)"]
+    assert [text.split("/")[-1] for text in shown] == [
+        *("\\$a\\$", "_b", "teacher (teacher)"),
+        "no model: the commonest class always",
+    ]
     files = plots.draw(summary, tmp_path)
     assert [file.name for file in files] == ["scores.png", "scores.svg"]
     assert Path(files[0]).read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ from tutorkd.glue.plan import print_plan
 from tutorkd.glue.report import markdown, unit_line
 from tutorkd.glue.runs import Unit, run_unit
 from tutorkd.glue.summary import summarise
-from tutorkd.glue.tasks import LARGE, TASKS, Task
+from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.runtime import describe
 
 DESCRIPTION = (
@@ -115,7 +115,7 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
 
 def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
     folder = Path(args.output_dir) / "runs" / checkpoint.slug / task.name
-    return Unit(checkpoint, task, rows, folder, args.runs(task, positions, large=len(rows.train) >= LARGE))
+    return Unit(checkpoint, task, rows, folder, args.runs(task, positions))
 
 
 def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:

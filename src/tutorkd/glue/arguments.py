@@ -31,7 +31,7 @@ class GlueArguments:
         default=False,
         metadata={
             "help": "Take the first learning rate, batch size and number of epochs alone, and the first "
-            f"{_FAST_SEEDS} seeds, of large tasks one."
+            f"{_FAST_SEEDS} seeds, of {', '.join(LARGE)} one."
         },
     )
     learning_rates: list[float] = field(
@@ -46,7 +46,7 @@ class GlueArguments:
     )
     large_seeds: list[int] | None = field(
         default=None,
-        metadata={"help": f"Seeds for tasks of {LARGE:,} training rows and more; by default the same."},
+        metadata={"help": f"Seeds for {', '.join(LARGE)}; by default the same."},
     )
     warmup_ratio: float = field(
         default=0.1, metadata={"help": "Share of the steps over which the learning rate rises from 0."}
@@ -99,20 +99,24 @@ class GlueArguments:
             if seed < 0:
                 raise UserError(f"seeds must be whole numbers from 0, not {seed}")
         for task in TASKS.values():
-            self.runs(task, None, large=False)  # each checks its values
+            self.runs(task, None)  # each checks its values
 
-    def runs(self, task: Task, positions: int | None, large: bool) -> list[FineTuneArguments]:
+    def runs(self, task: Task, positions: int | None) -> list[FineTuneArguments]:
         """One fine-tuning for each setting of the grid and seed.
 
         Args:
             positions: the longest row that the model takes; None where it isn't bounded.
-            large: whether the task has many training rows.
         """
         usual = min(task.max_length, positions) if positions else task.max_length
-        seeds = self.large_seeds if large and self.large_seeds else self.seeds
+        seeds = self.large_seeds if task.large and self.large_seeds else self.seeds
         rates, batches, passes = self.learning_rates, self.batch_sizes, self.epochs
         if self.fast:
-            seeds, rates, batches, passes = seeds[: 1 if large else _FAST_SEEDS], rates[:1], batches[:1], passes[:1]
+            seeds, rates, batches, passes = (
+                seeds[: 1 if task.large else _FAST_SEEDS],
+                rates[:1],
+                batches[:1],
+                passes[:1],
+            )
         return [
             FineTuneArguments(
                 max_length=self.max_length or usual,

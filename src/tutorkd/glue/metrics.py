@@ -61,3 +61,15 @@ def score(task: Task, labels: dict[str, np.ndarray], logits: dict[str, np.ndarra
         figure.name: METRICS[figure.metric](labels[figure.split], answers(task, logits[figure.split]))
         for figure in task.figures
     }
+
+
+def commonest_class(task: Task, train: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
+    """All figures of a task for answering the commonest class to every row, or of a regression one number.
+
+    Args:
+        train: labels whose commonest is answered.
+        labels: by validation split.
+    """
+    answer = 0 if task.regression else int(np.bincount(train).argmax())
+    logits = np.eye(len(task.classes))[[answer]]
+    return score(task, labels, {split: logits.repeat(len(those), axis=0) for split, those in labels.items()})

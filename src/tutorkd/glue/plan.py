@@ -44,7 +44,8 @@ def print_plan(units: Sequence[Unit]) -> None:
 
 def _seconds(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
-    rows = unit.rows.train.select(range(min(len(unit.rows.train), _SAMPLE)))
+    # Shuffled, since some tasks' rows lie in the order of their sources, with lengths of their own.
+    rows = unit.rows.train.shuffle(seed=0).select(range(min(len(unit.rows.train), _SAMPLE)))
     texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
     tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
     tokens = tokenizer(*texts, truncation=True, max_length=unit.settings[0].max_length)

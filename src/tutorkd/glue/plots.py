@@ -1,4 +1,4 @@
-"""The plot of scores: bars a task with the spread over seeds, a line at the teacher's."""
+"""The plot of scores: bars a task with the spread over seeds, lines at the teacher's and at the commonest class's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +13,11 @@ from tutorkd.glue.report import figure_title
 from tutorkd.glue.tasks import TASKS
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
 _GROUP = 0.8  # of the distance between two tasks
 _TEXT = 6  # height of a number above its bar, on the axis
+_TEACHER: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+_CONSTANT: dict[str, Any] = {"color": "#D55E00", "linestyle": ":", "linewidth": 1.6}
 
 
 def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -55,11 +57,15 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
             axes.annotate(f"{median:.1f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
             lowest = min(lowest, low)
     for place, name in enumerate(names):
+        across = place - _GROUP / 2, place + _GROUP / 2
+        constant = 100 * summary["commonest_class"][name][TASKS[name].selected.name]
+        axes.plot(across, (constant, constant), **_CONSTANT)
         for y in teachers[name]:
-            axes.plot((place - _GROUP / 2, place + _GROUP / 2), (y, y), color="black", linestyle="--", linewidth=1.2)
+            axes.plot(across, (y, y), **_TEACHER)
     handles: list[Artist] = [Patch(color=_COLOURS[number % len(_COLOURS)]) for number in range(len(barred))]
-    handles += [Line2D([], [], color="black", linestyle="--", linewidth=1.2) for _ in lined]
+    handles += [Line2D([], [], **_TEACHER) for _ in lined] + [Line2D([], [], **_CONSTANT)]
     labels = [_text(model["title"]) for model in barred] + [f"{_text(model['title'])} (teacher)" for model in lined]
+    labels.append("no model: the commonest class always")
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     labels = [f"{TASKS[name].title}\n{figure_title(TASKS[name], TASKS[name].selected.name)}" for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=9)

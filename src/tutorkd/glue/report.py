@@ -30,6 +30,8 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
             found = {name: 100 * _first(model, name)[key] for name in columns if _figures(model, name)}
             teacher = ", teacher" if model["is_teacher"] else ""
             rows.append((f"{model['title']}{teacher}: {words}", _size(model), found))
+    constant = {name: 100 * summary["commonest_class"][name][TASKS[name].selected.name] for name in columns}
+    rows.append(("no model: the commonest class always", "-", constant))
     rows += [(f"{row['model']}: published", _size(row), row["scores"]) for row in summary["published"]["rows"]]
     shared = [name for name in columns if all(name in scores for _, _, scores in rows)]
     lines = []

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig
 
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.glue import published
+from tutorkd.glue.data import LABEL
+from tutorkd.glue.metrics import commonest_class
 from tutorkd.glue.runs import Unit
 from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL
@@ -25,15 +28,19 @@ def summarise(units: Sequence[Unit], teacher: Checkpoint | None, failed: Mapping
 
     Returns:
         ``models``, each with its ``tasks`` (by name: the chosen setting, ``figures`` over its seeds and the best of all
-        runs, what failed), its ``averages`` and, beside a teacher, what is ``kept`` of it; ``published``: rows of the
-        same sizes in percent, the teacher's first.
+        runs, what failed), its ``averages`` and, beside a teacher, what is ``kept`` of it; ``commonest_class``: the
+        figures of one answer to every row, by task; ``published``: rows of the same sizes in percent, the teacher's
+        first.
     """
     models: dict[str, dict[str, Any]] = {}
+    constant: dict[str, dict[str, float]] = {}
     titles = [unit.checkpoint.title for unit in {unit.checkpoint.slug: unit for unit in units}.values()]
     for unit in units:
         checkpoint = unit.checkpoint
         model = models.setdefault(checkpoint.slug, _about(checkpoint, titles, teacher))
         model["tasks"][unit.task.name] = _task(unit, failed.get(unit.name))
+        if unit.task.name not in constant:
+            constant[unit.task.name] = _commonest_class(unit)
     for model in models.values():
         model["tasks"] = {name: model["tasks"][name] for name in TASKS if name in model["tasks"]}
         model["averages"] = averages(model["tasks"])
@@ -46,6 +53,7 @@ def summarise(units: Sequence[Unit], teacher: Checkpoint | None, failed: Mapping
     rows = [published.TEACHER, *(row for row in same if row is not published.TEACHER)]
     return {
         "models": list(models.values()),
+        "commonest_class": {task: constant[task] for task in TASKS if task in constant},
         "published": {"source": published.SOURCE, "rows": [dataclasses.asdict(row) for row in rows]},
     }
 
@@ -91,6 +99,11 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
         "device": everything[0]["device"] if everything else None,
         "threads": everything[0]["threads"] if everything else None,
     }
+
+
+def _commonest_class(unit: Unit) -> dict[str, float]:
+    labels = {split: np.asarray(rows[LABEL][:]) for split, rows in unit.rows.validation.items()}
+    return commonest_class(unit.task, np.asarray(unit.rows.train[LABEL][:]), labels)
 
 
 def averages(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
+from tutorkd.tables import escaped
 
 if TYPE_CHECKING:
     from tutorkd.config import PretrainingConfig
@@ -89,6 +90,34 @@ A masked language model, trained further on a corpus by tutorkd {__version__}; l
 {_table(facts)}
 """
     _write(folder, text, "fill-mask", ["masked-lm"], base)
+
+
+def onnx_card(folder: Path, name: str, file: str, classifies: bool, figures: str) -> None:
+    """Write README.md of exported files: how to run one, and what is known of them.
+
+    Args:
+        name: of the checkpoint that they were made of.
+        file: the one to run, in the folder.
+        figures: a table in Markdown.
+    """
+    output = "logits" if classifies else "last_hidden_state"
+    text = f"""\
+# {escaped(_public(name))}, as ONNX
+
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+session = onnxruntime.InferenceSession("THIS_FOLDER/{file}")
+tokens = tokenizer(["a text", "another"], padding=True, return_tensors="np")
+({output},) = session.run(None, {{each.name: tokens[each.name] for each in session.get_inputs()}})
+```
+
+{figures}
+Exported by tutorkd {__version__}.
+"""
+    _write(folder, text, "text-classification" if classifies else "feature-extraction", ["onnx"], name)
 
 
 def _public(name: str) -> str:

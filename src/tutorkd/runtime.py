@@ -53,7 +53,10 @@ def _cpu_name() -> str:
 
 def describe() -> dict[str, str]:
     """The machine and the versions of what results depend on, as printed by ``tutorkd env``."""
-    packages = ("tutorkd", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors")
+    packages = (
+        *("tutorkd", "torch", "transformers", "accelerate"),
+        *("datasets", "tokenizers", "safetensors", "onnxruntime"),
+    )
     versions = {}
     for package in packages:
         try:

@@ -13,6 +13,7 @@ COMMANDS = {
     "distill": "distil a teacher into a small student with Tutor-KD",
     "evaluate": "fine-tune encoders on labelled text and compare accuracy, size and speed",
     "glue": "fine-tune encoders on GLUE's tasks: official metrics over seeds, beside the published rows",
+    "export": "a checkpoint as ONNX files for devices, float32 and int8, checked against PyTorch",
     "compare": "methods or ablations x students x seeds at an equal budget: table and plots",
     "demo": "all of it, on data that come with two packages, in at most 15 minutes on two cores",
     "env": "versions and machine, for a report",

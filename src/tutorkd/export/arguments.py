@@ -1,0 +1,52 @@
+"""What ``tutorkd export`` is told."""
+
+from dataclasses import dataclass, field
+
+from tutorkd.errors import UserError
+
+_SHORTEST = 8
+
+
+@dataclass
+class ExportArguments:
+    """What is exported, and on what it is checked."""
+
+    model: str = field(default="", metadata={"help": "Checkpoint to export: a path or Hub name."})
+    output_dir: str = field(
+        default="tutorkd-onnx",
+        metadata={"help": "Folder for the files (a path); the checkpoint's own takes them beside its weights."},
+    )
+    texts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text to check on, its first documents: local files or a Hub data set, as --corpus of distill; "
+            "by default random tokens."
+        },
+    )
+    validation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled rows to check a classifier on, for its accuracy: a csv, jsonl or parquet file, or the "
+            "validation split of name:config."
+        },
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of --validation that holds the second text of a pair (a name)."},
+    )
+    label_column: str = field(
+        default="label",
+        metadata={"help": "Column of --validation that holds the class, its name or number (a name)."},
+    )
+    max_length: int = field(default=128, metadata={"help": "Longest row to check on, in tokens; longer ones are cut."})
+    restart: bool = field(
+        default=False, metadata={"help": "Whether to throw away another export in output_dir (true or false)."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        if self.max_length < _SHORTEST:
+            raise UserError(f"max_length must be {_SHORTEST} or more, not {self.max_length}")
+        if self.texts is not None and self.validation is not None:
+            raise UserError("texts and validation both say what to check on: give one of them")

@@ -1,0 +1,126 @@
+"""An exported model beside its PyTorch original: the same answers on the same rows, size, speed."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Rows = Sequence[Mapping[str, list[int]]]
+Answer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs (rows, tokens) to the model's output
+
+_BATCH = 8
+_TIMED = 64
+_WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of one file.
+
+    Attributes:
+        name: of the file.
+        bytes: its size.
+        milliseconds: median time of one row at a time, from token ids to the output.
+        difference: largest difference of an output from PyTorch's, through the root mean square of PyTorch's.
+        agreement: mean cosine of a token's hidden states with PyTorch's, or the share of answers (the class of a row or
+            of a token) that are PyTorch's. Of a regression the cosine of all rows' scores.
+        accuracy: on labelled rows, None without labels.
+    """
+
+    name: str
+    bytes: int
+    milliseconds: float
+    difference: float
+    agreement: float
+    accuracy: float | None
+
+
+def torch_answer(model: PreTrainedModel) -> Answer:
+    """The model itself, in float32 on the processor."""
+
+    @torch.inference_mode()
+    def answer(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return model(**{name: torch.from_numpy(values) for name, values in inputs.items()})[0].numpy()
+
+    return answer
+
+
+def onnx_answer(path: Path) -> Answer:
+    """ONNX Runtime on the processor, with as many threads as torch has."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(inputs))[0]
+
+
+def check(
+    files: Mapping[str, tuple[int, Answer]],
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    rows: Rows,
+    labels: np.ndarray | None,
+    classifies: bool,
+) -> list[Checked]:
+    """Compare answers.
+
+    Args:
+        files: size in bytes and answers by name; the first are PyTorch's, which the others are held against.
+        names: of the model's inputs.
+        rows: tokenised, without padding; they are compared in padded batches, and timed one by one.
+        labels: class codes of the rows.
+        classifies: whether the outputs are logits of classes; else they are hidden states, or scores.
+    """
+    batches = [_padded(tokenizer, names, rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
+    reference: list[np.ndarray] = []
+    checked = []
+    for name, (size, answer) in files.items():
+        outputs = [_of_tokens(answer(batch), batch["attention_mask"]) for batch in batches]
+        reference = reference or outputs
+        expected, given = np.concatenate(reference), np.concatenate(outputs)
+        checked.append(
+            Checked(
+                name,
+                size,
+                _milliseconds(answer, [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]),
+                float(np.abs(given - expected).max() / np.sqrt(np.square(expected).mean())),
+                _same_class(expected, given) if classifies else _cosine(expected, given),
+                None if labels is None else float((given.argmax(-1) == labels).mean()),
+            )
+        )
+    return checked
+
+
+def _padded(tokenizer: PreTrainedTokenizerBase, names: Sequence[str], rows: Rows) -> dict[str, np.ndarray]:
+    batch = tokenizer.pad({name: [row[name] for row in rows] for name in names}, return_tensors="np")
+    return {name: batch[name].astype(np.int64) for name in names}
+
+
+def _of_tokens(output: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    """(n, d): of rows one each, or of their tokens without padding."""
+    return output if output.ndim == 2 else output[attention_mask.astype(bool)]
+
+
+def _same_class(expected: np.ndarray, given: np.ndarray) -> float:
+    return float((expected.argmax(-1) == given.argmax(-1)).mean())
+
+
+def _cosine(expected: np.ndarray, given: np.ndarray) -> float:
+    if expected.shape[-1] == 1:  # a regression: its rows are one vector
+        expected, given = expected.T, given.T
+    products = (expected * given).sum(-1)
+    return float((products / (np.linalg.norm(expected, axis=-1) * np.linalg.norm(given, axis=-1))).mean())
+
+
+def _milliseconds(answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> float:
+    times = []
+    for row in [*rows[:_WARM_UP], *rows]:
+        start = time.perf_counter()
+        answer(row)
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[-len(rows) :]))

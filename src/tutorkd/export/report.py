@@ -1,0 +1,37 @@
+"""What is said of exported files."""
+
+from collections.abc import Sequence
+
+from tutorkd.export.check import Checked
+from tutorkd.tables import aligned
+
+
+def table(results: Sequence[Checked], classifies: bool) -> str:
+    """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
+    agreement = "same answer %" if classifies else "cosine"
+    headings = ["file", "size", "ms a row", "speed", "largest difference", agreement]
+    labelled = results[0].accuracy is not None
+    headings += ["accuracy %"] * labelled
+    lines = []
+    for result in results:
+        line = [result.name, f"{result.bytes / 1e6:.1f} MB", f"{result.milliseconds:.2f}"]
+        line.append(f"{results[0].milliseconds / result.milliseconds:.1f} x")
+        if result is results[0]:
+            line += ["-", "-"]
+        else:
+            line.append(f"{result.difference:.1e}")
+            line.append(f"{100 * result.agreement:.1f}" if classifies else f"{result.agreement:.4f}")
+        if result.accuracy is not None:
+            line.append(f"{100 * result.accuracy:.1f}")
+        lines.append(line)
+    return aligned(headings, lines, words=1)
+
+
+def notes(rows: str, threads: int, classifies: bool) -> str:
+    """How to read the table, in Markdown."""
+    last = "the share of answers that are PyTorch's" if classifies else "the mean cosine of a token's hidden states"
+    return (
+        f"Held against PyTorch on {rows}, in padded batches: the largest difference of an output, through the root "
+        f"mean square of PyTorch's, and {last}. Time: median of one row at a time, from token ids to the output, "
+        f"threads: {threads}."
+    )

@@ -1,0 +1,230 @@
+"""ONNX files beside the models that they were made of."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import tiny
+import torch
+from commands import complete, fail, save
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from tutorkd.cli import export as command
+from tutorkd.export import exporter
+from tutorkd.export.check import check
+from tutorkd.export.to_onnx import write_float32
+
+TEXTS = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20", "w30 w31 w30 w90"]
+FILES = ["model.onnx", "model_quantized.onnx"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def onnx_output(file, tokens):
+    session = onnxruntime.InferenceSession(file)
+    (output,) = session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})
+    return output
+
+
+def encoder(seed=0):
+    return tiny.masked_lm("bert", seed, num_hidden_layers=1).base_model
+
+
+def tokens_of(texts):
+    return tiny.tokenizer()(texts, padding=True, return_tensors="np")
+
+
+def classifier(place, kind=AutoModelForSequenceClassification, labels=("no", "maybe", "yes")):
+    torch.manual_seed(0)
+    names = dict(enumerate(labels))
+    config = tiny.config(
+        "bert", num_hidden_layers=1, initializer_range=0.5, id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    model = kind.from_config(config).eval()
+    return model, save(model, place / "classifier")
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta", "distilbert", "modernbert"])
+def test_the_files_of_an_encoder_give_its_hidden_states_for_other_batches_and_lengths(place, family, capsys):
+    model = tiny.masked_lm(family, num_hidden_layers=2).base_model
+    complete("export", "--model", save(model, place / "student"), "--output_dir", "out")
+    tokens = tokens_of(TEXTS)
+    taken = {name: torch.tensor(tokens[name]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = model(**taken).last_hidden_state.numpy()
+    kept = tokens["attention_mask"].astype(bool)
+    exact, rounded = (onnx_output(f"out/onnx/{name}", tokens)[kept] for name in FILES)
+    np.testing.assert_allclose(exact, expected[kept], rtol=1e-4, atol=1e-5)
+    lengths = np.linalg.norm(rounded, axis=-1) * np.linalg.norm(expected[kept], axis=-1)
+    assert ((rounded * expected[kept]).sum(-1) / lengths).min() > 0.98
+    assert not np.array_equal(rounded, exact)
+    shown = capsys.readouterr().out
+    assert "64 rows of random tokens" in shown
+    assert AutoConfig.from_pretrained("out").model_type == family
+    assert AutoTokenizer.from_pretrained("out").tokenize("w1 w2") == ["w1", "w2"]
+    record = json.loads((place / "out" / "onnx" / "export.json").read_text())
+    assert [file["bytes"] for file in record["files"][1:]] == [
+        (place / "out" / "onnx" / name).stat().st_size for name in FILES
+    ]
+
+
+def test_the_head_of_a_masked_language_model_is_left_out(place):
+    model = tiny.masked_lm("bert", num_hidden_layers=1)
+    complete("export", "--model", save(model, place / "student"), "--output_dir", "out")
+    tokens = tokens_of(TEXTS[:1])
+    with torch.no_grad():
+        expected = model.base_model(torch.tensor(tokens["input_ids"])).last_hidden_state.numpy()
+    np.testing.assert_allclose(onnx_output("out/onnx/model.onnx", tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_classifier_is_measured_on_labelled_rows(place, capsys, named):
+    model, path = classifier(place)
+    tokens = tokens_of(texts := tiny.documents(20))
+    with torch.no_grad():
+        logits = model(**{name: torch.tensor(tokens[name]) for name in tokens}).logits.numpy()
+    answers = logits.argmax(-1)
+    assert len(set(answers)) > 1
+    codes = np.where(np.arange(20) % 4 == 0, (answers + 1) % 3, answers)  # every fourth is wrong: 75 %
+    labels = [model.config.id2label[code] for code in codes] if named else codes
+    pd.DataFrame({"text": texts, "label": labels}).to_csv("rows.csv", index=False)
+    complete("export", "--model", path, "--output_dir", "out", "--validation", "rows.csv")
+    np.testing.assert_allclose(onnx_output("out/onnx/model.onnx", tokens), logits, rtol=1e-4, atol=1e-5)
+    rows = [
+        line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "---" not in line
+    ]
+    assert [rows[0][column].strip() for column in (6, 7)] == ["same answer %", "accuracy %"]
+    assert [rows[1][column].strip() for column in (6, 7)] == ["-", "75.0"]
+    assert [rows[2][column].strip() for column in (6, 7)] == ["100.0", "75.0"]
+    assert "pipeline_tag: text-classification" in (place / "out" / "README.md").read_text()
+
+
+def test_a_tagger_gives_logits_for_each_token(place):
+    _, path = classifier(place, AutoModelForTokenClassification)
+    (place / "text.txt").write_text("\n\n".join(TEXTS))
+    complete("export", "--model", path, "--output_dir", "out", "--texts", "text.txt")
+    assert onnx_output("out/onnx/model.onnx", tokens_of(TEXTS)).shape == (3, 11, 3)
+    record = json.loads((place / "out" / "onnx" / "export.json").read_text())
+    assert record["checked_on"] == "the first 3 documents of the text"
+    assert record["files"][1]["agreement"] == 1
+
+
+def test_a_regression_is_compared_by_its_scores(place, capsys):
+    _, path = classifier(place, labels=["score"])
+    complete("export", "--model", path, "--output_dir", "out")
+    assert "cosine" in capsys.readouterr().out
+    record = json.loads((place / "out" / "onnx" / "export.json").read_text())
+    assert record["files"][1]["agreement"] == pytest.approx(1, abs=1e-5)
+
+
+def test_figures_are_those_of_their_definitions():
+    rows = [{"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1]}, {"input_ids": [2, 3], "attention_mask": [1, 1]}]
+
+    def answering(*logits):
+        return lambda inputs: np.array(logits)[: len(inputs["input_ids"])]
+
+    files = {"torch": (8, answering([1.0, 3], [2, 1])), "file": (2, answering([1.0, 3], [2, 4]))}
+    names = ["input_ids", "attention_mask"]
+    reference, found = check(files, tiny.tokenizer(), names, rows, np.array([1, 1]), classifies=True)
+    assert (reference.agreement, reference.accuracy, reference.difference, reference.bytes) == (1, 0.5, 0, 8)
+    assert (found.agreement, found.accuracy) == (0.5, 1)
+    assert found.difference == pytest.approx(3 / np.sqrt((1 + 9 + 4 + 1) / 4))
+    (_, found) = check(files, tiny.tokenizer(), names, rows, None, classifies=False)
+    assert found.agreement == pytest.approx((1 + (2 * 2 + 1 * 4) / np.sqrt(5 * 20)) / 2)
+    assert found.accuracy is None
+
+
+def test_padding_doesn_t_count():
+    rows = [{"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1]}, {"input_ids": [2, 3], "attention_mask": [1, 1]}]
+
+    def answering(at_padding):
+        def answer(inputs):
+            return np.where(inputs["attention_mask"][..., None], [1.0, 2.0], at_padding)
+
+        return answer
+
+    files = {"torch": (1, answering([0.0, 0.0])), "file": (1, answering([9.0, -9.0]))}
+    found = check(files, tiny.tokenizer(), ["input_ids", "attention_mask"], rows, None, classifies=False)[1]
+    assert (found.difference, found.agreement) == (0, pytest.approx(1))
+
+
+def test_files_may_stand_beside_the_weights_and_leave_all_else_alone(place):
+    path = save(encoder(), place / "student")
+    (place / "student" / "README.md").write_text("mine")
+    before = {file.name: file.read_bytes() for file in (place / "student").iterdir()}
+    complete("export", "--model", path, "--output_dir", path)
+    assert {file.name: file.read_bytes() for file in (place / "student").iterdir() if file.is_file()} == before
+    assert sorted(file.name for file in (place / "student" / "onnx").iterdir()) == ["export.json", *FILES]
+
+
+def test_another_s_folder_is_left_alone(place, capfd):
+    first, second = (save(encoder(seed), place / f"student-{seed}") for seed in (0, 1))
+    (place / "full").mkdir()
+    (place / "full" / "file").touch()
+    assert fail(capfd, "export", "--model", first, "--output_dir", "full").startswith(
+        "full holds something that isn't an export of tutorkd; choose another"
+    )
+    complete("export", "--model", first, "--output_dir", "out")
+    weights = (place / "out" / "onnx" / "model.onnx").read_bytes()
+    assert "out holds the export of" in fail(capfd, "export", "--model", second, "--output_dir", "out")
+    assert (place / "out" / "onnx" / "model.onnx").read_bytes() == weights
+    complete("export", "--model", second, "--output_dir", "out", "--restart")
+    assert (place / "out" / "onnx" / "model.onnx").read_bytes() != weights
+
+
+def test_a_file_that_doesn_t_give_the_model_s_answers_is_not_handed_out(place, capfd, monkeypatch):
+    path = save(encoder(), place / "student")
+    other = encoder(seed=1)
+    monkeypatch.setattr(exporter, "write_float32", lambda model, *rest: write_float32(other, *rest))
+    told = fail(capfd, "export", "--model", path, "--output_dir", "out")
+    assert told.startswith(f"the float32 file doesn't give the answers of {path}: ")
+    assert not list((place / "out").rglob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", ""], "give the checkpoint to export: --model PATH_OR_NAME"),
+        (["--max_length", "4"], "max_length must be 8 or more, not 4"),
+        (["--texts", "a", "--validation", "b"], "texts and validation both say what to check on: give one of them"),
+        (["--texts", "blank.txt"], "blank.txt"),
+        (["--validation", "rows.csv"], "doesn't classify rows, so --validation can't be answered; give --texts"),
+        (["--model", "nowhere/at/all"], "there is no such folder"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_nothing_is_written(place, capfd, flags, message):
+    path = save(encoder(), place / "student")
+    (place / "blank.txt").write_text("\n\n")
+    (place / "rows.csv").write_text("text,label\nw1,a\nw2,b\n")
+    assert message in fail(capfd, "export", "--model", path, "--output_dir", "out", *flags)
+    assert not (place / "out").exists()
+
+
+def test_labels_that_the_model_doesn_t_know_are_told(place, capfd):
+    _, path = classifier(place)
+    (place / "rows.csv").write_text("text,label\nw1,no\nw2,never\n")
+    told = fail(capfd, "export", "--model", path, "--output_dir", "out", "--validation", "rows.csv")
+    assert told.startswith("rows.csv has the label never; the classes of")
+    assert told.endswith("are no, maybe, yes (0 to 2)")
+
+
+def test_a_head_without_weights_is_refused(place, capfd):
+    model = encoder()
+    model.config.architectures = ["BertForSequenceClassification"]
+    path = save(model, place / "student")
+    config = json.loads((place / "student" / "config.json").read_text())
+    config["architectures"] = ["BertForSequenceClassification"]
+    (place / "student" / "config.json").write_text(json.dumps(config))
+    assert "lacks weights of its head, such as classifier" in fail(capfd, "export", "--model", path)
+
+
+def test_without_the_extra_it_says_what_to_install(place, capfd, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "onnxscript" else object())
+    told = fail(capfd, "export", "--model", "student")
+    assert told == "exporting needs onnxscript: pip install 'tutorkd[export]'"

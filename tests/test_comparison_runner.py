@@ -3,6 +3,7 @@ import signal
 import sys
 import threading
 import time
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,22 @@ def test_a_failing_cell_is_told_and_doesn_t_keep_the_others_from_running(tmp_pat
     shown = capsys.readouterr().out
     assert "finished cell3" in shown
     assert "4 of 4" in shown
+
+
+def test_a_terminal_shows_what_the_processes_last_said(tmp_path, capsys, monkeypatch):
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    cells = _cells(tmp_path, 2)
+    code = "import sys, time; sys.stderr.write('10 %\\r' + sys.argv[1] + ' at 50 %\\r'); time.sleep(2)"
+    assert not run_cells(cells, lambda cell: [*_python(code), cell.name], jobs=2)
+    shown = terminal.getvalue()
+    assert "cell0 at 50 %" in shown
+    assert "cell1 at 50 %" in shown
+    assert "10 %" not in shown
+    assert "2 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -43,8 +43,16 @@ model-index:
 @pytest.fixture
 def model():
     """CoLA from 3 seeds, MNLI from one on a part of the rows; RTE without any finished run."""
-    whole = {"train_rows": 8551, "whole_train_rows": 8551}
-    part = {"train_rows": 1000, "whole_train_rows": 392702}
+    whole = {
+        "train_rows": 8551,
+        "validation_rows": {"validation": 1043},
+        "official_rows": {"train": 8551, "validation": 1043},
+    }
+    part = {
+        "train_rows": 1000,
+        "validation_rows": {"validation_matched": 9815, "validation_mismatched": 9832},
+        "official_rows": {"train": 392702, "validation_matched": 9815, "validation_mismatched": 9832},
+    }
     return {
         "tasks": {
             "cola": {"figures": {"matthews": {"median": 0.44556, "n": 3}}, **whole},

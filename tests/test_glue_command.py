@@ -72,7 +72,7 @@ def test_one_command_gives_the_table_of_a_student_and_its_teacher(place, capsys)
         *_command("student", "mrpc", "rte", seeds=(0, 1)), "--teacher", "teacher", "--jobs", "2", "--max-length", "32"
     )
     shown = capsys.readouterr().out
-    assert "runs     8, of which 0 are finished" in shown
+    assert "runs     8, of which 0 are finished; models x tasks to do: 4" in shown
     assert shown.count("; 4 of 4") == 1
     assert "seeds; " in shown
     student, teacher = _results(place)
@@ -217,6 +217,7 @@ def test_a_fine_tuning_that_diverges_is_a_failed_run(place, in_process, monkeypa
     assert "diverged: its answers aren't finite" in printed.out
     assert "Traceback" not in printed.err
     assert "No task of the paper's table was finished." in printed.out
+    assert not (place / "model" / "README.md").exists()  # there is nothing to say in it
 
 
 def test_a_model_of_few_positions_has_its_rows_cut_and_that_is_told(place, in_process, capsys):
@@ -232,9 +233,44 @@ def test_a_part_of_the_training_rows_is_said_wherever_scores_are(place, in_proce
     glue_data.write_task(place / "glue", "rte")
     complete(*_command(model, "rte"), "--max_train_samples", "10")
     shown = capsys.readouterr().out
-    assert "Training rows used: RTE 10 of 24." in shown
-    assert "Ours were fine-tuned on a part of the training rows" in shown
-    assert "one seed, fine-tuned on 10 of 24 rows" in (place / "model" / "README.md").read_text()
+    assert "Training rows used: RTE 10 of 2,490." in shown
+    assert "Validation rows measured on: RTE 12 of 277." in shown
+    assert "Ours had only a part of the official rows" in shown
+    card = " ".join((place / "model" / "README.md").read_text().split())
+    assert "one seed, fine-tuned on 10 of 2,490 rows, measured on 12 of 277 rows" in card
+
+
+def test_a_smaller_file_than_the_official_one_is_a_part_of_the_rows(place, in_process, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "mnli")
+    complete(*_command(model, "mnli"), "--dry-run")
+    assert "24 of 392,702" in capsys.readouterr().out
+    complete(*_command(model, "mnli"))
+    shown = capsys.readouterr().out
+    assert "Training rows used: MNLI 24 of 392,702." in shown
+    assert "Validation rows measured on: MNLI 24 of 19,647." in shown
+
+
+def test_runs_of_other_settings_in_the_folder_are_said_not_to_count(place, in_process, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    for name in ("rte", "cola"):
+        glue_data.write_task(place / "glue", name)
+    complete(*_command(model, "rte", seeds=(0, 1)))
+    assert "not in these results" not in capsys.readouterr().out
+    complete(*_command(model, "cola"))
+    assert "not in these results: 2 other finished runs in out; name all models" in capsys.readouterr().out
+    complete(*_command(model, "cola", "rte", seeds=(0, 1)))
+    assert "not in these results" not in capsys.readouterr().out
+    assert _results(place)[0]["tasks"]["rte"]["finished_runs"] == 2
+
+
+def test_without_matplotlib_there_is_no_plot_and_all_else(place, in_process, monkeypatch, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    monkeypatch.setattr(glue, "find_spec", lambda name: None)
+    complete(*_command(model, "rte"))
+    assert "results.md; for the plot: pip install 'tutorkd[plots]'" in capsys.readouterr().out
+    assert _results(place)[0]["tasks"]["rte"]["figures"]
 
 
 def test_a_card_that_can_t_be_written_is_told_and_the_results_stand(place, in_process, capsys):
@@ -270,11 +306,21 @@ def test_predictions_are_zipped_and_what_the_leaderboard_still_lacks_is_named(pl
         assert [line.split("\t")[0] for line in lines] == [str(number) for number in range(6)]
         words = {"entailment", "not_entailment"} if name == "RTE.tsv" else {"entailment", "neutral", "contradiction"}
         assert {line.split("\t")[1] for line in lines} <= words
-    assert "it lacks CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, QNLI.tsv, WNLI.tsv" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    absent = "CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, QNLI.tsv, WNLI.tsv"
+    assert f"the leaderboard wants one zip of all tasks; without {absent}, whose tasks aren't in --tasks" in shown
+    (written,) = [line for line in shown.splitlines() if line.startswith(f"written to out/submissions/{path.name}: ")]
+    assert set(written.split(": ")[1].split(", ")) == set(contents)
     files = {file: file.stat().st_mtime_ns for file in place.glob("out/runs/*/*/predictions/*")}
     assert len(files) == 6
-    complete(*command)  # nothing is made again
-    assert {file: file.stat().st_mtime_ns for file in files} == files
+    in_process.clear()
+    complete(*command)  # nothing is made again, no process is started for it
+    assert in_process == []
+    glue_data.write(place / "glue", "rte", "test", {**glue_data.rows(TASKS["rte"], 6, 99), "label": [-1] * 6})
+    complete(*command)
+    assert in_process == ["rte"]
+    changed = {file for file in files if file.stat().st_mtime_ns != files[file]}
+    assert {file.parent.parent.name for file in changed} == {"rte"}
 
 
 def test_a_dry_run_shows_the_runs_and_the_time_and_writes_nothing(place, capsys):
@@ -284,8 +330,9 @@ def test_a_dry_run_shows_the_runs_and_the_time_and_writes_nothing(place, capsys)
     complete("glue", model, "--tasks", "rte", "stsb", "--data-dir", "glue", "--output_dir", "out", "--dry-run")
     shown = capsys.readouterr().out
     rows = [line.split() for line in shown.splitlines() if "/rte" in line or "/stsb" in line]
-    assert [row[1:6] for row in rows] == [["24", "18", "5", "90", "0"]] * 2
-    assert "180 runs, about" in shown
+    assert [row[1:8] for row in rows] == [["24", "of", whole, "18", "5", "90", "0"] for whole in ("5,749", "2,490")]
+    assert "learning rates 5e-05, 3e-05, 2e-05\nbatch sizes    32, 16\n" in shown
+    assert "runs           180, about" in shown
     assert not (place / "out").exists()
 
 
@@ -311,7 +358,7 @@ def test_the_recipe_says_what_the_defaults_are():
     assert "wnli" not in USUAL
 
 
-def test_mistakes_are_told_in_one_line(place, capfd, monkeypatch):
+def test_mistakes_are_told_in_one_line(place, capfd):
     model = save(tiny.masked_lm(), place / "model")
     glue_data.write_task(place / "glue", "rte")
     good = _command(model, "rte")
@@ -327,7 +374,11 @@ def test_mistakes_are_told_in_one_line(place, capfd, monkeypatch):
         ([*good, "--max-length", "65"], "max_length 65 is longer than the 64 positions"),
         ([*good, "--jobs", "0"], "--jobs must be 1 or more"),
         ([*good, "--seeds", "-1"], "seeds must be whole numbers from 0, not -1"),
-        ([*good, "--learning_rates", "0"], "learning_rate must be above 0"),
+        ([*good, "--learning_rates", "0"], "learning_rates must be numbers above 0, not 0"),
+        ([*good, "--learning_rates", "nan"], "learning_rates must be numbers above 0, not nan"),
+        ([*good, "--batch_sizes", "0"], "batch_sizes must be numbers above 0, not 0"),
+        ([*good, "--output_dir", "model"], "model holds something that isn't of tutorkd glue; choose another"),
+        ([*good, "--output_dir", "model", "--dry-run"], "model holds something that isn't of tutorkd glue"),
         ([*good, "--learning-rate", "1"], "unknown option --learning-rate; did you mean --learning-rates?"),
         ([*good, "--unit", "model/rt"], "there is no unit model/rt"),
     ):
@@ -337,9 +388,14 @@ def test_mistakes_are_told_in_one_line(place, capfd, monkeypatch):
     glue_data.write(place / "glue", "rte", "train", {"premise": ["a"], "hypothesis": ["b"], "label": [0]})
     assert "has no column 'sentence1'" in fail(capfd, *good)
     glue_data.write_task(place / "glue", "rte")
-    monkeypatch.setattr(glue, "find_spec", lambda name: None)
-    assert "pip install 'tutorkd[plots]'" in fail(capfd, *good)
+    (place / "recipe.yaml").write_text("seeds: []\n")
+    assert "seeds takes one value or more, not an empty list" in fail(capfd, *good, "--config", "recipe.yaml")
     assert not (place / "out").exists()
+
+
+def test_tasks_may_be_named_as_papers_write_them():
+    (args,) = glue.parser().read(["--tasks", "RTE", "SST-2", "sst2", "CoLA"])
+    assert args.tasks == ["cola", "sst2", "rte"]
 
 
 def test_a_unit_that_another_process_runs_is_left_alone(place, capfd):

@@ -17,14 +17,15 @@ from tutorkd.evaluation.report import write_text
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.card import write_scores
 from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
-from tutorkd.glue.leaderboard import predict_tests, write_zip
+from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
 from tutorkd.glue.plan import print_plan
 from tutorkd.glue.report import markdown, unit_line
-from tutorkd.glue.runs import Unit, run_unit
+from tutorkd.glue.runs import RESULT_FILE, Unit, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.runtime import describe
 
+RUNS = "runs"  # folder of the runs, in that of the results
 DESCRIPTION = (
     "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
     "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
@@ -58,46 +59,59 @@ def run(argv: Sequence[str]) -> int:
     ]
     if args.unit is not None:
         return _run_one(units, args)
+    check_output(Path(args.output_dir))
+    if args.predict and (absent := lacking(tasks)):
+        print(f"the leaderboard wants one zip of all tasks; without {', '.join(absent)}, whose tasks aren't in --tasks")
     if args.dry_run:
         print_plan(units)
         return 0
-    if find_spec("matplotlib") is None:
-        raise UserError("the plot needs matplotlib: pip install 'tutorkd[plots]'")
-    if args.predict:
-        for name in tasks:
-            load_tests(TASKS[name], args.data_dir)  # what is wrong with them is told now
+    # What is wrong with them is told now.
+    tests = {name: load_tests(TASKS[name], args.data_dir) for name in tasks} if args.predict else {}
     if args.restart:
         _remove(units)
-    return glue(units, teacher, models, flags, args)
+    left = [
+        unit
+        for unit in units
+        if any(run.result is None for run in unit.runs) or (args.predict and not answered(unit, tests[unit.task.name]))
+    ]
+    return glue(units, left, teacher, models, flags, args)
 
 
 def glue(
-    units: Sequence[Unit], teacher: Checkpoint | None, models: Sequence[str], flags: Sequence[str], args: GlueArguments
+    units: Sequence[Unit],
+    left: Sequence[Unit],
+    teacher: Checkpoint | None,
+    models: Sequence[str],
+    flags: Sequence[str],
+    args: GlueArguments,
 ) -> int:
-    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a run failed."""
+    """Run those units that are left to do, and write the results of all; returns the exit code: 1 if a run failed."""
     runs = [run for unit in units for run in unit.runs]
-    left = [unit for unit in units if args.predict or any(run.result is None for run in unit.runs)]
-    print(f"runs     {len(runs)}, of which {sum(run.result is not None for run in runs)} are finished", flush=True)
+    finished = sum(run.result is not None for run in runs)
+    print(f"runs     {len(runs)}, of which {finished} are finished; models x tasks to do: {len(left)}", flush=True)
 
     def command(unit: Unit) -> list[str]:
         own = ["--unit", unit.name, "--restart", "false"]
         return [sys.executable, "-m", "tutorkd.cli.main", "glue", *models, *flags, *own]
 
     failed = run_cells(left, command, args.jobs, unit_line)
-    from tutorkd.glue.plots import draw  # matplotlib is an extra
-
     summary = {"settings": asdict(args), "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))
-    draw(summary, out)
-    print(f"\n{tables}\nwritten to {out}: results.json, results.md, scores.png, scores.svg")
+    print(f"\n{tables}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
+    if others := len(list(out.glob(f"{RUNS}/*/*/*/{RESULT_FILE}"))) - sum(run.result is not None for run in runs):
+        print(
+            f"not in these results: {others} other finished runs in {out}; name all models, tasks and settings in one "
+            "command to have them in one table, nothing is run twice"
+        )
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
         by_model.setdefault(unit.checkpoint.slug, []).append(unit)
     for of_model, model in zip(by_model.values(), summary["models"], strict=True):
         if args.predict:
-            _zip(of_model, out)
+            path = out / "submissions" / f"{of_model[0].checkpoint.slug}.zip"
+            print(f"written to {path}: {', '.join(write_zip(of_model, path)) or 'nothing'}")
         if args.write_card and of_model[0].checkpoint.name in models:  # not a teacher that is there to compare with
             _write_card(of_model[0].checkpoint, model)
     return 1 if failed or any(run.result is None for run in runs) else 0
@@ -114,7 +128,7 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
 
 
 def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
-    folder = Path(args.output_dir) / "runs" / checkpoint.slug / task.name
+    folder = Path(args.output_dir) / RUNS / checkpoint.slug / task.name
     return Unit(checkpoint, task, rows, folder, args.runs(task, positions))
 
 
@@ -137,18 +151,25 @@ def _remove(units: Sequence[Unit]) -> None:
         shutil.rmtree(unit.folder, ignore_errors=True)
 
 
-def _zip(units: Sequence[Unit], out: Path) -> None:
-    path = out / "submissions" / f"{units[0].checkpoint.slug}.zip"
-    lacking = write_zip(units, path)
-    print(f"written to {path}: answers to test sets" + (", all that the leaderboard wants" if not lacking else ""))
-    if lacking:
-        print(
-            f"it lacks {', '.join(lacking)}: the leaderboard wants all files in one zip, so add these tasks to --tasks"
-        )
+def check_output(out: Path) -> None:
+    """Raises UserError if the folder holds anything but what this command left there."""
+    if out.exists() and not (out.is_dir() and ((out / RUNS).is_dir() or not any(out.iterdir()))):
+        raise UserError(f"{out} holds something that isn't of tutorkd glue; choose another --output_dir")
+
+
+def _plot(summary: Mapping[str, Any], out: Path) -> str:
+    """Draw it where the extra is there; returns which files that gave, or how to get them."""
+    if find_spec("matplotlib") is None:
+        return "; for the plot: pip install 'tutorkd[plots]', and the same command again"
+    from tutorkd.glue.plots import draw
+
+    return "".join(f", {file.name}" for file in draw(summary, out))
 
 
 def _write_card(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
     """Say where the scores went, or why they didn't; results that are there aren't a failure for it."""
+    if not any(task["figures"] for task in model["tasks"].values()):
+        return
     if not Path(checkpoint.name).is_dir():
         print(f"the card of {checkpoint.name} isn't written: it isn't a folder here")
         return

@@ -62,6 +62,8 @@ class OptionParser(HfArgumentParser):
         for action in self._actions:
             if action.nargs == "+":
                 action.__class__ = _Repeatable
+            if action.option_strings[0].startswith("--no_"):
+                action.help = SUPPRESS  # says in another way what --NAME false says
         for dataclass in classes:
             if issubclass(dataclass, TrainingArguments):
                 self._sort_trainer_options(
@@ -143,6 +145,8 @@ class OptionParser(HfArgumentParser):
                 self.error(f"{key} takes one value, not the list {value}")
             if value is False and "no" in (action.choices or ()):
                 value = "no"  # which YAML takes for false
+            if value == []:
+                self.error(f"{key} takes one value or more, not an empty list")
             items = value if isinstance(value, list) else [value]
             tokens += [f"--{key}={json.dumps(item) if isinstance(item, dict) else item}" for item in items]
         return tokens

@@ -2,18 +2,25 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from tqdm.auto import tqdm
 
 from tutorkd.callbacks import duration
 from tutorkd.errors import Interrupted
 
 LOG_FILE = "log.txt"
 _POLL = 0.1  # seconds
+_LOOK = 1  # seconds between two looks at what the processes say
+_TAIL = 4096  # bytes of a log that its last line lies in
 _ERROR = "tutorkd: error: "
 
 
@@ -59,15 +66,23 @@ def run_cells(
         for process, _ in running.values():
             (process.terminate if len(received) == 1 else process.kill)()
 
+    # In a terminal, what each process last said: its progress bar.
+    lines = [tqdm(total=0, bar_format="{desc}", position=line, leave=False, disable=None) for line in range(jobs)]
+    looked = 0.0
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while running or (waiting and not received):
             if waiting and len(running) < jobs and not received:
                 cell = waiting.pop(0)
                 running[cell.name] = (_start(cell, command(cell), jobs), time.perf_counter())
-                print(f"started  {cell.name}", flush=True)
+                _tell(f"started  {cell.name}")
                 continue
             time.sleep(_POLL)
+            if time.perf_counter() - looked > _LOOK:
+                looked = time.perf_counter()
+                at_work = [cell for cell in cells if cell.name in running]
+                for line, at in zip_longest(lines, at_work[:jobs]):
+                    line.set_description_str(_last_said(at) if at else "")
             for cell in [cell for cell in cells if cell.name in running]:
                 process, started = running[cell.name]
                 if process.poll() is None:
@@ -82,8 +97,10 @@ def run_cells(
                     note = f"failed   {cell.name} after {took}: {failed[cell.name]} ({cell.folder / LOG_FILE})"
                 else:
                     note = f"finished {cell.name} in {took}"
-                print(f"{note}{tell(cell)}; {done} of {len(cells)}", flush=True)
+                _tell(f"{note}{tell(cell)}; {done} of {len(cells)}")
     finally:
+        for line in lines:
+            line.close()
         for process, _ in running.values():
             process.kill()
         for number, handler in previous.items():
@@ -93,12 +110,27 @@ def run_cells(
     return failed
 
 
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _last_said(cell: Work) -> str:
+    """The last line of a cell's log, such as its progress bar, as wide as the terminal."""
+    with (cell.folder / LOG_FILE).open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+        text = log.read().decode("utf-8", errors="replace")
+    said = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    return said[-1][: shutil.get_terminal_size().columns - 1] if said else f"{cell.name}: starting"
+
+
 def _start(cell: Work, command: list[str], jobs: int) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
     environment = {
         # Processes that each use all cores slow one another down.
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
-        "TQDM_MININTERVAL": "60",  # a log wants no bar that moves
+        # A log wants no bar that moves, but where somebody looks on.
+        "TQDM_MININTERVAL": "2" if sys.stderr.isatty() else "60",
         **os.environ,
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,5 +1,6 @@
 """Fine-tuning of an encoder on labelled text with transformers' Trainer."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ class FineTuneArguments:
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
         for name in ("max_length", "learning_rate", "per_device_train_batch_size", "num_train_epochs"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.max_train_samples is not None and self.max_train_samples <= 0:
             raise UserError(f"max_train_samples must be above 0, not {self.max_train_samples}")

@@ -1,5 +1,6 @@
 """What ``tutorkd glue`` is told, and the grid of runs that this means."""
 
+import math
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -85,16 +86,21 @@ class GlueArguments:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
-        for name in self.tasks:
-            if name not in TASKS:
-                raise UserError(f"there is no task {name!r}{nearest(name, list(TASKS))}; there are {', '.join(TASKS)}")
-        self.tasks = [name for name in TASKS if name in self.tasks]
+        given = {name.lower().replace("-", ""): name for name in self.tasks}  # SST-2 is sst2
+        for key, name in given.items():
+            if key not in TASKS:
+                raise UserError(f"there is no task {name!r}{nearest(key, list(TASKS))}; there are {', '.join(TASKS)}")
+        self.tasks = [name for name in TASKS if name in given]
         if self.jobs < 1:
             raise UserError(f"--jobs must be 1 or more, not {self.jobs}")
         for name in ("learning_rates", "batch_sizes", "epochs", "seeds", "large_seeds"):
             values = getattr(self, name)
             if values is not None:
                 setattr(self, name, list(dict.fromkeys(values)))  # each once
+        for name in ("learning_rates", "batch_sizes", "epochs"):
+            for value in getattr(self, name):
+                if not 0 < value < math.inf:
+                    raise UserError(f"{name} must be numbers above 0, not {value}")
         for seed in [*self.seeds, *(self.large_seeds or [])]:
             if seed < 0:
                 raise UserError(f"seeds must be whole numbers from 0, not {seed}")

@@ -11,7 +11,7 @@ from huggingface_hub.repocard import metadata_load, metadata_save
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from tutorkd.errors import UserError
-from tutorkd.glue.report import figure_title
+from tutorkd.glue.report import figure_title, rows_judged, rows_used
 from tutorkd.glue.tasks import HUB_NAME, TASKS
 
 _METRIC_TYPES = {
@@ -64,8 +64,10 @@ def results(model: Mapping[str, Any]) -> list[EvalResult]:
             words = f"{figure_title(TASKS[name], figure.name)}, median of {spread['n']} seeds"
             if spread["n"] == 1:
                 words = f"{figure_title(TASKS[name], figure.name)}, one seed"
-            if task["train_rows"] < task["whole_train_rows"]:
-                words += f", fine-tuned on {task['train_rows']:,} of {task['whole_train_rows']:,} rows"
+            if part := rows_used(task):
+                words += f", fine-tuned on {part} rows"
+            if part := rows_judged(task):
+                words += f", measured on {part} rows"
             found.append(
                 EvalResult(
                     task_type="text-classification",

@@ -26,12 +26,10 @@ class TaskRows:
     Attributes:
         train: those that are used.
         validation: by split.
-        whole: number of training rows that there are.
     """
 
     train: Dataset
     validation: dict[str, Dataset]
-    whole: int
 
     @cached_property
     def digest(self) -> str:
@@ -77,10 +75,9 @@ def load_task(task: Task, data_dir: str | None, max_train_samples: int | None) -
         UserError: if rows can't be read, or lack a column, a text or a valid label.
     """
     train, *validation = (_labelled(task, split, data_dir) for split in ("train", *task.validation_splits))
-    whole = len(train)
-    if max_train_samples is not None and max_train_samples < whole:
+    if max_train_samples is not None and max_train_samples < len(train):
         train = train.shuffle(seed=_SUBSET_SEED).select(range(max_train_samples))
-    return TaskRows(train, dict(zip(task.validation_splits, validation, strict=True)), whole)
+    return TaskRows(train, dict(zip(task.validation_splits, validation, strict=True)))
 
 
 def load_tests(task: Task, data_dir: str | None) -> dict[str, tuple[list[int], Dataset]]:

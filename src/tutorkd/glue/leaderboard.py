@@ -12,14 +12,26 @@ from datasets import Dataset
 from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.report import write_text
 from tutorkd.glue.metrics import answers
-from tutorkd.glue.runs import Tokenised, Unit, fine_tune, finite_logits
+from tutorkd.glue.runs import Run, Tokenised, Unit, fine_tune, finite_logits
 from tutorkd.glue.tasks import TASKS, Task
 
 FOLDER, _RECORD_FILE = "predictions", "made-of.json"
-ALL_FILES = [submission.file for task in TASKS.values() for submission in task.submissions]
+Tests = Mapping[str, tuple[list[int], Dataset]]  # file of the leaderboard to its rows' numbers and texts
 
 
-def predict_tests(unit: Unit, tests: Mapping[str, tuple[list[int], Dataset]]) -> None:
+def lacking(tasks: Sequence[str]) -> list[str]:
+    """Files that the leaderboard wants, and that answers to these tasks don't give."""
+    return [sent.file for name, task in TASKS.items() if name not in tasks for sent in task.submissions]
+
+
+def answered(unit: Unit, tests: Tests) -> bool:
+    """Whether the answers that stand there are of these tests, and of the run that would give them now."""
+    record = unit.folder / FOLDER / _RECORD_FILE
+    run = _best_run(unit)
+    return run is not None and record.is_file() and record.read_text(encoding="utf-8") == _made_of(run, tests)
+
+
+def predict_tests(unit: Unit, tests: Tests) -> None:
     """Write a unit's answers to its test sets, unless those of the same run stand there.
 
     They are those of the best validation score among the seeds of the selected setting, which is fine-tuned once more:
@@ -28,23 +40,30 @@ def predict_tests(unit: Unit, tests: Mapping[str, tuple[list[int], Dataset]]) ->
     Args:
         tests: as ``load_tests`` gives them.
     """
+    if answered(unit, tests):
+        return
     folder = unit.folder / FOLDER
     record = folder / _RECORD_FILE
-    selected = unit.selected()
-    if not selected:
+    run = _best_run(unit)
+    if run is None:
         record.unlink(missing_ok=True)
-        return
-    run, _ = max(selected, key=lambda each: each[1]["scores"][unit.task.selected.name])
-    data = {file: digest([rows]) for file, (_, rows) in tests.items()}
-    made_of = json.dumps({"run": run.identity, "tests": data}, indent=2)
-    if record.is_file() and record.read_text(encoding="utf-8") == made_of:
         return
     tokens = Tokenised(unit)
     trainer, _ = fine_tune(unit, run, tokens)
     record.unlink(missing_ok=True)
     for file, (index, rows) in tests.items():
         write_text(folder / file, tsv(unit.task, index, answers(unit.task, finite_logits(trainer, tokens.of(rows)))))
-    write_text(record, made_of)
+    write_text(record, _made_of(run, tests))
+
+
+def _best_run(unit: Unit) -> Run | None:
+    figure = unit.task.selected.name
+    return max(unit.selected(), key=lambda each: each[1]["scores"][figure], default=(None, {}))[0]
+
+
+def _made_of(run: Run, tests: Tests) -> str:
+    data = {file: digest([rows]) for file, (_, rows) in tests.items()}
+    return json.dumps({"run": run.identity, "tests": data}, indent=2)
 
 
 def tsv(task: Task, index: Sequence[int], answered: np.ndarray) -> str:
@@ -58,7 +77,7 @@ def tsv(task: Task, index: Sequence[int], answered: np.ndarray) -> str:
 
 
 def write_zip(units: Sequence[Unit], path: Path) -> list[str]:
-    """Zip what the units of one model have answered, whole or not at all; returns the files that it lacks."""
+    """Zip what the units of one model have answered, whole or not at all; returns the files that it holds."""
     files = {
         submission.file: unit.folder / FOLDER / submission.file
         for unit in units
@@ -71,4 +90,4 @@ def write_zip(units: Sequence[Unit], path: Path) -> list[str]:
         for name, file in files.items():
             archive.write(file, name)
     os.replace(partial, path)
-    return [name for name in ALL_FILES if name not in files]
+    return list(files)

@@ -17,6 +17,12 @@ from tutorkd.hub import load_tokenizer
 
 _SAMPLE = 200  # rows whose length is looked at
 _FORWARD = 1 / 3  # of a step's time
+_GRID = {
+    "learning rates": "learning_rate",
+    "batch sizes": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "seeds": "seed",
+}
 
 
 def print_plan(units: Sequence[Unit]) -> None:
@@ -34,12 +40,19 @@ def print_plan(units: Sequence[Unit]) -> None:
         total += seconds
         settings = {run.setting for run in unit.runs}
         finished = sum(run.result is not None for run in unit.runs)
-        figures = (len(unit.rows.train), len(settings), len(unit.runs) // len(settings), len(unit.runs), finished)
-        table.add_row(Text(unit.name), *(f"{figure:,}" for figure in figures), duration(seconds))
+        used, official = len(unit.rows.train), unit.task.official_rows["train"]
+        rows = f"{used:,} of {official:,}" if used < official else f"{used:,}"
+        figures = (len(settings), len(unit.runs) // len(settings), len(unit.runs), finished)
+        table.add_row(Text(unit.name), rows, *(f"{figure:,}" for figure in figures), duration(seconds))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
-    print(f"settings: {'; '.join(dict.fromkeys(run.setting for unit in units for run in unit.runs))}")
+    for words, name in _GRID.items():
+        values = dict.fromkeys(getattr(run.settings, name) for unit in units for run in unit.runs)
+        print(f"{words:<15}{', '.join(f'{value:g}' for value in values)}")
     runs = sum(len(unit.runs) for unit in units)
-    print(f"{runs:,} runs, about {duration(total)} to go on this machine, one at a time")
+    print(
+        f"runs           {runs:,}, about {duration(total)} to go on this machine, one at a time; each model and task "
+        "takes some seconds more to start"
+    )
 
 
 def _seconds(unit: Unit, model: PreTrainedModel) -> float:

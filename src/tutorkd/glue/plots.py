@@ -1,4 +1,4 @@
-"""The plot of scores: bars a task with the spread over seeds, lines at the teacher's and at the commonest class's."""
+"""The plot of scores: bars a task with the spread over seeds, lines at the teacher's and at one answer's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from tutorkd.glue.report import figure_title
+from tutorkd.glue.report import SINGLE_ANSWER, figure_title
 from tutorkd.glue.tasks import TASKS
 
 # Okabe and Ito's colours, told apart by colour-blind readers.
@@ -58,16 +58,22 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
             lowest = min(lowest, low)
     for place, name in enumerate(names):
         across = place - _GROUP / 2, place + _GROUP / 2
-        constant = 100 * summary["commonest_class"][name][TASKS[name].selected.name]
+        constant = 100 * summary["single_answer"][name][TASKS[name].selected.name]
         axes.plot(across, (constant, constant), **_CONSTANT)
         for y in teachers[name]:
             axes.plot(across, (y, y), **_TEACHER)
     handles: list[Artist] = [Patch(color=_COLOURS[number % len(_COLOURS)]) for number in range(len(barred))]
     handles += [Line2D([], [], **_TEACHER) for _ in lined] + [Line2D([], [], **_CONSTANT)]
     labels = [_text(model["title"]) for model in barred] + [f"{_text(model['title'])} (teacher)" for model in lined]
-    labels.append("no model: the commonest class always")
+    labels.append(SINGLE_ANSWER)
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    labels = [f"{TASKS[name].title}\n{figure_title(TASKS[name], TASKS[name].selected.name)}" for name in names]
+    labels = [
+        "\n".join(
+            [TASKS[name].title, figure_title(TASKS[name], TASKS[name].selected.name)]
+            + [f"teacher {y:.1f}" for y in teachers[name]]
+        )
+        for name in names
+    ]
     axes.set_xticks(range(len(names)), labels, fontsize=9)
     axes.set_xlim(-0.5, max(len(names), 1) - 0.5)
     axes.set_ylim(1.1 * lowest, 105)

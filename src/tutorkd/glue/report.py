@@ -12,11 +12,18 @@ from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL, Task
 from tutorkd.tables import aligned, escaped
 
+SINGLE_ANSWER = "no model: one answer to every row"
+_HOW = (
+    "Fine-tuned anew for each setting and seed, measured at the end on the validation rows. The setting has the best "
+    "mean over seeds of the task's first metric; median, lowest and highest are over its seeds alone. What is no "
+    "higher than the best that one answer to every row gets has learned nothing; of such a teacher nothing is kept."
+)
+
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table with one figure a task beside the published rows, then each model's tasks in full."""
     parts = [_beside_published(summary), *(_model(model) for model in summary["models"])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _HOW]) + "\n"
 
 
 def _beside_published(summary: Mapping[str, Any]) -> str:
@@ -30,8 +37,8 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
             found = {name: 100 * _first(model, name)[key] for name in columns if _figures(model, name)}
             teacher = ", teacher" if model["is_teacher"] else ""
             rows.append((f"{model['title']}{teacher}: {words}", _size(model), found))
-    constant = {name: 100 * summary["commonest_class"][name][TASKS[name].selected.name] for name in columns}
-    rows.append(("no model: the commonest class always", "-", constant))
+    constant = {name: 100 * summary["single_answer"][name][TASKS[name].selected.name] for name in columns}
+    rows.append((SINGLE_ANSWER, "-", constant))
     rows += [(f"{row['model']}: published", _size(row), row["scores"]) for row in summary["published"]["rows"]]
     shared = [name for name in columns if all(name in scores for _, _, scores in rows)]
     lines = []
@@ -48,8 +55,9 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
         f"Published: {summary['published']['source']}, on the full training sets, the best validation score of each "
         "task; compare with our best of all runs. A median is what one fine-tuning gives."
     )
-    if any(task["train_rows"] < task["whole_train_rows"] for model in models for task in model["tasks"].values()):
-        notes.append("Ours were fine-tuned on a part of the training rows, so they aren't to be held against those.")
+    tasks = [task for model in models for task in model["tasks"].values()]
+    if any(rows_used(task) or rows_judged(task) for task in tasks):
+        notes.append("Ours had only a part of the official rows, so they aren't to be held against those.")
     unmatched = [model for model in models if not published.same_size(model["layers"], model["hidden_size"])]
     if unmatched:
         sizes = " or ".join(dict.fromkeys(map(_size, unmatched)))
@@ -118,17 +126,11 @@ def _averages(model: Mapping[str, Any]) -> list[str]:
 
 def _notes(model: Mapping[str, Any]) -> list[str]:
     tasks = {TASKS[name]: task for name, task in model["tasks"].items() if task["figures"]}
-    notes = [
-        "Fine-tuned anew for each setting and seed, measured at the end on the validation rows. The setting has the "
-        "best mean over seeds of the task's first metric; median, lowest and highest are over its seeds alone."
-    ]
-    subsets = [
-        f"{task.title} {found['train_rows']:,} of {found['whole_train_rows']:,}"
-        for task, found in tasks.items()
-        if found["train_rows"] < found["whole_train_rows"]
-    ]
-    if subsets:
-        notes.append(f"Training rows used: {', '.join(subsets)}.")
+    notes = []
+    for words, part in (("Training rows used", rows_used), ("Validation rows measured on", rows_judged)):
+        parts = [f"{task.title} {told}" for task, found in tasks.items() if (told := part(found))]
+        if parts:
+            notes.append(f"{words}: {', '.join(parts)}.")
     cut = [
         f"{task.title} at {found['max_length']}"
         for task, found in tasks.items()
@@ -140,6 +142,19 @@ def _notes(model: Mapping[str, Any]) -> list[str]:
     where = {f"{found['device']}, threads: {found['threads']}": None for found in tasks.values()}
     notes.append(f"Fine-tunings: {runs}, with {duration(seconds)} of training in all, on {' and '.join(where)}.")
     return notes
+
+
+def rows_used(task: Mapping[str, Any]) -> str | None:
+    """``1,000 of 2,490`` training rows, where they aren't all that there are officially."""
+    used, official = task["train_rows"], task["official_rows"]["train"]
+    return f"{used:,} of {official:,}" if used < official else None
+
+
+def rows_judged(task: Mapping[str, Any]) -> str | None:
+    """The same of the validation rows."""
+    used = sum(task["validation_rows"].values())
+    official = sum(task["official_rows"][split] for split in task["validation_rows"])
+    return f"{used:,} of {official:,}" if used != official else None
 
 
 def unit_line(unit: Unit) -> str:

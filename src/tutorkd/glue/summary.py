@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.glue import published
 from tutorkd.glue.data import LABEL
-from tutorkd.glue.metrics import commonest_class
+from tutorkd.glue.metrics import single_answer
 from tutorkd.glue.runs import Unit
 from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL
@@ -28,32 +28,32 @@ def summarise(units: Sequence[Unit], teacher: Checkpoint | None, failed: Mapping
 
     Returns:
         ``models``, each with its ``tasks`` (by name: the chosen setting, ``figures`` over its seeds and the best of all
-        runs, what failed), its ``averages`` and, beside a teacher, what is ``kept`` of it; ``commonest_class``: the
-        figures of one answer to every row, by task; ``published``: rows of the same sizes in percent, the teacher's
-        first.
+        runs, what failed), its ``averages`` and, beside a teacher, what is ``kept`` of it; ``single_answer``: the best
+        figures that one answer to every row gets, by task; ``published``: rows of the same sizes in percent, the
+        teacher's first.
     """
     models: dict[str, dict[str, Any]] = {}
-    constant: dict[str, dict[str, float]] = {}
+    constants: dict[str, dict[str, float]] = {}
     titles = [unit.checkpoint.title for unit in {unit.checkpoint.slug: unit for unit in units}.values()]
     for unit in units:
         checkpoint = unit.checkpoint
         model = models.setdefault(checkpoint.slug, _about(checkpoint, titles, teacher))
         model["tasks"][unit.task.name] = _task(unit, failed.get(unit.name))
-        if unit.task.name not in constant:
-            constant[unit.task.name] = _commonest_class(unit)
+        if unit.task.name not in constants:
+            constants[unit.task.name] = _single_answer(unit)
     for model in models.values():
         model["tasks"] = {name: model["tasks"][name] for name in TASKS if name in model["tasks"]}
         model["averages"] = averages(model["tasks"])
     reference = models[teacher.slug] if teacher else None
     for model in models.values():
         if reference is not None and model is not reference:
-            model["kept"] = _kept(model, reference)
+            model["kept"] = _kept(model, reference, constants)
     sizes = dict.fromkeys((model["layers"], model["hidden_size"]) for model in models.values())
     same = [row for size in sizes for row in published.same_size(*size)]
     rows = [published.TEACHER, *(row for row in same if row is not published.TEACHER)]
     return {
         "models": list(models.values()),
-        "commonest_class": {task: constant[task] for task in TASKS if task in constant},
+        "single_answer": {task: constants[task] for task in TASKS if task in constants},
         "published": {"source": published.SOURCE, "rows": [dataclasses.asdict(row) for row in rows]},
     }
 
@@ -91,8 +91,8 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
         "finished_runs": len(everything),
         "failed": {run.name: run.error or error or "not run" for run in unit.runs if run.result is None},
         "train_rows": len(unit.rows.train),
-        "whole_train_rows": unit.rows.whole,
         "validation_rows": {split: len(rows) for split, rows in unit.rows.validation.items()},
+        "official_rows": unit.task.official_rows,
         "max_length": unit.settings[0].max_length,
         "train_seconds": sum(result["train_seconds"] for result in everything),
         "parameters": everything[0]["parameters"] if everything else None,
@@ -101,9 +101,8 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
     }
 
 
-def _commonest_class(unit: Unit) -> dict[str, float]:
-    labels = {split: np.asarray(rows[LABEL][:]) for split, rows in unit.rows.validation.items()}
-    return commonest_class(unit.task, np.asarray(unit.rows.train[LABEL][:]), labels)
+def _single_answer(unit: Unit) -> dict[str, float]:
+    return single_answer(unit.task, {split: np.asarray(rows[LABEL][:]) for split, rows in unit.rows.validation.items()})
 
 
 def averages(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -127,24 +126,31 @@ def averages(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     }
 
 
-def _kept(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians through the teacher's, by task and figure; the averages' over the tasks that both have.
+def _kept(
+    model: Mapping[str, Any], teacher: Mapping[str, Any], constants: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Medians through the teacher's, by task and figure; the averages' over the tasks that have one of all figures.
 
-    There is none where the teacher is no better than nothing.
+    There is none where the teacher is no better than one answer to every row: it has nothing to be kept.
     """
     tasks: dict[str, dict[str, float]] = {}
     both: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for name, task in model["tasks"].items():
         of_teacher = teacher["tasks"].get(name, {"figures": {}})
         if task["figures"] and of_teacher["figures"]:
-            both[0][name], both[1][name] = task, of_teacher
             tasks[name] = _ratios(
                 {figure: found["median"] for figure, found in task["figures"].items()},
-                {figure: found["median"] for figure, found in of_teacher["figures"].items()},
+                {
+                    figure: found["median"]
+                    for figure, found in of_teacher["figures"].items()
+                    if found["median"] > constants[name][figure]
+                },
             )
+            if tasks[name].keys() == task["figures"].keys():
+                both[0][name], both[1][name] = task, of_teacher
     mine, of_teacher = ({key: each["value"] for key, each in averages(tasks).items()} for tasks in both)
     return {"tasks": tasks, "averages": _ratios(mine, of_teacher), "averages_over": [n for n in both[0] if n in USUAL]}
 
 
 def _ratios(mine: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
-    return {key: mine[key] / others[key] for key in mine if others[key] > _NOTHING}
+    return {key: mine[key] / others[key] for key in mine if others.get(key, 0) > _NOTHING}

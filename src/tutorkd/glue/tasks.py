@@ -4,6 +4,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 HUB_NAME = "nyu-mll/glue"
+_LARGE = 50_000  # training rows
+_OFFICIAL_ROWS = {
+    "cola": (8_551, 1_043),
+    "sst2": (67_349, 872),
+    "mrpc": (3_668, 408),
+    "stsb": (5_749, 1_500),
+    "qqp": (363_846, 40_430),
+    "mnli": (392_702, 9_815, 9_832),
+    "qnli": (104_743, 5_463),
+    "rte": (2_490, 277),
+    "wnli": (635, 71),
+}
 
 
 class Figure(NamedTuple):
@@ -38,7 +50,6 @@ class Task:
         figures: the official ones; the first is the one that the Tutor-KD paper gives, and that chooses the setting.
         submissions: to the leaderboard.
         max_length: in tokens, from which rows are cut.
-        large: whether it has more than 50,000 training rows, so that a seed costs hours and moves a figure little.
         words: whether the leaderboard wants class names rather than codes.
         on_request: whether it is left out unless it is asked for.
     """
@@ -50,7 +61,6 @@ class Task:
     figures: tuple[Figure, ...]
     submissions: tuple[Submission, ...]
     max_length: int = 128
-    large: bool = False
     words: bool = False
     on_request: bool = False
 
@@ -65,6 +75,16 @@ class Task:
     @property
     def validation_splits(self) -> list[str]:
         return list(dict.fromkeys(figure.split for figure in self.figures))
+
+    @property
+    def official_rows(self) -> dict[str, int]:
+        """How many rows the splits with labels have that the Hub gives."""
+        return dict(zip(("train", *self.validation_splits), _OFFICIAL_ROWS[self.name], strict=True))
+
+    @property
+    def large(self) -> bool:
+        """Whether a seed costs hours, and moves a figure little."""
+        return self.official_rows["train"] > _LARGE
 
 
 _ACCURACY, _F1 = Figure("accuracy"), Figure("f1")
@@ -81,10 +101,10 @@ def _task(name: str, title: str, columns: tuple[str, ...], classes: tuple[str, .
 
 _TABLE = [
     _task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), Figure("matthews"), max_length=64),
-    _task("sst2", "SST-2", ("sentence",), ("negative", "positive"), _ACCURACY, large=True),
+    _task("sst2", "SST-2", ("sentence",), ("negative", "positive"), _ACCURACY),
     _task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), _F1, _ACCURACY),
     _task("stsb", "STS-B", _PAIR, ("similarity",), Figure("spearman"), Figure("pearson")),
-    _task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), _ACCURACY, _F1, large=True),
+    _task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), _ACCURACY, _F1),
     _task(
         *("mnli", "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _MATCHED, _MISMATCHED),
         submissions=(
@@ -92,10 +112,9 @@ _TABLE = [
             Submission("mnli", "test_mismatched", "MNLI-mm.tsv"),
             Submission("ax", "test", "AX.tsv"),  # the diagnostic set, answered by MNLI's classifier
         ),
-        large=True,
         words=True,
     ),
-    _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, max_length=256, large=True, words=True),
+    _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, max_length=256, words=True),
     _task("rte", "RTE", _PAIR, _ENTAILED, _ACCURACY, max_length=256, words=True),
     _task("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), _ACCURACY, on_request=True),
 ]

@@ -139,7 +139,7 @@ def _prepare(models: list[str], args: EvaluateArguments) -> tuple[list[Checkpoin
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     for name in ("train", "validation"):
         if not getattr(args, name):
-            raise UserError(f"no {name} data: give a csv, jsonl or parquet file, or a Hub data set name:config")
+            raise UserError(f"no {name} data: --{name} takes a csv, jsonl or parquet file, or a Hub name:config")
     checkpoints = [find_checkpoint(model) for model in models]
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, args.max_length)

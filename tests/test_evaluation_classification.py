@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import fields, replace
+from pathlib import Path
 
 import datasets
 import huggingface_hub
@@ -16,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     HfArgumentParser,
@@ -571,6 +573,27 @@ def test_rows_longer_than_the_positions_are_refused(tmp_path, config, tokens):
         else:
             with pytest.raises((IndexError, RuntimeError)):
                 model(**inputs)
+
+
+def test_the_fine_tuned_model_is_kept_where_asked_and_gives_the_answers_that_were_measured(bert, arguments, capfd):
+    (without,) = evaluate_models([bert], arguments)
+    (record,) = Path(arguments.output_dir).glob("*/result.json")
+    folder = record.with_name("classifier")
+    assert not folder.exists()
+    arguments = replace(arguments, save_models=True)
+    (result,) = evaluate_models([bert], arguments)
+    assert result.accuracy == without.accuracy
+    assert f"its classifier is {folder}" in capfd.readouterr().err
+    model, tokens = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = datasets.load_dataset("json", data_files=arguments.validation, split="train")
+    with torch.no_grad():
+        answers = model(**tokens(rows["text"][:], padding=True, return_tensors="pt")).logits.argmax(-1).tolist()
+    right = [model.config.id2label[answer] == str(label) for answer, label in zip(answers, rows["label"], strict=True)]
+    assert sum(right) / len(right) == pytest.approx(result.accuracy)
+    saved = (folder / "model.safetensors").stat().st_mtime_ns
+    evaluate_models([bert], arguments)
+    evaluate_models([bert], replace(arguments, save_models=False))
+    assert (folder / "model.safetensors").stat().st_mtime_ns == saved
 
 
 def test_every_model_is_checked_before_the_first_is_trained(bert, arguments, no_training):

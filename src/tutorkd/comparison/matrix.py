@@ -28,7 +28,7 @@ TEACHER, UNDISTILLED = "teacher", "not distilled"
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
 # What differs from cell to cell, or is the command's to say.
 _NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
-_NOT_EVALUATE = {"models", "seed", "output_dir", "restart", "dry_run"}
+_NOT_EVALUATE = {"models", "seed", "output_dir", "restart", "dry_run", "save_models"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Cell:
             distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
         elif self.kind == "distilled":
             distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill, restart=False).settings
-        ignored = ("models", "output_dir", "restart", "dry_run")
+        ignored = ("models", "output_dir", "restart", "dry_run", "save_models")
         evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in ignored}
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 

@@ -19,12 +19,12 @@ from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
-from tutorkd.files import make_folder
+from tutorkd.files import make_folder, written_whole
 from tutorkd.settings import first_difference
 
-RECORD_FILE = "result.json"
+RECORD_FILE, CLASSIFIER = "result.json", "classifier"
 _TIMED_SENTENCES = 200
-_NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run")
+_NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")
 _MACHINE = ("device", "threads")
 
 
@@ -59,6 +59,10 @@ class EvaluateArguments(FineTuneArguments):
     dry_run: bool = field(
         default=False, metadata={"help": "Check models and data, print sizes and steps, and stop (true or false)."}
     )
+    save_models: bool = field(
+        default=False,
+        metadata={"help": f"Whether to keep the fine-tuned models, each as MODEL/{CLASSIFIER} (true or false)."},
+    )
 
 
 def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
@@ -88,16 +92,20 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
     results = []
     for checkpoint in checkpoints:
         record = output / checkpoint.slug / RECORD_FILE
-        result = _kept(record, settings, checkpoint)
+        classifier = record.with_name(CLASSIFIER) if args.save_models else None
+        result = _kept(record, settings, checkpoint, args.save_models)
         if result is None:
-            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
-            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
+            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent), classifier)
+            content = {"settings": settings, "weights": checkpoint.identity, "classifier": args.save_models}
+            content["result"] = asdict(result)
             write_text(record, json.dumps(content, indent=2))
             note = f"fine-tuned in {result.train_seconds:.0f} s"
         else:
             note = f"finished before, in {record}"
         if result.only_class is not None:
             note += f"; it hasn't learned: every row is given the class {result.only_class!r}"
+        if classifier:
+            note += f"; its classifier is {classifier}"
         accuracy = f"accuracy {100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f} %"
         tqdm.write(f"{checkpoint.title}: {accuracy}, {note}", file=sys.stderr)
         results.append(result)
@@ -119,7 +127,8 @@ def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str
         _compare(Path(args.output_dir), settings)
     steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
-        not args.restart and _kept(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint)
+        not args.restart
+        and _kept(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint, args.save_models)
         for checkpoint in checkpoints
     ]
     return {
@@ -147,9 +156,17 @@ def _prepare(models: list[str], args: EvaluateArguments) -> tuple[list[Checkpoin
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, train: Dataset, validation: Dataset, args: FineTuneArguments, output_dir: str
+    checkpoint: Checkpoint,
+    train: Dataset,
+    validation: Dataset,
+    args: FineTuneArguments,
+    output_dir: str,
+    classifier_dir: Path | None = None,
 ) -> EvaluationResult:
     """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
+
+    Args:
+        classifier_dir: where to keep the fine-tuned model and its tokenizer; they aren't kept by default.
 
     Raises:
         UserError: if the checkpoint isn't a whole encoder, or training diverges.
@@ -163,6 +180,10 @@ def evaluate_checkpoint(
     logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
+    if classifier_dir is not None:
+        with written_whole(classifier_dir) as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
     labels, predicted = validation["label"][:], logits.argmax(-1)
     accuracy = float(accuracy_score(labels, predicted))
     return EvaluationResult(
@@ -245,9 +266,13 @@ def _compare(output: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _kept(record: Path, settings: dict[str, Any], checkpoint: Checkpoint) -> EvaluationResult | None:
-    """The result of an earlier run, if it had the same settings and weights."""
+def _kept(
+    record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
+) -> EvaluationResult | None:
+    """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
     content = _read(record)
+    if with_classifier and not (content.get("classifier") and record.with_name(CLASSIFIER).is_dir()):
+        return None
     if content.get("settings") != settings or content.get("weights") != checkpoint.identity:
         return None
     return replace(content["result"], name=checkpoint.name)

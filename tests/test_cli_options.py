@@ -391,3 +391,14 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
 
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     assert _planned(capfd, command, "--config", str(tmp_path / "again.yaml"), "--dry_run")[0] == recipe
+
+
+def test_where_the_number_of_steps_isn_t_known_a_dry_run_tells_tokens_an_hour(models, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("tutorkd.cli.plan.matmul_rate", lambda *arguments: 2e7)
+    flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]
+    flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--eval_strategy", "no"]
+    _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
+    assert facts["steps"] == "1 pass over the text"
+    seconds, tokens = re.match(r"([\d.]+) s a step .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
+    assert float(seconds) > 0.5
+    assert float(tokens) == pytest.approx(64 * 3600 / float(seconds) / 1e6, abs=0.006)

@@ -37,9 +37,13 @@ def print_plan(
     cost = measure_step(ready, text.max_length)
     rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
     trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
-    steps = f"{config.max_steps:,}" if config.max_steps > 0 else f"{config.num_train_epochs:g} passes over the text"
     seconds = 2 * cost.flops / rate
-    total = f", all of them {duration(seconds * config.max_steps)}" if config.max_steps > 0 else ""
+    if config.max_steps > 0:
+        steps, total = f"{config.max_steps:,}", f"all of them {duration(seconds * config.max_steps)}"
+    else:  # how many tokens the text has isn't known before it is read
+        epochs = config.num_train_epochs
+        steps = f"{epochs:g} pass{'es' * (epochs != 1)} over the text"
+        total = f"{3600 * cost.tokens / seconds / 1e6:,.2f} M tokens an hour"
     saved = sum(p.numel() for p in ready.saved_model.parameters())
     facts = {
         "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {saved / 1e6:,.1f} M",
@@ -47,6 +51,6 @@ def print_plan(
         "steps": steps,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
         "peak memory": f"about {cost.peak_bytes / 2**30:.1f} GiB a device",
-        "time": f"{seconds:.2f} s a step at half of this machine's {rate / 1e9:,.0f} GFLOP/s{total}",
+        "time": f"{seconds:.2f} s a step at half of this machine's {rate / 1e9:,.0f} GFLOP/s, {total}",
     }
     print("\n".join(f"{name:<20} {fact}" for name, fact in facts.items()))

@@ -17,7 +17,7 @@ _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
 _GROUP = 0.8  # of the distance between two tasks
 _TEXT = 6  # height of a number above its bar, on the axis
 _TEACHER: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
-_CONSTANT: dict[str, Any] = {"color": "#D55E00", "linestyle": ":", "linewidth": 1.6}
+_CONSTANT: dict[str, Any] = {"color": "#555555", "linestyle": ":", "linewidth": 1.6}
 
 
 def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:

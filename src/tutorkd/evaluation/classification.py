@@ -20,6 +20,7 @@ from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predic
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
 from tutorkd.files import make_folder, written_whole
+from tutorkd.hub import quiet_transformers
 from tutorkd.settings import first_difference
 
 RECORD_FILE, CLASSIFIER = "result.json", "classifier"
@@ -181,7 +182,7 @@ def evaluate_checkpoint(
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     if classifier_dir is not None:
-        with written_whole(classifier_dir) as scratch:
+        with written_whole(classifier_dir) as scratch, quiet_transformers():
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
     labels, predicted = validation["label"][:], logits.argmax(-1)

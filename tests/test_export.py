@@ -68,6 +68,8 @@ def test_the_files_of_an_encoder_give_its_hidden_states_for_other_batches_and_le
     assert "64 rows of random tokens" in shown
     assert AutoConfig.from_pretrained("out").model_type == family
     assert AutoTokenizer.from_pretrained("out").tokenize("w1 w2") == ["w1", "w2"]
+    text = (place / "out" / "onnx" / "export.json").read_text() + (place / "out" / "README.md").read_text()
+    assert str(place) not in text  # what is published names no path of this machine
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert [file["bytes"] for file in record["files"][1:]] == [
         (place / "out" / "onnx" / name).stat().st_size for name in FILES

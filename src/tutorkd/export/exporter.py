@@ -80,7 +80,7 @@ def export(args: ExportArguments) -> str:
             )
         threads = torch.get_num_threads()
         text = f"{table(results, classifies)}\n\n{notes(words, threads, classifies)}\n"
-        record = {"model": checkpoint.identity, "inputs": names, "checked_on": words, "threads": threads}
+        record = {"model": checkpoint.slug, "inputs": names, "checked_on": words, "threads": threads}
         record |= {"files": [asdict(result) for result in results], "machine": describe()}
         (scratch / RECORD_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
     if not beside_weights:
@@ -98,9 +98,9 @@ def _check_folder(out: Path, checkpoint: Checkpoint, restart: bool) -> None:
     record = stored_result(out / ONNX_FOLDER / RECORD_FILE)
     if record is None:
         raise UserError(f"{out} holds something that isn't an export of tutorkd; choose another --output_dir")
-    if record["model"]["source"] != checkpoint.identity["source"] and not restart:
+    if record.get("model") != checkpoint.slug and not restart:
         raise UserError(
-            f"{out} holds the export of {record['model']['source']}; choose another --output_dir, or --restart to "
+            f"{out} holds the export of {record.get('model')}; choose another --output_dir, or --restart to "
             "overwrite it"
         )
 

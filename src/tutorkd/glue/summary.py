@@ -63,7 +63,8 @@ def _about(checkpoint: Checkpoint, titles: Sequence[str], teacher: Checkpoint | 
     return {
         "name": checkpoint.name,
         "title": checkpoint.title if titles.count(checkpoint.title) == 1 else checkpoint.name,
-        "weights": checkpoint.identity,
+        # Results are shown to others, a path of somebody's machine isn't.
+        "weights": {key: value for key, value in checkpoint.identity.items() if key != "source"},
         "layers": getattr(config, "num_hidden_layers", None),
         "hidden_size": getattr(config, "hidden_size", None),
         "is_teacher": teacher is not None and checkpoint.slug == teacher.slug,

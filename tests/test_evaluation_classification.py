@@ -594,6 +594,9 @@ def test_the_fine_tuned_model_is_kept_where_asked_and_gives_the_answers_that_wer
     evaluate_models([bert], arguments)
     evaluate_models([bert], replace(arguments, save_models=False))
     assert (folder / "model.safetensors").stat().st_mtime_ns == saved
+    (folder / "model.safetensors").unlink()
+    evaluate_models([bert], arguments)  # what was lost is made again
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_every_model_is_checked_before_the_first_is_trained(bert, arguments, no_training):

@@ -1,6 +1,8 @@
 """ONNX files beside the models that they were made of."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import onnxruntime
@@ -12,6 +14,7 @@ from commands import complete, fail, save
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tutorkd.cli import export as command
+from tutorkd.cli.main import main
 from tutorkd.export import exporter
 from tutorkd.export.check import check
 from tutorkd.export.to_onnx import write_float32
@@ -76,9 +79,10 @@ def test_the_files_of_an_encoder_give_its_hidden_states_for_other_batches_and_le
     ]
 
 
-def test_the_head_of_a_masked_language_model_is_left_out(place):
+def test_the_head_of_a_masked_language_model_is_left_out(place, capsys):
     model = tiny.masked_lm("bert", num_hidden_layers=1)
     complete("export", "--model", save(model, place / "student"), "--output_dir", "out")
+    assert "The encoder alone was taken: the head of BertForMaskedLM is left out." in capsys.readouterr().out
     tokens = tokens_of(TEXTS[:1])
     with torch.no_grad():
         expected = model.base_model(torch.tensor(tokens["input_ids"])).last_hidden_state.numpy()
@@ -104,7 +108,15 @@ def test_a_classifier_is_measured_on_labelled_rows(place, capsys, named):
     assert [rows[0][column].strip() for column in (6, 7)] == ["same answer %", "accuracy %"]
     assert [rows[1][column].strip() for column in (6, 7)] == ["-", "75.0"]
     assert [rows[2][column].strip() for column in (6, 7)] == ["100.0", "75.0"]
-    assert "pipeline_tag: text-classification" in (place / "out" / "README.md").read_text()
+    card = (place / "out" / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    long = " ".join(["w1"] * 500)  # has more tokens than the model has positions
+    for name in ("THIS_FOLDER_OR_REPOSITORY", "THIS_FOLDER"):
+        code = code.replace(name, "out")
+    assert AutoTokenizer.from_pretrained("out").model_max_length == 64
+    exec(code.replace('"a text"', f'"{texts[0]}"').replace("another", long), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"['{model.config.id2label[answers[0]]}', ")
 
 
 def test_a_tagger_gives_logits_for_each_token(place):
@@ -113,14 +125,14 @@ def test_a_tagger_gives_logits_for_each_token(place):
     complete("export", "--model", path, "--output_dir", "out", "--texts", "text.txt")
     assert onnx_output("out/onnx/model.onnx", tokens_of(TEXTS)).shape == (3, 11, 3)
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
-    assert record["checked_on"] == "the first 3 documents of the text"
+    assert record["checked_on"] == "the first 3 documents of the text, cut at 64 tokens"
     assert record["files"][1]["agreement"] == 1
 
 
 def test_a_regression_is_compared_by_its_scores(place, capsys):
     _, path = classifier(place, labels=["score"])
     complete("export", "--model", path, "--output_dir", "out")
-    assert "cosine" in capsys.readouterr().out
+    assert "and the cosine of all rows' scores with PyTorch's" in capsys.readouterr().out
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["files"][1]["agreement"] == pytest.approx(1, abs=1e-5)
 
@@ -180,6 +192,42 @@ def test_another_s_folder_is_left_alone(place, capfd):
     assert (place / "out" / "onnx" / "model.onnx").read_bytes() != weights
 
 
+def test_the_folder_of_another_checkpoint_is_left_alone_though_it_has_an_export(place, capfd):
+    first, second = (save(encoder(seed), place / f"student-{seed}") for seed in (0, 1))
+    complete("export", "--model", first, "--output_dir", first)
+    config = (place / "student-0" / "config.json").read_bytes()
+    told = fail(capfd, "export", "--model", second, "--output_dir", first, "--restart")
+    assert told.endswith("student-0 is the folder of another checkpoint; choose another --output_dir")
+    assert (place / "student-0" / "config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 2), (None, 128 + signal.SIGTERM)])
+def test_nothing_is_left_of_an_export_that_ends_early(place, capfd, monkeypatch, error, code):
+    def ends(float32, path):
+        assert float32.is_file()
+        if error:
+            raise error
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    path = save(encoder(), place / "student")
+    monkeypatch.setattr(exporter, "write_int8", ends)
+    if error:
+        told = fail(capfd, "export", "--model", path, "--output_dir", "out")
+        assert told.splitlines()[-1] == "out can't be written: No space left on device"
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main(["export", "--model", path, "--output_dir", "out"])
+        assert stop.value.code == code
+    assert not (place / "out").exists()
+
+
+def test_what_a_killed_export_leaves_is_no_obstacle(place):
+    (place / "out" / "onnx" / ".partial").mkdir(parents=True)
+    (place / "out" / "onnx" / ".partial" / "model.onnx").write_bytes(b"half")
+    complete("export", "--model", save(encoder(), place / "student"), "--output_dir", "out")
+    assert sorted(file.name for file in (place / "out" / "onnx").iterdir()) == ["export.json", *FILES]
+
+
 def test_a_file_that_doesn_t_give_the_model_s_answers_is_not_handed_out(place, capfd, monkeypatch):
     path = save(encoder(), place / "student")
     other = encoder(seed=1)
@@ -198,6 +246,7 @@ def test_a_file_that_doesn_t_give_the_model_s_answers_is_not_handed_out(place, c
         (["--texts", "blank.txt"], "blank.txt"),
         (["--validation", "rows.csv"], "doesn't classify rows, so --validation can't be answered; give --texts"),
         (["--model", "nowhere/at/all"], "there is no such folder"),
+        (["--output_dir", "rows.csv"], "rows.csv is a file; choose another --output_dir"),
     ],
 )
 def test_mistakes_are_told_in_a_line_and_nothing_is_written(place, capfd, flags, message):

@@ -92,32 +92,41 @@ A masked language model, trained further on a corpus by tutorkd {__version__}; l
     _write(folder, text, "fill-mask", ["masked-lm"], base)
 
 
-def onnx_card(folder: Path, name: str, file: str, classifies: bool, figures: str) -> None:
+def onnx_card(folder: Path, name: str, file: str, classifies: bool, has_head: bool, figures: str) -> None:
     """Write README.md of exported files: how to run one, and what is known of them.
 
     Args:
         name: of the checkpoint that they were made of.
         file: the one to run, in the folder.
+        classifies, has_head: whether the output is logits of classes, or of anything.
         figures: a table in Markdown.
     """
-    output = "logits" if classifies else "last_hidden_state"
+    output = "logits" if has_head else "last_hidden_state"
+    labels = (
+        """\
+classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
+print([classes[str(code)] for code in logits.argmax(-1).flatten()])
+"""
+        if classifies
+        else ""
+    )
     text = f"""\
 # {escaped(_public(name))}, as ONNX
 
 ```python
-import onnxruntime
+{"import json" + chr(10) * 2 if classifies else ""}import onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
 session = onnxruntime.InferenceSession("THIS_FOLDER/{file}")
-tokens = tokenizer(["a text", "another"], padding=True, return_tensors="np")
+tokens = tokenizer(["a text", "another"], padding=True, truncation=True, return_tensors="np")
 ({output},) = session.run(None, {{each.name: tokens[each.name] for each in session.get_inputs()}})
-```
+{labels}```
 
 {figures}
 Exported by tutorkd {__version__}.
 """
-    _write(folder, text, "text-classification" if classifies else "feature-extraction", ["onnx"], name)
+    _write(folder, text, "text-classification" if has_head else "feature-extraction", ["onnx"], name)
 
 
 def _public(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from tutorkd.errors import UserError
 
+PARTIAL = ".partial"  # folder of what isn't whole yet
+
 
 def make_folder(folder: Path) -> None:
     """Make an output folder, and those above it, unless it is there.
@@ -38,7 +40,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
     They get the permissions that the user's umask leaves; safetensors gives its files to their owner alone.
     """
-    scratch = folder / ".partial"
+    scratch = folder / PARTIAL
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:

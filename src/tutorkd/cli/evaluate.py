@@ -1,12 +1,14 @@
 """``tutorkd evaluate``: how good, how small and how fast encoders are on labelled text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from tutorkd.cli.options import OptionParser
 from tutorkd.evaluation import EvaluateArguments, evaluate_models, results_table
-from tutorkd.evaluation.classification import evaluation_plan
+from tutorkd.evaluation.checkpoint import find_checkpoint
+from tutorkd.evaluation.classification import CLASSIFIER, evaluation_plan
 
 DESCRIPTION = (
     "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
@@ -29,4 +31,7 @@ def run(argv: Sequence[str]) -> int:
     results = evaluate_models(args.models, args)
     Console(highlight=False).print(results_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
+    if args.save_models:
+        for model in args.models:
+            print(f"classifier of {model}: {Path(args.output_dir) / find_checkpoint(model).slug / CLASSIFIER}")
     return 0

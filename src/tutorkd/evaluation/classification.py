@@ -272,7 +272,7 @@ def _kept(
 ) -> EvaluationResult | None:
     """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
     content = _read(record)
-    if with_classifier and not (content.get("classifier") and record.with_name(CLASSIFIER).is_dir()):
+    if with_classifier and not (content.get("classifier") and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
         return None
     if content.get("settings") != settings or content.get("weights") != checkpoint.identity:
         return None

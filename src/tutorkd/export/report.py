@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from tutorkd.export.check import Checked
 from tutorkd.tables import aligned
 
+SAME_CLASS = "the share of answers that are PyTorch's"
+SCORES = "the cosine of all rows' scores with PyTorch's"
+HIDDEN_STATES = "the mean cosine of a token's hidden states with PyTorch's"
 
-def table(results: Sequence[Checked], classifies: bool) -> str:
+
+def table(results: Sequence[Checked], nearness: str) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
+    classifies = nearness == SAME_CLASS
     agreement = "same answer %" if classifies else "cosine"
     headings = ["file", "size", "ms a row", "speed", "largest difference", agreement]
     labelled = results[0].accuracy is not None
@@ -27,11 +32,10 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
     return aligned(headings, lines, words=1)
 
 
-def notes(rows: str, threads: int, classifies: bool) -> str:
+def notes(rows: str, threads: int, nearness: str) -> str:
     """How to read the table, in Markdown."""
-    last = "the share of answers that are PyTorch's" if classifies else "the mean cosine of a token's hidden states"
     return (
-        f"Held against PyTorch on {rows}, in padded batches: the largest difference of an output, through the root "
-        f"mean square of PyTorch's, and {last}. Time: median of one row at a time, from token ids to the output, "
-        f"threads: {threads}."
+        f"Held against PyTorch, in float32, on {rows}, in padded batches: the largest difference of an output, through "
+        f"the root mean square of PyTorch's, and {nearness}. Time: median of one row at a time, from token ids to the "
+        f"output, threads: {threads}."
     )

@@ -92,16 +92,16 @@ A masked language model, trained further on a corpus by tutorkd {__version__}; l
     _write(folder, text, "fill-mask", ["masked-lm"], base)
 
 
-def onnx_card(folder: Path, name: str, file: str, classifies: bool, has_head: bool, figures: str) -> None:
+def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool, figures: str) -> None:
     """Write README.md of exported files: how to run one, and what is known of them.
 
     Args:
         name: of the checkpoint that they were made of.
         file: the one to run, in the folder.
-        classifies, has_head: whether the output is logits of classes, or of anything.
+        output: its name, ``logits`` or ``last_hidden_state``.
+        classifies: whether it is logits of classes.
         figures: a table in Markdown.
     """
-    output = "logits" if has_head else "last_hidden_state"
     labels = (
         """\
 classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
@@ -126,7 +126,7 @@ tokens = tokenizer(["a text", "another"], padding=True, truncation=True, return_
 {figures}
 Exported by tutorkd {__version__}.
 """
-    _write(folder, text, "text-classification" if has_head else "feature-extraction", ["onnx"], name)
+    _write(folder, text, "text-classification" if output == "logits" else "feature-extraction", ["onnx"], name)
 
 
 def _public(name: str) -> str:

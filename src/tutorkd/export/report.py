@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 
 from tutorkd.export.check import Checked
+from tutorkd.export.source import Source
 from tutorkd.tables import aligned
 
-SAME_CLASS = "the share of answers that are PyTorch's"
-SCORES = "the cosine of all rows' scores with PyTorch's"
-HIDDEN_STATES = "the mean cosine of a token's hidden states with PyTorch's"
+
+def nearness(source: Source) -> str:
+    """What ``Checked.agreement`` is."""
+    if source.classifies:
+        return "the share of answers that are PyTorch's"
+    if source.head:
+        return "the cosine of all rows' scores with PyTorch's"
+    return "the mean cosine of a token's hidden states with PyTorch's"
 
 
-def table(results: Sequence[Checked], nearness: str) -> str:
+def table(results: Sequence[Checked], classifies: bool) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
-    classifies = nearness == SAME_CLASS
     agreement = "same answer %" if classifies else "cosine"
     headings = ["file", "size", "ms a row", "speed", "largest difference", agreement]
     labelled = results[0].accuracy is not None
@@ -32,10 +37,13 @@ def table(results: Sequence[Checked], nearness: str) -> str:
     return aligned(headings, lines, words=1)
 
 
-def notes(rows: str, threads: int, nearness: str) -> str:
+def notes(rows: str, threads: int, source: Source) -> str:
     """How to read the table, in Markdown."""
-    return (
+    text = (
         f"Held against PyTorch, in float32, on {rows}, in padded batches: the largest difference of an output, through "
-        f"the root mean square of PyTorch's, and {nearness}. Time: median of one row at a time, from token ids to the "
-        f"output, threads: {threads}."
+        f"the root mean square of PyTorch's, and {nearness(source)}. Time: median of one row at a time, from token ids "
+        f"to the output, threads: {threads}."
     )
+    if source.left_out:
+        text += f"\n\nThe encoder alone was taken: the head of {source.left_out} is left out."
+    return text

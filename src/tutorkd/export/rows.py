@@ -1,7 +1,7 @@
 """Rows to hold an exported model against its original on."""
 
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,26 +12,36 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.labelled import load_labelled
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Rows
+from tutorkd.export.source import Source
 
 _COUNT = 64
 _SHORTEST_RANDOM = 8
 _SEED = 0
 
 
-def rows_to_check_on(
-    args: ExportArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, classes: list[str] | None
-) -> tuple[Rows, np.ndarray | None, str]:
-    """Tokenised rows, class codes where they have any, and in words what they are.
+class CheckedOn(NamedTuple):
+    """Tokenised rows, class codes where they have any, and in words what they are."""
 
-    Args:
-        max_length: of a row, in tokens.
-        classes: names in the order of the model's logits for a row; None where it gives none.
+    rows: Rows
+    labels: np.ndarray | None
+    words: str
+
+
+def rows_to_check_on(args: ExportArguments, source: Source) -> CheckedOn:
+    """The labelled rows, the first documents of the text, or random tokens.
 
     Raises:
         UserError: if there are no such rows, or their labels aren't the model's classes.
     """
+    max_length = min(args.max_length, source.longest or args.max_length)
+    rows, labels, words = _rows(args, source, max_length)
+    return CheckedOn(rows, labels, f"{words}, cut at {max_length} tokens")
+
+
+def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows, np.ndarray | None, str]:
+    tokenizer = source.tokenizer
     if args.validation is not None:
-        return _labelled(args, tokenizer, max_length, classes)
+        return _labelled(args, tokenizer, max_length, source.row_classes)
     if args.texts is None:
         rows = _random(tokenizer, max_length)
         return rows, None, f"{len(rows)} rows of random tokens"

@@ -1,0 +1,89 @@
+"""The checkpoint that is exported: which of its parts, and what they give."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
+from tutorkd.hub import load_model, load_tokenizer, loading
+
+_ROWS, _TOKENS = "ForSequenceClassification", "ForTokenClassification"
+_HEADS = {_ROWS: AutoModelForSequenceClassification, _TOKENS: AutoModelForTokenClassification}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A classifier of rows or of tokens with its head, or the encoder of any other checkpoint.
+
+    Attributes:
+        model: in float32.
+        tokenizer: cuts rows where the model's positions end.
+        head: how the class of the model's head ends, None of an encoder.
+        longest: row that the model takes, in tokens; None where it isn't bounded.
+    """
+
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: str | None
+    longest: int | None
+
+    @property
+    def output(self) -> str:
+        return "logits" if self.head else "last_hidden_state"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the output is logits of classes, of rows or of tokens; else it is hidden states, or scores."""
+        return self.head is not None and cast(int, self.model.config.num_labels) > 1
+
+    @property
+    def row_classes(self) -> list[str] | None:
+        """Names in the order of the logits, where rows are classified."""
+        names = cast(dict[int, str], self.model.config.id2label)
+        return [names[code] for code in range(len(names))] if self.classifies and self.head == _ROWS else None
+
+    @property
+    def left_out(self) -> str | None:
+        """The class whose head is left out, if there is one."""
+        whole = next(iter(self.model.config.architectures or []), None)
+        return whole if self.head is None and whole != type(self.model).__name__ else None
+
+
+def load_source(checkpoint: Checkpoint) -> Source:
+    """Load what is exported of a checkpoint.
+
+    Raises:
+        UserError: if it isn't a whole encoder, its head has no weights, or its tokenizer is missing.
+    """
+    longest = check_checkpoint(checkpoint, None)
+    tokenizer = load_tokenizer(checkpoint.folder, "model")
+    if longest:  # so that whoever runs the files can cut rows without knowing the model
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    with loading(checkpoint.name, "model"):
+        config = AutoConfig.from_pretrained(checkpoint.folder)
+    head, kind = _head(config)
+    model, lacking = load_model(kind, checkpoint.folder, "model")
+    if head and lacking:
+        raise UserError(
+            f"the model {checkpoint.name} lacks weights of its head, such as {lacking[0]}: fine-tune it first"
+        )
+    return Source(checkpoint, model, tokenizer, head, longest)
+
+
+def _head(config: PretrainedConfig) -> tuple[str | None, Any]:
+    """Which of the heads that are kept a checkpoint has, and what loads it."""
+    for head, kind in _HEADS.items():
+        if any(name.endswith(head) for name in config.architectures or []):
+            return head, kind
+    return None, AutoModel

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tutorkd.methods import Method
     from tutorkd.teacher import Teacher
 
+_PRINT_CLASSES = """\
+classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
+print([classes[str(code)] for code in logits.argmax(-1).flatten()])
+"""
+
 
 def student_card(
     folder: Path,
@@ -102,19 +107,13 @@ def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool,
         classifies: whether it is logits of classes.
         figures: a table in Markdown.
     """
-    labels = (
-        """\
-classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
-print([classes[str(code)] for code in logits.argmax(-1).flatten()])
-"""
-        if classifies
-        else ""
-    )
+    imports = "import json\n\n" if classifies else ""
+    labels = _PRINT_CLASSES if classifies else ""
     text = f"""\
 # {escaped(_public(name))}, as ONNX
 
 ```python
-{"import json" + chr(10) * 2 if classifies else ""}import onnxruntime
+{imports}import onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")

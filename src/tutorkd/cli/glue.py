@@ -25,7 +25,7 @@ from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.runtime import describe
 
-RUNS = "runs"  # folder of the runs, in that of the results
+_RUNS = "runs"  # folder of the runs, in that of the results
 DESCRIPTION = (
     "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
     "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
@@ -59,22 +59,13 @@ def run(argv: Sequence[str]) -> int:
     ]
     if args.unit is not None:
         return _run_one(units, args)
-    check_output(Path(args.output_dir))
+    _check_output(Path(args.output_dir))
     if args.predict and (absent := lacking(tasks)):
         print(f"the leaderboard wants one zip of all tasks; without {', '.join(absent)}, whose tasks aren't in --tasks")
     if args.dry_run:
         print_plan(units)
         return 0
-    # What is wrong with them is told now.
-    tests = {name: load_tests(TASKS[name], args.data_dir) for name in tasks} if args.predict else {}
-    if args.restart:
-        _remove(units)
-    left = [
-        unit
-        for unit in units
-        if any(run.result is None for run in unit.runs) or (args.predict and not answered(unit, tests[unit.task.name]))
-    ]
-    return glue(units, left, teacher, models, flags, args)
+    return glue(units, _left(units, args), teacher, models, flags, args)
 
 
 def glue(
@@ -100,7 +91,8 @@ def glue(
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))
     print(f"\n{tables}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
-    if others := len(list(out.glob(f"{RUNS}/*/*/*/{RESULT_FILE}"))) - sum(run.result is not None for run in runs):
+    finished = sum(run.result is not None for run in runs)
+    if others := len(list(out.glob(f"{_RUNS}/*/*/*/{RESULT_FILE}"))) - finished:
         print(
             f"not in these results: {others} other finished runs in {out}; name all models, tasks and settings in one "
             "command to have them in one table, nothing is run twice"
@@ -114,7 +106,7 @@ def glue(
             print(f"written to {path}: {', '.join(write_zip(of_model, path)) or 'nothing'}")
         if args.write_card and of_model[0].checkpoint.name in models:  # not a teacher that is there to compare with
             _write_card(of_model[0].checkpoint, model)
-    return 1 if failed or any(run.result is None for run in runs) else 0
+    return 1 if failed or finished < len(runs) else 0
 
 
 def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Checkpoint], Checkpoint | None]:
@@ -128,7 +120,7 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
 
 
 def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
-    folder = Path(args.output_dir) / RUNS / checkpoint.slug / task.name
+    folder = Path(args.output_dir) / _RUNS / checkpoint.slug / task.name
     return Unit(checkpoint, task, rows, folder, args.runs(task, positions))
 
 
@@ -146,14 +138,27 @@ def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:
     return 0
 
 
+def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
+    """Units with runs to be made or tests to be answered; what is wrong with the test sets is told now."""
+    names = dict.fromkeys(unit.task.name for unit in units) if args.predict else ()
+    tests = {name: load_tests(TASKS[name], args.data_dir) for name in names}
+    if args.restart:
+        _remove(units)
+    return [
+        unit
+        for unit in units
+        if any(run.result is None for run in unit.runs) or (args.predict and not answered(unit, tests[unit.task.name]))
+    ]
+
+
 def _remove(units: Sequence[Unit]) -> None:
     for unit in units:
         shutil.rmtree(unit.folder, ignore_errors=True)
 
 
-def check_output(out: Path) -> None:
+def _check_output(out: Path) -> None:
     """Raises UserError if the folder holds anything but what this command left there."""
-    if out.exists() and not (out.is_dir() and ((out / RUNS).is_dir() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and ((out / _RUNS).is_dir() or not any(out.iterdir()))):
         raise UserError(f"{out} holds something that isn't of tutorkd glue; choose another --output_dir")
 
 

@@ -15,6 +15,7 @@ from tutorkd.cli.distill import DistillArguments
 from tutorkd.cli.options import nearest
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments
+from tutorkd.evaluation.classification import NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
@@ -28,7 +29,7 @@ TEACHER, UNDISTILLED = "teacher", "not distilled"
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
 # What differs from cell to cell, or is the command's to say.
 _NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
-_NOT_EVALUATE = {"models", "seed", "output_dir", "restart", "dry_run", "save_models"}
+_NOT_EVALUATE = {*NOT_SETTINGS, "seed"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Cell:
             distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
         elif self.kind == "distilled":
             distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill, restart=False).settings
-        ignored = ("models", "output_dir", "restart", "dry_run", "save_models")
-        evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in ignored}
+        evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in NOT_SETTINGS}
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 
     @property

@@ -67,7 +67,8 @@ def run_cells(
             (process.terminate if len(received) == 1 else process.kill)()
 
     # In a terminal, what each process last said: its progress bar.
-    lines = [tqdm(total=0, bar_format="{desc}", position=line, leave=False, disable=None) for line in range(jobs)]
+    shown = range(jobs) if sys.stderr.isatty() else ()
+    lines = [tqdm(total=0, bar_format="{desc}", position=line, leave=False) for line in shown]
     looked = 0.0
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -78,10 +79,10 @@ def run_cells(
                 _tell(f"started  {cell.name}")
                 continue
             time.sleep(_POLL)
-            if time.perf_counter() - looked > _LOOK:
+            if lines and time.perf_counter() - looked > _LOOK:
                 looked = time.perf_counter()
                 at_work = [cell for cell in cells if cell.name in running]
-                for line, at in zip_longest(lines, at_work[:jobs]):
+                for line, at in zip_longest(lines, at_work):
                     line.set_description_str(_last_said(at) if at else "")
             for cell in [cell for cell in cells if cell.name in running]:
                 process, started = running[cell.name]
@@ -120,7 +121,7 @@ def _last_said(cell: Work) -> str:
     with (cell.folder / LOG_FILE).open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
         text = log.read().decode("utf-8", errors="replace")
-    said = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    said = _lines(text)
     return said[-1][: shutil.get_terminal_size().columns - 1] if said else f"{cell.name}: starting"
 
 
@@ -146,6 +147,11 @@ def _reason(cell: Work, code: int) -> str:
     if code < 0:
         return f"ended by signal {-code} ({signal.strsignal(-code)})"
     text = (cell.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()] or [f"exit code {code}"]
+    lines = _lines(text) or [f"exit code {code}"]
     told = [line for line in lines if line.startswith(_ERROR)]
     return (told or lines)[-1].removeprefix(_ERROR)
+
+
+def _lines(log: str) -> list[str]:
+    """What a log says; a progress bar that moved is a line each time."""
+    return [line.strip() for line in re.split(r"[\r\n]+", log) if line.strip()]

@@ -17,7 +17,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.labelled import align_labels, digest, load_labelled
+from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
 from tutorkd.files import make_folder, written_whole
 from tutorkd.hub import quiet_transformers
@@ -25,7 +25,7 @@ from tutorkd.settings import first_difference
 
 RECORD_FILE, CLASSIFIER = "result.json", "classifier"
 _TIMED_SENTENCES = 200
-_NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")
+NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")
 _MACHINE = ("device", "threads")
 
 
@@ -221,13 +221,12 @@ def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
 def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
-    texts = [rows.select(chosen)[column][:] for column in ("text", "text_pair") if column in rows.column_names]
-    return list(zip(*texts, strict=True))
+    return list(zip(*text_columns(rows.select(chosen)), strict=True))
 
 
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
-    settings = {key: value for key, value in asdict(args).items() if key not in _NOT_SETTINGS}
+    settings = {key: value for key, value in asdict(args).items() if key not in NOT_SETTINGS}
     accelerator = torch.accelerator.current_accelerator()
     return {
         **settings,

@@ -1,9 +1,9 @@
 """What a classifier costs to run and to fine-tune."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, cycle, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd.evaluation.finetune import FineTuneArguments
 
 _WARM_UP = 10
+Item = TypeVar("Item")
 
 
 class Milliseconds(NamedTuple):
@@ -39,12 +40,21 @@ def milliseconds_per_sentence(
         max_length: longest row in tokens.
     """
     model.eval()
-    times = []
-    for sentence in chain(islice(cycle(sentences), _WARM_UP), sentences):
+
+    def answer(sentence: str | tuple[str, ...]) -> torch.Tensor:
         texts = sentence if isinstance(sentence, tuple) else (sentence,)
-        start = time.perf_counter()
         inputs = tokenizer(*texts, truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
-        model(**inputs).logits.cpu()
+        return model(**inputs).logits.cpu()
+
+    return milliseconds_a_call(answer, sentences)
+
+
+def milliseconds_a_call(answer: Callable[[Item], object], items: Sequence[Item]) -> Milliseconds:
+    """Time to answer for one item at a time, behind some answers to warm up that don't count."""
+    times = []
+    for item in chain(islice(cycle(items), _WARM_UP), items):
+        start = time.perf_counter()
+        answer(item)
         times.append(time.perf_counter() - start)
     median, first, third = 1000 * np.quantile(times[_WARM_UP:], [0.5, 0.25, 0.75])
     return Milliseconds(float(median), float(first), float(third))

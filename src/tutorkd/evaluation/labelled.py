@@ -163,6 +163,11 @@ def texts_of(rows: Dataset, column: str, source: str) -> list[str]:
     return values
 
 
+def text_columns(rows: Dataset) -> list[list[str]]:
+    """The texts of labelled rows, and those of their pairs where they have any."""
+    return [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
+
+
 def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[str]]:
     """The class name of every row, and the class names in order."""
     values, feature = rows[column][:], rows.features[column]

@@ -1,6 +1,5 @@
 """An exported model beside its PyTorch original: the same answers on the same rows, size, speed."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ import onnxruntime
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tutorkd.evaluation.cost import milliseconds_a_call
+
 Rows = Sequence[Mapping[str, list[int]]]
 Answer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs (rows, tokens) to the model's output
 
 _BATCH = 8
 _TIMED = 64
-_WARM_UP = 5
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def check(
             Checked(
                 name,
                 size,
-                _milliseconds(answer, [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]),
+                milliseconds_a_call(answer, [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]).median,
                 float(np.abs(given - expected).max() / np.sqrt(np.square(expected).mean())),
                 _same_class(expected, given) if classifies else _cosine(expected, given),
                 None if labels is None else float((given.argmax(-1) == labels).mean()),
@@ -115,12 +115,3 @@ def _cosine(expected: np.ndarray, given: np.ndarray) -> float:
         expected, given = expected.T, given.T
     products = (expected * given).sum(-1)
     return float((products / (np.linalg.norm(expected, axis=-1) * np.linalg.norm(given, axis=-1))).mean())
-
-
-def _milliseconds(answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> float:
-    times = []
-    for row in [*rows[:_WARM_UP], *rows]:
-        start = time.perf_counter()
-        answer(row)
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times[-len(rows) :]))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.packing import nonblank
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import load_labelled
+from tutorkd.evaluation.labelled import load_labelled, text_columns
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Rows
 from tutorkd.export.source import Source
@@ -67,8 +67,7 @@ def _labelled(
             f"{args.validation} has the label {unknown[0]}; the classes of {args.model} are {', '.join(classes)} "
             f"(0 to {len(classes) - 1})"
         )
-    texts = [data[column][:] for column in ("text", "text_pair") if column in data.column_names]
-    rows = _tokenised(tokenizer, max_length, *texts)
+    rows = _tokenised(tokenizer, max_length, *text_columns(data))
     return rows, np.array([codes[name] for name in names]), f"{len(rows):,} labelled rows"
 
 

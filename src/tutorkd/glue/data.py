@@ -31,6 +31,11 @@ class TaskRows:
     train: Dataset
     validation: dict[str, Dataset]
 
+    @property
+    def validation_labels(self) -> dict[str, np.ndarray]:
+        """(n,) of each split."""
+        return {split: np.asarray(rows[LABEL][:]) for split, rows in self.validation.items()}
+
     @cached_property
     def digest(self) -> str:
         """What tells their content from others'."""

@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from tutorkd.callbacks import duration
 from tutorkd.evaluation.cost import fine_tuning_seconds
+from tutorkd.evaluation.labelled import text_columns
+from tutorkd.glue.report import part_of
 from tutorkd.glue.runs import Unit
 from tutorkd.hub import load_tokenizer
 
@@ -40,8 +42,8 @@ def print_plan(units: Sequence[Unit]) -> None:
         total += seconds
         settings = {run.setting for run in unit.runs}
         finished = sum(run.result is not None for run in unit.runs)
-        used, official = len(unit.rows.train), unit.task.official_rows["train"]
-        rows = f"{used:,} of {official:,}" if used < official else f"{used:,}"
+        used = len(unit.rows.train)
+        rows = part_of(used, unit.task.official_rows["train"]) or f"{used:,}"
         figures = (len(settings), len(unit.runs) // len(settings), len(unit.runs), finished)
         table.add_row(Text(unit.name), rows, *(f"{figure:,}" for figure in figures), duration(seconds))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
@@ -59,9 +61,8 @@ def _seconds(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
     # Shuffled, since some tasks' rows lie in the order of their sources, with lengths of their own.
     rows = unit.rows.train.shuffle(seed=0).select(range(min(len(unit.rows.train), _SAMPLE)))
-    texts = [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
     tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
-    tokens = tokenizer(*texts, truncation=True, max_length=unit.settings[0].max_length)
+    tokens = tokenizer(*text_columns(rows), truncation=True, max_length=unit.settings[0].max_length)
     length = round(fmean(len(ids) for ids in tokens["input_ids"]))
     validation = _FORWARD * sum(map(len, unit.rows.validation.values())) / len(unit.rows.train)
     an_epoch: dict[int, float] = {}

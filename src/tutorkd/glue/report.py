@@ -146,7 +146,11 @@ def _notes(model: Mapping[str, Any]) -> list[str]:
 
 def rows_used(task: Mapping[str, Any]) -> str | None:
     """``1,000 of 2,490`` training rows, where they aren't all that there are officially."""
-    used, official = task["train_rows"], task["official_rows"]["train"]
+    return part_of(task["train_rows"], task["official_rows"]["train"])
+
+
+def part_of(used: int, official: int) -> str | None:
+    """``1,000 of 2,490``; None where no row is left out."""
     return f"{used:,} of {official:,}" if used < official else None
 
 

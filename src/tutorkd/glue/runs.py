@@ -23,7 +23,7 @@ from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.report import write_text
 from tutorkd.files import stored_result
-from tutorkd.glue.data import LABEL, TaskRows
+from tutorkd.glue.data import TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import Task
@@ -192,10 +192,9 @@ def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
 def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
     trainer, seconds = fine_tune(unit, run, rows)
     logits = {split: finite_logits(trainer, tokens) for split, tokens in rows.validation.items()}
-    labels = {split: np.asarray(tokens[LABEL][:]) for split, tokens in rows.validation.items()}
     return {
         "identity": run.identity,
-        "scores": score(unit.task, labels, logits),
+        "scores": score(unit.task, unit.rows.validation_labels, logits),
         "rows": {"train": len(rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
         "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
         "train_seconds": seconds,

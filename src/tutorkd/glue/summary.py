@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from transformers import AutoConfig
 
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.glue import published
-from tutorkd.glue.data import LABEL
 from tutorkd.glue.metrics import single_answer
 from tutorkd.glue.runs import Unit
 from tutorkd.glue.selection import spread
@@ -40,7 +38,7 @@ def summarise(units: Sequence[Unit], teacher: Checkpoint | None, failed: Mapping
         model = models.setdefault(checkpoint.slug, _about(checkpoint, titles, teacher))
         model["tasks"][unit.task.name] = _task(unit, failed.get(unit.name))
         if unit.task.name not in constants:
-            constants[unit.task.name] = _single_answer(unit)
+            constants[unit.task.name] = single_answer(unit.task, unit.rows.validation_labels)
     for model in models.values():
         model["tasks"] = {name: model["tasks"][name] for name in TASKS if name in model["tasks"]}
         model["averages"] = averages(model["tasks"])
@@ -100,10 +98,6 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
         "device": everything[0]["device"] if everything else None,
         "threads": everything[0]["threads"] if everything else None,
     }
-
-
-def _single_answer(unit: Unit) -> dict[str, float]:
-    return single_answer(unit.task, {split: np.asarray(rows[LABEL][:]) for split, rows in unit.rows.validation.items()})
 
 
 def averages(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -485,7 +485,7 @@ def check() -> None:
     tokens = [row["input_ids"] for row in ours.rows[: CHECK_SHAPE.rows]]
     padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
     for rows in (tokens, padded):
-        batch = ours.trainer.data_collator([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
+        batch = ours.trainer.masking([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
         batch = {name: values.to(DEVICE) for name, values in batch.items()}
         k = len(batch["masked_positions"])
         replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)

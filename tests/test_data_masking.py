@@ -7,7 +7,15 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+from tutorkd.data.masking import (
+    COUNTS,
+    BatchCounts,
+    CountingCollator,
+    DrawnRows,
+    EpochSampler,
+    MaskingCollator,
+    StreamedRows,
+)
 
 
 def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:
@@ -79,18 +87,16 @@ def test_masks_don_t_depend_on_the_batch_or_its_padding():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_rows_and_masks_are_the_same_whatever_the_number_of_workers(workers):
-    dataset, sampler, collator = DrawnRows(tiny.rows(18)), EpochSampler(18, seed=3), _collator()
-    sampler.set_epoch(1)
+    dataset, sampler, collator = DrawnRows(tiny.rows(18)), EpochSampler(18, seed=3, epoch=lambda: 1), _collator()
     alone = _everything(collator, dataset, sampler, 0)
     spread = _everything(collator, dataset, sampler, workers)
     assert all(torch.equal(alone[key], spread[key]) for key in alone)
 
 
 def test_an_epoch_is_a_permutation_that_differs_from_the_next():
-    sampler = EpochSampler(50, seed=0)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
+    epochs = iter(range(2))
+    sampler = EpochSampler(50, seed=0, epoch=lambda: next(epochs))
+    first, second = list(sampler), list(sampler)
     assert sorted(first) == list(range(50))
     assert sorted(second) == list(range(50, 100))
     assert [draw % 50 for draw in second] != first
@@ -113,6 +119,15 @@ def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
     assert [float(count) for count in BatchCounts.of(batch)] == [2, 4, 10]
     del batch["attention_mask"]
     assert [float(count) for count in BatchCounts.of(batch)] == [2, 6, 18]
+
+
+def test_a_counted_batch_is_the_batch_and_its_counts():
+    rows = [{**row, "draw": draw} for draw, row in enumerate(tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))]
+    batch, counted = _collator()(rows), CountingCollator(_collator())(rows)
+    masked = len(batch["masked_positions"])
+    assert counted.pop(COUNTS).tolist() == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7]
+    assert counted.keys() == batch.keys()
+    assert all(torch.equal(counted[key], batch[key]) for key in batch)
 
 
 def test_random_tokens_come_from_the_whole_ordinary_vocabulary():

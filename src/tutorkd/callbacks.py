@@ -5,6 +5,8 @@ import time
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import distributed
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -114,15 +116,21 @@ def _cell(value: Any) -> str:
 class StopOnSignal(TrainerCallback):
     """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one stops at once.
 
+    Of several processes one may get the signal before the others, or alone. They agree after each step, so that all of
+    them stop after the same one: a checkpoint is saved by all together.
+
     ``received`` is the signal's number afterwards, 0 if there was none.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.previous: dict[int, Any] = {}
+        self.processes: Any = None  # that agree, over the network: asking a GPU would make it wait
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.received = 0
+        if args.world_size > 1:
+            self.processes = distributed.new_group(backend="gloo")
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.previous[number] = signal.signal(number, self._receive)
@@ -136,7 +144,13 @@ class StopOnSignal(TrainerCallback):
         tqdm.write("Stopping after this step; a checkpoint will be saved.")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        if self.received:
+        received = self.received  # a signal that comes from here on counts after the next step
+        if self.processes is not None:
+            highest = torch.tensor(received)
+            distributed.all_reduce(highest, distributed.ReduceOp.MAX, self.processes)
+            received = int(highest)
+        if received:
+            self.received = received
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
@@ -150,19 +164,29 @@ class StopOnSignal(TrainerCallback):
         self.previous.clear()
 
 
-class Throughput:
+class StepsAsAsked(TrainerCallback):
+    """A run that goes on logs, saves and evaluates as often as it is asked to now, not as its checkpoint was."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
+class Throughput(TrainerCallback):
     """Tokens a second and time left, since the last reading."""
 
     def __init__(self) -> None:
-        self.since, self.step = time.perf_counter(), 0
+        self._restart(0)
 
-    def start(self, step: int) -> None:
+    def on_train_begin(self, args, state: TrainerState, control, **kwargs):
+        self._restart(state.global_step)
+
+    def _restart(self, step: int) -> None:
         self.since, self.step = time.perf_counter(), step
 
     def read(self, tokens: float, step: int, max_steps: int) -> dict[str, float]:
         now = time.perf_counter()
         elapsed, steps = now - self.since, step - self.step
-        self.start(step)
+        self._restart(step)
         if not steps:
             return {}
         return {"tokens_per_second": tokens / elapsed, "seconds_left": elapsed / steps * (max_steps - step)}

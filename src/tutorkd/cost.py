@@ -71,7 +71,7 @@ class _Count(NamedTuple):
 def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     args, module = trainer.args, trainer.model
     # The same row with the same masks, so that two cost twice what one does.
-    batch = trainer._prepare_inputs(trainer.data_collator([_typical_row(trainer, max_length)] * rows))
+    batch = trainer._prepare_inputs(trainer.masking([_typical_row(trainer, max_length)] * rows))
     weights = {parameter.untyped_storage().data_ptr() for parameter in _parameters(trainer)}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
@@ -94,7 +94,7 @@ def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
 
 def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
     """A fabricated row in the draw that masks as nearly as may be the share of it that is masked on average."""
-    collator = trainer.data_collator
+    collator = trainer.masking
     ids = np.random.Generator(np.random.Philox(0)).choice(collator.ordinary_ids, max_length)
     rows = [{"input_ids": ids, "draw": draw} for draw in range(64)]
     wanted = trainer.args.mlm_probability * max_length
@@ -104,10 +104,8 @@ def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
 def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:
     """Time of one forward and backward pass over a full batch here, after one to warm up."""
     rows = trainer.args.per_device_train_batch_size
-    ids = np.random.Generator(np.random.Philox(0)).choice(trainer.data_collator.ordinary_ids, (rows, max_length))
-    batch = trainer._prepare_inputs(
-        trainer.data_collator([{"input_ids": row, "draw": draw} for draw, row in enumerate(ids)])
-    )
+    ids = np.random.Generator(np.random.Philox(0)).choice(trainer.masking.ordinary_ids, (rows, max_length))
+    batch = trainer._prepare_inputs(trainer.masking([{"input_ids": row, "draw": draw} for draw, row in enumerate(ids)]))
     autocast = torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16)
     for _ in range(2):
         start = _now(trainer.args.device)

@@ -35,7 +35,7 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
     examples = []
     for draw, sentence in enumerate(sentences):
         ids = tokenizer(sentence, truncation=True)["input_ids"]
-        batch = trainer._prepare_inputs(trainer.data_collator([{"input_ids": ids, "draw": draw}]))
+        batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
         lesson = module.teach(**batch, teacher=trainer.teacher)
         positions = batch["masked_positions"]
         originals = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten()[positions].tolist())

@@ -7,18 +7,27 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import safetensors.torch
 import torch
+from accelerate.utils import parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from tutorkd.callbacks import ProgressTable, Throughput
+from tutorkd.callbacks import ProgressTable, StepsAsAsked, Throughput
 from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.data.masking import BatchCounts, DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+from tutorkd.data.masking import (
+    COUNTS,
+    BatchCounts,
+    CountingCollator,
+    DrawnRows,
+    EpochSampler,
+    MaskingCollator,
+    StreamedRows,
+)
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
@@ -32,6 +41,25 @@ from tutorkd.students import build_student
 from tutorkd.teacher import Teacher, load_teacher
 
 HEADS_FILE = "training_heads.safetensors"  # what training needs beside the model
+_SCALE_HALVINGS = (
+    25  # steps in a row in which the loss scale of fp16, 2^16 at first, may fall before a run has diverged
+)
+
+
+class GradientPart(NamedTuple):
+    """Parameters whose gradient is clipped by itself."""
+
+    parameters: list[nn.Parameter]
+    max_norm: float  # 0 leaves the gradient as it is
+
+
+def _clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip a gradient to a norm in place; returns the norm before, on the device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if max_norm > 0:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 class MaskedRowsTrainer(Trainer):
@@ -56,7 +84,6 @@ class MaskedRowsTrainer(Trainer):
 
     args: PretrainingConfig
     model: nn.Module
-    data_collator: MaskingCollator
     processing_class: PreTrainedTokenizerBase
 
     def __init__(
@@ -70,6 +97,9 @@ class MaskedRowsTrainer(Trainer):
         stage: str,
         **kwargs: Any,
     ):
+        _refuse_sharding(args)
+        if args.fp16 and args.device.type == "cpu":  # accelerate would train in float32 and say nothing
+            raise UserError("fp16 needs a GPU; on a processor use bf16, or leave both out")
         if args.n_gpu > 1:
             raise UserError(
                 "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
@@ -83,12 +113,11 @@ class MaskedRowsTrainer(Trainer):
             eval_dataset = eval_dataset.select(range(min(args.eval_rows, len(eval_dataset))))
         self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
+        self.masking = MaskingCollator(processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size)
         super().__init__(
             model=module,
             args=args,
-            data_collator=MaskingCollator(
-                processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size
-            ),
+            data_collator=CountingCollator(self.masking),
             train_dataset=DrawnRows(train_dataset)
             if hasattr(train_dataset, "__len__")
             else StreamedRows(train_dataset),
@@ -103,22 +132,27 @@ class MaskedRowsTrainer(Trainer):
         self._progress = ProgressTable(stage)
         self.add_callback(self._progress)
         self._throughput = Throughput()
+        self.add_callback(self._throughput)
+        self.add_callback(StepsAsAsked())
         self._window: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
         self._step_metrics: dict[str, Tensor] = {}
-        self._nonfinite_in_a_row = self._skipped_steps = 0
+        self._nonfinite_in_a_row = self._skipped_steps = self._steps_since_log = 0
 
     # Data
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        return EpochSampler(len(rows), self.data_seed) if isinstance(rows, DrawnRows) else None
+        if not isinstance(rows, DrawnRows):
+            return None
+        # The state counts passes: a whole number where an epoch begins, more where a resumed run goes on within one.
+        return EpochSampler(len(rows), self.data_seed, lambda: int(self.state.epoch or 0))
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.stack([torch.stack(BatchCounts.of(batch)) for batch in batches]).sum(0).to(device)
+        counts = torch.stack([batch.pop(COUNTS) for batch in batches]).sum(0)
         if self.args.world_size > 1:
             counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)
         return batches, BatchCounts(*counts.clamp(min=1))  # a mean over nothing is 0
@@ -144,34 +178,39 @@ class MaskedRowsTrainer(Trainer):
         """As Trainer's; a loss that isn't finite doesn't spoil the logged average (its step is skipped and counted)."""
         return super().training_step(model, inputs, num_items_in_batch).nan_to_num(0.0, 0.0, 0.0)
 
+    def _clip_grad_norm(self, model) -> None:
+        """Nothing: ``_get_grad_norm``, which Trainer calls at every step, clips each part of the gradient by itself."""
+
     def _get_grad_norm(self, model, grad_norm=None):
-        """Gradient norm before clipping, as Trainer logs it; here a step that isn't finite is skipped."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        self._step_metrics |= self._gradient_norms(norm)
-        # With fp16 the gradient scaler finds, skips and mends overflowing steps by itself.
-        if self.accelerator.scaler is None and not math.isfinite(norm):
-            self._skip_step(model)
-        else:
-            self._nonfinite_in_a_row = 0
-            for name, value in self._step_metrics.items():
-                self._window[name] += value
-            self._window["steps"] += 1
+        """Clips the gradient's parts; returns the norm of all of it before. A step that isn't finite is skipped."""
+        self.accelerator.unscale_gradients()
+        norms = {name: _clip(part.parameters, part.max_norm) for name, part in self._gradient_parts().items()}
+        norm = torch.stack(list(norms.values())).square().sum().sqrt()
+        self._step_metrics |= {name: value for name, value in norms.items() if name != "grad_norm"}  # Trainer's own
+        # Of a step that isn't finite no figure counts. With fp16 only the device knows which steps these are.
+        finite = norm.isfinite()
+        for name, value in self._step_metrics.items():
+            self._window[name] += torch.where(finite, value, 0)
+        self._window["steps"] += finite
+        self._steps_since_log += 1
         self._step_metrics = {}
+        # The gradient scaler of fp16 finds, skips and mends overflowing steps by itself.
+        if self.accelerator.scaler is None:
+            self._nonfinite_in_a_row = 0 if math.isfinite(norm) else self._nonfinite_in_a_row + 1
+            if self._nonfinite_in_a_row:
+                model.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
+                self._stop_if_diverged(self.args.max_nonfinite_steps, self.state.global_step + 1)
         return norm.nan_to_num(0.0, 0.0, 0.0)
 
-    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
-        """Norms of parts of the gradient before clipping, to be logged; ``norm`` is that of the whole."""
-        return {}
+    def _gradient_parts(self) -> dict[str, "GradientPart"]:
+        """What is clipped by itself, under the name that its norm before clipping is logged by."""
+        return {"grad_norm": GradientPart(list(self.model.parameters()), self.args.max_grad_norm)}
 
-    def _skip_step(self, model: nn.Module) -> None:
-        model.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
-        self._nonfinite_in_a_row += 1
-        self._skipped_steps += 1
-        if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
+    def _stop_if_diverged(self, limit: int, step: int) -> None:
+        if self._nonfinite_in_a_row >= limit:
             raise UserError(
-                f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step "
-                f"{self.state.global_step + 1}; {self._last_checkpoint()}; a lower --learning_rate or bf16 instead of "
-                "fp16 may help"
+                f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step {step}; "
+                f"{self._last_checkpoint()}; a lower --learning_rate or bf16 instead of fp16 may help"
             )
 
     # What is shown
@@ -184,19 +223,25 @@ class MaskedRowsTrainer(Trainer):
             if self.args.world_size > 1:
                 values = self.accelerator.gather(values.unsqueeze(0)).sum(0)
             window = dict(zip(names, values.tolist(), strict=True))
-            tokens, steps = window.pop("tokens", 0.0), window.pop("steps", 0.0) / self.args.world_size
-            for name, total in window.items():
+            tokens, steps = window.pop("tokens", 0.0), round(window.pop("steps", 0.0) / self.args.world_size)
+            for name, total in window.items() if steps else ():
                 # Every device holds the same gradient norm, but only its share of the other means.
                 devices = self.args.world_size if name.startswith("grad_norm") else 1
-                logs[name] = total / max(steps, 1) / devices
+                logs[name] = total / steps / devices
+            self._skipped_steps += self._steps_since_log - steps
             if self._skipped_steps:
                 logs["skipped_steps"] = self._skipped_steps
             logs |= self._throughput.read(tokens, self.state.global_step, self.state.max_steps)
             self._window.clear()
+            if self.accelerator.scaler is not None:
+                self._nonfinite_in_a_row = 0 if steps else self._nonfinite_in_a_row + self._steps_since_log
+                self._stop_if_diverged(max(self.args.max_nonfinite_steps, _SCALE_HALVINGS), self.state.global_step)
+            self._steps_since_log = 0
         super().log(logs, start_time)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any):
-        self._throughput.start(0)
+        if self.args.world_size > 1:  # else every process would draw the same tokens and the same dropout
+            set_seed(self.args.seed, device_specific=True)
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
@@ -210,6 +255,7 @@ class MaskedRowsTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss on held-out rows and, where ``_look`` has any, what its figures are computed from."""
         inputs = self._prepare_inputs(inputs)
+        inputs.pop(COUNTS)
         module = self.accelerator.unwrap_model(model)
         if self.compute_metrics is None:
             with torch.no_grad():
@@ -288,6 +334,22 @@ class MaskedRowsTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _refuse_sharding(args: PretrainingConfig) -> None:
+    """Refuse engines that spread a model over devices, whether the arguments or ``accelerate launch`` ask for them.
+
+    Raises:
+        UserError: with what to start instead.
+    """
+    asked = [name for name in ("fsdp", "deepspeed", "parallelism_config") if getattr(args, name)]
+    launched = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+    asked += [name for name in (*launched, "ACCELERATE_USE_PARALLELISM_CONFIG") if parse_flag_from_env(name)]
+    if asked:
+        raise UserError(
+            f"{asked[0]} isn't to be set: each device holds a whole copy of the model here; start one process a device "
+            "with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed"
+        )
 
 
 def _prepare_for_checkpointing(module: nn.Module, model: PreTrainedModel, args: PretrainingConfig) -> None:
@@ -389,15 +451,16 @@ class DistillationTrainer(MaskedRowsTrainer):
     def _forward_arguments(self) -> dict[str, Any]:
         return {"teacher": self.teacher}
 
-    def _gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
-        tutor = getattr(self.accelerator.unwrap_model(self.model), "tutor", None)
-        if tutor is None:
-            return {"grad_norm_student": norm}
-        part = nn.utils.get_total_norm([p.grad for p in tutor.parameters() if p.grad is not None])
-        if self.args.max_grad_norm > 0:  # clipping has scaled the gradients already
-            part = part / (self.args.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        student = (norm.square() - part.square()).clamp(min=0).sqrt()
-        return {"grad_norm_student": student, "grad_norm_tutor": part}
+    def _gradient_parts(self) -> dict[str, GradientPart]:
+        """The tutor's gradient apart from the student's: a spike of one doesn't shrink the other's step."""
+        module = self.accelerator.unwrap_model(self.model)
+        tutor = list(module.tutor.parameters()) if getattr(module, "tutor", None) is not None else []
+        own = {id(p) for p in tutor}
+        student = [p for p in module.parameters() if id(p) not in own]
+        parts = {"grad_norm_student": GradientPart(student, self.args.max_grad_norm)}
+        if tutor:
+            parts["grad_norm_tutor"] = GradientPart(tutor, self.settings.tutor_max_grad_norm)
+        return parts
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """For Tutor-KD the probe (``tutorkd.probe``), which asks the same questions each time; else the loss."""

@@ -1,6 +1,6 @@
 """Masking: which tokens are hidden, drawn anew each epoch and the same whatever the workers and the batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
 
+COUNTS = "counts"  # the entry that ``CountingCollator`` adds to a batch; not an argument of a forward pass
+
+
 class BatchCounts(NamedTuple):
     """What the losses of a whole batch are means over; each a scalar tensor."""
 
@@ -22,6 +25,7 @@ class BatchCounts(NamedTuple):
 
     @classmethod
     def of(cls, batch: dict[str, Tensor]) -> "BatchCounts":
+        """Counts of a batch that is still on the processor."""
         rows, length = batch["input_ids"].shape
         if (mask := batch.get("attention_mask")) is None:
             lengths = torch.full((rows,), float(length))
@@ -37,20 +41,24 @@ class EpochSampler(Sampler[int]):
 
     It yields draws, not rows: draw = epoch * rows + row. So a draw names one row in one epoch, and the masks, which
     depend on the seed and the draw, are new in each epoch without anybody telling the workers which epoch it is.
+
+    Args:
+        rows: how many there are.
+        seed: of all permutations.
+        epoch: asked for the number of the epoch, from 0, whenever one begins. A number that is set from outside
+            doesn't reach a sampler under every wrapper that skips batches or spreads them over processes.
     """
 
-    def __init__(self, rows: int, seed: int):
-        self.rows, self.seed, self.epoch = rows, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, rows: int, seed: int, epoch: Callable[[], int]):
+        self.rows, self.seed, self.epoch = rows, seed, epoch
 
     def __len__(self) -> int:
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(self.rows)
-        return iter((order + self.epoch * self.rows).tolist())
+        epoch = self.epoch()
+        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.rows)
+        return iter((order + epoch * self.rows).tolist())
 
 
 class DrawnRows(Dataset):
@@ -136,3 +144,17 @@ class MaskingCollator:
         if not real.all():
             batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
         return batch
+
+
+class CountingCollator:
+    """Rows to a batch by ``collator``, and beside it what its losses are means over: ``COUNTS``, (3,) float32.
+
+    The counts are taken here, on the processor and by the loader's workers, so that no step asks a device for them.
+    """
+
+    def __init__(self, collator: MaskingCollator):
+        self.collator = collator
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = self.collator(rows)
+        return {**batch, COUNTS: torch.stack(BatchCounts.of(batch))}

@@ -59,6 +59,13 @@ class TutorKDSettings:
     plausibility_weight: float = field(
         default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher's distribution."}
     )
+    tutor_max_grad_norm: float = field(
+        default=1.0,
+        metadata={
+            "help": "Norm to which the tutor's gradient is clipped, apart from the student's (--max_grad_norm); 0 "
+            "leaves it as it is."
+        },
+    )
     tutor_init: Literal["teacher", "random"] = field(
         default="teacher",
         metadata={"help": "Start of the tutor's head: a copy of the teacher's MLM head, or random as in the paper."},

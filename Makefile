@@ -2,6 +2,7 @@
 #
 #   make demo     the main job on the embedded default
 #   make test     lint, types and tests; what continuous integration runs
+#   make test-gpu the tests that need a GPU, on a machine that has one
 #   make check    lint and types alone
 #   make clean    take away .venv and what the tools cached
 #
@@ -13,7 +14,7 @@ CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-gpu check clean
 .NOTPARALLEL:
 
 demo: .venv/installed-demo
@@ -21,6 +22,9 @@ demo: .venv/installed-demo
 
 test: check
 	$(BIN)/pytest --cov
+
+test-gpu: .venv/installed-demo,dev
+	$(BIN)/pytest -m gpu -rs
 
 check: .venv/installed-demo,dev
 	$(BIN)/ruff check

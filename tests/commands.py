@@ -1,6 +1,8 @@
 """Running commands of tutorkd in this process, on tiny data."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import safetensors.torch
@@ -28,6 +30,11 @@ def save_corpus(path: Path) -> str:
     """Sixty documents, blank-line separated."""
     path.write_text("\n\n".join(tiny.documents()), encoding="utf-8")
     return str(path)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment for another, which finds the same packages, tests and sources."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changes}
 
 
 def complete(*argv: str) -> None:

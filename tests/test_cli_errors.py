@@ -12,10 +12,9 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, fail, history, lines_of, save, save_corpus, weights
+from commands import SHORT, assert_same, complete, environment, fail, history, lines_of, save, save_corpus, weights
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, DebertaV2Config, PreTrainedTokenizerFast
 
-import tutorkd
 from tutorkd import functional, hub
 from tutorkd.trainer import DistillationTrainer
 
@@ -470,10 +469,8 @@ def test_steps_that_aren_t_finite_from_the_start(root, out, capfd, monkeypatch):
 
 def test_an_error_is_all_that_a_process_prints_to_stderr(root, tmp_path):
     """Here one that Trainer finds."""
-    source = str(Path(tutorkd.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "TUTORKD_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, tmp_path / "out", "--report_to", "paper")]
-    process = subprocess.run(command, capture_output=True, env=environment, timeout=120)
+    process = subprocess.run(command, capture_output=True, env=environment(), timeout=120)
     assert process.returncode == 2
     (line,) = lines_of(process.stderr.decode())
     assert line.startswith("tutorkd: error: ")

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, history, lines_of, save, save_corpus, weights
+from commands import SHORT, assert_same, complete, environment, history, lines_of, save, save_corpus, weights
 from huggingface_hub import ModelCard
 from transformers import AutoModel
 
-import tutorkd
 from tutorkd import TutorKDConfig, TutorKDTrainer
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
@@ -77,8 +76,7 @@ def loaded(runs) -> dict[str, dict]:
     """What a process without tutorkd finds in the saved folders, by their path below ``runs``."""
     folders = [str(runs / family / name) for family in FAMILIES for name in ("half", "from_checkpoint", "adapted")]
     command = [sys.executable, "-c", LOADER, *folders, str(runs / "bert" / "extreme")]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=runs, timeout=120)
+    process = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=runs, timeout=120)
     assert process.returncode == 0, process.stderr
     return {str(Path(folder).relative_to(runs)): facts for folder, facts in json.loads(process.stdout).items()}
 
@@ -198,10 +196,10 @@ def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tm
     """Through the module as a process of its own, whose warnings nobody catches."""
     teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
     command = [sys.executable, "-m", "tutorkd.cli.main", "distill", "--teacher", teacher, "--corpus", corpus, *SHORT]
-    source = str(Path(tutorkd.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "TUTORKD_CACHE": str(tmp_path / "cache")}
     flags = [*FLOAT32, "--seed", "3", "--output_dir"]
-    process = subprocess.run([*command, *flags, "out"], capture_output=True, env=environment, cwd=tmp_path, timeout=120)
+    process = subprocess.run(
+        [*command, *flags, "out"], capture_output=True, env=environment(), cwd=tmp_path, timeout=120
+    )
     stdout, stderr = process.stdout.decode(), process.stderr.decode()
     assert process.returncode == 0, stderr
     assert lines_of(stderr) == []

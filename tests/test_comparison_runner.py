@@ -91,6 +91,37 @@ def test_processes_share_the_processors(tmp_path, monkeypatch):
     assert (cells[0].folder / LOG_FILE).read_text() == "2\n"
 
 
+def _gpus_seen(cells):
+    return [(cell.folder / LOG_FILE).read_text().strip() for cell in cells]
+
+
+def test_each_process_sees_a_gpu_of_its_own_and_by_default_there_is_one_for_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tutorkd.comparison.runner.visible_gpus", lambda: ["3", "5"])
+    cells = _cells(tmp_path, 4)
+    show = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.4)"
+    assert not run_cells(cells, lambda cell: _python(show), None)
+    assert _gpus_seen(cells[:2]) == ["3", "5"]
+    assert sorted(_gpus_seen(cells[2:])) == ["3", "5"]
+    assert "share" not in capsys.readouterr().out
+
+
+def test_more_jobs_than_gpus_are_told_that_they_share(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tutorkd.comparison.runner.visible_gpus", lambda: ["0"])
+    cells = _cells(tmp_path, 2)
+    assert not run_cells(cells, lambda cell: _python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"), 2)
+    assert _gpus_seen(cells) == ["0", "0"]
+    assert "jobs     2 at once on 1 GPU, which they share" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_without_a_gpu_one_process_runs_at_once_by_default(tmp_path, monkeypatch):
+    monkeypatch.setattr("tutorkd.comparison.runner.visible_gpus", lambda: [])
+    cells = _cells(tmp_path, 2)
+    code = "import time; print(time.time()); time.sleep(0.2); print(time.time())"
+    assert not run_cells(cells, lambda cell: _python(code), None)
+    (_, end), (begin, _) = [map(float, seen.split()) for seen in _gpus_seen(cells)]
+    assert end < begin
+
+
 def test_what_there_is_to_say_of_a_cell_stands_in_its_line(tmp_path, capsys):
     cells = _cells(tmp_path, 1)
     run_cells(cells, lambda cell: _python("pass"), 1, lambda cell: f": {cell.name} was good")

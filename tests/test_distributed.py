@@ -1,13 +1,13 @@
 """Two processes: the student is spread, the teacher stays whole in each, the result is one process's."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import environment
 from safetensors.torch import load_file
 
 TRAINER = """
@@ -106,10 +106,9 @@ def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
     file.write_text(script, encoding="utf-8")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), str(file), *arguments],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env=environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"),
         capture_output=True,
         text=True,
         timeout=300,

@@ -390,7 +390,8 @@ def test_predictions_keep_the_order_of_the_rows(bert, tmp_path):
     model, tokens = trainer.model.eval(), trainer.processing_class
     model.classifier.weight.data.mul_(100)  # answers that differ by more than rounding
     with torch.no_grad():
-        alone = [model(**tokens(text, return_tensors="pt")).logits[0].numpy() for text in rows["text"]]
+        inputs = [tokens(text, return_tensors="pt").to(model.device) for text in rows["text"]]
+        alone = [model(**row).logits[0].cpu().numpy() for row in inputs]
     logits = predict(trainer, tokenize(rows, tokens, POSITIONS))
     assert logits.shape == (150, 2)
     assert np.allclose(logits, alone, atol=1e-4)

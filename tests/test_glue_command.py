@@ -1,7 +1,6 @@
 """The command from end to end, on tiny models and rows in GLUE's layout."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import glue_data
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save
+from commands import complete, environment, fail, save
 from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, Trainer
 
@@ -158,9 +157,10 @@ def test_a_killed_run_goes_on_behind_its_last_finished_fine_tuning(place, in_pro
     glue_data.write_task(place / "glue", "rte", train=200)
     command = _command("model", "rte", seeds=range(8))
     unit = f"{find_checkpoint('model').slug}/rte"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tutorkd.cli.main", *command, "--unit", unit], stderr=subprocess.DEVNULL, env=environment
+        [sys.executable, "-m", "tutorkd.cli.main", *command, "--unit", unit],
+        stderr=subprocess.DEVNULL,
+        env=environment(),
     )
     try:
         deadline = time.monotonic() + 300

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import assert_same, complete, history, lines_of, save, save_corpus, weights
+from commands import assert_same, complete, environment, history, lines_of, save, save_corpus, weights
 
-import tutorkd
 from tutorkd.callbacks import StopOnSignal
 from tutorkd.cli.main import main
 from tutorkd.trainer import MaskedRowsTrainer
@@ -167,9 +166,8 @@ def test_a_finished_run_isn_t_run_again_unless_asked(root, undisturbed, tmp_path
 
 def test_a_process_that_gets_sigterm_saves_a_checkpoint_and_ends(root, tmp_path):
     out = tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": str(Path(tutorkd.__file__).parents[1])}
     command = [sys.executable, "-m", "tutorkd.cli.main", *distill(root, out, "--max_steps", "5000")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     begun = time.monotonic()
     while not list(out.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[1].decode()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import environment
 
 FAULTS = """
 import resource, torch
@@ -22,10 +23,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of the GNU C library")
 def test_freed_memory_is_used_again_and_not_fetched_from_the_kernel_page_by_page():
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True).stdout)
-        for keep in (True, False)
-    )
+    def faults(keep):
+        command = [sys.executable, "-c", FAULTS.format(keep=keep)]
+        return int(subprocess.run(command, capture_output=True, text=True, env=environment()).stdout)
+
+    kept, given_back = faults(keep=True), faults(keep=False)
     pages = 10 * 2**26 // 2**12
     assert kept < pages // 100
     assert given_back > pages // 2

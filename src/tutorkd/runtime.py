@@ -17,6 +17,14 @@ def prefers_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, each as the value of CUDA_VISIBLE_DEVICES that shows it alone."""
+    if not torch.cuda.is_available():
+        return []
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return shown.split(",") if shown else [str(index) for index in range(torch.cuda.device_count())]
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for training on the processor; whether that could be done.
 

@@ -39,7 +39,9 @@ class CompareArguments:
     """What is compared and where; of the recipe's keys those that depend on where it is run."""
 
     output_dir: str = field(default="tutorkd-comparison", metadata={"help": "Folder for cells and results (a path)."})
-    jobs: int = field(default=1, metadata={"help": "Cells that run at once, a number."})
+    jobs: int | None = field(
+        default=None, metadata={"help": "Cells that run at once, a number; by default one for each GPU, or one."}
+    )
     dry_run: bool = field(
         default=False,
         metadata={"help": "Print the cells and the estimated time, write nothing; exit code 1 if one can't run."},
@@ -65,7 +67,7 @@ def parser() -> OptionParser:
 def run(argv: Sequence[str]) -> int:
     recipe, flags = _recipe_and_flags(argv)
     (args,) = parser().read(flags)
-    if args.jobs < 1:
+    if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
     content = load_recipe(recipe)
     check_belongs(content, recipe, "compare", SECTIONS)

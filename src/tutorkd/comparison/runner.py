@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from tutorkd.callbacks import duration
 from tutorkd.errors import Interrupted
+from tutorkd.runtime import visible_gpus
 
 LOG_FILE = "log.txt"
 _POLL = 0.1  # seconds
@@ -40,14 +41,17 @@ Cell = TypeVar("Cell", bound=Work)
 def run_cells(
     cells: Sequence[Cell],
     command: Callable[[Cell], list[str]],
-    jobs: int,
+    jobs: int | None,
     tell: Callable[[Cell], str] = lambda cell: "",
 ) -> dict[str, str]:
     """Run the command of each cell, ``jobs`` at a time, its output in the cell's folder.
 
+    Each process sees one GPU, where there are any: the one that fewest processes are on.
+
     Ctrl-C or SIGTERM stops the processes, which save a checkpoint where they train; a second one ends them at once.
 
     Args:
+        jobs: by default one for each GPU, and one where there is none.
         tell: what to say of a cell that has ended, beside its name and time.
 
     Returns:
@@ -56,8 +60,14 @@ def run_cells(
     Raises:
         Interrupted: once all processes have stopped after a signal.
     """
+    gpus = visible_gpus()
+    jobs = jobs or max(len(gpus), 1)
+    if cells and jobs > len(gpus) > 0:
+        shared = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}"
+        _tell(f"jobs     {jobs} at once on {shared}, which they share: each is slower than alone")
     waiting = list(cells)
     running: dict[str, tuple[subprocess.Popen, float]] = {}
+    gpu_of: dict[str, str] = {}
     failed: dict[str, str] = {}
     received: list[int] = []
 
@@ -75,7 +85,10 @@ def run_cells(
         while running or (waiting and not received):
             if waiting and len(running) < jobs and not received:
                 cell = waiting.pop(0)
-                running[cell.name] = (_start(cell, command(cell), jobs), time.perf_counter())
+                in_use = [gpu_of[name] for name in running if name in gpu_of]
+                if gpus:
+                    gpu_of[cell.name] = min(gpus, key=in_use.count)
+                running[cell.name] = (_start(cell, command(cell), jobs, gpu_of.get(cell.name)), time.perf_counter())
                 _tell(f"started  {cell.name}")
                 continue
             time.sleep(_POLL)
@@ -125,7 +138,7 @@ def _last_said(cell: Work) -> str:
     return said[-1][: shutil.get_terminal_size().columns - 1] if said else f"{cell.name}: starting"
 
 
-def _start(cell: Work, command: list[str], jobs: int) -> subprocess.Popen:
+def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subprocess.Popen:
     cell.folder.mkdir(parents=True, exist_ok=True)
     environment = {
         # Processes that each use all cores slow one another down.
@@ -135,6 +148,8 @@ def _start(cell: Work, command: list[str], jobs: int) -> subprocess.Popen:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
     }
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     with (cell.folder / LOG_FILE).open("wb") as log:
         # A session of its own: Ctrl-C comes from us, once.
         return subprocess.Popen(

@@ -155,6 +155,8 @@ def build_trainer(
         )
     except ValueError as error:
         raise UserError(f"these settings can't be used here: {' '.join(str(error).split())}") from error
+    if arguments.n_gpu > 1:  # of several GPUs one: spread over all, a step would have as many times the rows
+        arguments._n_gpu = 1
     trainer = Trainer(
         model=model,
         args=arguments,

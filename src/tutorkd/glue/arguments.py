@@ -74,7 +74,10 @@ class GlueArguments:
         },
     )
     output_dir: str = field(default="tutorkd-glue", metadata={"help": "Folder for runs and results (a path)."})
-    jobs: int = field(default=1, metadata={"help": "Processes that run at once, each a model on a task."})
+    jobs: int | None = field(
+        default=None,
+        metadata={"help": "Processes that run at once, each a model on a task; by default one for each GPU, or one."},
+    )
     dry_run: bool = field(default=False, metadata={"help": "Print the runs and the estimated time, write nothing."})
     restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these tasks."})
     unit: str | None = field(
@@ -91,7 +94,7 @@ class GlueArguments:
             if key not in TASKS:
                 raise UserError(f"there is no task {name!r}{nearest(key, list(TASKS))}; there are {', '.join(TASKS)}")
         self.tasks = [name for name in TASKS if name in given]
-        if self.jobs < 1:
+        if self.jobs is not None and self.jobs < 1:
             raise UserError(f"--jobs must be 1 or more, not {self.jobs}")
         for name in ("learning_rates", "batch_sizes", "epochs", "seeds", "large_seeds"):
             values = getattr(self, name)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 
 from tutorkd.cli import export as command
 from tutorkd.cli.main import main
-from tutorkd.export import exporter
+from tutorkd.export import exporter, to_onnx
 from tutorkd.export.check import check
 from tutorkd.export.to_onnx import write_float32
 
@@ -135,6 +135,20 @@ def test_a_regression_is_compared_by_its_scores(place, capsys):
     assert "and the cosine of all rows' scores with PyTorch's" in capsys.readouterr().out
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["files"][1]["agreement"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_quantiser_is_told_the_shape_of_a_weight_once(place, monkeypatch):
+    """It turns a classifier's weight round; a second note of the old shape then stops some versions of ONNX Runtime."""
+    model, _ = classifier(place)
+    write_float32(model, ["input_ids"], "logits", place / "model.onnx")
+    given = []
+    monkeypatch.setattr(to_onnx, "quantize_dynamic", lambda graph, *_, **__: given.append(graph))
+    to_onnx.write_int8(place / "model.onnx", place / "int8.onnx")
+    (graph,) = (each.graph for each in given)
+    weights, noted = ({value.name for value in values} for values in (graph.initializer, graph.value_info))
+    assert "model.classifier.weight" in weights
+    assert not weights & noted
+    assert noted  # other tensors keep theirs
 
 
 def test_figures_are_those_of_their_definitions():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
@@ -56,8 +57,15 @@ def write_float32(model: PreTrainedModel, names: Sequence[str], output: str, pat
 
 def write_int8(float32: Path, path: Path) -> None:
     """Write the same graph with weights in 8 bits, a scale an output channel, and activations rounded as they come."""
+    model = onnx.load(float32)
+    # A weight has its own shape. The exporter notes it a second time, and some versions of ONNX Runtime, which turn the
+    # weights of a Gemm round, leave that note as it was and then find that the two differ.
+    weights = {weight.name for weight in model.graph.initializer}
+    noted = [value for value in model.graph.value_info if value.name not in weights]
+    model.graph.ClearField("value_info")
+    model.graph.value_info.extend(noted)
     with _quiet():
-        quantize_dynamic(float32, path, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
 
 
 @contextmanager

@@ -482,6 +482,7 @@ def check() -> None:
     """
     ours = Ours(CHECK_SHAPE, bfloat16=False)
     module, teacher = ours.trainer.model.eval(), ours.trainer.teacher  # dropout would be drawn differently
+    module.forbidden_ids = module.forbidden_ids[:0]  # that code rules no token out
     tokens = [row["input_ids"] for row in ours.rows[: CHECK_SHAPE.rows]]
     padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
     for rows in (tokens, padded):
@@ -491,7 +492,7 @@ def check() -> None:
         replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)
         replaced[0] = batch["input_ids"].flatten()[batch["masked_positions"][0]]  # a ratio of exactly 1
 
-        with patch.object(tutor_kd, "sample_replacements", lambda *args, tokens=replaced: tokens):
+        with patch.object(tutor_kd, "sample_replacements", lambda *args, tokens=replaced, **kwargs: tokens):
             output = module(**batch, teacher=teacher)
         implementation = module.student.config._attn_implementation
         for model in (module.student, ours.teacher):

@@ -3,15 +3,17 @@ import math
 import pytest
 import tiny
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd import functional as F
 from tutorkd.config import TutorKDConfig
 from tutorkd.data.masking import BatchCounts, MaskingCollator
 from tutorkd.errors import UserError
+from tutorkd.methods import METHODS, tutor_kd
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
+from tutorkd.trainer import build_module
 
 
 def _config(tmp_path, **changes) -> TutorKDConfig:
@@ -75,6 +77,7 @@ def test_the_step_s_losses_are_the_formulas_on_the_models_plain_outputs(tmp_path
         prior = model(input_ids=corrupted).logits.double().softmax(-1)
         policy = prior.clone()
         policy[..., tiny.SPECIAL_IDS] = 0
+        policy /= policy.sum(-1, keepdim=True)
         x_prime = torch.where(chosen, policy.argmax(-1), x)
         ratio = prior.gather(-1, x_prime[..., None]) / prior.gather(-1, x[..., None])
         target = torch.where(chosen, ratio[..., 0].clamp(max=1), 1.0)
@@ -85,7 +88,7 @@ def test_the_step_s_losses_are_the_formulas_on_the_models_plain_outputs(tmp_path
         cross_entropy = -(target * answer.log() + (1 - target) * (1 - answer).log())
         reward_teacher = (posterior.gather(-1, x[..., None]) - posterior.gather(-1, x_prime[..., None]))[..., 0][chosen]
         reward_student = (target - answer).abs()[chosen]
-        log_policy = prior.gather(-1, x_prime[..., None])[..., 0][chosen].log()
+        log_policy = policy.gather(-1, x_prime[..., None])[..., 0][chosen].log()
         hidden = sum(
             (module.projection(s) - t).square().mean()
             for s, t in zip(student_out.hidden_states, teacher_out.hidden_states[::2], strict=True)
@@ -95,13 +98,95 @@ def test_the_step_s_losses_are_the_formulas_on_the_models_plain_outputs(tmp_path
         "reward_teacher": reward_teacher.mean(),
         "reward_student": reward_student.mean(),
         "loss_policy": -(log_policy * (reward_teacher + reward_student)).mean(),
+        "loss_plausibility": torch.zeros(()),
+        "tutor_entropy": -torch.special.xlogy(policy, policy).sum(-1)[chosen].mean(),
         "loss_hidden_state": hidden,
         "share_original": (x_prime == x)[chosen].double().mean(),
         "share_ratio_1": (target[chosen] == 1).double().mean(),
     }
     assert mask.all()
     for name, value in expected.items():
-        assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+        assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
+
+
+def _padded_vocabulary(settings: TutorKDConfig) -> tuple[TutorKD, Teacher, dict]:
+    """A model with twelve ids more than its tokenizer has tokens; these, and special tokens, are its favourites."""
+    config = tiny.config("bert")
+    config.vocab_size = tiny.VOCABULARY + 12
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():
+        model.cls.predictions.bias[[*tiny.SPECIAL_IDS, *range(tiny.VOCABULARY, config.vocab_size)]] = 50
+    teacher = Teacher(model)
+    student = build_student("half", teacher.config)
+    module = build_module(METHODS["tutor-kd"], student, teacher, settings, tiny.tokenizer())
+    return module.eval(), teacher, _batch()
+
+
+@pytest.mark.parametrize("tutor", ["learned", "teacher", "uniform"])
+@pytest.mark.parametrize("sampling", ["multinomial", "greedy", "top-k"])
+def test_ids_beyond_the_tokenizer_and_special_tokens_are_never_drawn(tmp_path, tutor, sampling):
+    module, teacher, batch = _padded_vocabulary(_config(tmp_path, tutor=tutor, sampling=sampling))
+    drawn = torch.cat([module.teach(**batch, teacher=teacher).replaced_ids for _ in range(20)])
+    assert (drawn >= 5).all()
+    assert (drawn < tiny.VOCABULARY).all()
+
+
+def test_the_probe_draws_no_ids_beyond_the_tokenizer(tmp_path, monkeypatch):
+    module, teacher, batch = _padded_vocabulary(_config(tmp_path))
+    drawn = []
+    sample = tutor_kd.sample_replacements
+    monkeypatch.setattr(
+        tutor_kd, "sample_replacements", lambda *args, **kwargs: drawn.append(sample(*args, **kwargs)) or drawn[-1]
+    )
+    module.answer(**batch, teacher=teacher, generator=torch.Generator().manual_seed(0))
+    (ids,) = drawn
+    assert (ids >= 5).all()
+    assert (ids < tiny.VOCABULARY).all()
+
+
+@pytest.mark.parametrize("sampling", ["multinomial", "top-k"])
+def test_the_tutor_gets_no_gradient_for_tokens_that_are_never_drawn(tmp_path, sampling):
+    settings = _config(tmp_path, sampling=sampling, tutor_init="random")
+    module, teacher, batch = _padded_vocabulary(settings)
+    module(**batch, teacher=teacher).loss.backward()
+    gradient = module.tutor.model.get_output_embeddings().weight.grad.abs().sum(-1)
+    assert (gradient[:5] == 0).all()
+    assert (gradient[tiny.VOCABULARY :] == 0).all()
+    assert (gradient[5 : tiny.VOCABULARY] > 0).all()  # with top-k sampling of L_kl, which compares all words
+
+
+@pytest.mark.parametrize("sampling", ["multinomial", "greedy", "top-k"])
+def test_log_policy_and_entropy_of_a_step_are_those_of_what_was_drawn_from(tmp_path, sampling):
+    """The step's figures again from the tutor's plain logits, one position and one token at a time."""
+    module, teacher = _pair(tmp_path, sampling=sampling, top_k=4, tutor_init="random")
+    torch.manual_seed(3)
+    module.tutor.model.get_output_embeddings().weight.data.normal_()
+    batch = _batch()
+    torch.manual_seed(5)
+    lesson = module.teach(**batch, teacher=teacher)
+    torch.manual_seed(5)
+    metrics = module(**batch, teacher=teacher).metrics
+    with torch.no_grad():
+        hidden = teacher.last_hidden_state(batch["corrupted_ids"], batch["attention_mask"])
+        logits = module.tutor(hidden.flatten(0, 1)[batch["masked_positions"]]).tolist()
+    prior = lesson.teacher_logits.tolist()
+    rewards = (lesson.reward_teacher + lesson.reward_student).tolist()
+    loss = entropy = divergence = 0.0
+    for row, before, action, reward in zip(logits, prior, lesson.replaced_ids.tolist(), rewards, strict=True):
+        words = range(5, tiny.VOCABULARY)
+        support = sorted(words, key=lambda token, row=row: -row[token])[:4] if sampling == "top-k" else words
+        assert action in support
+        normaliser = math.log(sum(math.exp(row[token]) for token in support))
+        loss -= (row[action] - normaliser) * reward / len(logits)
+        entropy -= sum(math.exp(row[t] - normaliser) * (row[t] - normaliser) for t in support) / len(logits)
+        ours, theirs = (math.log(sum(math.exp(values[token]) for token in words)) for values in (row, before))
+        for token in words:
+            p = math.exp(before[token] - theirs)
+            divergence += p * ((before[token] - theirs) - (row[token] - ours)) / len(logits)
+    assert metrics["loss_policy"].item() == pytest.approx(loss, rel=1e-4)
+    assert metrics["tutor_entropy"].item() == pytest.approx(entropy, rel=1e-4)
+    assert metrics["loss_plausibility"].item() == pytest.approx(divergence, rel=1e-4)
 
 
 def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp_path):
@@ -275,7 +360,7 @@ def test_without_a_tutor_the_student_reads_the_masked_row_or_the_teacher_s_or_ra
     module, teacher = _pair(tmp_path, tutor="teacher")  # greedy: the likeliest ordinary token
     lesson = module.teach(**batch, teacher=teacher)
     assert torch.equal(lesson.replaced_ids, lesson.teacher_logits[:, 5:].argmax(-1) + 5)
-    module, teacher = _pair(tmp_path, tutor="uniform", sampling="multinomial")
+    module, teacher = _pair(tmp_path, tutor="uniform")  # evenly, whatever the sampling
     draws = torch.cat([module.teach(**batch, teacher=teacher).replaced_ids for _ in range(200)])
     shares = torch.bincount(draws, minlength=tiny.VOCABULARY)[5:] / len(draws)
     assert (shares - 1 / 95).abs().max() < 5 * (1 / 95 / len(draws)) ** 0.5

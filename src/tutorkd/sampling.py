@@ -1,46 +1,52 @@
-"""How the tutor's replacements are drawn from its distribution."""
+"""The tutor's policy, and how its replacements are drawn.
+
+A policy is given by its logits (k, V). What it can't draw has the lowest number there that float32 takes, which is finite
+as the formulas in ``tutorkd.functional`` need it, and still makes a probability of exactly 0. So one tensor says what is
+drawn, what the probability of a draw was, and what the entropy is.
+"""
 
 import torch
 from torch import Tensor
 
 
-def _draw(probability: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One index a row by inverting the cumulative distribution, (k, n) -> (k,).
+def _lowest(dtype: torch.dtype) -> float:
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
 
-    ``torch.multinomial`` draws a random number for every entry (k * V of them); this needs one a row. The number is
-    kept below the row's total and compared strictly, so an entry of probability 0 is never drawn.
+
+def without(logits: Tensor, forbidden_ids: Tensor) -> Tensor:
+    """Rule tokens out: their probability is 0 and no gradient reaches their logits, (k, V) and (n,) -> (k, V).
+
+    The tutor's forbidden tokens are special tokens, which are no text (and a padding token inside a row would shift
+    the positions of the families that number positions by counting real tokens), and ids beyond the tokenizer's where
+    a model's vocabulary is padded.
     """
-    cumulative = probability.cumsum(-1)
-    total = cumulative[:, -1:]
-    uniform = torch.rand(len(probability), 1, generator=generator, device=probability.device) * total
-    uniform = torch.minimum(uniform, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
+    return logits.index_fill(-1, forbidden_ids, _lowest(logits.dtype))
+
+
+def likeliest(logits: Tensor, k: int) -> Tensor:
+    """Rule out all but the k likeliest tokens of each row, (n, V) -> (n, V)."""
+    values, ids = logits.topk(k, dim=-1)
+    return torch.full_like(logits, _lowest(logits.dtype)).scatter(-1, ids, values)
 
 
 @torch.no_grad()
 def sample_replacements(
-    policy_logits: Tensor,
-    sampling: str,
-    top_k: int,
-    forbidden_ids: Tensor,
-    generator: torch.Generator | None = None,
+    policy_logits: Tensor, greedy: bool = False, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw the replaced tokens x' ~ pi(. | X^M), (k, V) -> (k,).
 
-    Special tokens are never drawn: they are no text, and a padding token inside a row would shift the positions of
-    the families that number positions by counting real tokens.
-
     Args:
         policy_logits: (k, V).
-        sampling: "multinomial" (the paper), "greedy", or "top-k" (multinomial among the ``top_k`` likeliest).
-        top_k: candidates of "top-k".
-        forbidden_ids: (n,), the special tokens.
+        greedy: take the likeliest token instead of drawing one.
         generator: of random numbers, on the logits' device; torch's own by default.
     """
-    logits = policy_logits.float().index_fill(-1, forbidden_ids, -torch.inf)
-    if sampling == "greedy":
-        return logits.argmax(-1)
-    if sampling == "top-k":
-        values, candidates = logits.topk(top_k, dim=-1)
-        return candidates.gather(-1, _draw(values.softmax(-1), generator).unsqueeze(-1)).squeeze(-1)
-    return _draw(logits.softmax(-1), generator)
+    if greedy:
+        return policy_logits.argmax(-1)
+    # By inverting the cumulative distribution: torch.multinomial draws a random number for every entry (k * V of them),
+    # this one a row. The number is kept below the row's total and compared strictly, so an entry of probability 0 is
+    # never drawn.
+    cumulative = policy_logits.float().softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    uniform = torch.rand(len(total), 1, generator=generator, device=total.device) * total
+    uniform = torch.minimum(uniform, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)

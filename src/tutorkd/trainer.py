@@ -511,8 +511,11 @@ def build_module(
             f"the tokenizer has {len(tokenizer)} tokens and the teacher {teacher.config.vocab_size}: "
             "use the teacher's own tokenizer"
         )
-    special = {"special_ids": tokenizer.all_special_ids} if method.module is TutorKD else {}
-    return method.module(student=student, teacher=teacher, settings=settings, **special)
+    own: dict[str, Any] = {}
+    if method.module is TutorKD:
+        beyond = range(len(tokenizer), teacher.config.vocab_size)  # vocabularies are padded to round numbers
+        own["forbidden_ids"] = sorted({*tokenizer.all_special_ids, *beyond})
+    return method.module(student=student, teacher=teacher, settings=settings, **own)
 
 
 def prepare_teacher(

@@ -19,7 +19,7 @@ from tutorkd.errors import UserError
 from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.methods.soft_targets import check_mlm_head, soft_cross_entropy
-from tutorkd.sampling import sample_replacements
+from tutorkd.sampling import likeliest, sample_replacements, without
 from tutorkd.step import StepOutput, at_positions, spread
 from tutorkd.teacher import EncoderStates, MLMHead, Teacher, encoder_states
 
@@ -77,8 +77,8 @@ class TutorKDSettings:
     tutor: Literal["learned", "teacher", "uniform", "none"] = field(
         default="learned",
         metadata={
-            "help": "Who replaces the masked tokens: the learned tutor, the teacher's own MLM distribution, random "
-            "tokens, or nobody (the student reads the masked row)."
+            "help": "Who replaces the masked tokens: the learned tutor, the teacher's own MLM distribution, tokens drawn "
+            "evenly, or nobody (the student reads the masked row)."
         },
     )
     rewards: Literal["both", "teacher", "student", "none"] = field(
@@ -118,7 +118,8 @@ class Lesson(NamedTuple):
     """What one batch went through."""
 
     teacher_logits: Tensor  # (k, V), reading X^M
-    policy_logits: Tensor | None  # (k, V), where a tutor learns
+    tutor_logits: Tensor | None  # (k, V), where a tutor learns; lowest at the forbidden tokens
+    policy_logits: Tensor | None  # (k, V), what is drawn from: with top-k sampling, lowest at all but the candidates
     replaced_ids: Tensor  # (k,), x'
     ratio: Tensor  # (k,), a^T
     student_logits: Tensor  # (B, L), f(h^S) before the sigmoid; with target mlm-logits (k, V), the MLM's
@@ -137,22 +138,26 @@ class TutorKD(nn.Module):
     Args:
         student: an encoder without a head; with target mlm-logits a masked language model.
         teacher: a ``Teacher``.
-        special_ids: token ids that the tutor never writes.
+        forbidden_ids: token ids that are never drawn: special tokens, and ids beyond the tokenizer's.
         settings: weights of the losses, sampling, the tutor's start.
 
     Raises:
-        UserError: if the pair can't be trained together (vocabularies, depths, heads).
+        UserError: if the pair can't be trained together (vocabularies, depths, heads), or there are not as many tokens
+            as ``settings.top_k``.
     """
 
-    special_ids: Tensor
+    forbidden_ids: Tensor
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
-    def __init__(self, student: PreTrainedModel, teacher: Teacher, special_ids: list[int], settings: TutorKDSettings):
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, forbidden_ids: list[int], settings: TutorKDSettings):
         super().__init__()
         check_vocabulary(student, teacher)
         check_layers(student, teacher, settings.attention_score_weight)
-        if not 1 <= settings.top_k <= teacher.config.vocab_size:
-            raise UserError(f"top_k can't be {settings.top_k}: choose from 1 to the {teacher.config.vocab_size} tokens")
+        drawable = teacher.config.vocab_size - len(set(forbidden_ids))
+        if not 1 <= settings.top_k <= drawable:
+            raise UserError(
+                f"top_k can't be {settings.top_k}: choose from 1 to the {drawable} tokens that can be drawn"
+            )
         if settings.needs_mlm_head:
             check_mlm_head("tutor-kd with --target mlm-logits", student)
         prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
@@ -169,7 +174,7 @@ class TutorKD(nn.Module):
             initializer_range = getattr(student.config, "initializer_range", 0.02)
             self.modified_logit_head = ModifiedLogitHead(student.config.hidden_size, initializer_range)
         self.projection = Projection(student, teacher)
-        self.register_buffer("special_ids", torch.tensor(special_ids, dtype=torch.long), persistent=False)
+        self.register_buffer("forbidden_ids", torch.tensor(forbidden_ids, dtype=torch.long), persistent=False)
 
     def forward(
         self,
@@ -194,7 +199,7 @@ class TutorKD(nn.Module):
         else:
             target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
             losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
-        if lesson.policy_logits is not None:
+        if lesson.policy_logits is not None and lesson.tutor_logits is not None:
             reward = {
                 "both": lesson.reward_teacher + lesson.reward_student,
                 "teacher": lesson.reward_teacher,
@@ -204,7 +209,9 @@ class TutorKD(nn.Module):
             if c.reward_baseline == "mean":
                 reward = F.advantage(reward)
             losses["loss_policy"] = F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
-            losses["loss_plausibility"] = F.plausibility_loss(lesson.policy_logits, lesson.teacher_logits, masked)
+            # Before the cut to the likeliest: tokens that fell out of the candidates would never be pulled back in.
+            prior = without(lesson.teacher_logits, self.forbidden_ids)
+            losses["loss_plausibility"] = F.plausibility_loss(lesson.tutor_logits, prior, masked)
         weights = {
             "loss_modified_logit": c.modified_logit_weight,
             "loss_soft_cross_entropy": c.mlm_logit_weight,
@@ -248,15 +255,16 @@ class TutorKD(nn.Module):
         teacher_logits = teacher.logits(hidden).float()  # once: several formulas compute in float32
 
         # 2. The tutor replaces the masked tokens, which gives X'.
-        policy_logits = None
+        tutor_logits = policy_logits = None
         if self.tutor is not None:
-            policy_logits = self.tutor(hidden.float()).float()
-            replaced_ids = self._sample(policy_logits)
-        elif self.args.tutor == "none":
-            replaced_ids = corrupted_ids.flatten()[masked_positions]
+            tutor_logits = without(self.tutor(hidden.float()).float(), self.forbidden_ids)
+            policy_logits, replaced_ids = self._act(tutor_logits)
+        elif self.args.tutor == "teacher":
+            _, replaced_ids = self._act(without(teacher_logits, self.forbidden_ids))
+        elif self.args.tutor == "uniform":
+            replaced_ids = sample_replacements(without(torch.zeros_like(teacher_logits), self.forbidden_ids))
         else:
-            uniform = self.args.tutor == "uniform"
-            replaced_ids = self._sample(torch.zeros_like(teacher_logits) if uniform else teacher_logits)
+            replaced_ids = corrupted_ids.flatten()[masked_positions]
         tutored_ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
 
         # 3. The teacher reads X'.
@@ -274,6 +282,7 @@ class TutorKD(nn.Module):
             reward_student = F.student_reward(ratio, at_positions(student_logits, masked_positions))
         return Lesson(
             teacher_logits,
+            tutor_logits,
             policy_logits,
             replaced_ids,
             ratio,
@@ -285,8 +294,10 @@ class TutorKD(nn.Module):
             learned,
         )
 
-    def _sample(self, logits: Tensor) -> Tensor:
-        return sample_replacements(logits, self.args.sampling, self.args.top_k, self.special_ids)
+    def _act(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy that the setting makes of logits, (k, V) each, and what it chose, (k,)."""
+        policy = likeliest(logits, self.args.top_k) if self.args.sampling == "top-k" else logits
+        return policy, sample_replacements(policy, greedy=self.args.sampling == "greedy")
 
     @torch.no_grad()
     def answer(
@@ -309,7 +320,7 @@ class TutorKD(nn.Module):
         original_ids = input_ids.flatten()[masked_positions]
         hidden = at_positions(teacher.last_hidden_state(corrupted_ids, attention_mask), masked_positions)
         logits = teacher.logits(hidden)
-        replaced_ids = sample_replacements(logits, "multinomial", 0, self.special_ids, generator)
+        replaced_ids = sample_replacements(without(logits, self.forbidden_ids), generator=generator)
         ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
         learned = self.student(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         answers = at_positions(self.modified_logit_head(learned), masked_positions).float().sigmoid()

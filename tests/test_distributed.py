@@ -108,7 +108,7 @@ def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     done = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), str(file), *arguments],
-        env=environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"),
+        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,
         timeout=300,

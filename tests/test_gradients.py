@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from tutorkd import TutorKDConfig, TutorKDTrainer
 from tutorkd.config import DistillationConfig, PretrainingConfig
@@ -190,3 +191,16 @@ def test_every_parameter_is_in_one_part_of_the_gradient(tmp_path):
     found = [id(p) for part in trainer._gradient_parts().values() for p in part.parameters]
     assert len(found) == len(set(found))
     assert set(found) == {id(p) for p in trainer.model.parameters()}
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="3 processes for 2 GPUs: each needs one of its own; start 2, or set use_cpu"):
+        PretrainingConfig(str(tmp_path))
+
+
+def test_a_processor_that_accelerate_numbers_is_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cpu:0"))
+    assert PretrainingConfig(str(tmp_path), use_cpu=True).device == torch.device("cpu")

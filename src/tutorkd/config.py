@@ -1,6 +1,7 @@
 """Configurations, in Trainer's own terms."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ from tutorkd.methods.tutor_kd import TutorKDSettings
 
 # Settings that nothing else checks before the first step, and their smallest and largest value.
 _RANGES = {
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm"), (0, math.inf)),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "mlm_probability"), (0, 1)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
     **dict.fromkeys(("gradient_accumulation_steps", "eval_rows", "max_nonfinite_steps"), (1, math.inf)),
@@ -77,10 +78,24 @@ class PretrainingConfig(TrainingArguments):
                 setattr(self, new, getattr(self, old))
         # Trainer refuses bf16 on a processor unless it is told that the processor is meant.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if 0 < gpus < processes and not self.use_cpu:
+            raise ValueError(
+                f"{processes} processes for {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own; start {gpus}, or "
+                "set use_cpu"
+            )
         super().__post_init__()
         # A stream's batches are read by each process itself: a batch holds flat positions and can't be sliced.
         assert isinstance(self.accelerator_config, AcceleratorConfig)
         self.accelerator_config.dispatch_batches = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains. One of several processes on the processor gets "cpu:0" from accelerate, which
+        torch 2.11 can't load a checkpoint to.
+        """
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 @dataclass

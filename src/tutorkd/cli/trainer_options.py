@@ -7,7 +7,7 @@ COMMON = {
     "lr_scheduler_type": "Course of the learning rate after warm-up, a name: linear, cosine, constant_with_warmup ...",
     "adam_beta1": "Decay of AdamW's mean of gradients, from 0 to 1.",
     "adam_beta2": "Decay of AdamW's mean of squared gradients, from 0 to 1.",
-    "max_grad_norm": "Norm to which the gradient is clipped; 0 leaves it as it is.",
+    "max_grad_norm": "Norm to which the gradient is clipped (of Tutor-KD the student's); 0 leaves it as it is.",
     "seed": "Seed of starts, masks, order of rows and dropout, an integer.",
     "bf16": "Train in bfloat16 (true or false); by default where the device multiplies it natively.",
     "fp16": "Train in float16 (true or false), for GPUs without bfloat16.",

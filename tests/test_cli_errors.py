@@ -119,7 +119,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--learning_rate", "nan"], "learning_rate can't be nan"),
         (["--mlm_probability", "15"], "mlm_probability can't be 15.0: the least is 0, the most 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size can't be 0"),
-        (["--sampling", "top-k", "--top_k", "96"], "top_k can't be 96: choose from 1 to the 95 tokens that can be drawn"),
+        (["--sampling", "top-k", "--top_k", "96"], "top_k can't be 96: choose from 1 to the 95 tokens that"),
         (["--streaming", "--max_steps", "-1"], "max_steps has to be specified"),
         (["--max_steps", "0"], "max_steps can't be 0: give 1 or more, or -1 to go by num_train_epochs"),
         (["--max_steps", "-2"], "max_steps can't be -2"),

@@ -1,8 +1,8 @@
 """The tutor's policy, and how its replacements are drawn.
 
-A policy is given by its logits (k, V). What it can't draw has the lowest number there that float32 takes, which is finite
-as the formulas in ``tutorkd.functional`` need it, and still makes a probability of exactly 0. So one tensor says what is
-drawn, what the probability of a draw was, and what the entropy is.
+A policy is given by its logits (k, V). What it can't draw has the lowest number there that float32 takes, which is
+finite, as the formulas in ``tutorkd.functional`` need it, and still makes a probability of exactly 0. So one tensor
+says what is drawn, what the probability of a draw was, and what the entropy is.
 """
 
 import torch

@@ -77,8 +77,8 @@ class TutorKDSettings:
     tutor: Literal["learned", "teacher", "uniform", "none"] = field(
         default="learned",
         metadata={
-            "help": "Who replaces the masked tokens: the learned tutor, the teacher's own MLM distribution, tokens drawn "
-            "evenly, or nobody (the student reads the masked row)."
+            "help": "Who replaces the masked tokens: the learned tutor, the teacher's own MLM distribution, tokens "
+            "drawn evenly, or nobody (the student reads the masked row)."
         },
     )
     rewards: Literal["both", "teacher", "student", "none"] = field(

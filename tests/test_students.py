@@ -3,7 +3,17 @@ import re
 import pytest
 import tiny
 import torch
-from transformers import AlbertConfig, AlbertForMaskedLM, AutoConfig, AutoModel, BertConfig, BertModel, RobertaConfig
+from torch import nn
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+)
 
 from tutorkd.errors import UserError
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher, student_config
@@ -49,7 +59,7 @@ def test_half_of_modernbert_keeps_the_kinds_of_the_layers_that_it_takes_over(tmp
     teacher = tiny.config("modernbert", num_hidden_layers=6, global_attn_every_n_layers=3)
     assert teacher.layer_types == ["full_attention", "sliding_attention", "sliding_attention"] * 2
     student = build_student("half", teacher)
-    kept = ["sliding_attention", "full_attention", "sliding_attention"]  # of layers 2, 4 and 6
+    kept = ["full_attention", "full_attention", "sliding_attention"]  # of layers 1, 4 and 6
     assert student.config.layer_types == kept
     student.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).layer_types == kept
@@ -69,12 +79,14 @@ def test_layer_l_takes_over_the_teacher_s_layer_g_of_l(family):
     teacher = Teacher(tiny.masked_lm(family))
     student = build_student("half", teacher.config)
     initialisation = initialise_from_teacher(student, teacher)
-    assert initialisation.layers == [2, 4]
+    # ModernBERT's first layer alone has no norm before its attention: it takes over another first layer.
+    taken = [1, 4] if family == "modernbert" else [2, 4]
+    assert initialisation.layers == taken
     source = teacher.body.state_dict()
     compared, missed = 0, set()
     for name, value in student.state_dict().items():
-        # Layers are the only numbers in the names of these families' weights: 0 and 1 become 1 and 3.
-        origin = re.sub(r"\.(\d+)\.|^(\d+)\.", lambda m: f".{2 * int(m[1]) + 1}.", name)
+        # Layers are the only numbers in the names of these families' weights, counted from 0.
+        origin = re.sub(r"\.(\d+)\.", lambda m: f".{taken[int(m[1])] - 1}.", name)
         if origin in source:
             assert torch.equal(value, source[origin]), name
             compared += 1
@@ -83,6 +95,54 @@ def test_layer_l_takes_over_the_teacher_s_layer_g_of_l(family):
     assert compared == initialisation.tensors
     assert compared + len(missed) <= initialisation.total
     assert missed <= {"pooler"}
+
+
+def _calls_of_layers(model, ids, mask):
+    """What each layer of a model is given and gives."""
+    (stack,) = (
+        part
+        for part in model.modules()
+        if isinstance(part, nn.ModuleList) and len(part) == model.config.num_hidden_layers
+    )
+    calls = []
+    hooks = [
+        layer.register_forward_hook(lambda _, args, kwargs, out: calls.append((args, kwargs, out)), with_kwargs=True)
+        for layer in stack
+    ]
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=mask)
+    for hook in hooks:
+        hook.remove()
+    return list(stack), calls
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(tiny.config(family, initializer_range=0.2) for family in FAMILIES),
+        tiny.config("modernbert", initializer_range=0.2, num_hidden_layers=6, global_attn_every_n_layers=3),
+    ],
+    ids=[*FAMILIES, "modernbert-6"],
+)
+def test_each_layer_of_a_new_student_computes_what_the_layer_that_it_took_over_computes(config):
+    torch.manual_seed(0)
+    teacher = Teacher(AutoModelForMaskedLM.from_config(config))
+    with torch.no_grad():
+        for name, weight in teacher.named_parameters():
+            if "norm" in name.lower() and "weight" in name:
+                weight.uniform_(0.3, 3.0)  # norms that matter
+    student = build_student("half", teacher.config).eval()
+    taken = initialise_from_teacher(student, teacher).layers
+    ids = torch.randint(5, tiny.VOCABULARY, (2, 40))
+    mask = torch.ones_like(ids)
+    mask[1, 30:] = 0
+    _, expected = _calls_of_layers(teacher.body, ids, mask)
+    layers, calls = _calls_of_layers(student, ids, mask)
+    for layer, (_, own, _), number in zip(layers, calls, taken, strict=True):
+        (hidden, *others), given, output = expected[number - 1]
+        with torch.no_grad():
+            # With its own mask and rotary positions, which depend on the layer's kind.
+            torch.testing.assert_close(layer(hidden, *others, **(given | own)), output)
 
 
 def test_layers_of_another_number_or_size_don_t_fit_but_equal_embeddings_do():

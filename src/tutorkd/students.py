@@ -1,5 +1,6 @@
 """Students: the paper's presets, sizes of one's own, any config or checkpoint; and how they start."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def student_config(
             )
         config = type(teacher).from_dict(teacher.to_dict())
         if "num_hidden_layers" not in (sizes or {}):
-            _set_layers(config, teacher.num_hidden_layers // 2)
+            _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code)
     elif name in EXTREME_LAYERS:
         config = ElectraConfig(
             num_hidden_layers=EXTREME_LAYERS[name],
@@ -79,7 +80,7 @@ def student_config(
         if not hasattr(config, key):
             raise UserError(f"a student of the family {config.model_type} has no size {key}")
         if key == "num_hidden_layers":
-            _set_layers(config, value)
+            _set_layers(config, value, trust_remote_code)
         else:
             setattr(config, key, value)
     if config.hidden_size % config.num_attention_heads:
@@ -89,13 +90,20 @@ def student_config(
     return config
 
 
-def _set_layers(config: PretrainedConfig, layers: int) -> None:
+def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool) -> None:
     """Change the depth; what a configuration lists layer by layer is thinned to the layers kept, or repeated."""
     before = config.num_hidden_layers
-    kept = matching_layers(layers, before) if before % layers == 0 else [1 + i % before for i in range(layers)]
-    for key, value in list(config.to_dict().items()):
-        if isinstance(value, list) and len(value) == before:
-            setattr(config, key, [value[layer - 1] for layer in kept])
+    listed = [key for key, value in config.to_dict().items() if isinstance(value, list) and len(value) == before]
+    if before % layers:
+        kept = [1 + i % before for i in range(layers)]
+    else:
+        kept = matching_layers(layers, before)
+        if listed:  # a model without memory tells what its layers are made of
+            with torch.device("meta"):
+                parts = _layer_parts(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code))
+            kept = _alike(parts[:layers], parts, kept)
+    for key in listed:
+        setattr(config, key, [getattr(config, key)[layer - 1] for layer in kept])
     config.num_hidden_layers = layers
 
 
@@ -103,6 +111,26 @@ def matching_layers(student_layers: int, teacher_layers: int) -> list[int]:
     """g(l) = l N / m for l = 1 ... m, counted from 1."""
     step = teacher_layers // student_layers
     return [layer * step for layer in range(1, student_layers + 1)]
+
+
+def _layer_parts(model: PreTrainedModel) -> list[set[str]]:
+    """The names of each layer's weights; empty where all layers share theirs."""
+    stack = _layer_stack(model)
+    return [] if stack is None else [set(layer.state_dict()) for layer in model.get_submodule(stack).children()]
+
+
+def _alike(student: list[set[str]], teacher: list[set[str]], matching: list[int]) -> list[int]:
+    """For each of the student's layers the teacher's layer, counted from 1, whose weights would do the same there.
+
+    That is the matching one, unless it has parts that the student's layer lacks, or lacks some: ModernBERT has no norm
+    before the attention of its first layer, and a student's first layer with weights made for normed inputs starts
+    wrong. Then it is the nearest one that has the same parts, if there is any.
+    """
+    taken = []
+    for parts, goal in zip(student, matching, strict=True):
+        same = [layer for layer, others in enumerate(teacher, start=1) if others == parts]
+        taken.append(min(same, key=lambda layer, goal=goal: abs(layer - goal), default=goal))
+    return taken
 
 
 def build_student(
@@ -142,11 +170,14 @@ def has_weights(name: str) -> bool:
 def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, MLM head, wherever name and shape agree.
 
-    Layer l of the student takes layer g(l) of the teacher, whose output it will be trained to match. Works for any two
+    Layer l of the student takes layer g(l) of the teacher, whose output it will be trained to match, or where that one
+    is built differently (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two
     models of one family: a layer is an item of the module list that is as long as the model is deep.
     """
     body = cast(PreTrainedModel, student.base_model)
     layers = matching_layers(body.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    if (own := _layer_parts(body)) and len(own) <= teacher.config.num_hidden_layers:
+        layers = _alike(own, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()
     student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
     copied, used = 0, False

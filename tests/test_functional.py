@@ -172,6 +172,58 @@ def test_attention_identity_equals_the_plain_score_matrices(a, b):
     assert T.attention_score_loss(sq, sk, tq, tk, mask).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def _window(length: int, reach: int) -> Tensor:
+    positions = torch.arange(length)
+    return ((positions[:, None] - positions).abs() <= reach)[None, None]
+
+
+@pytest.mark.parametrize(("a", "b"), [(4, 4), (3, 8)])
+def test_local_attention_loss_is_each_position_s_mean_over_its_window(a, b):
+    sq, sk = _random(3, 2, 5, a), _random(3, 2, 5, a, seed=1)
+    tq, tk = _random(3, 2, 5, b, seed=2), _random(3, 2, 5, b, seed=3)
+    mask, means = _padded(), []
+    for row in range(3):
+        for head in range(2):
+            for i in (i for i in range(5) if mask[row, i]):
+                squares = [
+                    (
+                        (sq[row, head, i] * sk[row, head, j]).sum().item() / math.sqrt(a)
+                        - (tq[row, head, i] * tk[row, head, j]).sum().item() / math.sqrt(b)
+                    )
+                    ** 2
+                    for j in range(5)
+                    if mask[row, j] and abs(i - j) <= 1
+                ]
+                means.append(sum(squares) / len(squares))
+    loss = T.local_attention_score_loss(sq, sk, tq, tk, _window(5, 1), mask)
+    assert loss.item() == pytest.approx(sum(means) / len(means), rel=1e-5)
+
+
+def test_local_attention_loss_without_a_limit_is_that_of_all_pairs_where_rows_are_of_one_length():
+    sq, sk, tq, tk = (_random(3, 2, 6, 4, seed=seed) for seed in range(4))
+    mask = torch.ones(3, 6)
+    mask[:, 4:] = 0
+    expected = T.attention_score_loss(sq, sk, tq, tk, mask).item()
+    everything = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    for window in (everything, _window(6, 9)):
+        assert T.local_attention_score_loss(sq, sk, tq, tk, window, mask).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_key_outside_every_window_neither_counts_nor_has_a_gradient():
+    sq, sk, tq, tk = (_random(1, 2, 6, 4, seed=seed) for seed in range(4))
+    window, mask = _window(6, 2), torch.ones(1, 6)
+    window[..., 5] = False
+    expected = T.local_attention_score_loss(sq, sk, tq, tk, window, mask).item()
+    far = sk.clone()
+    far[:, :, 5] = 1e30  # whose square isn't finite
+    far.requires_grad_()
+    loss = T.local_attention_score_loss(sq, far, tq, tk, window, mask)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    assert (far.grad[:, :, 5] == 0).all()
+    assert (far.grad[:, :, :5].abs().sum(-1) > 0).all()
+
+
 def test_attention_score_loss_of_the_teacher_itself_is_zero():
     q, k = _random(2, 4, 16, 8).float(), _random(2, 4, 16, 8, seed=1).float()
     assert T.attention_score_loss(q, k, q, k, torch.ones(2, 16)).item() == pytest.approx(0, abs=1e-5)
@@ -182,13 +234,20 @@ def test_attention_score_loss_computes_in_float32_under_autocast():
     near = q + 1e-3 * _random(2, 4, 16, 8, seed=2)
     difference = (near @ k.mT - q @ k.mT) / math.sqrt(8)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = T.attention_score_loss(near.float(), k.float(), q.float(), k.float(), torch.ones(2, 16))
+        given = near.float(), k.float(), q.float(), k.float()
+        loss = T.attention_score_loss(*given, torch.ones(2, 16))
+        local = T.local_attention_score_loss(*given, _window(16, 16), torch.ones(2, 16))
     assert loss.item() == pytest.approx(difference.square().mean().item(), rel=0.05)
+    assert local.item() == pytest.approx(difference.square().mean().item(), rel=0.05)
 
 
 def test_attention_scores_of_different_head_counts_are_refused():
     with pytest.raises(ValueError, match="2 and 4 heads"):
         T.attention_score_loss(*[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, torch.ones(1, 3))
+    with pytest.raises(ValueError, match="2 and 4 heads"):
+        T.local_attention_score_loss(
+            *[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, _window(3, 1), torch.ones(1, 3)
+        )
 
 
 def _losses(mask: Tensor, seed: int = 0):
@@ -202,6 +261,7 @@ def _losses(mask: Tensor, seed: int = 0):
         _random(rows, 2, length, 3),
     )
     target = T.modified_logit_target(teacher, ids, other).double()
+    near = _window(length, 1)
     return {
         "policy": (_random(3, 6), lambda x: T.policy_loss(x, other, target)),
         "plausibility": (_random(3, 6), lambda x: T.plausibility_loss(x, teacher)),
@@ -209,6 +269,8 @@ def _losses(mask: Tensor, seed: int = 0):
         "hidden state": (_random(rows, length, 4), lambda x: T.hidden_state_loss(x, hidden, mask)),
         "attention query": (query, lambda x: T.attention_score_loss(x, key, key, query, mask)),
         "attention key": (key, lambda x: T.attention_score_loss(query, x, key, query, mask)),
+        "attention query, local": (query, lambda x: T.local_attention_score_loss(x, key, key, query, near, mask)),
+        "attention key, local": (key, lambda x: T.local_attention_score_loss(query, x, key, query, near, mask)),
     }
 
 
@@ -224,7 +286,7 @@ def test_gradients_agree_with_finite_differences(name):
     assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=5e-3, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["modified logit", "hidden state", "attention query", "attention key"])
+@pytest.mark.parametrize("name", [name for name in _losses(_padded()) if name not in ("policy", "plausibility")])
 def test_padding_receives_no_gradient(name):
     mask = _padded()
     start, loss = _losses(mask)[name]
@@ -265,6 +327,10 @@ def test_micro_batches_over_the_whole_batch_s_counts_sum_to_the_undivided_loss()
     whole = T.attention_score_loss(q, k, k, q, mask)
     parts = sum(T.attention_score_loss(q[h], k[h], k[h], q[h], mask[h], pairs) for h in halves)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    near = _window(6, 1)
+    whole = T.local_attention_score_loss(q, k, k, q, near, mask)
+    parts = sum(T.local_attention_score_loss(q[h], k[h], k[h], q[h], near, mask[h], real) for h in halves)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     policy, ids = _random(5, 8), torch.arange(5)
     whole = T.policy_loss(policy, ids, torch.ones(5))
     parts = T.policy_loss(policy[:2], ids[:2], torch.ones(2), 5) + T.policy_loss(policy[2:], ids[2:], torch.ones(3), 5)
@@ -302,3 +368,4 @@ def test_nothing_masked_and_nothing_real_give_zero(dtype):
     assert T.modified_logit_loss(rows[..., 0], rows[..., 0], mask).item() == 0
     assert T.hidden_state_loss(rows, 2 * rows, mask).item() == 0
     assert T.attention_score_loss(heads, heads, 2 * heads, heads, mask).item() == 0
+    assert T.local_attention_score_loss(heads, heads, 2 * heads, heads, _window(3, 1), mask).item() == 0

@@ -31,16 +31,17 @@ def _dot(left: Tensor, right: Tensor) -> float:
     return sum(a * b for a, b in zip(left.tolist(), right.tolist(), strict=True))
 
 
-def _relation_loss_by_loop(student, teacher, mask) -> float:
-    """Mean over heads and real queries of KL(teacher || student), one probability at a time."""
+def _relation_loss_by_loop(student, teacher, mask, reach: int = 99) -> float:
+    """Mean over heads and real queries of KL(teacher || student) within reach, one probability at a time."""
     rows, heads, length, _ = student[0].shape
     total, count = 0.0, 0
     for row in range(rows):
         real = [i for i in range(length) if mask[row, i]]
         for head in range(heads):
             for query in real:
+                near = [key for key in real if abs(query - key) <= reach]
                 p, q = (
-                    _softmax([_dot(a[row, head, query], b[row, head, key]) / a.shape[-1] ** 0.5 for key in real])
+                    _softmax([_dot(a[row, head, query], b[row, head, key]) / a.shape[-1] ** 0.5 for key in near])
                     for a, b in (teacher, student)
                 )
                 total += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
@@ -115,6 +116,14 @@ def test_relation_loss_is_the_mean_divergence_from_the_teacher(a, b):
     teacher = _random(3, 2, 5, b, seed=2), _random(3, 2, 5, b, seed=3)
     expected = _relation_loss_by_loop(student, teacher, _mask())
     assert relation_loss(student, teacher, _mask()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_relations_within_a_window_are_distributions_over_it():
+    student, teacher = ((_random(3, 2, 5, 4, seed=s), _random(3, 2, 5, 4, seed=s + 1)) for s in (0, 2))
+    positions = torch.arange(5)
+    window = ((positions[:, None] - positions).abs() <= 1)[None, None]
+    loss = relation_loss(student, teacher, _mask(), window=window)
+    assert loss.item() == pytest.approx(_relation_loss_by_loop(student, teacher, _mask(), reach=1), rel=1e-5)
 
 
 def test_relation_loss_takes_the_teacher_as_the_reference():

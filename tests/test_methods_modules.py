@@ -183,6 +183,23 @@ def test_every_part_equals_what_whole_models_with_eager_attention_give(method, f
     torch.testing.assert_close(output.loss.detach(), total)
 
 
+def test_minilm_s_attention_of_a_local_layer_is_a_distribution_over_its_window():
+    """As the models themselves say, with eager attention: there the shares outside the window are 0."""
+    batch, teacher = _batch(), Teacher(tiny.masked_lm("modernbert"))  # windows of 4 to each side in the last layer
+    student = tiny.masked_lm("modernbert", seed=1, num_hidden_layers=2).base_model
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    shares = []
+    for model in (student, tiny.masked_lm("modernbert").base_model):
+        eager = copy.deepcopy(model).eval()
+        eager.set_attn_implementation("eager")
+        with torch.no_grad():
+            shares.append(eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions[-1].double())
+    assert (shares[0][0, :, 0, 5:] == 0).all()
+    expected = _divergence(*shares, mask.bool())
+    metrics = _module("minilm", student, teacher).eval()(**batch, teacher=teacher).metrics
+    assert metrics["loss_attention_distribution"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_minilm_v2_matches_the_teacher_s_layer_that_it_is_given():
     module, teacher = _pair("minilm-v2", teacher_layer=3)
     metrics = module(**_batch(), teacher=teacher).metrics

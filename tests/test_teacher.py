@@ -46,6 +46,39 @@ def test_captured_queries_and_keys_give_the_attention_that_the_model_reports(fam
         )
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_captured_windows_are_the_pairs_that_local_layers_attend(padded):
+    """A query attends a key if, and only if, its output has a gradient for the key's value."""
+    model = tiny.masked_lm("modernbert").base_model  # a window of 4 to each side in every other layer
+    prepare_for_capture(model, "student")
+    ids = torch.randint(5, tiny.VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, 7:] = 0
+    outputs = [layer.attn.Wo for layer in model.layers]
+    mixed = []
+    hooks = [part.register_forward_pre_hook(lambda _, args: mixed.append(args[0])) for part in outputs]
+    layers = encoder_states(model, ids, mask).attention
+    for hook in hooks:
+        hook.remove()
+    assert [layer.window is None for layer in layers] == [True, False, True, False]
+    for layer, output in zip(layers[1::2], mixed[1::2], strict=True):
+        window = layer.window.expand(2, 1, 12, 12)
+        for row in range(2):
+            for query in range(int(mask[row].sum())):
+                (gradient,) = torch.autograd.grad(output[row, query].sum(), layer.value, retain_graph=True)
+                attended = gradient[row].abs().sum((0, 2)) > 0
+                near = [abs(query - key) <= 4 and bool(mask[row, key]) for key in range(12)]
+                assert attended.tolist() == (window[row, 0, query] & mask[row].bool()).tolist() == near
+
+
+def test_rows_that_fit_into_the_window_have_one_all_the_same():
+    teacher = Teacher(tiny.masked_lm("modernbert"))
+    layers = teacher.states(torch.tensor([[2, 7, 8, 3]]), None).attention  # no mask: all is attended
+    assert [layer.window is None for layer in layers] == [True, False, True, False]
+    assert layers[1].window.all()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_hold_the_embedding_output_and_every_layer(family):
     ids, mask = _rows()

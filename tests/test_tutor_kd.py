@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -10,9 +11,10 @@ from tutorkd.config import TutorKDConfig
 from tutorkd.data.masking import BatchCounts, MaskingCollator
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS, tutor_kd
+from tutorkd.methods.tinybert import TinyBERTSettings
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.students import build_student, initialise_from_teacher
-from tutorkd.teacher import Teacher
+from tutorkd.teacher import Teacher, encoder_states
 from tutorkd.trainer import build_module
 
 
@@ -207,8 +209,49 @@ def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp
     assert module(**batch, teacher=teacher).metrics["loss_attention_score"].item() == pytest.approx(expected.item())
 
 
-def test_padded_rows_change_no_loss(tmp_path):
-    module, teacher = _pair(tmp_path)
+def _by_loop(student, teacher, mask, reach: int | None) -> float:
+    """Mean squared difference of scores over heads and pairs; within ``reach`` each position's mean, then theirs."""
+    total, count = 0.0, 0
+    for row, head in itertools.product(range(len(mask)), range(student.query.shape[1])):
+        real = [i for i in range(mask.shape[1]) if mask[row, i]]
+        for i in real:
+            squares = []
+            for j in (j for j in real if reach is None or abs(i - j) <= reach):
+                own, other = (
+                    (layer.query[row, head, i].double() @ layer.key[row, head, j].double()).item() / 8**0.5
+                    for layer in (student, teacher)
+                )
+                squares.append((own - other) ** 2)
+            total += sum(squares) if reach is None else sum(squares) / len(squares)
+            count += len(squares) if reach is None else 1
+    return total / count
+
+
+@pytest.mark.parametrize("method", ["tutor-kd", "tinybert"])
+def test_local_layers_compare_the_scores_within_their_window_alone(tmp_path, method):
+    """Student: all pairs, window of 2; teacher: all pairs, window of 4, the same twice."""
+    teacher = Teacher(tiny.masked_lm("modernbert"))
+    student = AutoModel.from_config(tiny.config("modernbert", num_hidden_layers=2, local_attention=4))
+    student.config.layer_types = ["full_attention", "sliding_attention"]
+    batch = _batch(tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))
+    settings = _config(tmp_path, tutor="none") if method == "tutor-kd" else TinyBERTSettings()
+    module = build_module(METHODS[method], student, teacher, settings, tiny.tokenizer()).eval()
+    read = batch["corrupted_ids"] if method == "tutor-kd" else batch["input_ids"]
+    with torch.no_grad():
+        learned = encoder_states(student, read, batch["attention_mask"]).attention
+        taught = teacher.states(read, batch["attention_mask"]).attention
+    # Layer 1 against the teacher's layer 2, which is local; layer 2 against layer 4, where the narrower window counts.
+    expected = sum(
+        _by_loop(own, other, batch["attention_mask"], reach)
+        for own, other, reach in zip(learned, taught[1::2], (4, 2), strict=True)
+    )
+    metrics = module(**batch, teacher=teacher).metrics
+    assert metrics["loss_attention_score"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_padded_rows_change_no_loss(tmp_path, family):
+    module, teacher = _pair(tmp_path, family)
     short = _batch(tiny.rows(3, 10))
     long = _batch(tiny.rows(3, 10) + tiny.rows(1, 24, seed=5))
     keep = long["masked_positions"][long["masked_positions"] < 3 * 24]
@@ -221,8 +264,9 @@ def test_padded_rows_change_no_loss(tmp_path):
         assert a.metrics[name].item() == pytest.approx(b.metrics[name].item(), rel=1e-4, abs=1e-6), name
 
 
-def test_micro_batches_sum_to_the_whole_batch(tmp_path):
-    module, teacher = _pair(tmp_path)
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_micro_batches_sum_to_the_whole_batch(tmp_path, family):
+    module, teacher = _pair(tmp_path, family)
     rows = tiny.rows(4, 12) + tiny.rows(2, 7, seed=1)
     whole, parts = _batch(rows), [_batch(rows[:1]), _batch(rows[1:], first_draw=1)]
     counts = BatchCounts.of(whole)

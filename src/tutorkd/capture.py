@@ -23,26 +23,42 @@ WORKING_FAMILIES = "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, 
 
 
 class AttentionInputs(NamedTuple):
-    """What one attention layer was given, each (B, H, L, head dimension); rotary embeddings already applied."""
+    """What one attention layer was given; rotary embeddings already applied."""
 
-    query: Tensor
+    query: Tensor  # (B, H, L, head dimension), as are key and value
     key: Tensor
     value: Tensor
+    # Of a layer with a sliding window, True where the query (L) attends the key (L): broadcasts to (B, 1, L, L), bool.
+    # None of a layer whose queries attend all real keys.
+    window: Tensor | None = None
 
 
 _recording: ContextVar[list[AttentionInputs] | None] = ContextVar("recording", default=None)
 
 
-def _captured_sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs):
+def _captured_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args, **kwargs
+):
     records = _recording.get()
     if records is not None:
         groups = query.shape[1] // key.shape[1]
-        records.append(AttentionInputs(query, repeat_kv(key, groups), repeat_kv(value, groups)))
-    return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+        window = None
+        if kwargs.get("sliding_window") is not None:
+            # There is no mask where the window holds the whole row.
+            everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=query.device)
+            window = everything if attention_mask is None else attention_mask
+        records.append(AttentionInputs(query, repeat_kv(key, groups), repeat_kv(value, groups), window))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | None:
+    """The pairs that both layers attend, as ``AttentionInputs.window``; None if neither has a window."""
+    windows = [inputs.window for inputs in (first, second) if inputs.window is not None]
+    return torch.stack(torch.broadcast_tensors(*windows)).all(0) if windows else None
 
 
 class _OneLayer(list[AttentionInputs]):

@@ -244,7 +244,9 @@ def attention_score_loss(
     attention_mask: Tensor,
     num_items: Count = None,
 ) -> Tensor:
-    """One layer of L_att: mean squared difference of attention scores Q K^T / sqrt(head dimension).
+    """One layer of L_att where all positions attend each other: mean squared difference of attention scores.
+
+    A score is Q K^T / sqrt(head dimension).
 
     Scores are those before masking and softmax; the mean is over heads and real (query, key) pairs. No score matrix
     is formed. Stacking along the head dimension Q = [Q_s/sqrt(a), Q_t/sqrt(b)] and K = [K_s, -K_t] gives
@@ -262,21 +264,60 @@ def attention_score_loss(
     Raises:
         ValueError: if student and teacher have different numbers of heads.
     """
-    heads = student_query.shape[1]
-    if heads != teacher_query.shape[1]:
-        raise ValueError(f"attention scores of {heads} and {teacher_query.shape[1]} heads can't be compared")
     # In bfloat16 the difference of two nearly equal sums would be lost.
     with _without_autocast(student_query):
+        query, key = _difference(student_query, student_key, teacher_query, teacher_key)
         real = attention_mask.float()[:, None, :, None]
-        query = torch.cat(
-            [
-                student_query.float() * student_query.shape[-1] ** -0.5,
-                teacher_query.float() * teacher_query.shape[-1] ** -0.5,
-            ],
-            dim=-1,
-        )
-        key = torch.cat([student_key.float(), -teacher_key.float()], dim=-1)
         query, key = query * real, key * real
         total = ((query.mT @ query) * (key.mT @ key)).sum()
         pairs = attention_mask.float().sum(-1).square().sum()
-        return mean_over(total / heads, pairs, num_items)
+        return mean_over(total / query.shape[1], pairs, num_items)
+
+
+def local_attention_score_loss(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    window: Tensor,
+    attention_mask: Tensor,
+    num_items: Count = None,
+) -> Tensor:
+    """One layer of L_att where a position attends its neighbours alone: no pair counts that isn't attended.
+
+    For each position the mean over the keys in its window, then the mean over heads and real positions. So its items
+    are positions, of which there are as many whatever the window. Without a window, and for rows of one length, it is
+    ``attention_score_loss``. The score matrices are formed.
+
+    Args:
+        student_query, student_key: (B, H, L, a).
+        teacher_query, teacher_key: (B, H, L, b).
+        window: broadcasts to (B, 1, L, L), bool, True where the query attends the key in both models.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+
+    Raises:
+        ValueError: if student and teacher have different numbers of heads.
+    """
+    real = attention_mask.bool()
+    pairs = window & real[:, None, :, None] & real[:, None, None, :]
+    weight = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
+    with _without_autocast(student_query):
+        query, key = _difference(student_query, student_key, teacher_query, teacher_key)
+        difference = (query @ key.mT).masked_fill(~pairs, 0)
+        total = (difference.square() * weight).sum()
+    return mean_over(total / query.shape[1], real.sum(), num_items)
+
+
+def _difference(
+    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Q and K, (B, H, L, a + b) float32, of which Q K^T = A_s - A_t."""
+    heads = student_query.shape[1]
+    if heads != teacher_query.shape[1]:
+        raise ValueError(f"attention scores of {heads} and {teacher_query.shape[1]} heads can't be compared")
+    query = [each.float() * each.shape[-1] ** -0.5 for each in (student_query, teacher_query)]
+    return torch.cat(query, dim=-1), torch.cat([student_key.float(), -teacher_key.float()], dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutorkd import functional as F
+from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.teacher import EncoderStates, Teacher
 
 
@@ -40,14 +41,28 @@ def hidden_state_loss(
     return torch.stack(losses).sum()
 
 
-def attention_score_loss(learned: EncoderStates, taught: EncoderStates, mask: Tensor, num_items: F.Count) -> Tensor:
-    """L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2."""
+def attention_score_loss(
+    learned: EncoderStates, taught: EncoderStates, mask: Tensor, real: F.Count, pairs: F.Count
+) -> Tensor:
+    """L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2, over the pairs that both layers attend.
+
+    Args:
+        mask: (B, L).
+        real, pairs: real positions and (query, key) pairs in the whole batch; those of ``mask`` by default.
+    """
     step = _layer_step(learned, taught)
-    losses = [
-        F.attention_score_loss(student.query, student.key, teacher.query, teacher.key, mask, num_items)
-        for student, teacher in zip(learned.attention, taught.attention[step - 1 :: step], strict=True)
-    ]
-    return torch.stack(losses).sum()
+    layers = zip(learned.attention, taught.attention[step - 1 :: step], strict=True)
+    return torch.stack([_of_one_layer(student, teacher, mask, real, pairs) for student, teacher in layers]).sum()
+
+
+def _of_one_layer(
+    student: AttentionInputs, teacher: AttentionInputs, mask: Tensor, real: F.Count, pairs: F.Count
+) -> Tensor:
+    scores = student.query, student.key, teacher.query, teacher.key
+    window = shared_window(student, teacher)
+    if window is None:
+        return F.attention_score_loss(*scores, mask, pairs)
+    return F.local_attention_score_loss(*scores, window, mask, real)
 
 
 def _layer_step(learned: EncoderStates, taught: EncoderStates) -> int:

@@ -12,6 +12,9 @@ Teacher and student read X, the plain text. In the last layer of each, with Q, K
     L_VR = mean over heads and real positions of KL(VR^T || VR^S)
     L    = L_AT + L_VR
 
+In a last layer with a sliding window (ModernBERT) A is a distribution over the keys that the layer attends:
+what lies outside the window never enters its attention. VR relates the values of all positions in any case.
+
 Head h of the student matches head h of the teacher, so both need as many heads; sizes and depths are free.
 Nothing behind the last layer's queries, keys and values enters the loss: that layer's output and feed-forward
 weights stay as they start. The paper's teacher assistant, a step in between for very small students, isn't
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd.capture import prepare_for_capture
+from tutorkd.capture import prepare_for_capture, shared_window
 from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
@@ -104,7 +107,7 @@ class MiniLM(nn.Module):
         s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
 
-        attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real)
+        attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real, shared_window(s, t))
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)
         return StepOutput(
             c.attention_distribution_weight * attention + c.value_relation_weight * value,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tutorkd.capture import AttentionInputs, record_attention
 from tutorkd.functional import Count, mean_over
 
-# Score of a padded position: its share is exactly 0, and differences of such scores stay finite.
-_PADDED = -1e30
+# Score of a position that has no share: the softmax makes exactly 0 of it, and differences of such scores stay finite.
+_LEFT_OUT = -1e30
 
 
 def attention_inputs(
@@ -31,11 +31,11 @@ def attention_inputs(
     return records[0]
 
 
-def _log_relation(left: Tensor, right: Tensor, attention_mask: Tensor) -> Tensor:
-    """log softmax(left right^T / sqrt(a)) over real positions: (B, H, L, a) twice -> (B, H, L, L) float32."""
+def _log_relation(left: Tensor, right: Tensor, related: Tensor) -> Tensor:
+    """log softmax(left right^T / sqrt(a)) over related positions: (B, H, L, a) twice -> (B, H, L, L) float32."""
     with torch.autocast(left.device.type, enabled=False):
         scores = (left.float() * left.shape[-1] ** -0.5) @ right.float().mT
-        return scores.masked_fill(attention_mask[:, None, None] == 0, _PADDED).log_softmax(-1)
+        return scores.masked_fill(~related, _LEFT_OUT).log_softmax(-1)
 
 
 def relation_loss(
@@ -43,6 +43,7 @@ def relation_loss(
     teacher: tuple[Tensor, Tensor],
     attention_mask: Tensor,
     num_items: Count = None,
+    window: Tensor | None = None,
 ) -> Tensor:
     """Mean over heads and real positions of KL(R^T || R^S), R = softmax(A B^T / sqrt(head dimension)).
 
@@ -54,6 +55,7 @@ def relation_loss(
         teacher: A and B, (B, H, L, b) each.
         attention_mask: (B, L).
         num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+        window: broadcasts to (B, 1, L, L), bool, True where a position is related to another; to all by default.
 
     Returns:
         () float32.
@@ -64,9 +66,12 @@ def relation_loss(
     heads = student[0].shape[1]
     if heads != teacher[0].shape[1]:
         raise ValueError(f"relations of {heads} and {teacher[0].shape[1]} heads can't be compared")
+    related = attention_mask[:, None, None].bool()
+    if window is not None:
+        related = related & window
     with torch.no_grad():
-        target = _log_relation(*teacher, attention_mask)
-    answer = _log_relation(*student, attention_mask)
+        target = _log_relation(*teacher, related)
+    answer = _log_relation(*student, related)
     divergence = F.kl_div(answer, target, reduction="none", log_target=True).sum(-1)
     mask = attention_mask.float()
     return mean_over((divergence * mask[:, None]).sum() / heads, mask.sum(), num_items)

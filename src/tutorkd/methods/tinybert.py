@@ -12,6 +12,7 @@ dimension),
     L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2        over heads and real (query, key) pairs
     L     = L_hid + L_att
 
+In layers with a sliding window (ModernBERT) L_att takes the pairs inside it, as in ``tutorkd.functional``.
 Scores are taken before the softmax, which the paper found to converge faster. As in the authors' released
 code, one learned projection W serves the embeddings and all layers. It starts at the identity where hidden
 sizes agree.
@@ -104,6 +105,6 @@ class TinyBERT(nn.Module):
         losses = {"loss_hidden_state": hidden_state_loss(self.projection, learned, taught, mask, real)}
         loss = c.hidden_state_weight * losses["loss_hidden_state"]
         if c.attention_score_weight:
-            losses["loss_attention_score"] = attention_score_loss(learned, taught, mask, pairs)
+            losses["loss_attention_score"] = attention_score_loss(learned, taught, mask, real, pairs)
             loss = loss + c.attention_score_weight * losses["loss_attention_score"]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

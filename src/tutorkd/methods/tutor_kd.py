@@ -223,7 +223,7 @@ class TutorKD(nn.Module):
         if c.hidden_state_weight:
             losses["loss_hidden_state"] = hidden_state_loss(self.projection, lesson.learned, lesson.taught, mask, real)
         if c.attention_score_weight:
-            losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, pairs)
+            losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, real, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
         k = max(len(masked_positions), 1) if masked is None else masked

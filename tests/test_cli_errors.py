@@ -164,8 +164,8 @@ def test_bad_teachers(root, out, capfd, teacher, message):
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ("other_word", "differ (100 and 100 tokens); Tutor-KD needs the same one"),
-        ("other_tokens", "differ: cls_token '[CLS]' and '[SEP]', sep_token '[SEP]' and '[CLS]'"),
+        ("other_word", "differ: token 8 is 'cat' and 'w3'; choose models that share one, or build the student by"),
+        ("other_tokens", "differ: cls_token '[SEP]' and '[CLS]', sep_token '[CLS]' and '[SEP]'"),
         ("small_vocabulary", "must share a vocabulary: 90 tokens against 100"),
         ("deberta", "the student is a DebertaV2Model, whose attention doesn't go through transformers' attention"),
         ("wrong_sizes", "the student {} isn't a whole bert encoder: 65 weights"),

@@ -128,8 +128,8 @@ def _alike(student: list[set[str]], teacher: list[set[str]], matching: list[int]
     """
     taken = []
     for parts, goal in zip(student, matching, strict=True):
-        same = [layer for layer, others in enumerate(teacher, start=1) if others == parts]
-        taken.append(min(same, key=lambda layer, goal=goal: abs(layer - goal), default=goal))
+        distances = {layer: abs(layer - goal) for layer, others in enumerate(teacher, start=1) if others == parts}
+        taken.append(min(distances, key=distances.__getitem__, default=goal))
     return taken
 
 
@@ -176,8 +176,8 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initi
     """
     body = cast(PreTrainedModel, student.base_model)
     layers = matching_layers(body.config.num_hidden_layers, teacher.config.num_hidden_layers)
-    if (own := _layer_parts(body)) and len(own) <= teacher.config.num_hidden_layers:
-        layers = _alike(own, _layer_parts(teacher.body), layers)
+    if (parts := _layer_parts(body)) and len(parts) <= teacher.config.num_hidden_layers:
+        layers = _alike(parts, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()
     student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
     copied, used = 0, False

@@ -1,7 +1,7 @@
 """The frozen teacher: its body on whole rows, its MLM head on the masked positions alone."""
 
 import copy
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +59,38 @@ def encoder_states(encoder: PreTrainedModel, input_ids: Tensor, attention_mask: 
     return EncoderStates(output.hidden_states, attention)
 
 
+Frozen = TypeVar("Frozen", bound=nn.Module)
+
+
+def frozen(module: Frozen, dtype: torch.dtype | None = None) -> Frozen:
+    """The same module apart, without gradients and in evaluation mode; ``module`` stays as it is.
+
+    Modules and configuration are copies. The weights are ``module``'s own memory, but for those that have another
+    ``dtype``: these are copied. What a checkpoint doesn't hold, such as the frequencies of rotary embeddings, keeps its
+    precision, as it does where a model is loaded.
+    """
+    weights = {}
+    for weight in module.state_dict(keep_vars=True).values():
+        value = weight.detach().to(dtype) if dtype and weight.is_floating_point() else weight.detach()
+        weights[id(weight)] = nn.Parameter(value, requires_grad=False) if isinstance(weight, nn.Parameter) else value
+    return copy.deepcopy(module, weights).eval()
+
+
 class Teacher(nn.Module):
     """A frozen masked language model, split into body and head.
 
     Args:
-        model: any masked language model with a trained head.
+        model: any masked language model with a trained head. It stays as it is: its weights are read, and shared where
+            ``dtype`` allows, but whether they are trained, its mode, configuration and number format are its own.
+        dtype: number format of the weights; the model's by default.
 
     Raises:
         UserError: if its attention can't be captured.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
         super().__init__()
-        model.requires_grad_(False).eval()
+        model = frozen(model, dtype)
         self.config = model.config
         self.body = cast(PreTrainedModel, model.base_model)
         self.head = MLMHead(model)

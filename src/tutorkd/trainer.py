@@ -33,12 +33,13 @@ from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
 from tutorkd.methods import METHODS, Method
 from tutorkd.methods.masked_lm import MaskedLM
+from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.step import spread
-from tutorkd.students import build_student
-from tutorkd.teacher import Teacher, load_teacher
+from tutorkd.students import PRESETS, build_student
+from tutorkd.teacher import Teacher, frozen, load_teacher
 
 HEADS_FILE = "training_heads.safetensors"  # what training needs beside the model
 _SCALE_HALVINGS = (
@@ -70,7 +71,8 @@ class MaskedRowsTrainer(Trainer):
     step whose gradient isn't finite is skipped and counted, and a resumed run equals one never interrupted.
 
     Args:
-        module: computes the losses; its forward pass takes what ``MaskingCollator`` gives and ``num_items``.
+        module: computes the losses; its forward pass takes what ``MaskingCollator`` gives and ``num_items``. It is
+            trained, and saved, in float32, also where the checkpoint that it was loaded from is in 16 bits.
         model: the part of ``module`` that is saved as a plain transformers model.
         args: ``PretrainingConfig``.
         train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``.
@@ -105,6 +107,7 @@ class MaskedRowsTrainer(Trainer):
                 "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
                 "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
             )
+        module.float()  # 16 bits round AdamW's steps away; what is saved is what was trained
         if args.gradient_checkpointing:
             _prepare_for_checkpointing(module, model, args)
         if args.eval_strategy != "no" and eval_dataset is None:
@@ -403,8 +406,10 @@ class DistillationTrainer(MaskedRowsTrainer):
 
     Args:
         model: the student: an encoder without a head or, where the method needs it, a masked language model; or what
-            ``build_student`` takes: "half", a preset, a Hub name or a path.
-        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``.
+            ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
+            where the checkpoint that it was loaded from is in 16 bits.
+        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``. It stays as it is:
+            whatever number format, device or attention the training needs, a model of your own keeps its own.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``.
@@ -431,8 +436,13 @@ class DistillationTrainer(MaskedRowsTrainer):
         self.method = METHODS[method]
         self.settings = self.method.settings() if settings is None else settings
         teacher = prepare_teacher(teacher_model, args)
+        named = isinstance(teacher_model, str)
+        check_tokenizer("teacher", teacher.config.name_or_path, processing_class, fetch=named)
         if isinstance(model, str):
+            check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
             model = build_student(model, teacher.config, mlm_head=self.settings.needs_mlm_head)
+        else:
+            check_tokenizer("student", model.config.name_or_path, processing_class)
         torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
         super().__init__(
             build_module(self.method, model, teacher, self.settings, processing_class),
@@ -506,6 +516,7 @@ def build_module(
     Raises:
         UserError: if student, teacher and tokenizer can't be trained together.
     """
+    check_apart(student, teacher)
     if len(tokenizer) > teacher.config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the teacher {teacher.config.vocab_size}: "
@@ -521,12 +532,14 @@ def build_module(
 def prepare_teacher(
     teacher: str | PreTrainedModel | Teacher, args: DistillationConfig, trust_remote_code: bool = False
 ) -> Teacher:
-    """A frozen teacher in the number format that ``args.teacher_dtype`` asks for."""
+    """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own."""
     low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)
     dtype = torch.bfloat16 if low else torch.float32
     if isinstance(teacher, str):
         return load_teacher(teacher, dtype, trust_remote_code)
-    return (teacher if isinstance(teacher, Teacher) else Teacher(teacher)).to(dtype)
+    if isinstance(teacher, Teacher):
+        return teacher if teacher.body.dtype == dtype else frozen(teacher, dtype)
+    return Teacher(teacher, dtype)
 
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:

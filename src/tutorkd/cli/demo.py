@@ -163,7 +163,7 @@ def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, 
     seconds = {"adapt": adapting * config.max_steps, "distill": distilling * tutor_config.max_steps}
     done = {"adapt": config.output_dir, "distill": tutor_config.output_dir}
     seconds = {name: 0.0 if (Path(done[name]) / FINISHED_FILE).exists() else time for name, time in seconds.items()}
-    return {**seconds, "evaluate": _estimate_evaluation(model.requires_grad_(True), student, evaluation)}
+    return {**seconds, "evaluate": _estimate_evaluation(model, student, evaluation)}
 
 
 def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, args: EvaluateArguments) -> float:

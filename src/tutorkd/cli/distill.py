@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.options import OptionParser, load_recipe, nearest
@@ -15,8 +15,9 @@ from tutorkd.cli.training import check_positions, ready_trainer, saving, train
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
-from tutorkd.hub import has_vocabulary, load_tokenizer, loading, quiet_transformers
+from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.methods import METHODS
+from tutorkd.methods.pair import check_tokenizer
 from tutorkd.run_folder import RunFolder
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
@@ -163,7 +164,7 @@ def make_student(
     if pretrained and sizes:
         raise UserError(f"{args.student} has weights of its own sizes; leave the sizes, or set --student_init random")
     if args.student not in PRESETS:
-        _check_tokenizer(args, tokenizer)
+        check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
     set_seed(seed)
     student = build_student(args.student, teacher.config, sizes, pretrained, mlm_head, args.trust_remote_code)
     if pretrained:
@@ -181,35 +182,6 @@ def make_student(
         )
     print(f"{'':<8} student: {start}")
     return student
-
-
-def _check_tokenizer(args: DistillArguments, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A student with a tokenizer of its own must have the teacher's.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    try:
-        with loading(args.student, "student"):
-            own = AutoTokenizer.from_pretrained(args.student, trust_remote_code=args.trust_remote_code)
-    except UserError:
-        return  # a config without a tokenizer: the sizes are compared later
-    if not has_vocabulary(own):
-        return
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"the vocabularies of teacher {args.teacher} and student {args.student} differ ({len(tokenizer)} and "
-            f"{len(own)} tokens); Tutor-KD needs the same one: choose another student, or --student half"
-        )
-    differ = [
-        f"{name} {getattr(tokenizer, name)!r} and {getattr(own, name)!r}"
-        for name in ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
-        if getattr(tokenizer, name) != getattr(own, name)
-    ]
-    if differ:
-        raise UserError(
-            f"the special tokens of teacher {args.teacher} and student {args.student} differ: {', '.join(differ)}"
-        )
 
 
 def run(argv: Sequence[str]) -> int:

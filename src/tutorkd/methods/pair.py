@@ -1,9 +1,75 @@
 """What any method asks of a student and a teacher."""
 
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
+from tutorkd.hub import has_vocabulary, loading, quiet_transformers
 from tutorkd.teacher import Teacher
+
+_SPECIAL = ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
+
+
+def check_tokenizer(
+    role: str,
+    name: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    fetch: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse a student or teacher whose own tokenizer gives token ids another meaning.
+
+    Vocabularies of one size can hold other tokens. What tells is the tokenizer beside the model; a model that has none,
+    or that wasn't loaded from anywhere, is taken as it is.
+
+    Args:
+        role: "student" or "teacher", for the message.
+        name: Hub name or path that the model was loaded from; empty if it wasn't.
+        tokenizer: the one whose token ids are trained on.
+        fetch: ask the Hub if the tokenizer isn't here, as is right for a model that is only about to be loaded.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if not name or name == tokenizer.name_or_path:
+        return
+    try:
+        with loading(name, role) if fetch else quiet_transformers():
+            own = AutoTokenizer.from_pretrained(name, local_files_only=not fetch, trust_remote_code=trust_remote_code)
+    except Exception:  # no tokenizer; the errors of transformers and of the Hub client share no base class
+        return
+    if not has_vocabulary(own):
+        return
+    tokens = {index: token for token, index in tokenizer.get_vocab().items()}
+    given = tokenizer.name_or_path or "that is trained with"
+    for token, index in sorted(own.get_vocab().items(), key=lambda entry: entry[1]):
+        if tokens.get(index, token) != token:
+            raise UserError(
+                f"the vocabularies of the {role} {name} and of the tokenizer {given} differ: token {index} is "
+                f"{token!r} and {tokens[index]!r}; choose models that share one, or build the student by --student half"
+            )
+    differ = [
+        f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"
+        for kind in _SPECIAL
+        if getattr(own, kind) != getattr(tokenizer, kind)
+    ]
+    if differ:
+        raise UserError(
+            f"the special tokens of the {role} {name} and of the tokenizer {given} differ: {', '.join(differ)}"
+        )
+
+
+def check_apart(student: PreTrainedModel, teacher: Teacher) -> None:
+    """Refuse a student whose training would change the teacher.
+
+    Raises:
+        UserError: if they have weights in common.
+    """
+    frozen = {weight.data_ptr() for weight in teacher.parameters()}
+    if any(weight.data_ptr() in frozen for weight in student.parameters()):
+        raise UserError(
+            "student and teacher share weights, so the teacher would change with the student: give a copy of the "
+            "student, copy.deepcopy(student)"
+        )
 
 
 def check_vocabulary(student: PreTrainedModel, teacher: Teacher) -> None:

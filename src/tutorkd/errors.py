@@ -1,11 +1,19 @@
 """What ends a command early."""
 
+import re
+
+_NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: what is wrong, where, and what to do.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints the message alone and exits with code 2. Line ends and control characters, which names
+    that come out of a file may hold, are escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__(_NOT_FOR_A_LINE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class Interrupted(Exception):

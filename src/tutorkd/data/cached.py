@@ -15,7 +15,7 @@ from tutorkd.data.cache import build_once, cache_key
 from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, nonblank
 from tutorkd.data.sources import Source, no_text
 
-_FORMAT = 1  # raise it when the same settings come to give other rows
+_FORMAT = 2  # raise it when the same settings come to give other rows
 _BYTES_PER_WORKER = 8 << 20  # text that keeps one process busy for seconds; below, starting it costs more
 _BYTES_PER_BATCH = 1 << 20
 

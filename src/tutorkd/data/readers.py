@@ -6,10 +6,12 @@ missing (`None`) or blank: leaving those out is the consumer's task.
 """
 
 import csv
+import io
 import json
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,11 @@ LONGEST_TXT_DOCUMENT = 1 << 20
 
 A text without blank lines (one sentence a line, say) would otherwise be one document as large as the file.
 """
+
+LONGEST_CSV_FIELD = 1 << 28
+"""Characters after which a csv field is refused: a quote that isn't closed would take the rest of the file with it."""
+
+_COLUMNS_NAMED = 20  # in a message
 
 Document = str | None
 AnyDocument = TypeVar("AnyDocument", str, Document)
@@ -55,13 +62,18 @@ def read_documents(path: Path, column: str) -> Iterator[Document]:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
 
 
-def require_column(where: object, column: str, columns: Collection[str]) -> None:
-    """Raise a `UserError` that names the columns, and the nearest one, unless `column` is among them."""
-    if column in columns:
+def require_column(where: object, column: str, columns: Iterable[str]) -> None:
+    """Raise a `UserError` that names the columns, and the nearest one, unless `column` is there once."""
+    columns = list(columns)
+    if columns.count(column) == 1:
         return
+    if column in columns:
+        raise UserError(f"{where}: {columns.count(column)} columns are called {column!r}; give each a name of its own")
     nearest = get_close_matches(column, columns, n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise UserError(f"{where}: no column {column!r} among {', '.join(columns) or '(none)'}{hint}")
+    more = f" and {len(columns) - _COLUMNS_NAMED} more" if len(columns) > _COLUMNS_NAMED else ""
+    known = ", ".join(columns[:_COLUMNS_NAMED]) or "(none)"
+    raise UserError(f"{where}: no column {column!r} among {known}{more}{hint}")
 
 
 def not_text(where: object, column: str, kind: object) -> UserError:
@@ -85,10 +97,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
 
 
+def _txt_lines(path: Path) -> Iterator[str]:
+    """Yield lines as `_lines`; a carriage return alone, an old Mac's line end, ends one too."""
+    for _, line in _lines(path):
+        if "\r" in line:
+            yield from io.StringIO(line, newline=None)
+        else:
+            yield line
+
+
 def _read_txt(path: Path, column: str) -> Iterator[Document]:
     document: list[str] = []
     length = 0
-    for _, line in _lines(path):
+    for line in _txt_lines(path):
         if line.strip():
             document.append(line)
             length += len(line)
@@ -99,28 +120,67 @@ def _read_txt(path: Path, column: str) -> Iterator[Document]:
     yield "".join(document)
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
-    seen = False
+def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    """Yield each object's line number and its values in some columns, `None` where it lacks one.
+
+    Raises:
+        UserError: a line that isn't a JSON object or has one of the keys twice, text without a UTF-8 form, or a first
+            object without one of the columns; later ones may leave out what is empty, as many writers do.
+    """
+    decode = json.JSONDecoder(object_pairs_hook=partial(_keyed, columns)).decode
+    first = True
     for number, line in _lines(path):
         if not line.strip():
             continue
-        where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where} isn't JSON: {error.msg} at character {error.pos}; one object a line is needed"
-            ) from error
+            row = decode(line)
+        except (ValueError, RecursionError) as error:
+            reason = _what_is_wrong(error)
+            raise UserError(f"{path}: line {number} isn't JSON: {reason}; one object a line is needed") from error
         if not isinstance(row, dict):
-            raise UserError(f"{where} isn't a JSON object; one object a line is needed")
-        if not seen:  # later rows may leave out an empty text, as many writers do
-            require_column(where, column, row)
-            seen = True
-        document = row.get(column)
+            raise UserError(f"{path}: line {number} isn't a JSON object; one object a line is needed")
+        if first:
+            for column in columns:
+                require_column(f"{path}: line {number}", column, row)
+            first = False
+        values = [row.get(column) for column in columns]
+        for column, value in zip(columns, values, strict=True):
+            if isinstance(value, str) and not _encodes(value):
+                raise UserError(
+                    f"{path}: line {number}: column {column!r} isn't UTF-8 text: it escapes one half of a character "
+                    "alone"
+                )
+        yield number, values
+
+
+class _KeyTwice(ValueError):
+    pass
+
+
+def _keyed(columns: Sequence[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        for column in columns:
+            if keys.count(column) > 1:
+                raise _KeyTwice(f"the key {column!r} stands twice in one object")
+    return row
+
+
+def _what_is_wrong(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, _KeyTwice):
+        return str(error)
+    return "a number has too many digits"  # Python refuses to convert it, since that could take forever
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
+    for number, (document,) in json_rows(path, [column]):
         if document is not None and not isinstance(document, str):
-            raise not_text(where, column, type(document).__name__)
-        if document and not _encodes(document):
-            raise UserError(f"{where}: column {column!r} isn't UTF-8 text: it escapes one half of a character alone")
+            raise not_text(f"{path}: line {number}", column, type(document).__name__)
         yield document
 
 
@@ -133,39 +193,68 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _read_csv(path: Path, column: str) -> Iterator[Document]:
-    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB a field, is less than a long document
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of the line where each row begins, and its fields in some columns.
+
+    Raises:
+        UserError: a file that isn't valid CSV, columns that its header lacks or has twice, or a row that is longer or
+            shorter than the header.
+    """
+    csv.field_size_limit(LONGEST_CSV_FIELD)  # the default, 128 KiB, is less than a long document
     rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    begins = 1
     try:
         header = next(rows, [])
-        require_column(path, column, header)
-        index = header.index(column)
+        for column in columns:
+            require_column(path, column, header)
+        indices = [header.index(column) for column in columns]
+        begins = rows.line_num + 1
         for row in rows:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{path}: line {rows.line_num}: {len(row)} fields where the header has {len(header)}; "
-                    "put text that holds commas in double quotes"
-                )
-            yield row[index]
+            if row:
+                if len(row) != len(header):
+                    raise UserError(
+                        f"{path}: line {begins}: {len(row)} fields where the header has {len(header)}; "
+                        "put text that holds commas in double quotes"
+                    )
+                yield begins, [row[index] for index in indices]
+            begins = rows.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}: line {rows.line_num} isn't valid CSV: {error}") from error
+        until = f", as far as line {rows.line_num}," if rows.line_num > begins else ""
+        raise UserError(
+            f"{path}: the row that begins at line {begins}{until} isn't valid CSV: {error}; is a double quote missing, "
+            "or one within text not doubled?"
+        ) from error
+
+
+def _read_csv(path: Path, column: str) -> Iterator[Document]:
+    return (document for _, (document,) in csv_rows(path, [column]))
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[Document]:
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        require_column(path, column, schema.names)
+        kind = schema.field(column).type
+        if not is_text(kind):
+            raise not_text(path, column, kind)
+        first = 0
+        for batch in file.iter_batches(batch_size=100, columns=[column]):
+            # by name: the columns "text.a" and so on are read along with "text"
+            yield from _parquet_texts(path, batch.column(column), first)
+            first += len(batch)
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Give a Parquet file whose checksums, if it has any, are checked as it is read.
+
+    Raises:
+        UserError: for whatever Arrow finds wrong with it then.
+    """
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            require_column(path, column, schema.names)
-            kind = schema.field(column).type
-            if not is_text(kind):
-                raise not_text(path, column, kind)
-            first = 0
-            for batch in file.iter_batches(batch_size=100, columns=[column]):
-                yield from _parquet_texts(path, batch.column(0), first)
-                first += len(batch)
-    except pa.ArrowException as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter: of a column's name
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from error
 
 

@@ -120,13 +120,71 @@ def test_a_column_that_is_not_text(tmp_path):
         ("a.jsonl", '{"text": "a"}\n\n{"text": "b"\n', "line 3 isn't JSON"),
         ("a.jsonl", '[{"text": "a"}]\n', "line 1 isn't a JSON object"),
         ("a.csv", "id,text\n1,two, three\n", "line 2: 3 fields where the header has 2"),
-        ("a.csv", 'id,text\n1,"never closed\n', "isn't valid CSV"),
+        ("a.csv", 'id,text\n1,"never closed\n', "row that begins at line 2 isn't valid CSV"),
+        ("b.csv", 'id,text\n1,a\n2,"never\nclosed\n3,b\n', "begins at line 3, as far as line 5, isn't valid CSV"),
+        ("c.csv", "id,text\r1,a\r2,b\r", "isn't valid CSV"),
+        ("d.csv", "text,id,text\na,1,b\n", "2 columns are called 'text'; give each a name of its own"),
+        ("b.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2 isn't JSON: the key 'text' stands twice"),
+        (
+            "c.jsonl",
+            '{"text": "a", "n": ' + "[" * 5000 + "]" * 5000 + "}",
+            "line 1 isn't JSON: it is nested too deeply",
+        ),
+        ("d.jsonl", '{"text": "a", "n": ' + "9" * 5000 + "}", "line 1 isn't JSON: a number has too many digits"),
         ("a.parquet", "this is not parquet", "not a readable parquet file"),
         ("b.parquet", "", "not a readable parquet file"),
     ],
 )
 def test_a_malformed_file_is_told_by_place(tmp_path, name, content, said):
     assert said in error_of(write(tmp_path / name, content))
+
+
+def test_a_key_that_stands_twice_elsewhere_is_no_matter(tmp_path):
+    assert read(write(tmp_path / "a.jsonl", '{"text": "a", "n": 1, "n": 2, "m": {"n": 1, "n": 2}}\n')) == ["a"]
+
+
+def test_a_csv_field_that_takes_the_rest_of_a_large_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_CSV_FIELD", 1000)
+    path = write(tmp_path / "a.csv", 'id,text\n1,"never closed\n' + "2,words\n" * 1000)
+    message = error_of(path)
+    assert "row that begins at line 2" in message
+    assert "field larger than field limit" in message
+
+
+def test_carriage_returns_alone_end_lines_of_txt(tmp_path):
+    texts = read(write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\n\rfour\n"))
+    assert [text for text in texts if text] == ["one\ntwo\n", "three\n", "four\n"]
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path):
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "a.parquet")
+    assert "2 columns are called 'text'" in error_of(tmp_path / "a.parquet")
+
+
+def test_a_parquet_column_is_not_taken_for_one_whose_name_begins_alike(tmp_path):
+    pq.write_table(pa.table({"text.en": ["wrong"], "text": ["right"]}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == ["right"]
+
+
+def test_a_damaged_parquet_page_is_found_by_its_checksum(tmp_path):
+    texts = ["abcdefgh" * 20]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": texts})
+    pq.write_table(
+        table, path, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
+    content = path.read_bytes()
+    at = content.index(texts[0].encode()) + 100
+    path.write_bytes(content[:at] + b"X" + content[at + 1 :])
+    assert "checksum" in error_of(path).lower()
+
+
+def test_names_out_of_a_file_cannot_break_or_flood_the_message(tmp_path):
+    names = ",".join(f"column{number}" for number in range(5000))
+    message = error_of(write(tmp_path / "a.csv", f'"two\nlines\x1b[31m",{names}\n'))
+    assert r"among two\nlines\x1b[31m, column0" in message
+    assert "and 4981 more" in message
+    assert len(message) < 1000
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -163,6 +221,31 @@ def test_a_glob_gives_the_matching_files(tmp_path):
 def test_a_local_name_without_a_file_is_not_looked_for_on_the_hub(tmp_path, name):
     with pytest.raises(UserError, match="no such file or folder"):
         resolve_source(name.format(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["{}", "{}/**"])
+def test_what_is_left_out_of_a_folder_or_glob_is_told(tmp_path, name):
+    for file in ("a.txt", "b.txt.gz", "c/d.jsonl.GZ", "e.zst", "README", "notes.md"):
+        write(tmp_path / file, "x")
+    source = resolve_source(name.format(tmp_path))
+    assert [file.name for file in source.files] == ["a.txt"]
+    kinds = source.notice.partition(": ")[2].partition(";")[0].split(", ")
+    assert sorted(kinds) == ["1 .md", "1 .zst", "1 without an extension", "2 .gz"]
+    assert source.notice.startswith("left out 5 files of kinds that aren't read: 2 .gz")
+    assert source.notice.endswith("; unpack .gz, .zst to have them read")
+
+
+def test_nothing_is_told_of_a_folder_that_is_read_whole(tmp_path):
+    for file in ("a.txt", "b.JSONL", ".git/config", ".hidden"):
+        write(tmp_path / file, "x")
+    assert resolve_source(str(tmp_path)).notice is None
+
+
+def test_packed_text_alone_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"no file with one of .*left out 1 file of .*1 \.gz; unpack \.gz"):
+        resolve_source(str(write(tmp_path / "texts/a.txt.gz", "x").parent))
+    with pytest.raises(UserError, match=r"a\.txt\.gz: unpack it"):
+        resolve_source(str(tmp_path / "texts/a.txt.gz"))
 
 
 @pytest.mark.parametrize("name", ["{}/*.txt", "{}"])

@@ -64,13 +64,14 @@ class CorpusArguments:
         return packed
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Look at the beginning of each local file, before anything is spent.
+        """Look at the beginning of each local file, before anything is spent; says which files are left out.
 
         Raises:
             UserError: what ``check_corpus`` raises, or if no corpus was named.
         """
         self.require()
-        check_corpus(self.corpus, tokenizer, **self._settings())
+        for notice in check_corpus(self.corpus, tokenizer, **self._settings()):
+            print(f"text     {notice}")
 
     def _settings(self) -> dict[str, Any]:
         return {

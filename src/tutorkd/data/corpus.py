@@ -37,6 +37,7 @@ class CorpusCounts:
         heldout_rows: packed rows held out.
         cache_path: the folder of its rows.
         reused: whether that folder was there before this call.
+        notice: which files of a folder or glob were left out, in a line; `None` if all were read.
     """
 
     source: str
@@ -47,6 +48,7 @@ class CorpusCounts:
     heldout_rows: int
     cache_path: Path | None
     reused: bool
+    notice: str | None
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,10 @@ def prepare_corpus(
             train=_mix([part.train for part in streams], weights, seed).shuffle(seed, buffer_size=STREAM_SHUFFLE_ROWS),
             heldout=concatenate_datasets([part.heldout for part in streams]),
             corpora=tuple(
-                CorpusCounts(name, None, part.heldout_documents, None, None, len(part.heldout), None, False)
-                for name, part in zip(sources, streams, strict=True)
+                CorpusCounts(
+                    source.name, None, part.heldout_documents, None, None, len(part.heldout), None, False, source.notice
+                )
+                for source, part in zip(resolved, streams, strict=True)
             ),
         )
     cache = cache_root(cache_dir)
@@ -150,7 +154,7 @@ def prepare_corpus(
         heldout=concatenate_datasets([part.heldout for part in parts]),
         corpora=tuple(
             CorpusCounts(
-                source=name,
+                source=source.name,
                 documents=part.documents,
                 heldout_documents=part.heldout_documents,
                 tokens=part.tokens,
@@ -158,8 +162,9 @@ def prepare_corpus(
                 heldout_rows=len(part.heldout),
                 cache_path=part.path,
                 reused=part.reused,
+                notice=source.notice,
             )
-            for name, part in zip(sources, parts, strict=True)
+            for source, part in zip(resolved, parts, strict=True)
         ),
     )
 
@@ -174,15 +179,20 @@ def check_corpus(
     heldout: float,
     split: str,
     num_proc: int | None,
-) -> None:
+) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
+
+    Returns:
+        Of each folder or glob of which files are left out, a line that says which.
 
     Raises:
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
-    for source in [resolve_source(name, split) for name in sources]:
+    resolved = [resolve_source(name, split) for name in sources]
+    for source in resolved:
         source.check(text_column)
+    return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
 
 
 def _check(

@@ -1,6 +1,7 @@
 """What a corpus is read from: local files, or a data set of the Hugging Face Hub."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from tutorkd.data.readers import READERS, Document, batches, is_text, not_text, 
 from tutorkd.errors import UserError
 
 _KNOWN = ", ".join(READERS)
+_PACKED = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+_KINDS_NAMED = 6
 _TEXTS = pa.schema({"text": pa.string()})
 _CHARACTERS_PER_WRITE = 1 << 20
 _DOCUMENTS_PER_READ = 64
@@ -24,10 +27,28 @@ _DOCUMENTS_PER_READ = 64
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Local files, in the order in which they are read."""
+    """Local files, in the order in which they are read.
+
+    Attributes:
+        left_out: files of the folder or glob that aren't read, since their extension isn't one of `READERS`.
+    """
 
     name: str
     files: tuple[Path, ...]
+    left_out: tuple[Path, ...] = ()
+
+    @property
+    def notice(self) -> str | None:
+        """What isn't read, in a line; None where everything is."""
+        if not self.left_out:
+            return None
+        kinds = Counter(file.suffix.lower() or "without an extension" for file in self.left_out).most_common()
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds[:_KINDS_NAMED])
+        more = f" and {len(kinds) - _KINDS_NAMED} other kinds" if len(kinds) > _KINDS_NAMED else ""
+        packed = _PACKED.intersection(kind for kind, _ in kinds)
+        unpack = f"; unpack {', '.join(sorted(packed))} to have them read" if packed else ""
+        files = f"{len(self.left_out)} file{'s' * (len(self.left_out) != 1)}"
+        return f"left out {files} of kinds that aren't read: {said}{more}{unpack}"
 
     def identity(self) -> dict[str, Any]:
         """Return what the content depends on: path, size and time of change of every file."""
@@ -76,6 +97,10 @@ class HubDataset:
         """Return what the content depends on; the fingerprint comes from the resolved revision."""
         fingerprint = self._dataset._fingerprint
         return {"hub": self.path, "config": self.config, "split": self.split, "fingerprint": fingerprint}
+
+    @property
+    def notice(self) -> None:
+        """What isn't read: nothing."""
 
     def check(self, column: str) -> None:
         """Nothing: what a data set of the Hub holds isn't known before it is fetched."""
@@ -135,13 +160,14 @@ def resolve_source(name: str, split: str = "train") -> Source:
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return LocalFiles(name, _readable(name, [file for file in path.rglob("*") if not _hidden(file, path)]))
+        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)])
     if path.exists():
         if path.suffix.lower() not in READERS:
-            raise UserError(f"{name}: unknown kind of file; the extension must be one of {_KNOWN}")
+            packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
+            raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}")
         return LocalFiles(name, (path.absolute(),))
     if set(name) & set("*?["):
-        return LocalFiles(name, _readable(name, [Path(file) for file in glob.glob(str(path), recursive=True)]))
+        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or path.suffix.lower() in READERS:
         raise UserError(f"{name}: no such file or folder")
@@ -153,8 +179,10 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _readable(name: str, candidates: list[Path]) -> tuple[Path, ...]:
-    files = sorted(file.absolute() for file in candidates if file.suffix.lower() in READERS and file.is_file())
+def _local_files(name: str, candidates: list[Path]) -> LocalFiles:
+    there = sorted(file.absolute() for file in candidates if file.is_file())
+    files = [file for file in there if file.suffix.lower() in READERS]
+    source = LocalFiles(name, tuple(files), tuple(file for file in there if file.suffix.lower() not in READERS))
     if not files:
-        raise UserError(f"{name}: no file with one of the extensions {_KNOWN}")
-    return tuple(files)
+        raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
+    return source

@@ -70,9 +70,9 @@ def test_all_that_is_missing_is_named_at_once_with_what_to_do(tmp_path):
         ("rte", {"label": ["entailment"] * 3}, "not the Hub's label codes"),
         ("rte", {"label": [0, None, 1]}, "row 2 has no value in column 'label'"),
         ("rte", {"sentence1": ["a", None, "c"]}, "row 2 has no value in column 'sentence1'"),
-        ("rte", {"sentence1": [1, 2, 3]}, "isn't text"),
-        ("rte", {"sentence1": None}, "has no column 'sentence1'; it has: sentence2, label; did you mean 'sentence2'"),
-        ("rte", {"label": None}, "has no column 'label'"),
+        ("rte", {"sentence1": [1, 2, 3]}, "holds int64, not text"),
+        ("rte", {"sentence1": None}, "no column 'sentence1' among sentence2, label; did you mean 'sentence2'"),
+        ("rte", {"label": None}, "no column 'label'"),
     ],
 )
 def test_rows_that_can_t_be_meant_are_refused(name, change, message, tmp_path):

@@ -1,28 +1,25 @@
 """Labelled text: rows of text (or text pairs) with a class each, whatever they come from."""
 
-import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.utils import logging as hub_logging
 
+from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
 
-# File endings, and the reader of `datasets` with its options. In csv only an empty cell is missing: pandas
-# would also take the words "null", "NA" and "None".
-_READERS: dict[str, tuple[str, dict]] = {
-    ".csv": ("csv", {"keep_default_na": False, "na_values": [""]}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two texts become one number
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def load_labelled(
@@ -30,7 +27,8 @@ def load_labelled(
 ) -> Dataset:
     """Read labelled text into the columns ``text``, ``text_pair`` (if asked for) and ``label``, a ClassLabel.
 
-    Classes keep the order that a ClassLabel declares; other integers are ordered by value, strings by name.
+    Classes keep the order that a ClassLabel declares; other whole numbers are ordered by value, strings by name. Whole
+    numbers may be written as text; in csv all fields are text, and an empty one is a missing value.
 
     Args:
         source: a csv, jsonl or parquet file, or a Hub data set ``name:config``.
@@ -38,13 +36,13 @@ def load_labelled(
 
     Raises:
         UserError: if the data can't be found or read, are empty, lack a column, or hold missing values,
-            text that isn't text, unlabelled rows (label -1), decimal labels or one class only.
+            text that isn't text, unlabelled rows (label -1), decimal labels, labels of several types, labels that
+            differ in white space alone, or one class only.
     """
-    rows = read_rows(source, split)
     columns = {"text": text_column, "label": label_column}
     if text_pair_column is not None:
         columns["text_pair"] = text_pair_column
-    check_columns(rows, list(columns.values()), source)
+    rows = read_rows(source, split, list(columns.values()))
     texts = {name: texts_of(rows, column, source) for name, column in columns.items() if name != "label"}
     labels, classes = _labels(rows, label_column, source)
     if len(set(labels)) < 2:
@@ -97,50 +95,125 @@ def _quiet() -> Iterator[None]:
             logger.set_verbosity(verbosity)
 
 
-def read_rows(source: str, split: str) -> Dataset:
-    """The rows of a csv, jsonl or parquet file, or of a split of a Hub data set ``name:config``, as they are.
+def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
+    """The rows of a csv, jsonl or parquet file, or of a split of a Hub data set, as they are.
+
+    Args:
+        columns: those that there must be; of csv and jsonl no others are read.
 
     Raises:
-        UserError: if they can't be found or read.
+        UserError: if they can't be found or read, or there are none, or a column is missing.
     """
-    path = Path(source)
-    readable = path.suffix in _READERS
-    local = readable or path.exists() or path.is_absolute() or source.startswith(".") or source.count("/") > 1
+    path, columns = Path(source), list(dict.fromkeys(columns))
+    reader = _READERS.get(path.suffix.lower())
+    local = reader or path.exists() or path.is_absolute() or source.startswith(".") or source.count("/") > 1
     if local and not path.exists():
         raise UserError(f"data {source}: there is no such file")
-    if local and not (readable and path.is_file()):
+    if local and not (reader and path.is_file()):
         raise UserError(f"data {source}: give one file that ends in {', '.join(_READERS)}")
     try:
+        rows = reader(path, columns) if reader else _of_hub(source, split)
+    except OSError as error:
+        raise UserError(f"data {source} can't be read: {error.strerror or error}") from error
+    for column in columns:
+        require_column(source, column, rows.column_names)
+    if not len(rows):
+        raise UserError(f"data {source} is empty: there are no rows")
+    return rows
+
+
+def _of_hub(source: str, split: str) -> Dataset:
+    name, _, config = source.partition(":")
+    try:
         with _quiet():
-            if local:
-                reader, options = _READERS[path.suffix]
-                return load_dataset(reader, data_files=source, split="train", **options)
-            name, _, config = source.partition(":")
             return load_dataset(name, config or None, split=split)
     except (OSError, ValueError, DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        if local:
-            raise UserError(f"data {source} is empty or can't be read: {reason[:300]}") from error
         raise UserError(
             f"data {source}: neither a file here nor a data set that the Hub gave with a {split} split; "
             f"check the name and the network: {reason[:300]}"
         ) from error
 
 
-def check_columns(rows: Dataset, columns: Sequence[str], source: str) -> None:
-    """Raises UserError, with the nearest name, if ``rows`` (read from ``source``) lack one of the columns."""
-    for column in columns:
-        if column not in rows.column_names:
-            nearest = difflib.get_close_matches(column, rows.column_names, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise UserError(f"{source} has no column {column!r}; it has: {', '.join(rows.column_names)}{hint}")
+def _of_csv(path: Path, columns: Sequence[str]) -> Dataset:
+    found: dict[str, list[Any]] = {column: [] for column in columns}
+    for _, fields in csv_rows(path, columns):
+        for values, field in zip(found.values(), fields, strict=True):
+            values.append(field or None)
+    return Dataset.from_dict(found)
 
 
-def check_present(values: list, column: str, source: str) -> None:
-    """Raises UserError, with the row, where a value is missing."""
+def _of_jsonl(path: Path, columns: Sequence[str]) -> Dataset:
+    found: dict[str, list[Any]] = {column: [] for column in columns}
+    types: dict[str, type] = {}
+    for line, row in json_rows(path, columns):
+        for column, value in zip(columns, row, strict=True):
+            found[column].append(value)
+            if value is None:
+                continue
+            kind, before = type(value), types.setdefault(column, type(value))
+            if kind is not before:
+                raise UserError(
+                    f"{path}: line {line}: column {column!r} holds {kind.__name__}, the rows before it "
+                    f"{before.__name__}; give all rows one type"
+                )
+            if kind in (list, dict) or (kind is int and not -(2**63) <= value < 2**63):
+                raise UserError(
+                    f"{path}: line {line}: column {column!r} holds neither text nor a label: {kind.__name__}"
+                )
+    return Dataset.from_dict(found)
+
+
+def _of_parquet(path: Path, columns: Sequence[str]) -> Dataset:
+    with open_parquet(path) as file:
+        for column in file.schema_arrow.names:
+            require_column(path, column, file.schema_arrow.names)  # each once
+        table = file.read()
+    plain = pa.schema(
+        [
+            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in table.schema
+        ],
+        table.schema.metadata,
+    )
+    try:
+        return Dataset(table.cast(plain))
+    except Exception as error:  # what the file says of its types for `datasets` may be anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its columns or their description can't be read: {reason[:300]}") from error
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str]], Dataset]] = {
+    ".csv": _of_csv,
+    ".json": _of_jsonl,
+    ".jsonl": _of_jsonl,
+    ".parquet": _of_parquet,
+}
+
+
+def values_of(rows: Dataset, column: str, source: str) -> list[Any]:
+    """The values of a column.
+
+    Raises:
+        UserError: naming the row, if one is missing or isn't UTF-8.
+    """
+    try:
+        values = rows[column][:]
+    except UnicodeDecodeError as error:
+        row = next(row for row, value in enumerate(rows.data[column].cast(pa.large_binary())) if not _decodes(value))
+        raise UserError(f"{source}: row {row + 1} isn't UTF-8 in column {column!r}") from error
     for row, value in enumerate(values):
         if value is None or value != value:
             raise UserError(f"{source}: row {row + 1} has no value in column {column!r}; fill it or leave the row out")
+    return values
+
+
+def _decodes(value: pa.Scalar) -> bool:
+    try:
+        (value.as_py() or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_labelled(labels: list, column: str, source: str) -> None:
@@ -156,11 +229,11 @@ def texts_of(rows: Dataset, column: str, source: str) -> list[str]:
     Raises:
         UserError: if it isn't text, or a value is missing.
     """
-    values = rows[column][:]
-    if getattr(rows.features[column], "dtype", None) not in ("string", "large_string", "null"):
-        raise UserError(f"{source}: column {column!r} isn't text but {rows.features[column]}")
-    check_present(values, column, source)
-    return values
+    feature = rows.features[column]
+    kind = feature.pa_type if isinstance(feature, Value) else None
+    if kind is None or not (is_text(kind) or pa.types.is_null(kind)):  # a column of missing values alone is null
+        raise not_text(source, column, kind or type(feature).__name__)
+    return values_of(rows, column, source)
 
 
 def text_columns(rows: Dataset) -> list[list[str]]:
@@ -170,11 +243,37 @@ def text_columns(rows: Dataset) -> list[list[str]]:
 
 def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[str]]:
     """The class name of every row, and the class names in order."""
-    values, feature = rows[column][:], rows.features[column]
-    check_present(values, column, source)
-    check_labelled(values, column, source)
+    values, feature = values_of(rows, column, source), rows.features[column]
     if isinstance(feature, ClassLabel):
+        check_labelled(values, column, source)
+        for row, value in enumerate(values):
+            if not 0 <= value < len(feature.names):
+                raise UserError(
+                    f"{source}: row {row + 1} has the label {value}, but {len(feature.names)} classes are declared"
+                )
         return feature.int2str(values), feature.names
-    if not isinstance(values[0], str | int):
-        raise UserError(f"{source}: column {column!r} holds {feature}; labels are integers or strings")
+    if not isinstance(values[0], str | int) or all(_DECIMAL.fullmatch(str(value)) for value in values):
+        raise UserError(f"{source}: column {column!r} holds {_kind(values[0])}; labels are whole numbers or names")
+    if all(_WHOLE.fullmatch(str(value)) for value in values):
+        values = [int(value) for value in values]
+    check_labelled(values, column, source)
+    _check_names(values, column, source)
     return [str(value) for value in values], [str(value) for value in sorted(set(values))]
+
+
+def _kind(value: Any) -> str:
+    return "decimal numbers" if isinstance(value, str | float) else type(value).__name__
+
+
+def _check_names(labels: list, column: str, source: str) -> None:
+    """Raises UserError, with the rows, where a label is blank or differs from another in white space alone."""
+    first: dict[str, int] = {}
+    for row, label in enumerate(map(str, labels)):
+        if not (bare := " ".join(label.split())):
+            raise UserError(f"{source}: row {row + 1} has a blank label in column {column!r}")
+        other = first.setdefault(bare, row)
+        if label != (before := str(labels[other])):
+            raise UserError(
+                f"{source}: row {row + 1} has the label {label!r} and row {other + 1} {before!r}, which differ in "
+                "white space alone; write them alike"
+            )

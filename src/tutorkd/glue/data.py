@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import check_columns, check_labelled, check_present, digest, read_rows, texts_of
+from tutorkd.evaluation.labelled import check_labelled, digest, read_rows, texts_of, values_of
 from tutorkd.glue.tasks import HUB_NAME, TASKS, Task
 
 LABEL, INDEX = "label", "idx"
@@ -89,16 +89,23 @@ def load_tests(task: Task, data_dir: str | None) -> dict[str, tuple[list[int], D
     """By file of the leaderboard, the numbers of the rows and their texts; what stands for labels isn't read.
 
     Raises:
-        UserError: if rows can't be read, or lack a column or a text.
+        UserError: if rows can't be read, or lack a column or a text, or their numbers aren't numbers of their own.
     """
     tests = {}
     for test in task.submissions:
-        rows, source = _read(test.config, test.split, data_dir)
-        texts = _texts(task, rows, source)
-        index = rows[INDEX][:] if INDEX in rows.column_names else list(range(len(rows)))
-        if len(set(index)) < len(index):
-            raise UserError(f"{source}: numbers in column {INDEX!r} stand there twice; the leaderboard counts by them")
-        tests[test.file] = index, Dataset.from_dict(texts)
+        texts: list[Dataset] = []
+        index: list[int] = []
+        for rows, source in _read(test.config, test.split, data_dir, task.columns):
+            texts.append(Dataset.from_dict(_texts(task, rows, source)))
+            first = len(index)
+            index += values_of(rows, INDEX, source) if INDEX in rows.column_names else range(first, first + len(rows))
+            if not all(isinstance(number, int) for number in index):
+                raise UserError(f"{source}: column {INDEX!r} holds {rows.features[INDEX]}, not the numbers of the rows")
+            if len(set(index)) < len(index):
+                raise UserError(
+                    f"{source}: numbers in column {INDEX!r} stand there twice; the leaderboard counts by them"
+                )
+        tests[test.file] = index, concatenate_datasets(texts)
     return tests
 
 
@@ -115,32 +122,33 @@ def _files(data_dir: str, config: str, split: str) -> list[Path]:
     return [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*-of-*.parquet"))
 
 
-def _read(config: str, split: str, data_dir: str | None) -> tuple[Dataset, str]:
-    """Rows, and what messages call them."""
+def _read(config: str, split: str, data_dir: str | None, columns: Sequence[str]) -> list[tuple[Dataset, str]]:
+    """Rows, of one file or several, and what messages call each."""
     if data_dir is None:
         try:
-            return read_rows(f"{HUB_NAME}:{config}", split), f"{HUB_NAME}, {config}, {split}"
+            return [(read_rows(f"{HUB_NAME}:{config}", split, columns), f"{HUB_NAME}, {config}, {split}")]
         except UserError as error:
             raise UserError(f"{error}; offline, give the files with --data_dir") from error
     files = _files(data_dir, config, split)
     if not files:
         raise UserError(f"{data_dir} lacks {config}/{split}.parquet")
-    return concatenate_datasets([read_rows(str(file), split) for file in files]), str(files[0])
+    return [(read_rows(str(file), split, columns), str(file)) for file in files]
 
 
 def _texts(task: Task, rows: Dataset, source: str) -> dict[str, list[str]]:
-    check_columns(rows, task.columns, source)
     return {
         name: texts_of(rows, column, source) for name, column in zip(("text", "text_pair"), task.columns, strict=False)
     }
 
 
 def _labelled(task: Task, split: str, data_dir: str | None) -> Dataset:
-    rows, source = _read(task.name, split, data_dir)
+    parts = _read(task.name, split, data_dir, [*task.columns, LABEL])
+    return concatenate_datasets([_checked(task, rows, source) for rows, source in parts])
+
+
+def _checked(task: Task, rows: Dataset, source: str) -> Dataset:
     texts = _texts(task, rows, source)
-    check_columns(rows, [LABEL], source)
-    labels, feature = rows[LABEL][:], rows.features[LABEL]
-    check_present(labels, LABEL, source)
+    labels, feature = values_of(rows, LABEL, source), rows.features[LABEL]
     check_labelled(labels, LABEL, source)
     if not all(isinstance(label, int | float) for label in labels):
         raise UserError(f"{source}: column {LABEL!r} holds {feature}, not the Hub's label codes")

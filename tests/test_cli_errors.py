@@ -116,7 +116,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         # Settings.
         (["--max_length", "65"], "rows of 65 tokens are longer than the 64 positions of the teacher; set --max_length"),
         (["--max_length", "7"], "max_length 7 is too short for a row"),
-        (["--learning_rate", "nan"], "learning_rate can't be nan"),
+        (["--learning_rate", "nan"], "learning_rate must be a finite number, not nan"),
         (["--mlm_probability", "15"], "mlm_probability can't be 15.0: the least is 0, the most 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size can't be 0"),
         (["--sampling", "top-k", "--top_k", "96"], "top_k can't be 96: choose from 1 to the 95 tokens that"),

@@ -127,7 +127,7 @@ def test_bad_flags(capfd, flags, message):
         ("max_lenght: 3", "recipe.yaml: unknown key 'max_lenght'; did you mean max_length?"),
         ("max-length: 3", "recipe.yaml: unknown key 'max-length'; did you mean max_length?"),
         ("config: other.yaml", "recipe.yaml: unknown key 'config'"),
-        ("1: 2", "recipe.yaml: unknown key 1"),
+        ("1: 2", "recipe.yaml, line 1: unknown key 1: a key must be text"),
         ("max_length: long", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'long'"),
         ("max_length: 1.5", "recipe.yaml: argument --max_length/--max-length: invalid int value: '1.5'"),
         ("max_length: true", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'True'"),

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -10,10 +11,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from tutorkd.cli.belonging import check_belongs
+from tutorkd.cli.recipe_file import read_recipe
 from tutorkd.cli.trainer_options import COMMON, REFUSED
 from tutorkd.errors import UserError
 from tutorkd.settings import own_fields
@@ -110,21 +111,23 @@ class OptionParser(HfArgumentParser):
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
             check_belongs(recipe, where, self.command, self.keys)
-        recipe = {key: value for key, value in (recipe or {}).items() if value is not None}
+        recipe = recipe or {}
         self._source = where
         namespace = self._parse(self._tokens(recipe), Namespace())
         self._source = self.prog
         namespace.__dict__.pop("_started", None)
         values = vars(self._parse(argv, namespace))
-        if values.get("fp16") and "bf16" not in recipe and flags.bf16 is None:
+        if values.get("fp16") and recipe.get("bf16") is None and flags.bf16 is None:
             values["bf16"] = False  # bfloat16 is a default here where the machine has it; an explicit fp16 replaces it
         read = []
         for dataclass in self.dataclass_types:
             names = [field.name for field in dataclasses.fields(dataclass) if field.init]
             try:
                 read.append(dataclass(**{name: values[name] for name in names}))
-            except (ValueError, ImportError) as error:
-                self.error(" ".join(str(error).split()))
+            except UserError:
+                raise
+            except Exception as error:  # what TrainingArguments raises for a value that it can't take is of any kind
+                self.error(" ".join(str(error).split()) or type(error).__name__)
         return tuple(read)
 
     def _parse(self, argv: Sequence[str], namespace: Namespace) -> Namespace:
@@ -132,6 +135,10 @@ class OptionParser(HfArgumentParser):
         if unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
             self.error(f"unknown option {unknown[0]}{nearest(unknown[0].split('=')[0], options)}")
+        for name, value in vars(namespace).items():
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    self.error(f"{name} must be a finite number, not {number}")
         return namespace
 
     def _tokens(self, recipe: Mapping[str, Any]) -> list[str]:
@@ -140,6 +147,8 @@ class OptionParser(HfArgumentParser):
         for key, value in recipe.items():
             if key not in self.keys:
                 self.error(f"unknown key {key!r}{nearest(str(key), self.keys)}")
+            if value is None:
+                continue  # what is left at its default
             action = self._option_string_actions[f"--{key}"]
             if isinstance(value, list) and not isinstance(action, _Repeatable):
                 self.error(f"{key} takes one value, not the list {value}")
@@ -148,8 +157,21 @@ class OptionParser(HfArgumentParser):
             if value == []:
                 self.error(f"{key} takes one value or more, not an empty list")
             items = value if isinstance(value, list) else [value]
+            for item in items:
+                self._check_written(key, action, item)
             tokens += [f"--{key}={json.dumps(item) if isinstance(item, dict) else item}" for item in items]
         return tokens
+
+    def _check_written(self, key: str, action: Action, item: Any) -> None:
+        """Refuse what YAML doesn't hand on as it is written, and what a flag can't say."""
+        if item is None or isinstance(item, list):
+            self.error(f"{key} takes values in a list, not {item} among them")
+        if action.type is not str:
+            return  # which its own parser checks
+        if isinstance(item, dict) and key not in TrainingArguments._VALID_DICT_FIELDS:
+            self.error(f"{key} takes text, not a mapping")
+        if isinstance(item, bool | float):
+            self.error(f"{key} takes text, which {json.dumps(item)} isn't to YAML; put it in quotes")
 
 
 class _Formatter(ArgumentDefaultsHelpFormatter):
@@ -220,7 +242,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     """A recipe by path or by the name of one that comes with the package.
 
     Raises:
-        UserError: if there is none, or it isn't a YAML mapping.
+        UserError: if there is none, or it can't be read, as ``read_recipe`` says.
     """
     path: Path | Traversable = Path(name)
     if not path.is_file():
@@ -231,9 +253,7 @@ def load_recipe(name: str) -> dict[str, Any]:
             )
         path = RECIPES.joinpath(*f"{name}.yaml".split("/"))
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"the recipe {name} can't be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"the recipe {name} must be a mapping of keys to values")
-    return recipe
+    return read_recipe(text, name)

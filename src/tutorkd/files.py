@@ -2,14 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.dataclasses import type_validator
+
 from tutorkd.errors import UserError
 
 PARTIAL = ".partial"  # folder of what isn't whole yet
+_DIGITS = 300  # more than a float can stand for
 
 
 def make_folder(folder: Path) -> None:
@@ -26,12 +29,33 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def stored_result(file: Path) -> dict[str, Any] | None:
-    """What a JSON file of results holds; None if it isn't there or isn't whole."""
+def stored_result(file: Path, types: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a JSON file of results holds; None if it isn't there, isn't whole or isn't of these types.
+
+    Args:
+        types: of what it must hold: keys to types, or to such a mapping again.
+    """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"), parse_int=_counted)
+        _check(content, types)
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return None
+    return content
+
+
+def _counted(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError("no figure is as large")
+    return int(digits)
+
+
+def _check(content: Any, types: Mapping[str, Any]) -> None:
+    """Raises TypeError or KeyError."""
+    for key, kind in types.items():
+        if isinstance(kind, Mapping):
+            _check(content[key], kind)
+        else:
+            type_validator(key, content[key], kind)
 
 
 @contextmanager

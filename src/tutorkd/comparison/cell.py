@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from tutorkd.cli.distill import distill, make_student
 from tutorkd.comparison.bench import fabricated_trainer
-from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, Cell
+from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
 from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 from tutorkd.evaluation import evaluate_models
 from tutorkd.evaluation.report import write_text
-from tutorkd.files import written_whole
+from tutorkd.files import stored_result, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.run_folder import FINISHED_FILE
 from tutorkd.trainer import prepare_teacher
@@ -80,7 +80,10 @@ def _training(cell: Cell) -> dict[str, Any]:
         steps, tokens; seconds (sum over the log's windows, so that interruptions don't count); flops (floating-point
         operations of all matrix products, forward and backward); log (one mapping a log, with its step).
     """
-    state = json.loads((cell.folder / STUDENT_FOLDER / FINISHED_FILE).read_text(encoding="utf-8"))
+    file = cell.folder / STUDENT_FOLDER / FINISHED_FILE
+    state = stored_result(file, {"global_step": int, "log_history": LOG_TYPE})
+    if state is None or not is_log(state["log_history"]):
+        raise UserError(f"{file} is damaged, so what training cost isn't known; --restart runs the cell again")
     with fabricated_trainer(cell.distill) as trainer:
         cost = measure_step(trainer, cell.distill[1].max_length)
     steps, log = state["global_step"], state["log_history"]

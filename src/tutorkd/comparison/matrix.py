@@ -15,7 +15,7 @@ from tutorkd.cli.distill import DistillArguments
 from tutorkd.cli.options import nearest
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments
-from tutorkd.evaluation.classification import NOT_SETTINGS
+from tutorkd.evaluation.classification import FIGURE_TYPES, NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
@@ -23,6 +23,10 @@ from tutorkd.settings import resolved
 
 RESULT_FILE = "result.json"
 STUDENT_FOLDER = "student"
+# What a cell's result holds, and of a distilled student's training what `cell.run_cell` tells of it.
+RESULT_TYPES = {"settings": dict[str, Any], "training": dict[str, Any], "evaluation": FIGURE_TYPES}
+LOG_TYPE = list[dict[str, int | float]]
+TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
 SECTIONS = ["common", "tokens", "variants", "students", "seeds", "evaluate", "references"]
 TEACHER, UNDISTILLED = "teacher", "not distilled"
 
@@ -76,8 +80,16 @@ class Cell:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had these settings."""
-        result = stored_result(self.folder / RESULT_FILE)
-        return result if result is not None and result.get("settings") == self.settings else None
+        types = RESULT_TYPES | ({"training": TRAINING_TYPES} if self.kind == "distilled" else {})
+        result = stored_result(self.folder / RESULT_FILE, types)
+        if result is None or result["settings"] != self.settings or not is_log(result["training"].get("log", [])):
+            return None
+        return result
+
+
+def is_log(entries: Sequence[Mapping[str, float]]) -> bool:
+    """Whether each entry of a log, which is of `LOG_TYPE`, says its step."""
+    return all("step" in entry for entry in entries)
 
 
 def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:
@@ -154,7 +166,7 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], where: st
     """
     about = f"{where}, variant {variant['name']}"
     method = variant.setdefault("method", "tutor-kd")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UserError(f"{about}: there is no method {method!r}{nearest(str(method), list(METHODS))}")
     constants = [field.name for field in dataclasses.fields(METHODS[method].settings)]
     _check_keys(variant, ["name", "method", "learning_rate", *constants], about)
@@ -171,10 +183,10 @@ def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int
         raise UserError(f"{where}: give one budget: max_steps under common, or tokens")
     if tokens is None:
         steps = common["max_steps"]
-        if not isinstance(steps, int) or steps < 1:
+        if type(steps) is not int or steps < 1:
             raise UserError(f"{where}, common: max_steps must be a whole number from 1, not {steps!r}")
         return {}
-    if not isinstance(tokens, int) or tokens < 1:
+    if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
     settings = {key: value for key, value in common.items() if key in distill_command.parser().keys}
     _, text, _, config = distill_command.parser().read([], settings, f"{where}, common")
@@ -205,7 +217,7 @@ def _check_names(names: Sequence[str], reserved: set[str], where: str) -> None:
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value or {}, dict):
+    if not isinstance(value, dict | None):
         raise UserError(f"{where}: must be a mapping of keys to values")
     return dict(value or {})
 
@@ -222,7 +234,10 @@ def _named(item: Any, key: str, where: str) -> dict[str, Any]:
     if isinstance(item, str):
         return {"name": item, key: item}
     named = _mapping(item, where)
-    return {**named, "name": str(named.get("name") or named.get(key) or "")} if named else {"name": ""}
+    name = named.get("name") or named.get(key) or ""
+    if type(name) not in (str, int):
+        raise UserError(f"{where}: the name {name!r} isn't text to YAML; put it in quotes")
+    return {**named, "name": str(name)}
 
 
 def _without_name(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
-from tutorkd.files import make_folder, written_whole
+from tutorkd.files import make_folder, stored_result, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.settings import first_difference
 
 RECORD_FILE, CLASSIFIER = "result.json", "classifier"
+FIGURE_TYPES = get_type_hints(EvaluationResult)
+_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "classifier": bool, "result": FIGURE_TYPES}
 _TIMED_SENTENCES = 200
 NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")
 _MACHINE = ("device", "threads")
@@ -239,11 +241,10 @@ def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> d
 
 def _read(record: Path) -> dict[str, Any]:
     """What a record holds; nothing if it is damaged or of an earlier version."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        return {**content, "result": EvaluationResult(**content["result"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    content = stored_result(record, _RECORD_TYPES)
+    if content is None:
         return {}
+    return {**content, "result": EvaluationResult(**{key: content["result"][key] for key in FIGURE_TYPES})}
 
 
 def _records(output: Path) -> dict[Path, dict[str, Any]]:

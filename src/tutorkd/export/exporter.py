@@ -104,13 +104,12 @@ def _check_folder(out: Path, checkpoint: Checkpoint, restart: bool) -> None:
         raise UserError(f"{out} is a file; choose another --output_dir")
     if not any(file.is_file() and PARTIAL not in file.parts for file in out.rglob("*")):
         return
-    record = stored_result(out / ONNX_FOLDER / RECORD_FILE)
+    record = stored_result(out / ONNX_FOLDER / RECORD_FILE, {"model": str})
     if record is None:
         raise UserError(f"{out} holds something that isn't an export of tutorkd; choose another --output_dir")
     if any(out.glob("*.safetensors")):
         raise UserError(f"{out} is the folder of another checkpoint; choose another --output_dir")
-    if record.get("model") != checkpoint.slug and not restart:
+    if record["model"] != checkpoint.slug and not restart:
         raise UserError(
-            f"{out} holds the export of {record.get('model')}; choose another --output_dir, or --restart to "
-            "overwrite it"
+            f"{out} holds the export of {record['model']}; choose another --output_dir, or --restart to overwrite it"
         )

@@ -26,10 +26,11 @@ from tutorkd.files import stored_result
 from tutorkd.glue.data import TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
-from tutorkd.glue.tasks import Task
+from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.hub import load_tokenizer
 
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
+_RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had this identity."""
-        result = stored_result(self.folder / RESULT_FILE)
-        return result if result is not None and result.get("identity") == self.identity else None
+        figures = {figure.name: float for figure in TASKS[self.identity["task"]].figures}
+        result = stored_result(self.folder / RESULT_FILE, {**_RESULT_TYPES, "scores": figures})
+        return result if result is not None and result["identity"] == self.identity else None
 
     @property
     def error(self) -> str | None:

@@ -1,0 +1,143 @@
+"""Files of results and of runs of any content: they count as they are, or not at all."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+
+import glue_data
+import pytest
+import tiny
+import yaml
+from fuzz import altered, damaged_json, fuzzed, mutated, or_refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutorkd.cli.adapt import AdaptArguments
+from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.comparison.cell import _training
+from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
+from tutorkd.comparison.report import markdown, summarise
+from tutorkd.evaluation.checkpoint import Checkpoint
+from tutorkd.evaluation.classification import _compare, _kept
+from tutorkd.evaluation.report import EvaluationResult, markdown_table
+from tutorkd.export.exporter import _check_folder
+from tutorkd.glue import report, runs, summary
+from tutorkd.glue.arguments import GlueArguments
+from tutorkd.glue.data import load_task
+from tutorkd.glue.tasks import TASKS
+from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, RunFolder
+
+RESULT = EvaluationResult("student", 10, 40, 0.5, 0.5, 0.1, 8, 8, 1.0, 0.9, 1.1, None, 1, "cpu", 2.0)
+LOG = [{"loss": 2.0, "step": 2, "tokens_per_second": 5.0}, {"eval_probe_auc": 0.6, "step": 4}]
+
+
+@pytest.fixture
+def cell(tmp_path):
+    recipe = {
+        "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4},
+        "variants": ["mlm"],
+        "evaluate": {"train": "a.csv", "validation": "b.csv"},
+    }
+    cell = read_cells(recipe, "r", tmp_path)[-1]
+    (cell.folder / STUDENT_FOLDER).mkdir(parents=True)
+    return cell
+
+
+SETTINGS = {"max_length": 16, "device": "cpu"}
+TRAINING = {"steps": 4, "tokens": 40, "seconds": 60.0, "flops": 2e12, "log": LOG}
+
+
+@fuzzed(100)
+@given(data=st.data())
+def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data):
+    settings = cell.settings
+    whole = {"settings": settings, "training": TRAINING, "evaluation": asdict(RESULT)}
+    (cell.folder / RESULT_FILE).write_bytes(data.draw(damaged_json(whole)))
+    found = cell.result
+    table = markdown(summarise([cell], {}))
+    assert ("not run" in table) == (found is None)
+    assert found is None or found["settings"] == settings
+
+
+@fuzzed(60)
+@given(content=damaged_json({"global_step": 4, "log_history": LOG, "log_levels": {}}))
+def test_the_log_of_a_student_is_read_or_its_file_is_named(cell, content):
+    (cell.folder / STUDENT_FOLDER / FINISHED_FILE).write_bytes(content)
+    with suppress(StopIteration):  # what is measured once the log is taken
+        or_refused(FINISHED_FILE, _training, cell)
+
+
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch):
+    def measure(*arguments):
+        raise StopIteration
+
+    monkeypatch.setattr("tutorkd.comparison.cell.fabricated_trainer", measure)
+
+
+WEIGHTS = {"source": "/s", "bytes": 40, "modified_ns": 5}
+
+
+@fuzzed(100)
+@given(
+    content=damaged_json({"settings": SETTINGS, "weights": WEIGHTS, "classifier": False, "result": asdict(RESULT)}),
+)
+def test_a_damaged_record_of_an_evaluation_is_refused_or_run_again_or_has_its_figures(tmp_path, content):
+    checkpoint = Checkpoint("student", "/s", 40, WEIGHTS)
+    record = tmp_path / "student" / "result.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_bytes(content)
+    or_refused("choose another --output_dir", _compare, tmp_path, SETTINGS)
+    result = _kept(record, SETTINGS, checkpoint, False)
+    if result is not None:
+        assert "student" in markdown_table([result])
+
+
+@pytest.fixture
+def unit(tmp_path):
+    folder = tmp_path / "model"
+    tiny.config("bert").save_pretrained(folder)
+    data = load_task(TASKS["mrpc"], glue_data.write_task(tmp_path / "data", "mrpc"), None)
+    args = GlueArguments(learning_rates=[1e-4], batch_sizes=[8], epochs=[1], seeds=[0])
+    checkpoint = Checkpoint("model", str(folder), 1, {"source": str(folder)})
+    return runs.Unit(checkpoint, TASKS["mrpc"], data, tmp_path / "runs", args.runs(TASKS["mrpc"], None))
+
+
+@fuzzed(80)
+@given(data=st.data())
+def test_a_damaged_result_of_glue_counts_as_none_or_has_its_figures(unit, data):
+    (run,) = unit.runs
+    scores = {figure.name: 0.5 for figure in unit.task.figures}
+    about = {"parameters": 10, "train_seconds": 2.0, "device": "cpu", "threads": 1}
+    run.folder.mkdir(parents=True, exist_ok=True)
+    whole = {"identity": run.identity, "scores": scores, **about}
+    (run.folder / runs.RESULT_FILE).write_bytes(data.draw(damaged_json(whole)))
+    found = summary.summarise([unit], None, {})
+    assert (found["models"][0]["tasks"]["mrpc"]["finished_runs"] == 0) == (run.result is None)
+    assert report.markdown(json.loads(json.dumps(found)))
+
+
+@fuzzed(60)
+@given(content=damaged_json({"model": "student", "inputs": ["input_ids"], "threads": 1}))
+def test_a_damaged_record_of_an_export_is_taken_for_nothing_of_ours(tmp_path, content):
+    (tmp_path / "onnx").mkdir(exist_ok=True)
+    (tmp_path / "onnx" / "export.json").write_bytes(content)
+    or_refused(
+        "choose another --output_dir", _check_folder, tmp_path, Checkpoint("s", "/s", 1, {"source": "/s"}), False
+    )
+
+
+ARGUMENTS = [AdaptArguments(model="m"), CorpusArguments(corpus=["c.txt"])]
+RUN = {"model": "m", "corpus": ["c.txt"], "max_length": 128}
+
+
+@pytest.mark.xfail(reason="a damaged run.yaml still ends in a traceback")
+@fuzzed(80)
+@given(
+    content=altered(RUN).map(lambda value: yaml.safe_dump(value).encode("utf-8", "surrogatepass"))
+    | mutated(st.just(yaml.safe_dump(RUN).encode()))
+)
+def test_a_damaged_run_file_is_the_same_run_or_refused(tmp_path, content):
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / RUN_FILE).write_bytes(content)
+    or_refused(str(tmp_path / "run"), RunFolder, tmp_path / "run", ARGUMENTS, False)

@@ -408,7 +408,7 @@ def test_of_runs_at_once_one_makes_the_rows(tmp_path, prepare, bert):
 
 def test_a_hub_data_set_is_kept_by_its_fingerprint(tmp_path, prepare, bert, monkeypatch):
     hub = datasets.Dataset.from_dict({"body": TEXTS, "n": range(60)})
-    monkeypatch.setattr(sources, "load_dataset", lambda *args, **kwargs: hub)
+    monkeypatch.setattr(sources, "load_from_hub", lambda *args, **kwargs: hub)
     first = prepare(["org/name"], text_column="body", heldout=0)
     assert rows_of(first.train) == packed_by_hand(TEXTS, bert, 16)
     assert prepare(["org/name"], text_column="body", heldout=0).corpora[0].reused
@@ -456,7 +456,7 @@ def test_data_loader_workers_give_each_streamed_row_once(tmp_path, prepare, bert
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")  # with which threads would hang in the workers
     if origin == "hub":
         hub = datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(num_shards=3)
-        monkeypatch.setattr(sources, "load_dataset", lambda *args, **kwargs: hub)
+        monkeypatch.setattr(sources, "load_from_hub", lambda *args, **kwargs: hub)
     path = corpus(tmp_path / "a.jsonl") if origin == "local" else "org/name"
     train = prepare([path], heldout=0, streaming=True).train
     rows = chain.from_iterable(DataLoader(train, 4, num_workers=2, collate_fn=rows_of, timeout=20))

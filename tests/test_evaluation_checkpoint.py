@@ -5,9 +5,14 @@ import tiny
 import torch
 from commands import save
 from torch.nn.functional import mse_loss
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
+from tutorkd.export.arguments import ExportArguments
+from tutorkd.export.rows import rows_to_check_on
+from tutorkd.export.source import load_source
+from tutorkd.hub import load_tokenizer
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
 OTHER_ORDER = {"contradiction": 0, "entailment": 1, "neutral": 2}
@@ -77,3 +82,22 @@ def test_one_class_name_makes_a_regression_and_two_a_classifier_whatever_it_was_
 def test_the_longest_row_is_known_without_loading_weights(tmp_path):
     found = find_checkpoint(save(tiny.masked_lm("bert"), tmp_path / "model"))
     assert check_checkpoint(found, None) == 64
+
+
+@pytest.mark.parametrize("lacking", ["mask_token", "cls_token", "sep_token", "pad_token"])
+def test_of_the_special_tokens_only_the_padding_is_asked_for(lacking, tmp_path):
+    path = save(tiny.masked_lm("bert"), tmp_path / "model")
+    tokens = {name: token for name, token in tiny.tokenizer().special_tokens_map.items() if name != lacking}
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, **tokens).save_pretrained(path)
+    found = find_checkpoint(path)
+    if lacking == "pad_token":
+        with pytest.raises(UserError, match="has no pad_token, which batches of rows need"):
+            check_checkpoint(found, None)
+    else:
+        check_checkpoint(found, None)
+        assert getattr(load_classifier(found, ["no", "yes"], seed=0)[1], lacking) is None
+        rows = rows_to_check_on(ExportArguments(model=path), load_source(found)).rows
+        assert all(None not in row["input_ids"] for row in rows)
+    with pytest.raises(UserError, match=f"has no {lacking}, which masked language modelling needs"):
+        load_tokenizer(path, "teacher")

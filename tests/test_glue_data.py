@@ -4,7 +4,7 @@ import datasets
 import glue_data
 import pytest
 import tiny
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.finetune import tokenize
@@ -138,17 +138,16 @@ def test_a_pair_that_is_cut_keeps_both_texts():
 def test_the_hub_is_asked_for_the_configuration_and_split(tmp_path, monkeypatch):
     asked = []
 
-    def load_dataset(name, config, split):
-        asked.append((name, config, split))
-        rows = glue_data.rows(TASKS["rte"], 4)
-        return DatasetDict({split: Dataset.from_dict(rows)})[split]
+    def load(name, split):
+        asked.append((name, split))
+        return Dataset.from_dict(glue_data.rows(TASKS["rte"], 4))
 
-    monkeypatch.setattr("tutorkd.evaluation.labelled.load_dataset", load_dataset)
+    monkeypatch.setattr("tutorkd.evaluation.labelled.load_from_hub", load)
     load_task(TASKS["rte"], None, None)
-    assert asked == [("nyu-mll/glue", "rte", "train"), ("nyu-mll/glue", "rte", "validation")]
+    assert asked == [("nyu-mll/glue:rte", "train"), ("nyu-mll/glue:rte", "validation")]
 
 
 def test_without_the_hub_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="offline, give the files with --data_dir"):
+    with pytest.raises(UserError, match="or give the files with --data_dir"):
         load_task(TASKS["rte"], None, None)

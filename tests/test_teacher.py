@@ -140,7 +140,7 @@ def test_a_family_outside_the_interface_is_refused_with_those_that_work():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("./no-such-folder", "no such folder"), ("no-such-organisation/no-such-model", "neither a folder here nor")],
+    [("./no-such-folder", "no such folder"), ("no-such-organisation/no-such-model", "isn't a folder here")],
 )
 def test_a_model_that_isn_t_there_is_told_in_one_line(name, message):
     with pytest.raises(UserError, match=message) as caught:

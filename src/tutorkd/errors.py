@@ -1,6 +1,8 @@
-"""What ends a command early."""
+"""What ends a command early, and what its message suggests."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -22,3 +24,9 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean ...?", or nothing where no word is near."""
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f"; did you mean {near[0]}?" if near else ""

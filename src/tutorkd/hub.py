@@ -1,19 +1,17 @@
 """Models and tokenizers by Hub name or path, with one-line errors."""
 
 import logging as python_logging
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, get_session, is_offline_mode, try_to_load_from_cache
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
+from tutorkd.hub_access import HubRefusal, first_line, reaching
 
 
 @contextmanager
@@ -31,42 +29,40 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def loading(name: str, role: str) -> Iterator[None]:
-    """Turn what loading ``name`` can fail with into one line, at once where there is no network.
+def loading(name: str, role: str, presets: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what loading ``name`` can fail with into one line.
+
+    Args:
+        presets: names that would have been neither looked for here nor on the Hub.
 
     Raises:
         UserError: if there is no such model, it can't be reached, or its files are damaged.
     """
+    local = Path(name).exists()
+    if not local and looks_like_path(name):
+        raise UserError(f"the {role} {name}: there is no such folder{nearest_path(name)}")
     try:
-        if not (Path(name).exists() or try_to_load_from_cache(name, "config.json") or is_offline_mode()):
-            _ask_hub()
-        with quiet_transformers():
+        with quiet_transformers(), nullcontext() if local else reaching(name, "model"):
             yield
-    except Exception as error:  # errors of the Hub client, transformers, tokenizers and safetensors share no base class
-        raise UserError(_explain(name, role, error)) from error
+    except HubRefusal as refusal:
+        near = nearest(name, presets) or nearest_path(name)
+        absent = f"is neither {', '.join(presets)} nor a folder here" if presets else "isn't a folder here"
+        raise UserError(f"the {role} {name} {absent}; {refusal}{near}") from refusal
+    except Exception as error:  # errors of transformers, tokenizers and safetensors share no base class
+        raise UserError(f"the {role} {name} can't be loaded: {first_line(error)}") from error
 
 
-@cache
-def _ask_hub() -> None:
-    """Once, and without the client's retries, which take most of a minute where there is no network.
-
-    Raises:
-        Exception: what the client's library says where the Hub can't be reached.
-    """
-    get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+def looks_like_path(name: str) -> bool:
+    """Whether a name can't be one of the Hub's."""
+    return name.startswith((".", "~", "/")) or Path(name).is_absolute() or name.count("/") > 1
 
 
-def _explain(name: str, role: str, error: Exception) -> str:
-    reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+def nearest_path(name: str) -> str:
+    """ "; did you mean ...?", of what lies in the same folder; nothing where no name is near."""
     path = Path(name)
-    if path.exists():
-        return f"the {role} {name} can't be loaded: {reason}"
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        return f"the {role} {name}: there is no such folder"
-    return (
-        f"the {role} {name} is neither a folder here nor a model that the Hub gave: check the name and the network "
-        f"(offline, download it beforehand or give a path); the Hub client said: {reason}"
-    )
+    if not path.parent.is_dir():
+        return ""
+    return nearest(name, [str(path.with_name(there.name)) for there in path.parent.iterdir()])
 
 
 def load_model(
@@ -75,6 +71,7 @@ def load_model(
     role: str,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    presets: Sequence[str] = (),
 ) -> tuple[PreTrainedModel, list[str]]:
     """A checkpoint as a model of ``kind``, an auto class, and the names of the head's weights that it lacks.
 
@@ -83,7 +80,7 @@ def load_model(
     Raises:
         UserError: if there is no such model, it can't be reached, or it isn't a whole encoder.
     """
-    with loading(name, role):
+    with loading(name, role, presets):
         model, info = kind.from_pretrained(
             name,
             dtype=dtype,
@@ -109,17 +106,27 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) > len(tokenizer.all_special_tokens)
 
 
-def load_tokenizer(name: str, role: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, fast, with a mask token.
+MASKED_TRAINING = ("mask_token", "cls_token", "sep_token", "pad_token")
+CLASSIFICATION = ("pad_token",)
+
+
+def load_tokenizer(
+    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = MASKED_TRAINING
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, fast, with the special tokens that its use needs.
+
+    Args:
+        needed: MASKED_TRAINING or CLASSIFICATION.
 
     Raises:
-        UserError: if there is none, or it lacks [MASK], [CLS], [SEP] or [PAD].
+        UserError: if there is no tokenizer, or it lacks one of them.
     """
     with loading(name, role):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     if not has_vocabulary(tokenizer):
         raise UserError(f"the {role} {name} has no tokenizer: there is no vocabulary beside its weights")
-    for token in ("mask_token", "cls_token", "sep_token", "pad_token"):
+    for token in needed:
         if getattr(tokenizer, token) is None:
-            raise UserError(f"the tokenizer of the {role} {name} has no {token}, which masked language modelling needs")
+            use = "masked language modelling needs" if needed is MASKED_TRAINING else "batches of rows need"
+            raise UserError(f"the tokenizer of the {role} {name} has no {token}, which {use}")
     return tokenizer

@@ -72,7 +72,7 @@ def student_config(
             **EXTREME_SIZES,
         )
     else:
-        with loading(name, "student"):
+        with loading(name, "student", PRESETS):
             config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     for key, value in (sizes or {}).items():
         if value < 1:
@@ -147,7 +147,7 @@ def build_student(
     """
     if pretrained:
         kind = AutoModelForMaskedLM if mlm_head else AutoModel
-        return load_model(kind, name, "student", trust_remote_code=trust_remote_code)[0]
+        return load_model(kind, name, "student", trust_remote_code=trust_remote_code, presets=PRESETS)[0]
     config = student_config(name, teacher, sizes, trust_remote_code)
     # The encoder is drawn first, so that a seed gives the same one with and without a head.
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)

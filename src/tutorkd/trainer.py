@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from tutorkd.data.masking import (
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
+from tutorkd.hub_access import ask_hub, explain, first_line
 from tutorkd.methods import METHODS, Method
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
@@ -297,12 +297,13 @@ class MaskedRowsTrainer(Trainer):
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's, which makes the repository when it is itself made; refusals in one line."""
-        with _pushing("no step was done"):
+        with _pushing(self.args, "no step was done"):
+            ask_hub()
             super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refusals in one line."""
-        with _pushing(f"the model is in {self.args.output_dir}"):
+        with _pushing(self.args, f"the model is in {self.args.output_dir}"):
             return super().push_to_hub(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -372,20 +373,18 @@ def _prepare_for_checkpointing(module: nn.Module, model: PreTrainedModel, args: 
 
 
 @contextmanager
-def _pushing(state: str) -> Iterator[None]:
-    """Turn what the Hub can refuse into one line that ends with ``state``.
+def _pushing(args: PretrainingConfig, state: str) -> Iterator[None]:
+    """Turn what the Hub can refuse of a push into one line that ends with ``state``.
 
     Raises:
-        UserError: with what the Hub client said.
+        UserError: saying what it refuses.
     """
     try:
         yield
     except Exception as error:  # errors of the Hub client and of the network share no base class
-        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-        raise UserError(
-            f"push_to_hub: the Hub can't be reached or refuses; check the network, and log in with hf auth login, or "
-            f"leave push_to_hub out; {state}; the Hub client said: {reason}"
-        ) from error
+        name = args.hub_model_id or Path(args.output_dir).name
+        reason = explain(error, name, "model") or first_line(error)
+        raise UserError(f"push_to_hub: {reason}; or leave push_to_hub out; {state}") from error
 
 
 class MaskedLMTrainer(MaskedRowsTrainer):

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.cli.corpus import CorpusArguments
-from tutorkd.cli.options import OptionParser, load_recipe, nearest
+from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cli.plan import print_plan
 from tutorkd.cli.training import check_positions, ready_trainer, saving, train
 from tutorkd.config import DistillationConfig
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 from tutorkd.files import written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.methods import METHODS

@@ -1,7 +1,6 @@
 """Options of a command: defaults < recipe < flags."""
 
 import dataclasses
-import difflib
 import json
 import math
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
@@ -16,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from tutorkd.cli.belonging import check_belongs
 from tutorkd.cli.recipe_file import read_recipe
 from tutorkd.cli.trainer_options import COMMON, REFUSED
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 from tutorkd.settings import own_fields
 
 RECIPES = resources.files("tutorkd") / "recipes"
@@ -211,12 +210,6 @@ class _Repeatable(Action):
         previous = getattr(namespace, self.dest) if self.dest in started else []
         started.add(self.dest)
         setattr(namespace, self.dest, [*previous, *values])
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """ "; did you mean ...?", or nothing where no word is near."""
-    near = difflib.get_close_matches(word.replace("-", "_") if not word.startswith("-") else word, words, 1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def recipe_names(command: str | None = None) -> list[str]:

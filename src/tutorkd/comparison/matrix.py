@@ -12,8 +12,7 @@ from typing import Any, Literal
 from tutorkd.cli import distill as distill_command
 from tutorkd.cli import evaluate as evaluate_command
 from tutorkd.cli.distill import DistillArguments
-from tutorkd.cli.options import nearest
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation import EvaluateArguments
 from tutorkd.evaluation.classification import FIGURE_TYPES, NOT_SETTINGS
 from tutorkd.files import stored_result

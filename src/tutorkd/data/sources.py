@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets.utils import tqdm
 
+from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.packing import nonblank
 from tutorkd.data.readers import READERS, Document, batches, is_text, not_text, read_documents, require_column
 from tutorkd.errors import UserError
+from tutorkd.hub import looks_like_path, nearest_path
 
 _KNOWN = ", ".join(READERS)
 _PACKED = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
@@ -80,23 +82,22 @@ class LocalFiles:
 class HubDataset:
     """One split of a data set on the Hub, loaded through `datasets` and its own cache."""
 
-    name: str
-    path: str
-    config: str | None
+    name: str  # with its configuration, as name:config
     split: str
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return self._load(streaming=False)
+        return load_from_hub(self.name, self.split)
 
     @cached_property
     def _iterable(self) -> IterableDataset:
-        return self._load(streaming=True)
+        return load_from_hub(self.name, self.split, streaming=True)
 
     def identity(self) -> dict[str, Any]:
         """Return what the content depends on; the fingerprint comes from the resolved revision."""
         fingerprint = self._dataset._fingerprint
-        return {"hub": self.path, "config": self.config, "split": self.split, "fingerprint": fingerprint}
+        path, config = name_and_config(self.name)
+        return {"hub": path, "config": config, "split": self.split, "fingerprint": fingerprint}
 
     @property
     def notice(self) -> None:
@@ -107,13 +108,21 @@ class HubDataset:
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
-        # not a plain loop, which in a data loader's worker would give that worker's share alone
-        for batch in self._iterable.iter(batch_size=_DOCUMENTS_PER_READ):
+        for batch in self._batches():
             require_column(self.name, column, batch)
             for document in batch[column]:
                 if document is not None and not isinstance(document, str):
                     raise not_text(self.name, column, type(document).__name__)
                 yield document
+
+    def _batches(self) -> Iterator[dict[str, list]]:
+        """Raise a `UserError` where the download breaks off for longer than `datasets` waits."""
+        batches = self._iterable
+        try:
+            # not a plain loop, which in a data loader's worker would give that worker's share alone
+            yield from batches.iter(batch_size=_DOCUMENTS_PER_READ)
+        except Exception as error:  # errors of the network, arrow and `datasets` share no base class
+            raise unreadable(self.name, error) from error
 
     def load(self, column: str, folder: Path) -> Dataset:
         """Return a data set with the one column `text`, memory-mapped from the cache of `datasets`."""
@@ -126,17 +135,6 @@ class HubDataset:
         feature = features[column]
         if not (isinstance(feature, Value) and is_text(feature.pa_type)):
             raise not_text(self.name, column, feature)
-
-    def _load(self, streaming: bool) -> Any:
-        try:
-            return load_dataset(self.path, self.config, split=self.split, streaming=streaming)
-        except Exception as error:  # errors of the network, the Hub, arrow and `datasets` share no base class
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"corpus {self.name!r}: no such file or folder, and not to be had from the Hub (split "
-                f"{self.split!r}): {reason.rstrip('.')}; check the name, or without a network download it "
-                "beforehand and set HF_HUB_OFFLINE=1"
-            ) from error
 
 
 Source = LocalFiles | HubDataset
@@ -168,11 +166,9 @@ def resolve_source(name: str, split: str = "train") -> Source:
         return LocalFiles(name, (path.absolute(),))
     if set(name) & set("*?["):
         return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local or path.suffix.lower() in READERS:
-        raise UserError(f"{name}: no such file or folder")
-    hub_path, _, config = name.partition(":")
-    return HubDataset(name, hub_path, config or None, split)
+    if looks_like_path(name) or path.suffix.lower() in READERS:
+        raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
+    return HubDataset(name, split)
 
 
 def _hidden(file: Path, folder: Path) -> bool:

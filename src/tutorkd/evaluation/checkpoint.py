@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, load_tokenizer, loading
 
 _ROLE = "model"
 _FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
@@ -85,7 +85,7 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | No
             positions are fewer.
     """
     name = checkpoint.name
-    tokenizer = load_tokenizer(checkpoint.folder, _ROLE)
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
     with loading(name, _ROLE):
         config = AutoConfig.from_pretrained(checkpoint.folder)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -116,7 +116,7 @@ def load_classifier(
     Raises:
         UserError: if weights of the encoder are missing or have another shape than its configuration says.
     """
-    tokenizer = load_tokenizer(checkpoint.folder, _ROLE)
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
     set_seed(seed)
     # The notice about a newly initialised classifier is expected here; a missing encoder is told below.
     with loading(checkpoint.name, _ROLE):

@@ -11,12 +11,13 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Value, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub.utils import logging as hub_logging
 
+from tutorkd.data.from_hub import load_from_hub
 from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
+from tutorkd.hub import looks_like_path, nearest_path
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two texts become one number
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -106,9 +107,9 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
     """
     path, columns = Path(source), list(dict.fromkeys(columns))
     reader = _READERS.get(path.suffix.lower())
-    local = reader or path.exists() or path.is_absolute() or source.startswith(".") or source.count("/") > 1
+    local = reader or path.exists() or looks_like_path(source)
     if local and not path.exists():
-        raise UserError(f"data {source}: there is no such file")
+        raise UserError(f"data {source}: there is no such file{nearest_path(source)}")
     if local and not (reader and path.is_file()):
         raise UserError(f"data {source}: give one file that ends in {', '.join(_READERS)}")
     try:
@@ -123,16 +124,8 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
 
 
 def _of_hub(source: str, split: str) -> Dataset:
-    name, _, config = source.partition(":")
-    try:
-        with _quiet():
-            return load_dataset(name, config or None, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(
-            f"data {source}: neither a file here nor a data set that the Hub gave with a {split} split; "
-            f"check the name and the network: {reason[:300]}"
-        ) from error
+    with _quiet():
+        return load_from_hub(source, split)
 
 
 def _of_csv(path: Path, columns: Sequence[str]) -> Dataset:

@@ -84,5 +84,6 @@ def _random(tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[st
     rows = []
     for length in generator.integers(_SHORTEST_RANDOM, max_length + 1, _COUNT):
         ids = [tokenizer.cls_token_id, *generator.choice(words, length - 2).tolist(), tokenizer.sep_token_id]
-        rows.append({"input_ids": ids, "attention_mask": [1] * length, "token_type_ids": [0] * length})
+        ids = [token for token in ids if token is not None]  # some tokenizers lack one or both
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)})
     return rows

@@ -15,7 +15,7 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
-from tutorkd.hub import load_model, load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, load_model, load_tokenizer, loading
 
 _ROWS, _TOKENS = "ForSequenceClassification", "ForTokenClassification"
 _HEADS = {_ROWS: AutoModelForSequenceClassification, _TOKENS: AutoModelForTokenClassification}
@@ -67,7 +67,7 @@ def load_source(checkpoint: Checkpoint) -> Source:
         UserError: if it isn't a whole encoder, its head has no weights, or its tokenizer is missing.
     """
     longest = check_checkpoint(checkpoint, None)
-    tokenizer = load_tokenizer(checkpoint.folder, "model")
+    tokenizer = load_tokenizer(checkpoint.folder, "model", needed=CLASSIFICATION)
     if longest:  # so that whoever runs the files can cut rows without knowing the model
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     with loading(checkpoint.name, "model"):

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import product
 
-from tutorkd.cli.options import nearest
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.finetune import FineTuneArguments
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
 

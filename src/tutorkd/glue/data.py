@@ -128,7 +128,7 @@ def _read(config: str, split: str, data_dir: str | None, columns: Sequence[str])
         try:
             return [(read_rows(f"{HUB_NAME}:{config}", split, columns), f"{HUB_NAME}, {config}, {split}")]
         except UserError as error:
-            raise UserError(f"{error}; offline, give the files with --data_dir") from error
+            raise UserError(f"{error}; or give the files with --data_dir") from error
     files = _files(data_dir, config, split)
     if not files:
         raise UserError(f"{data_dir} lacks {config}/{split}.parquet")

@@ -15,7 +15,7 @@ from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import text_columns
 from tutorkd.glue.report import part_of
 from tutorkd.glue.runs import Unit
-from tutorkd.hub import load_tokenizer
+from tutorkd.hub import CLASSIFICATION, load_tokenizer
 
 _SAMPLE = 200  # rows whose length is looked at
 _FORWARD = 1 / 3  # of a step's time
@@ -61,7 +61,7 @@ def _seconds(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
     # Shuffled, since some tasks' rows lie in the order of their sources, with lengths of their own.
     rows = unit.rows.train.shuffle(seed=0).select(range(min(len(unit.rows.train), _SAMPLE)))
-    tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
+    tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
     tokens = tokenizer(*text_columns(rows), truncation=True, max_length=unit.settings[0].max_length)
     length = round(fmean(len(ids) for ids in tokens["input_ids"]))
     validation = _FORWARD * sum(map(len, unit.rows.validation.values())) / len(unit.rows.train)

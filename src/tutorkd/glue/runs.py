@@ -27,7 +27,7 @@ from tutorkd.glue.data import TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import TASKS, Task
-from tutorkd.hub import load_tokenizer
+from tutorkd.hub import CLASSIFICATION, load_tokenizer
 
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
 _RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
@@ -158,7 +158,7 @@ class Tokenised:
     """The rows of a unit as token ids."""
 
     def __init__(self, unit: Unit):
-        self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model")
+        self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
         self.max_length = unit.settings[0].max_length
         self.train = self.of(unit.rows.train)
         self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}

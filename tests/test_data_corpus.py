@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -472,3 +473,61 @@ def test_streams_are_mixed_as_files_are(tmp_path, prepare):
     assert len(rows) == 2 * -(-2700 // 14)
     mixed = rows_of(prepare(paths, weights=[3, 1], streaming=True).train)
     assert np.mean([row[1] in {5, 6, 7} for row in mixed]) == pytest.approx(0.75, abs=0.05)
+
+
+# The digest of the rows
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_digest_follows_the_rows(tmp_path, prepare, streaming):
+    path = Path(corpus(tmp_path / "a.jsonl"))
+    first = prepare([str(path)], streaming=streaming).digest
+    assert re.fullmatch("[0-9a-f]{20}", first)
+    assert prepare([str(path)], streaming=streaming).digest == first  # out of the cache
+    assert prepare([str(path)], streaming=streaming, cache_dir=tmp_path / "another").digest == first
+    others = [{"max_length": 12}, {"heldout": 0.5}]
+    digests = [prepare([str(path)], streaming=streaming, **other).digest for other in others]
+    corpus(path, TEXTS[::-1])
+    digests.append(prepare([str(path)], streaming=streaming).digest)
+    assert len({first, *digests}) == 4
+
+
+def test_a_digest_is_of_the_content_wherever_the_file_lies(tmp_path, prepare):
+    one, two = corpus(tmp_path / "1.jsonl"), corpus(tmp_path / "2.jsonl")
+    assert prepare([one]).digest == prepare([two]).digest
+    one, two = corpus(tmp_path / "1.jsonl", ["ak al", "am"]), corpus(tmp_path / "2.jsonl", ["am", "ak al"])
+    assert prepare([one], heldout=0).digest != prepare([two], heldout=0).digest
+
+
+def test_a_digest_tells_a_held_out_document_from_one_trained_on(tmp_path, prepare):
+    path = corpus(tmp_path / "a.jsonl", ["ak al am", "an ao ap"])
+    parts = {seed: prepare([path], heldout=0.5, seed=seed) for seed in range(6)}
+    held = {seed: rows_of(part.heldout)[0][1] for seed, part in parts.items()}
+    assert len(set(held.values())) == 2
+    assert len({(held[seed], part.digest) for seed, part in parts.items()}) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_digest_of_a_mix_follows_order_weights_and_seed(tmp_path, prepare, streaming):
+    paths = [corpus(tmp_path / "1.jsonl", TEXTS[:30]), corpus(tmp_path / "2.jsonl", TEXTS[30:])]
+
+    def digest(paths=paths, **kwargs):
+        return prepare(paths, heldout=0, streaming=streaming, **kwargs).digest
+
+    variants = [{}, {"paths": paths[::-1]}, {"weights": [3, 1]}, {"weights": [1, 3]}, {"weights": [3, 1], "seed": 7}]
+    assert len({digest(**variant) for variant in variants}) == len(variants)
+    assert digest(weights=[3, 1]) == digest(weights=[0.3, 0.1])
+    assert digest(paths=paths[:1], weights=[3]) == digest(paths=paths[:1])  # one corpus has nothing to be mixed with
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_path_may_be_spelled_in_any_way(tmp_path, prepare, monkeypatch, streaming):
+    (tmp_path / "deutsch").mkdir()
+    corpus(tmp_path / "deutsch" / "a.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path / "deutsch")
+    monkeypatch.chdir(tmp_path)
+    names = ["deutsch", "deutsch/", "./deutsch", "deutsch/../deutsch", "deutsch/*.jsonl", "link", f"{tmp_path}/deutsch"]
+    parts = [prepare([name], streaming=streaming) for name in names]
+    assert len({part.digest for part in parts}) == 1
+    assert len({part.corpora[0].cache_path for part in parts}) == 1
+    assert [part.corpora[0].source for part in parts] == names

@@ -39,6 +39,7 @@ class PackedPart:
     documents: int
     heldout_documents: int
     tokens: int
+    digest: str
     path: Path
     reused: bool
 
@@ -51,7 +52,7 @@ def cached_corpus(
     Raises:
         UserError: the source can't be read or holds no text, or the cache can't be written.
     """
-    key = cache_key({"format": _FORMAT}, source.identity(), encoder.identity(), asdict(settings))
+    key = cache_key({"format": _FORMAT}, source.identity(streaming=False), encoder.identity(), asdict(settings))
     folder = cache / key
     reused = build_once(folder, partial(_build, source, encoder, settings, num_proc))
     counts = json.loads((folder / "corpus.json").read_text())["counts"]
@@ -73,8 +74,8 @@ def _build(
         raise no_text(source.name)
     held = heldout_count(len(documents), settings.heldout)
     chosen = np.random.default_rng(settings.seed).choice(len(documents), held, replace=False, shuffle=False)
-    tokens = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)
-    counts = {"documents": len(documents), "heldout_documents": held, "tokens": tokens}
+    tokens, digest = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)
+    counts = {"documents": len(documents), "heldout_documents": held, "tokens": tokens, "digest": digest}
     (new / "corpus.json").write_text(json.dumps({"source": source.name, "counts": counts}))
 
 
@@ -106,8 +107,8 @@ def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:
     return pa.table({"input_ids": pa.array(documents, pa.list_(pa.int32()))})
 
 
-def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> int:
-    """Write train.arrow and heldout.arrow; return the number of tokens, separators not counted."""
+def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> tuple[int, str]:
+    """Write train.arrow and heldout.arrow; return the number of tokens, separators not counted, and a digest."""
     tokens = first = 0
     with (
         PackedWriter(folder / "train.arrow", encoder, max_length) as train_rows,
@@ -124,7 +125,7 @@ def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length:
             tokens += len(batch.flatten()) - len(batch)
             first += len(batch)
             bar.update(len(batch))
-    return tokens
+    return tokens, cache_key({"train": train_rows.digest, "heldout": heldout_rows.digest})
 
 
 def _batch_size(dataset: Dataset) -> int:

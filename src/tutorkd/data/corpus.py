@@ -10,11 +10,11 @@ from typing import TypeVar
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.cache import cache_root
-from tutorkd.data.cached import PackSettings, cached_corpus
+from tutorkd.data.cache import cache_key, cache_root
+from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.packing import Encoder
 from tutorkd.data.sources import resolve_source
-from tutorkd.data.stream import streamed_corpus
+from tutorkd.data.stream import StreamedPart, streamed_corpus
 from tutorkd.errors import UserError
 
 Rows = TypeVar("Rows", Dataset, IterableDataset)
@@ -38,6 +38,9 @@ class CorpusCounts:
         cache_path: the folder of its rows.
         reused: whether that folder was there before this call.
         notice: which files of a folder or glob were left out, in a line; `None` if all were read.
+        digest: 20 hexadecimal digits that differ where the rows, their order or what is held out do. Of a stream
+            they stand for what is known without reading all of it: the files' paths, sizes and times of change
+            (or the Hub data set's name and declared size), the settings, and the rows held out.
     """
 
     source: str
@@ -49,6 +52,7 @@ class CorpusCounts:
     cache_path: Path | None
     reused: bool
     notice: str | None
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class PackedCorpus:
             shuffles them.
         heldout: rows of documents that `train` has none of; without any row if nothing was held out.
         corpora: one entry for each source, in their order.
+        digest: 20 hexadecimal digits for all rows in their order: those of `corpora`, and how they are mixed.
     """
 
     train: Dataset | IterableDataset
     heldout: Dataset
     corpora: tuple[CorpusCounts, ...]
+    digest: str
 
     @property
     def documents(self) -> int | None:
@@ -142,10 +148,20 @@ def prepare_corpus(
             heldout=concatenate_datasets([part.heldout for part in streams]),
             corpora=tuple(
                 CorpusCounts(
-                    source.name, None, part.heldout_documents, None, None, len(part.heldout), None, False, source.notice
+                    source=source.name,
+                    documents=None,
+                    heldout_documents=part.heldout_documents,
+                    tokens=None,
+                    train_rows=None,
+                    heldout_rows=len(part.heldout),
+                    cache_path=None,
+                    reused=False,
+                    notice=source.notice,
+                    digest=part.digest,
                 )
                 for source, part in zip(resolved, streams, strict=True)
             ),
+            digest=_digest(streams, weights, seed),
         )
     cache = cache_root(cache_dir)
     parts = [cached_corpus(source, encoder, settings, cache, num_proc) for source in resolved]
@@ -163,9 +179,11 @@ def prepare_corpus(
                 cache_path=part.path,
                 reused=part.reused,
                 notice=source.notice,
+                digest=part.digest,
             )
             for source, part in zip(resolved, parts, strict=True)
         ),
+        digest=_digest(parts, weights, seed),
     )
 
 
@@ -226,8 +244,19 @@ def _mix(parts: list[Rows], weights: Sequence[float] | None, seed: int) -> Rows:
         return parts[0]
     if weights is None:
         return concatenate_datasets(parts)
-    shares = [weight / sum(weights) for weight in weights]
+    shares = _shares(weights)
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    return [weight / sum(weights) for weight in weights]
+
+
+def _digest(parts: Sequence[PackedPart | StreamedPart], weights: Sequence[float] | None, seed: int) -> str:
+    if len(parts) == 1:
+        return parts[0].digest
+    mix = None if weights is None else {"shares": [f"{share:.12f}" for share in _shares(weights)], "seed": seed}
+    return cache_key({"parts": [part.digest for part in parts], "mix": mix})
 
 
 def _total(counts: list[int | None]) -> int | None:

@@ -1,5 +1,6 @@
 """From text to token ids, and from token ids to full rows."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,12 @@ class PackedWriter:
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._file, _SCHEMA)
         self._waiting: list[np.ndarray] = []
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the rows, 64 hexadecimal digits, once the writer is closed."""
+        return self._hash.hexdigest()
 
     def write(self, documents: pa.ListArray) -> None:
         """Add tokenised documents, each closed by a separator."""
@@ -141,6 +148,7 @@ class PackedWriter:
 
     def _write_rows(self, rows: np.ndarray) -> None:
         if len(rows):
+            self._hash.update(rows.data)
             offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
             column = pa.ListArray.from_arrays(offsets, rows.reshape(-1))
             self._writer.write_batch(pa.record_batch([column], schema=_SCHEMA))

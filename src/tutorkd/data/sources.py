@@ -52,9 +52,13 @@ class LocalFiles:
         files = f"{len(self.left_out)} file{'s' * (len(self.left_out) != 1)}"
         return f"left out {files} of kinds that aren't read: {said}{more}{unpack}"
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the content depends on: path, size and time of change of every file."""
-        stats = [(file, file.stat()) for file in self.files]
+    def identity(self, streaming: bool) -> dict[str, Any]:
+        """Return what the content depends on, streamed or not: path, size and time of change of every file.
+
+        Folders count by where they are, however they were spelled; a file by its own name, whose extension says
+        how it is read.
+        """
+        stats = [(file.parent.resolve() / file.name, file.stat()) for file in self.files]
         return {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
 
     def check(self, column: str) -> None:
@@ -93,11 +97,16 @@ class HubDataset:
     def _iterable(self) -> IterableDataset:
         return load_from_hub(self.name, self.split, streaming=True)
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the content depends on; the fingerprint comes from the resolved revision."""
-        fingerprint = self._dataset._fingerprint
+    def identity(self, streaming: bool) -> dict[str, Any]:
+        """Return what the content depends on; the fingerprint comes from the resolved revision.
+
+        Nothing is downloaded for a stream, of which the name and the size that the data set declares are known.
+        """
+        known = (
+            {"bytes": self._iterable.info.dataset_size} if streaming else {"fingerprint": self._dataset._fingerprint}
+        )
         path, config = name_and_config(self.name)
-        return {"hub": path, "config": config, "split": self.split, "fingerprint": fingerprint}
+        return {"hub": path, "config": config, "split": self.split, **known}
 
     @property
     def notice(self) -> None:

@@ -1,12 +1,13 @@
 """One corpus, tokenised and packed as it is read, without a copy on disk."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
 from tutorkd.data.packing import TOKEN_LISTS, Encoder, RowPacker, nonblank
 from tutorkd.data.readers import batches
@@ -25,6 +26,7 @@ class StreamedPart:
     train: IterableDataset
     heldout: Dataset
     heldout_documents: int
+    digest: str
 
 
 def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) -> StreamedPart:
@@ -39,15 +41,18 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     held = heldout_count(len(head), settings.heldout)
     if held and len(head) == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
-    heldout = list(_rows(iter(head[:held]), encoder, settings.max_length))
+    heldout = [row["input_ids"] for row in _rows(iter(head[:held]), encoder, settings.max_length)]
     return StreamedPart(
         train=IterableDataset.from_generator(
             _train_rows,
             features=TOKEN_LISTS,
             gen_kwargs={"source": source, "encoder": encoder, "settings": settings, "skip": held},
         ),
-        heldout=Dataset.from_dict({"input_ids": [row["input_ids"] for row in heldout]}, features=TOKEN_LISTS),
+        heldout=Dataset.from_dict({"input_ids": heldout}, features=TOKEN_LISTS),
         heldout_documents=held,
+        digest=cache_key(
+            source.identity(streaming=True), encoder.identity(), asdict(settings), {"heldout_rows": heldout}
+        ),
     )
 
 

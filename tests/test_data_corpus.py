@@ -14,12 +14,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import DataLoader
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from tutorkd.data import cached, prepare_corpus, sources, stream
+from tutorkd.data import cached, packing, prepare_corpus, sources, stream
 from tutorkd.data.packing import PackedWriter
 from tutorkd.errors import UserError
 
@@ -130,6 +131,20 @@ def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, 
     packed = prepare([corpus(tmp_path / "a.jsonl")], heldout=0)
     assert packed.train.data.column(0).num_chunks > 2
     assert rows_of(packed.train) == packed_by_hand(TEXTS, bert, 16)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_long_document_is_one_document_of_the_same_rows(tmp_path, prepare, request, family, monkeypatch, streaming):
+    tokenizer = request.getfixturevalue(family)
+    monkeypatch.setattr(packing, "_CHARACTERS_AT_ONCE", 60)
+    monkeypatch.setattr(packing, "_OVERLAP", 20)
+    monkeypatch.setattr(packing, "_TOKENS_PER_PUSH", 5)
+    texts = ["\u200b" * 200, " ".join(TEXTS), "ak", " ".join(TEXTS[::-1])]
+    texts = texts if family == "bert" else texts[1:]  # white space of no width is a token for the one alone
+    packed = prepare([corpus(tmp_path / "a.jsonl", texts)], tokenizer=tokenizer, heldout=0, streaming=streaming)
+    assert sorted(rows_of(packed.train)) == sorted(packed_by_hand(texts[-3:], tokenizer, 16))
+    assert packed.documents == (None if streaming else 3)
 
 
 def test_documents_without_text_are_left_out(tmp_path, prepare, bert):
@@ -348,8 +363,8 @@ def test_a_tokenizer_that_cannot_frame_rows(tmp_path, prepare, bert, roberta):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, prepare, monkeypatch):
     class OnFullDisk(PackedWriter):
-        def __init__(self, path, *args):
-            super().__init__(Path("/dev/full"), *args)
+        def __init__(self, file, *args):
+            super().__init__(pa.OSFile("/dev/full", "wb"), *args)
 
     monkeypatch.setattr(cached, "PackedWriter", OnFullDisk)
     fails(prepare, f"disk full while writing the corpus cache in {tmp_path}", [corpus(tmp_path / "a.jsonl")])

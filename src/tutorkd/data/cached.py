@@ -103,16 +103,21 @@ def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path
 
 
 def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:
-    documents = encoder(list(nonblank(texts["text"].to_pylist())))
-    return pa.table({"input_ids": pa.array(documents, pa.list_(pa.int32()))})
+    pieces, lengths = [np.empty(0, np.int32)], [0]
+    for text in nonblank(value.as_py() for value in texts["text"]):
+        if document := list(encoder(text)):
+            pieces += document
+            lengths.append(sum(map(len, document)))
+    offsets = np.cumsum(lengths, dtype=np.int32)
+    return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, np.concatenate(pieces))})
 
 
 def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> tuple[int, str]:
     """Write train.arrow and heldout.arrow; return the number of tokens, separators not counted, and a digest."""
     tokens = first = 0
     with (
-        PackedWriter(folder / "train.arrow", encoder, max_length) as train_rows,
-        PackedWriter(folder / "heldout.arrow", encoder, max_length) as heldout_rows,
+        PackedWriter(pa.OSFile(str(folder / "train.arrow"), "wb"), encoder, max_length) as train_rows,
+        PackedWriter(pa.OSFile(str(folder / "heldout.arrow"), "wb"), encoder, max_length) as heldout_rows,
         tqdm(total=len(documents), desc="Packing", unit=" documents") as bar,
     ):
         for table in documents.with_format("arrow").iter(_batch_size(documents)):
@@ -120,8 +125,8 @@ def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length:
             begin, end = np.searchsorted(heldout, [first, first + len(batch)])
             held = np.zeros(len(batch), bool)
             held[heldout[begin:end] - first] = True
-            train_rows.write(batch.filter(pa.array(~held)))
-            heldout_rows.write(batch.filter(pa.array(held)))
+            for rows, chosen in ((train_rows, ~held), (heldout_rows, held)):
+                rows.write(batch.filter(pa.array(chosen)).flatten().to_numpy())
             tokens += len(batch.flatten()) - len(batch)
             first += len(batch)
             bar.update(len(batch))

@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from difflib import SequenceMatcher
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
@@ -20,6 +20,9 @@ TOKEN_LISTS = Features({"input_ids": List(Value("int32"))})
 
 _SCHEMA = TOKEN_LISTS.arrow_schema
 _ROWS_PER_BATCH = 8192
+_TOKENS_PER_PUSH = 1 << 20
+_CHARACTERS_AT_ONCE = 1 << 17  # a tokenizer needs more than a hundred bytes for each
+_OVERLAP = 1 << 12  # characters
 
 
 def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
@@ -59,19 +62,65 @@ class Encoder:
         """Return what the ids depend on, whatever truncation or padding the tokenizer was saved with."""
         return {"tokenizer": self.backend.to_str(), "cls": self.cls_id, "sep": self.sep_id}
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, closed by the separator; a text without any token is left out.
+    def __call__(self, text: str) -> Iterator[np.ndarray]:
+        """Yield the ids of a text in pieces, (n,) int32, the last the separator; nothing if the text has no token.
 
         A special token's name inside a text ("[MASK]", "<s>") is read as ordinary characters: special ids
         stand only where packing or masking puts them.
+
+        A long text is encoded part by part, in memory that doesn't depend on its length. Two neighbouring parts
+        overlap, and are joined amid the longest run of tokens that both give there, so that the ids are those of
+        the whole text. In one word of thousands of characters they may differ near a join; where the two parts
+        have no token in common, the text is cut at a length.
         """
         self.backend.encode_special_tokens = True  # isn't part of the state that pickling keeps
-        documents = []
-        for text in texts:  # a batch at once would use threads, and hang in a forked data loader's worker
-            if ids := self.backend.encode(text, add_special_tokens=False).ids:
-                ids.append(self.sep_id)
-                documents.append(ids)
-        return documents
+        found = False
+        for ids in self._parts(text):
+            if len(ids):
+                found = True
+                yield np.array(ids, np.int32)
+        if found:
+            yield np.array([self.sep_id], np.int32)
+
+    def _parts(self, text: str) -> Iterator[list[int]]:
+        start, first = 0, 0  # of this part: its place in the text, and the token to go on from
+        part = self._encode(text, start)
+        while (end := start + _CHARACTERS_AT_ONCE) < len(text):
+            following = self._encode(text, end - _OVERLAP)
+            if join := _join(part, following):
+                last, begin, next_start = *join, end - _OVERLAP
+            else:
+                following = self._encode(text, end)
+                last, begin, next_start = len(part), 0, end
+            yield part.ids[first:last]
+            part, start, first = following, next_start, begin
+        yield part.ids[first:]
+
+    def _encode(self, text: str, start: int) -> Encoding:
+        # one at a time: a batch would use threads, and hang in a forked data loader's worker
+        return self.backend.encode(text[start : start + _CHARACTERS_AT_ONCE], add_special_tokens=False)
+
+
+def _join(part: Encoding, following: Encoding) -> tuple[int, int] | None:
+    """Return where two overlapping parts of a text join: (tokens of the one, first token of the other), if anywhere.
+
+    Near its edges a part may have other tokens than the whole text, since the tokenizer doesn't see what lies
+    beyond. So the place is the middle of what the two agree on.
+    """
+    shift = _CHARACTERS_AT_ONCE - _OVERLAP  # from places in the one to places in the other
+    tail = [
+        (begin - shift, end - shift, token)
+        for (begin, end), token in zip(part.offsets, part.ids, strict=True)
+        if end > shift
+    ]
+    head = [
+        (begin, end, token)
+        for (begin, end), token in zip(following.offsets, following.ids, strict=True)
+        if begin < _OVERLAP
+    ]
+    run = SequenceMatcher(None, tail, head, autojunk=False).find_longest_match()
+    middle = run.size // 2
+    return (len(part) - len(tail) + run.a + middle, run.b + middle) if run.size else None
 
 
 class RowPacker:
@@ -87,7 +136,7 @@ class RowPacker:
         self._rest = np.empty(0, np.int32)
 
     def push(self, tokens: np.ndarray) -> np.ndarray:
-        """Add documents, each closed by a separator; return the full rows, (rows, max_length) int32."""
+        """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length) int32."""
         tokens = np.concatenate([self._rest, tokens])
         inside = self._max_length - 2
         # one token stays back: if no document follows, the last separator must not become part of a row
@@ -110,12 +159,12 @@ class RowPacker:
 
 
 class PackedWriter:
-    """Packs documents into an Arrow file of rows that `Dataset.from_file` maps into memory."""
+    """Packs documents into a new Arrow file of rows, or an Arrow buffer of them; closes it at the end."""
 
-    def __init__(self, path: Path, encoder: Encoder, max_length: int) -> None:
+    def __init__(self, file: pa.NativeFile, encoder: Encoder, max_length: int) -> None:
         self._packer = RowPacker(encoder, max_length)
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_stream(self._file, _SCHEMA)
+        self._file = file
+        self._writer = pa.ipc.new_stream(file, _SCHEMA)
         self._waiting: list[np.ndarray] = []
         self._hash = hashlib.sha256()
 
@@ -124,11 +173,12 @@ class PackedWriter:
         """The SHA-256 of the rows, 64 hexadecimal digits, once the writer is closed."""
         return self._hash.hexdigest()
 
-    def write(self, documents: pa.ListArray) -> None:
-        """Add tokenised documents, each closed by a separator."""
-        self._waiting.append(self._packer.push(documents.flatten().to_numpy()))
-        if sum(map(len, self._waiting)) >= _ROWS_PER_BATCH:
-            self._write_waiting()
+    def write(self, tokens: np.ndarray) -> None:
+        """Add tokens, (n,) int32, of which a separator closes each document."""
+        for start in range(0, len(tokens), _TOKENS_PER_PUSH):
+            self._waiting.append(self._packer.push(tokens[start : start + _TOKENS_PER_PUSH]))
+            if sum(map(len, self._waiting)) >= _ROWS_PER_BATCH:
+                self._write_waiting()
 
     def __enter__(self) -> "PackedWriter":
         return self

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from datasets import Dataset
+from accelerate.data_loader import IterableDatasetShard
+from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
 from torch.utils.data import DataLoader
 
 from tutorkd.data.masking import (
@@ -16,6 +17,7 @@ from tutorkd.data.masking import (
     MaskingCollator,
     StreamedRows,
 )
+from tutorkd.errors import UserError
 
 
 def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:
@@ -134,3 +136,98 @@ def test_random_tokens_come_from_the_whole_ordinary_vocabulary():
     collator = _collator()
     assert collator.ordinary_ids.tolist() == list(range(5, tiny.VOCABULARY))
     assert np.isin(collator.special_ids, tiny.SPECIAL_IDS).all()
+
+
+# Streams and the workers of a data loader
+
+
+def _stream(rows):
+    return StreamedRows(Dataset.from_list(rows).to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=7))
+
+
+def _streamed_batches(dataset, workers: int, count: int) -> list[torch.Tensor]:
+    """Rows and masks of the first batches of four; a worker that hangs is an error after twenty seconds."""
+    loader = DataLoader(
+        dataset, 4, collate_fn=_collator(), num_workers=workers, timeout=20 if workers else 0, prefetch_factor=None
+    )
+    return [torch.stack([batch["input_ids"], batch["corrupted_ids"]]) for batch in islice(loader, count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_streamed_rows_their_order_and_masks_are_the_same_whatever_the_number_of_workers(workers):
+    rows = tiny.rows(18)
+    alone = _streamed_batches(_stream(rows), 0, 11)  # more than two passes
+    shared = _streamed_batches(_stream(rows), workers, 11)
+    assert len(alone) == len(shared) == 11
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_processes_share_a_stream_without_a_row_in_common(workers):
+    shards = [IterableDatasetShard(_stream(tiny.rows(18)), 4, num_processes=2, process_index=i) for i in (0, 1)]
+    first, second = (_streamed_batches(shard, workers, 3) for shard in shards)
+    together = [batch for pair in zip(first, second, strict=True) for batch in pair]
+    assert all(
+        torch.equal(a, b) for a, b in zip(together, _streamed_batches(_stream(tiny.rows(18)), 0, 6), strict=True)
+    )
+
+
+def test_a_stream_without_a_row_is_refused_rather_than_read_for_ever():
+    stream = IterableDataset.from_generator(lambda: iter([]), features=Features({"input_ids": List(Value("int32"))}))
+    with pytest.raises(UserError, match="the stream has no row"):
+        next(iter(StreamedRows(stream)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_the_text_is_told_in_one_line_whoever_reads_it(workers):
+    def rows():
+        yield {"input_ids": [2, 5, 3]}
+        raise UserError("a.jsonl: line 2 isn't JSON")
+
+    stream = IterableDataset.from_generator(rows, features=Features({"input_ids": List(Value("int32"))}))
+    with pytest.raises(UserError) as caught:
+        _streamed_batches(StreamedRows(stream), workers, 1)
+    assert str(caught.value) == "a.jsonl: line 2 isn't JSON"
+
+
+# Rows that aren't packed
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (Dataset.from_dict({"text": ["a"], "label": [0]}), "rows without a column input_ids among text, label"),
+        (DatasetDict(train=Dataset.from_list(tiny.rows(2))), "rows without a column input_ids among train"),
+        ([{"text": "a"}], "rows without a column input_ids among text"),
+        (["a text"], "rows are needed as mappings with input_ids, not as a str"),
+        ("a text", "rows are needed as mappings with input_ids, not as a str"),
+        (iter([]), "a data set with a length, not as a list_iterator"),
+    ],
+)
+def test_rows_without_token_ids_are_refused(rows, said):
+    with pytest.raises(UserError, match=said) as caught:
+        DrawnRows(rows)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(), "rows without a column input_ids among text"),
+        (IterableDataset.from_generator(lambda: iter([{"text": "a"}])), "without a column input_ids among text"),
+        (iter([]), "as a data set or a stream of datasets, not as a list_iterator"),
+        (None, "not as None"),
+    ],
+)
+def test_a_stream_without_token_ids_is_refused(rows, said):
+    with pytest.raises(UserError, match=said) as caught:
+        StreamedRows(rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_held_out_rows_are_as_many_as_asked_for():
+    rows = tiny.rows(9)
+    assert [len(DrawnRows(rows, most)) for most in (4, 9, 20, None)] == [4, 9, 9, 9]
+    assert [row["input_ids"] for row in map(DrawnRows(rows, 4).__getitem__, range(4))] == [
+        row["input_ids"] for row in rows[:4]
+    ]

@@ -249,13 +249,16 @@ def test_order_and_masks_don_t_depend_on_the_number_of_workers(root, undisturbed
     assert_same(weights(tmp_path / "out"), weights(undisturbed["distill"]))
 
 
-@pytest.mark.parametrize("step", [3, 12], ids=["first pass", "second pass"])
-def test_a_stream_goes_on_to_the_same_weights(root, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("step", "workers"), [(3, (0, 0)), (12, (0, 2)), (12, (2, 1))], ids=["first pass", "second pass", "other workers"]
+)
+def test_a_stream_goes_on_to_the_same_weights(root, tmp_path, monkeypatch, step, workers):
     expected = weights(_streamed(root))
+    first, second = (["--streaming", "--dataloader_num_workers", str(number)] for number in workers)
     with monkeypatch.context() as patch:
         _stop_at(patch, step, signal.SIGINT)
-        assert main(distill(root, tmp_path / "out", "--streaming")) == 130
-    complete(*distill(root, tmp_path / "out", "--streaming"))
+        assert main(distill(root, tmp_path / "out", *first)) == 130
+    complete(*distill(root, tmp_path / "out", *second))
     assert_same(weights(tmp_path / "out"), expected)
 
 

@@ -15,6 +15,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
+        # torch hands on what a data loader's worker raised with the traceback in front of the message
+        message = message.rstrip().rpartition(f"{__name__}.UserError: ")[2]
         super().__init__(_NOT_FOR_A_LINE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 

@@ -112,8 +112,6 @@ class MaskedRowsTrainer(Trainer):
             _prepare_for_checkpointing(module, model, args)
         if args.eval_strategy != "no" and eval_dataset is None:
             raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
-        if eval_dataset is not None:
-            eval_dataset = eval_dataset.select(range(min(args.eval_rows, len(eval_dataset))))
         self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
         self.masking = MaskingCollator(processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size)
@@ -124,7 +122,7 @@ class MaskedRowsTrainer(Trainer):
             train_dataset=DrawnRows(train_dataset)
             if hasattr(train_dataset, "__len__")
             else StreamedRows(train_dataset),
-            eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset),
+            eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset, args.eval_rows),
             processing_class=processing_class,
             **kwargs,
         )
@@ -250,10 +248,23 @@ class MaskedRowsTrainer(Trainer):
         finally:
             self._progress.close()
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's, but training goes on as if it hadn't happened: no random number of its is used."""
+        if eval_dataset is not None:
+            eval_dataset = DrawnRows(eval_dataset, self.args.eval_rows)
         with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the module gives losses, not predictions.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this trainer doesn't predict: evaluate() gives figures on held-out rows; to predict, load with "
+            "transformers what save_model() wrote"
+        )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss on held-out rows and, where ``_look`` has any, what its figures are computed from."""

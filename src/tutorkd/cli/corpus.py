@@ -34,7 +34,8 @@ class CorpusArguments:
         default=0.01, metadata={"help": "Share of the documents that is held out for the figures on unseen text."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the text as training goes instead of tokenizing it first."}
+        default=False,
+        metadata={"help": "Read the text as training goes, by one data loader worker, instead of tokenizing it first."},
     )
     num_proc: int | None = field(
         default=None, metadata={"help": "Processes that tokenize; by default one for each processor."}

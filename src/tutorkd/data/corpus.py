@@ -112,7 +112,7 @@ def prepare_corpus(
     held-out share (the first `STREAM_HELDOUT_DOCUMENTS` documents are held out instead, whatever the corpus's
     size); a shuffle of the whole (rows are drawn from a buffer of `STREAM_SHUFFLE_ROWS`, in another order
     each epoch by `set_epoch`); quick resumption (the text up to the point must be read again); more than one
-    data loader worker at work; and all counts.
+    data loader worker at work (the first reads, which gives the same rows for any number); and all counts.
 
     Args:
         sources: each a txt, jsonl (json with one object a line), csv or parquet file, a folder of such files,

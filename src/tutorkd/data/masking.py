@@ -1,16 +1,22 @@
 """Masking: which tokens are hidden, drawn anew each epoch and the same whatever the workers and the batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.errors import UserError
+
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
+
+_ROWS_PER_READ = 64
+_PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dataset"
 
 
 COUNTS = "counts"  # the entry that ``CountingCollator`` adds to a batch; not an argument of a forward pass
@@ -62,19 +68,31 @@ class EpochSampler(Sampler[int]):
 
 
 class DrawnRows(Dataset):
-    """Rows of a data set by draw (see ``EpochSampler``); each keeps its draw for the masking."""
+    """Rows of a data set by draw (see ``EpochSampler``); each keeps its draw for the masking.
 
-    def __init__(self, rows: Any):
+    Args:
+        rows: has a length, and a mapping with ``input_ids`` at each place.
+        most: rows to take from its beginning; by default all.
+
+    Raises:
+        UserError: for anything else, such as text that isn't packed.
+    """
+
+    def __init__(self, rows: Any, most: int | None = None):
+        if not hasattr(rows, "__len__"):
+            raise UserError(f"held-out rows are needed as a data set with a length, not as {_kind(rows)}")
+        _require_token_ids(rows, rows[0] if len(rows) and not hasattr(rows, "column_names") else {})
         self.rows = rows
+        self._length = len(rows) if most is None else min(most, len(rows))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._length
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[int]) -> list[dict[str, Any]]:
-        indices = [draw % len(self.rows) for draw in draws]
+        indices = [draw % len(self) for draw in draws]
         if hasattr(self.rows, "__getitems__"):  # a datasets.Dataset reads a whole batch at once
             rows = self.rows.__getitems__(indices)
         else:
@@ -87,17 +105,51 @@ class StreamedRows(IterableDataset):
 
     A stream doesn't know its length, so nobody else can tell in which pass a resumed run was: it skips as many rows
     as were drawn, whatever the pass.
+
+    Of a data loader's workers the first reads the stream and the others give nothing, so that rows, their order and
+    their masks don't depend on the number of workers.
+
+    Args:
+        rows: a stream of mappings with ``input_ids``.
+
+    Raises:
+        UserError: for anything else, such as text that isn't packed; while reading, for a stream without a row.
     """
 
     def __init__(self, rows: Any):
+        if not isinstance(rows, datasets.IterableDataset):
+            raise UserError(f"rows to train on are needed as a data set or a stream of datasets, not as {_kind(rows)}")
+        _require_token_ids(rows, {} if rows.column_names else next(iter(rows), {}))
         self.rows = rows
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        if worker is not None and worker.id > 0:
+            return
         draws = count()
         for epoch in count():
             self.rows.set_epoch(epoch)
-            for row in self.rows:
-                yield {"input_ids": row["input_ids"], "draw": next(draws)}
+            empty = True
+            # not a plain loop, which in a worker would give that worker's share of the stream alone
+            for batch in self.rows.iter(_ROWS_PER_READ):
+                empty = False
+                for ids in batch["input_ids"]:
+                    yield {"input_ids": ids, "draw": next(draws)}
+            if empty:
+                raise UserError("the stream has no row to train on")
+
+
+def _require_token_ids(rows: Any, first: Any) -> None:
+    """Raise a `UserError` unless rows, which have column names or else a first row, have token ids."""
+    columns = getattr(rows, "column_names", None) or (list(first) if isinstance(first, Mapping) else None)
+    if columns is None:
+        raise UserError(f"rows are needed as mappings with input_ids, not as {_kind(first)}; {_PACKED}")
+    if columns and "input_ids" not in columns:
+        raise UserError(f"rows without a column input_ids among {', '.join(columns)} can't be trained on; {_PACKED}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 class MaskingCollator:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
 from tutorkd.data import cached, packing, prepare_corpus, sources, stream
+from tutorkd.data.corpus import check_corpus
 from tutorkd.data.packing import PackedWriter
 from tutorkd.errors import UserError
 
@@ -546,3 +547,70 @@ def test_a_path_may_be_spelled_in_any_way(tmp_path, prepare, monkeypatch, stream
     assert len({part.digest for part in parts}) == 1
     assert len({part.corpora[0].cache_path for part in parts}) == 1
     assert [part.corpora[0].source for part in parts] == names
+
+
+# How a corpus is named
+
+
+def test_one_name_is_one_corpus_and_may_be_a_path(tmp_path, prepare, bert):
+    path = corpus(tmp_path / "a.jsonl")
+    parts = [prepare(sources, heldout=0) for sources in (path, Path(path), [Path(path)], (path,))]
+    assert all(rows_of(part.train) == packed_by_hand(TEXTS, bert, 16) for part in parts)
+    assert all([counts.source for counts in part.corpora] == [path] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset"),
+        ([{"text": "ak"}], "a dict"),
+        ([datasets.Dataset.from_dict({"text": TEXTS})], "a Dataset"),
+        ({"text": TEXTS}, "a dict"),
+        ([None], "None"),
+        (None, "None"),
+    ],
+)
+def test_text_in_the_place_of_a_name_is_refused(prepare, given, kind):
+    fails(prepare, rf"a corpus is named .*, not given as {kind}; write it to a file .*to_parquet", given)
+
+
+# Tokens that the tokenizer doesn't know
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_share_of_unknown_tokens_is_counted(tmp_path, prepare, streaming):
+    path = corpus(tmp_path / "a.jsonl", ["ak al am an", "ao zz zz aq"])
+    first, second = (prepare([path], streaming=streaming, heldout=0.5) for _ in range(2))  # made, and from the cache
+    assert first.corpora[0].unknown_share == second.corpora[0].unknown_share == 2 / 8
+    assert prepare([corpus(tmp_path / "b.jsonl")], streaming=streaming).corpora[0].unknown_share == 0
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_text_that_is_mostly_unknown_is_refused(tmp_path, prepare, streaming):
+    half = corpus(tmp_path / "half.jsonl", ["ak al", "zz zz"])
+    assert prepare([half], streaming=streaming).corpora[0].unknown_share == 0.5
+    more = corpus(tmp_path / "more.jsonl", ["ak al", "zz zz zz"])
+    cache = entries(tmp_path / "cache")
+    fails(
+        prepare, r"more.jsonl': the tokenizer doesn't know 60% of its tokens; take a model", [more], streaming=streaming
+    )
+    assert entries(tmp_path / "cache") == cache
+
+
+def test_a_look_at_the_beginning_refuses_text_that_is_mostly_unknown(tmp_path, bert, monkeypatch):
+    monkeypatch.setattr(packing, "_BEGINNING", 12)
+
+    def check(texts):
+        settings = {"max_length": 16, "text_column": "text", "weights": None, "heldout": 0, "split": "train"}
+        check_corpus([corpus(tmp_path / "a.jsonl", texts)], bert, **settings, num_proc=None)
+
+    check(["ak", "al am an ao ap", "zz zz zz zz zz zz zz zz"])  # the unknown words come later
+    with pytest.raises(UserError, match="doesn't know 75% of its tokens"):
+        check(["ak zz zz zz al am an ao ap", *TEXTS])
+
+
+def test_a_tokenizer_without_an_unknown_token_of_its_own_counts_none(tmp_path, prepare, roberta):
+    plain = type(roberta).from_pretrained(roberta.name_or_path, unk_token="</s>")
+    assert plain.unk_token_id == plain.sep_token_id
+    packed = prepare([corpus(tmp_path / "a.jsonl")], tokenizer=plain)
+    assert packed.corpora[0].unknown_share == 0

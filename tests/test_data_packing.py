@@ -106,7 +106,7 @@ def short_parts():
 
 
 def encoder(backend) -> Encoder:
-    return Encoder(backend, cls_id=-1, sep_id=-2)
+    return Encoder(backend, cls_id=-1, sep_id=-2, unknown_id=None)
 
 
 def ids_of(backend, text: str) -> list[int]:

@@ -215,7 +215,11 @@ def test_a_glob_gives_the_matching_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["{}/gone.parquet", "{}/gone", "./gone", "~/gone/gone", "gone/gone/gone", "gone.jsonl"]
+    "name",
+    [
+        *("{}/gone.parquet", "{}/gone", "./gone", "~/gone/gone", "gone/gone/gone", "gone.jsonl", "GONE.TXT"),
+        *("gone/", "owner/gone/", "gone\\\\", "owner\\\\gone", "gone.txt.gz", "owner/gone.zip", "gone with spaces"),
+    ],
 )
 def test_a_local_name_without_a_file_is_not_looked_for_on_the_hub(tmp_path, name):
     with pytest.raises(UserError, match="no such file or folder"):
@@ -267,8 +271,26 @@ def test_other_names_are_hub_data_sets(tmp_path, monkeypatch):
         "wikimedia/wikipedia:20231101.en", "train[:1%]"
     )
     assert resolve_source("imdb") == HubDataset("imdb", "train")
+    assert resolve_source("owner/a.b-c_d") == HubDataset("owner/a.b-c_d", "train")
     write(tmp_path / "imdb/a.txt", "x")
     assert isinstance(resolve_source("imdb"), LocalFiles)
+
+
+def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
+    calls = []
+
+    def load(name, split, streaming=False):
+        calls.append(name)
+        return datasets.Dataset.from_dict({"body": ["a"]})
+
+    monkeypatch.setattr(sources, "load_from_hub", load)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    resolve_source("org/name").check("text")
+    assert calls == []
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    resolve_source("org/name").check("body")
+    with pytest.raises(UserError, match="org/name: no column 'text'"):
+        resolve_source("org/name").check("text")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -32,3 +32,8 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """ "; did you mean ...?", or nothing where no word is near."""
     near = difflib.get_close_matches(word, list(words), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def kind_of(value: object) -> str:
+    """Return what to call something that was given in the place of something else: "a list", "None"."""
+    return "None" if value is None else f"a {type(value).__name__}"

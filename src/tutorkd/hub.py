@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -54,7 +55,11 @@ def loading(name: str, role: str, presets: Sequence[str] = ()) -> Iterator[None]
 
 def looks_like_path(name: str) -> bool:
     """Whether a name can't be one of the Hub's."""
-    return name.startswith((".", "~", "/")) or Path(name).is_absolute() or name.count("/") > 1
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return False
 
 
 def nearest_path(name: str) -> str:

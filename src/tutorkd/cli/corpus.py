@@ -7,7 +7,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.data.corpus import check_corpus
+from tutorkd.data.sources import HubDataset, resolve_source
 from tutorkd.errors import UserError
+
+_NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
 @dataclass
@@ -19,8 +22,9 @@ class CorpusArguments:
     corpus: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text, repeatable: a Hub data set (name or name:config), or a txt, jsonl, csv or parquet file, a "
-            "folder of them, or a glob. One document a row; in txt, blank lines separate documents."
+            "help": "Text, repeatable: a txt, jsonl, csv or parquet file, a folder of them, a glob or, if nothing of "
+            "that name is here, a Hub data set (name or name:config). One document a row; in txt, blank lines separate "
+            "documents."
         },
     )
     corpus_weights: list[float] | None = field(
@@ -56,12 +60,13 @@ class CorpusArguments:
         )
         for part in packed.corpora:
             if part.tokens is None:
-                print(f"text     {part.source}: streamed, {part.heldout_rows:,} rows held out")
+                known, where = "streamed", " at its beginning"
             else:
-                print(
-                    f"text     {part.source}: {part.documents:,} documents, {part.tokens:,} tokens, "
-                    f"{part.train_rows:,} rows of {self.max_length}, {part.heldout_rows:,} rows held out"
-                )
+                known, where = f"{part.documents:,} documents, {part.tokens:,} tokens", ""
+                known += f", {part.train_rows:,} rows of {self.max_length}"
+            if part.unknown_share >= _NOTABLE:
+                known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
+            print(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
         return packed
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,6 +78,11 @@ class CorpusArguments:
         self.require()
         for notice in check_corpus(self.corpus, tokenizer, **self._settings()):
             print(f"text     {notice}")
+
+    def not_looked_up(self) -> list[str]:
+        """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""
+        resolved = [resolve_source(name, self.corpus_split) for name in self.corpus]
+        return [source.name for source in resolved if isinstance(source, HubDataset) and not source.offline]
 
     def _settings(self) -> dict[str, Any]:
         return {

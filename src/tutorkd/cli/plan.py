@@ -53,4 +53,6 @@ def print_plan(
         "peak memory": f"about {cost.peak_bytes / 2**30:.1f} GiB a device",
         "time": f"{seconds:.2f} s a step at half of this machine's {rate / 1e9:,.0f} GFLOP/s, {total}",
     }
+    if names := text.not_looked_up():
+        facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
     print("\n".join(f"{name:<20} {fact}" for name, fact in facts.items()))

@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key
-from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, nonblank
+from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, nonblank, require_known
 from tutorkd.data.sources import Source, no_text
 
 _FORMAT = 2  # raise it when the same settings come to give other rows
@@ -39,6 +40,7 @@ class PackedPart:
     documents: int
     heldout_documents: int
     tokens: int
+    unknown: int
     digest: str
     path: Path
     reused: bool
@@ -50,7 +52,7 @@ def cached_corpus(
     """Return the packed rows of a source, from the folder `cache` if they are there.
 
     Raises:
-        UserError: the source can't be read or holds no text, or the cache can't be written.
+        UserError: the source can't be read, holds no text or mostly unknown tokens, or the cache can't be written.
     """
     key = cache_key({"format": _FORMAT}, source.identity(streaming=False), encoder.identity(), asdict(settings))
     folder = cache / key
@@ -74,8 +76,9 @@ def _build(
         raise no_text(source.name)
     held = heldout_count(len(documents), settings.heldout)
     chosen = np.random.default_rng(settings.seed).choice(len(documents), held, replace=False, shuffle=False)
-    tokens, digest = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)
-    counts = {"documents": len(documents), "heldout_documents": held, "tokens": tokens, "digest": digest}
+    counts = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)
+    require_known(source.name, counts["unknown"] / counts["tokens"])
+    counts |= {"documents": len(documents), "heldout_documents": held}
     (new / "corpus.json").write_text(json.dumps({"source": source.name, "counts": counts}))
 
 
@@ -112,9 +115,9 @@ def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:
     return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, np.concatenate(pieces))})
 
 
-def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> tuple[int, str]:
-    """Write train.arrow and heldout.arrow; return the number of tokens, separators not counted, and a digest."""
-    tokens = first = 0
+def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> dict[str, Any]:
+    """Write train.arrow and heldout.arrow; return the tokens, those unknown (no separators), and a digest."""
+    tokens = unknown = first = 0
     with (
         PackedWriter(pa.OSFile(str(folder / "train.arrow"), "wb"), encoder, max_length) as train_rows,
         PackedWriter(pa.OSFile(str(folder / "heldout.arrow"), "wb"), encoder, max_length) as heldout_rows,
@@ -126,11 +129,14 @@ def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length:
             held = np.zeros(len(batch), bool)
             held[heldout[begin:end] - first] = True
             for rows, chosen in ((train_rows, ~held), (heldout_rows, held)):
-                rows.write(batch.filter(pa.array(chosen)).flatten().to_numpy())
-            tokens += len(batch.flatten()) - len(batch)
+                ids = batch.filter(pa.array(chosen)).flatten().to_numpy()
+                rows.write(ids)
+                tokens += len(ids)
+                unknown += encoder.unknown(ids)
             first += len(batch)
             bar.update(len(batch))
-    return tokens, cache_key({"train": train_rows.digest, "heldout": heldout_rows.digest})
+    digest = cache_key({"train": train_rows.digest, "heldout": heldout_rows.digest})
+    return {"tokens": tokens - len(documents), "unknown": unknown, "digest": digest}
 
 
 def _batch_size(dataset: Dataset) -> int:

@@ -12,11 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
-from tutorkd.data.packing import Encoder
-from tutorkd.data.sources import resolve_source
+from tutorkd.data.packing import Encoder, nonblank, require_known, unknown_at_beginning
+from tutorkd.data.sources import LocalFiles, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, kind_of
 
+SourceName = str | os.PathLike[str]
 Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 SHORTEST_ROW = 8
@@ -33,6 +34,8 @@ class CorpusCounts:
         documents: documents that hold text, held-out ones included.
         heldout_documents: documents held out.
         tokens: tokens of text, held-out ones included, special tokens not counted.
+        unknown_share: share of the tokens of text that are the tokenizer's unknown token, from 0 to 1; of a
+            stream, at its beginning.
         train_rows: packed rows to train on, before any weighting.
         heldout_rows: packed rows held out.
         cache_path: the folder of its rows.
@@ -47,6 +50,7 @@ class CorpusCounts:
     documents: int | None
     heldout_documents: int
     tokens: int | None
+    unknown_share: float
     train_rows: int | None
     heldout_rows: int
     cache_path: Path | None
@@ -84,7 +88,7 @@ class PackedCorpus:
 
 
 def prepare_corpus(
-    sources: Sequence[str],
+    sources: SourceName | Sequence[SourceName],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 128,
@@ -115,9 +119,9 @@ def prepare_corpus(
     data loader worker at work (the first reads, which gives the same rows for any number); and all counts.
 
     Args:
-        sources: each a txt, jsonl (json with one object a line), csv or parquet file, a folder of such files,
-            a glob, or a Hub data set `name` or `name:config`. One document a row; in txt, blank lines part
-            documents, and one of more than a million characters is cut at a line end.
+        sources: one name or several, each a txt, jsonl (json with one object a line), csv or parquet file, a
+            folder of such files, a glob, or a Hub data set `name` or `name:config`. One document a row; in txt,
+            blank lines part documents, and one of more than a million characters is cut at a line end.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
         text_column: the column that holds the text, for all sources but txt.
@@ -135,12 +139,14 @@ def prepare_corpus(
 
     Raises:
         UserError: a source that isn't there or can't be read, isn't UTF-8, has no text column of that name or
-            no text at all; settings out of range; an unfit tokenizer; a full disk.
+            no text at all, or is mostly unknown to the tokenizer (more than half of the tokens; of a stream, at
+            its beginning); settings out of range; an unfit tokenizer; a full disk.
     """
-    _check(sources, tokenizer, max_length, weights, heldout, num_proc)
+    names = _names(sources)
+    _check(names, tokenizer, max_length, weights, heldout, num_proc)
     encoder = Encoder.from_tokenizer(tokenizer)
     settings = PackSettings(max_length, text_column, heldout, seed)
-    resolved = [resolve_source(name, split) for name in sources]
+    resolved = [resolve_source(name, split) for name in names]
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -152,6 +158,7 @@ def prepare_corpus(
                     documents=None,
                     heldout_documents=part.heldout_documents,
                     tokens=None,
+                    unknown_share=part.unknown_share,
                     train_rows=None,
                     heldout_rows=len(part.heldout),
                     cache_path=None,
@@ -174,6 +181,7 @@ def prepare_corpus(
                 documents=part.documents,
                 heldout_documents=part.heldout_documents,
                 tokens=part.tokens,
+                unknown_share=part.unknown / part.tokens,
                 train_rows=len(part.train),
                 heldout_rows=len(part.heldout),
                 cache_path=part.path,
@@ -207,10 +215,24 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
+    encoder = Encoder.from_tokenizer(tokenizer)
     resolved = [resolve_source(name, split) for name in sources]
     for source in resolved:
         source.check(text_column)
+        if isinstance(source, LocalFiles):
+            require_known(source.name, unknown_at_beginning(nonblank(source.stream(text_column)), encoder))
     return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+
+
+def _names(sources: SourceName | Sequence[SourceName]) -> list[str]:
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    for name in given if isinstance(given, Sequence) else [given]:
+        if not isinstance(name, str | os.PathLike):
+            raise UserError(
+                f"a corpus is named (a file, a folder, a glob or a Hub data set), not given as {kind_of(name)}; write "
+                "it to a file and name that, as with dataset.to_parquet('text.parquet')"
+            )
+    return [os.fspath(name) for name in given]
 
 
 def _check(

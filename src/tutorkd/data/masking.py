@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, kind_of
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
@@ -80,7 +80,7 @@ class DrawnRows(Dataset):
 
     def __init__(self, rows: Any, most: int | None = None):
         if not hasattr(rows, "__len__"):
-            raise UserError(f"held-out rows are needed as a data set with a length, not as {_kind(rows)}")
+            raise UserError(f"held-out rows are needed as a data set with a length, not as {kind_of(rows)}")
         _require_token_ids(rows, rows[0] if len(rows) and not hasattr(rows, "column_names") else {})
         self.rows = rows
         self._length = len(rows) if most is None else min(most, len(rows))
@@ -118,7 +118,9 @@ class StreamedRows(IterableDataset):
 
     def __init__(self, rows: Any):
         if not isinstance(rows, datasets.IterableDataset):
-            raise UserError(f"rows to train on are needed as a data set or a stream of datasets, not as {_kind(rows)}")
+            raise UserError(
+                f"rows to train on are needed as a data set or a stream of datasets, not as {kind_of(rows)}"
+            )
         _require_token_ids(rows, {} if rows.column_names else next(iter(rows), {}))
         self.rows = rows
 
@@ -143,13 +145,9 @@ def _require_token_ids(rows: Any, first: Any) -> None:
     """Raise a `UserError` unless rows, which have column names or else a first row, have token ids."""
     columns = getattr(rows, "column_names", None) or (list(first) if isinstance(first, Mapping) else None)
     if columns is None:
-        raise UserError(f"rows are needed as mappings with input_ids, not as {_kind(first)}; {_PACKED}")
+        raise UserError(f"rows are needed as mappings with input_ids, not as {kind_of(first)}; {_PACKED}")
     if columns and "input_ids" not in columns:
         raise UserError(f"rows without a column input_ids among {', '.join(columns)} can't be trained on; {_PACKED}")
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 class MaskingCollator:

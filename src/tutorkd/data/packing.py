@@ -23,6 +23,8 @@ _ROWS_PER_BATCH = 8192
 _TOKENS_PER_PUSH = 1 << 20
 _CHARACTERS_AT_ONCE = 1 << 17  # a tokenizer needs more than a hundred bytes for each
 _OVERLAP = 1 << 12  # characters
+_BEGINNING = 1 << 18  # characters
+_MOST_UNKNOWN = 0.5  # of the tokens; more isn't the language of the tokenizer
 
 
 def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
@@ -39,6 +41,7 @@ class Encoder:
     backend: Tokenizer
     cls_id: int
     sep_id: int
+    unknown_id: int | None
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "Encoder":
@@ -56,11 +59,17 @@ class Encoder:
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend, tokenizer.cls_token_id, tokenizer.sep_token_id)
+        frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        unknown_id = tokenizer.unk_token_id
+        return cls(backend, *frame, None if unknown_id in frame else unknown_id)
 
     def identity(self) -> dict[str, Any]:
         """Return what the ids depend on, whatever truncation or padding the tokenizer was saved with."""
-        return {"tokenizer": self.backend.to_str(), "cls": self.cls_id, "sep": self.sep_id}
+        return {"tokenizer": self.backend.to_str(), "cls": self.cls_id, "sep": self.sep_id, "unknown": self.unknown_id}
+
+    def unknown(self, ids: np.ndarray) -> int:
+        """Return how many of some ids are the unknown token."""
+        return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
     def __call__(self, text: str) -> Iterator[np.ndarray]:
         """Yield the ids of a text in pieces, (n,) int32, the last the separator; nothing if the text has no token.
@@ -121,6 +130,29 @@ def _join(part: Encoding, following: Encoding) -> tuple[int, int] | None:
     run = SequenceMatcher(None, tail, head, autojunk=False).find_longest_match()
     middle = run.size // 2
     return (len(part) - len(tail) + run.a + middle, run.b + middle) if run.size else None
+
+
+def unknown_at_beginning(documents: Iterable[str], encoder: Encoder) -> float:
+    """Return the share of unknown tokens at the beginning of a text, from 0 to 1."""
+    tokens = unknown = 0
+    left = _BEGINNING
+    for document in documents:
+        for ids in list(encoder(document[:left]))[:-1]:
+            tokens += len(ids)
+            unknown += encoder.unknown(ids)
+        left -= len(document)
+        if left <= 0:
+            break
+    return unknown / max(1, tokens)
+
+
+def require_known(name: str, unknown_share: float) -> None:
+    """Raise a `UserError` if more than half of a corpus is unknown to the tokenizer."""
+    if unknown_share > _MOST_UNKNOWN:
+        raise UserError(
+            f"corpus {name!r}: the tokenizer doesn't know {unknown_share:.0%} of its tokens; take a model whose "
+            "tokenizer was made for this language or script"
+        )
 
 
 class RowPacker:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.utils import tqdm
@@ -89,6 +90,11 @@ class HubDataset:
     name: str  # with its configuration, as name:config
     split: str
 
+    @property
+    def offline(self) -> bool:
+        """Whether nothing is asked of the Hub, so that what isn't on disk is known not to be there."""
+        return datasets.config.HF_HUB_OFFLINE
+
     @cached_property
     def _dataset(self) -> Dataset:
         return load_from_hub(self.name, self.split)
@@ -113,7 +119,9 @@ class HubDataset:
         """What isn't read: nothing."""
 
     def check(self, column: str) -> None:
-        """Nothing: what a data set of the Hub holds isn't known before it is fetched."""
+        """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
+        if self.offline:
+            self._require_text(column, self._dataset.features)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
@@ -157,8 +165,9 @@ def no_text(name: str) -> UserError:
 def resolve_source(name: str, split: str = "train") -> Source:
     """Return the source that a name stands for.
 
-    A name is local if it exists on disk, holds glob characters, or looks like a path or a known file; any
-    other is a Hub data set `name` or `name:config`, of which `split` is taken.
+    A name is local if it exists on disk, holds glob characters, ends as a text file does (compressed or not), or
+    can't be the name of a Hub repository (`name` or `owner/name`, so "name/" and "./name" are local). Any other is
+    a Hub data set `name` or `name:config`, of which `split` is taken.
 
     Raises:
         UserError: an empty name, or a local one without a file that can be read.
@@ -175,7 +184,7 @@ def resolve_source(name: str, split: str = "train") -> Source:
         return LocalFiles(name, (path.absolute(),))
     if set(name) & set("*?["):
         return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
-    if looks_like_path(name) or path.suffix.lower() in READERS:
+    if looks_like_path(name.partition(":")[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
     return HubDataset(name, split)
 

@@ -9,7 +9,15 @@ from datasets import Dataset, IterableDataset
 
 from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
-from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, RowPacker, nonblank
+from tutorkd.data.packing import (
+    TOKEN_LISTS,
+    Encoder,
+    PackedWriter,
+    RowPacker,
+    nonblank,
+    require_known,
+    unknown_at_beginning,
+)
 from tutorkd.data.sources import Source, no_text
 
 STREAM_HELDOUT_DOCUMENTS = 1000
@@ -23,6 +31,7 @@ class StreamedPart:
     train: IterableDataset
     heldout: Dataset
     heldout_documents: int
+    unknown_share: float
     digest: str
 
 
@@ -30,12 +39,14 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     """Return the rows of a source as a stream, and those of its first documents as the held-out part.
 
     Raises:
-        UserError: the source can't be read, or no document at the head of the stream holds text.
+        UserError: the source can't be read, or the head of the stream holds no text or mostly unknown tokens.
     """
-    # read once to count and once to pack: documents may be too large to be kept
+    # read again to be packed, not kept: documents may be large
     count = sum(1 for _ in islice(_documents(source, settings), 2 * STREAM_HELDOUT_DOCUMENTS))
     if not count:
         raise no_text(source.name)
+    unknown_share = unknown_at_beginning(_documents(source, settings), encoder)
+    require_known(source.name, unknown_share)
     held = heldout_count(count, settings.heldout)
     if held and count == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
@@ -52,6 +63,7 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
         ),
         heldout=Dataset.from_buffer(heldout.getvalue()),
         heldout_documents=held,
+        unknown_share=unknown_share,
         digest=cache_key(
             source.identity(streaming=True), encoder.identity(), asdict(settings), {"heldout": rows.digest}
         ),

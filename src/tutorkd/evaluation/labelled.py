@@ -107,7 +107,7 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
     """
     path, columns = Path(source), list(dict.fromkeys(columns))
     reader = _READERS.get(path.suffix.lower())
-    local = reader or path.exists() or looks_like_path(source)
+    local = reader or path.exists() or looks_like_path(source.partition(":")[0])
     if local and not path.exists():
         raise UserError(f"data {source}: there is no such file{nearest_path(source)}")
     if local and not (reader and path.is_file()):

@@ -243,6 +243,10 @@ def test_a_student_of_a_bare_configuration_works(root, out, tmp_path):
     ("flags", "message"),
     [
         (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),
+        (["--corpus", "nothing/"], "nothing/: no such file or folder"),
+        (["--corpus", "nothing.txt.gz"], "nothing.txt.gz: no such file or folder"),
+        (["--corpus", "nothing"], "corpus 'nothing': no such file or folder, and not to be had from the Hub"),
+        (["--corpus", "unknown.txt"], "corpus 'unknown.txt': the tokenizer doesn't know 67% of its tokens"),
         (["--corpus", "folder"], "folder: no file with one of the extensions .txt"),
         (["--corpus_weights", "1", "2"], "2 weights for 1 corpora"),
         (["--max_length", "7"], "max_length 7 is too short for a row"),
@@ -256,6 +260,7 @@ def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "unknown.txt").write_text("w1 один два", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     if "--text_column" in flags:
         flags = ["--corpus", str(root / "table.csv"), *flags]
@@ -265,7 +270,7 @@ def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
     told = fail(capfd, *argv)
     assert message in told
     assert fail(capfd, *argv, "--dry_run") == told
-    assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "folder"}
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "unknown.txt", "folder"}
 
 
 def test_no_model_no_text_and_no_command(capfd):

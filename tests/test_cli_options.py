@@ -10,6 +10,7 @@ import yaml
 from commands import complete, fail, save, save_corpus
 
 from tutorkd.cli import adapt, distill, evaluate
+from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.main import COMMANDS, main
 from tutorkd.cli.options import RECIPES, OptionParser, load_recipe, recipe_names
 from tutorkd.cli.trainer_options import COMMON, REFUSED
@@ -402,3 +403,30 @@ def test_where_the_number_of_steps_isn_t_known_a_dry_run_tells_tokens_an_hour(mo
     seconds, tokens = re.match(r"([\d.]+) s a step .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
     assert float(seconds) > 0.5
     assert float(tokens) == pytest.approx(64 * 3600 / float(seconds) / 1e6, abs=0.006)
+
+
+def test_a_dry_run_says_which_name_it_takes_for_a_data_set_of_the_hub(models, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # else one that isn't on disk is refused
+    flags = ["--max_length", "16", "--output_dir", str(tmp_path / "out"), "--bf16", "false", "--max_steps", "1"]
+    corpora = ["--corpus", str(models / "corpus.txt"), "nothing", "--dry-run"]
+    _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, *corpora)
+    assert facts["not looked up"] == "nothing: not a file or folder, so taken for a data set of the Hub"
+    _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, *corpora[:2], "--dry-run")
+    assert "not looked up" not in facts
+
+
+@pytest.mark.parametrize(
+    ("words", "streaming", "said"),
+    [
+        ("w1 w2 w3 one two", "false", ", 40.0% of the tokens unknown to the tokenizer, "),
+        ("w1 w2 w3 one two", "true", ": streamed, 40.0% of the tokens at its beginning unknown to the tokenizer, "),
+        ("w1 " * 150 + "one", "false", None),
+    ],
+)
+def test_the_share_of_unknown_tokens_is_told_from_one_percent_on(tmp_path, capfd, words, streaming, said):
+    (tmp_path / "a.txt").write_text(words, encoding="utf-8")
+    text = CorpusArguments([str(tmp_path / "a.txt")], max_length=16, streaming=streaming == "true")
+    text.load(tiny.tokenizer())
+    shown = capfd.readouterr().out
+    assert (said or "rows held out") in shown
+    assert ("unknown to the tokenizer" in shown) == (said is not None)

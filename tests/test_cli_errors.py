@@ -321,7 +321,9 @@ def test_a_folder_of_something_else_is_left_alone(root, out, capfd):
 @pytest.mark.parametrize("below", [".", "folder/deeper"])
 def test_an_output_folder_that_can_t_be_made(root, tmp_path, capfd, below):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert "file isn't a folder that can be written" in fail(capfd, *distill(root, tmp_path / "file" / below))
+    assert "can't be made: " in fail(capfd, *distill(root, tmp_path / "file" / below))
+    told = fail(capfd, *distill(root, tmp_path / "file" / below, "--dry_run"))
+    assert "file isn't a folder that can be written" in told
 
 
 def test_an_output_folder_in_which_nothing_can_be_made(root, tmp_path, capfd, monkeypatch):

@@ -217,7 +217,7 @@ def test_a_cell_that_another_process_runs_is_left_alone(matrix, tmp_path, capsys
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"):
         assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 2
-    assert "another process is running" in capsys.readouterr().err
+    assert "mlm-half-seed0 is in use by another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("compare", "ablations/"))])

@@ -9,7 +9,7 @@ from tutorkd.comparison import plots
 from tutorkd.comparison.cell import _seconds
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.report import figures, markdown, summarise
-from tutorkd.evaluation.report import write_text
+from tutorkd.files import write_text
 
 NAMES = ["plain", "a|b", "third"]
 

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.report import EvaluationResult, markdown_table, results_table, write_text
+from tutorkd.evaluation.report import EvaluationResult, markdown_table, results_table
+from tutorkd.files import write_text
 
 TEACHER = EvaluationResult(
     name="teacher",
@@ -110,7 +111,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tutorkd.evaluation.report.os.replace", full)
+    monkeypatch.setattr("tutorkd.files.os.replace", full)
     with pytest.raises(UserError, match=r"results\.json can't be written: No space left on device"):
         write_text(path, "new")
     assert path.read_text() == "old"

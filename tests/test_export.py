@@ -260,7 +260,7 @@ def test_a_file_that_doesn_t_give_the_model_s_answers_is_not_handed_out(place, c
         (["--texts", "blank.txt"], "blank.txt"),
         (["--validation", "rows.csv"], "doesn't classify rows, so --validation can't be answered; give --texts"),
         (["--model", "nowhere/at/all"], "there is no such folder"),
-        (["--output_dir", "rows.csv"], "rows.csv is a file; choose another --output_dir"),
+        (["--output_dir", "rows.csv"], "rows.csv can't be made: File exists; choose another --output_dir"),
     ],
 )
 def test_mistakes_are_told_in_a_line_and_nothing_is_written(place, capfd, flags, message):

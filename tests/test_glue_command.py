@@ -405,4 +405,4 @@ def test_a_unit_that_another_process_runs_is_left_alone(place, capfd):
     folder = place / "out" / "runs" / slug / "rte"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"):
-        assert "another process is running" in fail(capfd, *_command("model", "rte"), "--unit", f"{slug}/rte")
+        assert "rte is in use by another process" in fail(capfd, *_command("model", "rte"), "--unit", f"{slug}/rte")

@@ -11,7 +11,7 @@ import tiny
 from matplotlib.figure import Figure
 
 from tutorkd.evaluation.checkpoint import Checkpoint
-from tutorkd.evaluation.report import write_text
+from tutorkd.files import write_text
 from tutorkd.glue import plots, published
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import load_task

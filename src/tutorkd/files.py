@@ -1,13 +1,15 @@
 """Files that are written whole or not at all."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import type_validator
+from safetensors import SafetensorError
 
 from tutorkd.errors import UserError
 
@@ -27,6 +29,56 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"the output folder {folder} can't be made: {error.strerror}; choose another --output_dir"
         ) from error
+
+
+@contextmanager
+def writing(what: str | Path, remedy: str = "free space, or choose another --output_dir") -> Iterator[None]:
+    """Turn what writing files can fail with into one line.
+
+    Raises:
+        UserError: if the disk is full or the place can't be written, ending with ``remedy``.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{what} couldn't be written ({' '.join(str(error).split())}); {remedy}") from error
+
+
+def clear(folder: Path, keep: Collection[str]) -> None:
+    """Remove all that a folder holds but the entries of these names."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name in keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def flush(path: Path) -> None:
+    """Have a file, or what a folder lists, on the disk, where a power failure can't undo it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, making its folder.
+
+    Raises:
+        UserError: if it can't be written.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        flush(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} can't be written: {error.strerror}") from error
 
 
 def stored_result(file: Path, types: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -72,6 +124,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for file in list(scratch.iterdir()):
             if file.is_file():
                 file.chmod(scratch.stat().st_mode & 0o666)
+            flush(file)
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

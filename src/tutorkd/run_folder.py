@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
+from transformers import TrainingArguments
 
+from tutorkd.checkpoints import SCRATCH, checkpoints, defect, last_checkpoint, step_of
 from tutorkd.errors import UserError
-from tutorkd.settings import first_difference, resolved
-from tutorkd.trainer import last_checkpoint, whole_checkpoints
+from tutorkd.files import PARTIAL, clear, stored_result, write_text, writing
+from tutorkd.identity import TEXT, TEXT_DIGEST, TEXT_FILES, difference, text_files, with_contents
+from tutorkd.locks import LOCK_FILES, contents
+from tutorkd.settings import resolved
 
 RUN_FILE = "run.yaml"
 FINISHED_FILE = "trainer_state.json"
+_PROCESSES, _REVISION = "processes", "_revision"
+_PARTIAL_RUN_FILE = f".{RUN_FILE}{PARTIAL}"  # what a run that was killed at its start may leave
 
 # What doesn't change the result of a run: where it goes, what it shows and how often, how the work is spread.
 _IRRELEVANT = (
@@ -28,39 +35,103 @@ class RunFolder:
 
     Args:
         path: the folder, made if it isn't there.
-        arguments: dataclass instances whose values, where they differ from the defaults, tell one run from another.
+        arguments: dataclass instances whose values, where they differ from the defaults, tell one run from another;
+            models count by their content, text by that of its rows (``check_contents``).
         restart: throw away what an earlier run left here, once ``claim`` is called.
 
+    Attributes:
+        settings: what ``run.yaml`` will say, in plain types.
+
     Raises:
-        UserError: if the folder holds something else, or a run with other settings, or can't be written.
+        UserError: if the folder holds something else, or a run with other settings, or can't be written, or if there
+            is no such text.
     """
 
     def __init__(self, path: str | Path, arguments: Sequence[Any], restart: bool):
         self.path = Path(path)
-        self.settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
         place = self.path.absolute()
         there = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"{there} isn't a folder that can be written; choose another --output_dir")
+        settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
+        self.settings = with_contents(settings)
+        self.settings[TEXT_FILES] = text_files(settings[TEXT], settings["corpus_split"])
+        self.settings[_PROCESSES] = next(each for each in arguments if isinstance(each, TrainingArguments)).world_size
         run_file = self.path / RUN_FILE
         self._restart = restart and run_file.exists()
+        self._found: dict[str, Any] = {}
         if self._restart:
             return
         if run_file.exists():
-            self._compare(yaml.safe_load(run_file.read_text(encoding="utf-8")) or {})
-        elif self.path.exists() and any(self.path.iterdir()):
+            self._found = self._read(run_file)
+            self._compare()
+        elif self.path.exists() and contents(self.path) - {_PARTIAL_RUN_FILE}:
             raise UserError(f"{self.path} holds something that isn't a run of tutorkd; choose another --output_dir")
 
-    def _compare(self, found: dict[str, Any]) -> None:
-        if difference := first_difference(found, self.settings):
+    def _read(self, file: Path) -> dict[str, Any]:
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            found = None
+        if not isinstance(found, dict) or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys():
             raise UserError(
-                f"{self.path} holds another run ({difference}); choose another --output_dir, or --restart to throw "
-                "that run away"
+                f"{file} is damaged: it doesn't say which run this is; put it back from a copy, choose another "
+                "--output_dir, or --restart to throw the run away"
             )
+        return found
+
+    def _compare(self) -> None:
+        """Refuse to go on with another run; what the text holds isn't known yet."""
+        before, now = self._found[_PROCESSES], self.settings[_PROCESSES]
+        later = (_PROCESSES, TEXT, TEXT_DIGEST)
+        there, here = (
+            {key: value for key, value in each.items() if key not in later and not key.endswith(_REVISION)}
+            for each in (self._found, self.settings)
+        )
+        if found := difference(there, here):
+            raise self._another(found)
+        if before != now:
+            how = "without torchrun" if before == 1 else f"with torchrun --nproc_per_node {before}"
+            raise UserError(
+                f"{self.path} holds a run of {before} process{'es' * (before != 1)}, and this is one of {now}: start "
+                f"it {how}, choose another --output_dir, or --restart to throw that run away"
+            )
+
+    def _another(self, found: str) -> UserError:
+        return UserError(
+            f"{self.path} holds another run ({found}); choose another --output_dir, or --restart to throw that run away"
+        )
+
+    def check_contents(self, text_digest: str) -> None:
+        """Take note of what is known once models and text are loaded.
+
+        Args:
+            text_digest: of the rows, or of the files of a stream.
+
+        Raises:
+            UserError: if the run in the folder was made from another text or another revision of a model.
+        """
+        self.settings = {**with_contents(self.settings), TEXT_DIGEST: text_digest}
+        there, now = (
+            {key: value for key, value in each.items() if key in (TEXT, TEXT_DIGEST) or key.endswith(_REVISION)}
+            for each in (self._found, self.settings)
+        )
+        if self._found and (found := difference(there, now)):
+            raise self._another(found)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing points to another text or revision; if something does, the content may yet be the same."""
+        return all(
+            self._found.get(key) == self.settings.get(key)
+            for key in self._found.keys() | self.settings.keys()
+            if key == TEXT_FILES or key.endswith(_REVISION)
+        )
 
     @property
     def finished(self) -> bool:
-        return not self._restart and (self.path / FINISHED_FILE).exists()
+        """Whether the run in the folder was made to its end, and its model is there."""
+        return bool(self._found) and lacking(self.path) is None
 
     @property
     def checkpoint(self) -> Path | None:
@@ -68,16 +139,35 @@ class RunFolder:
         return None if self._restart else last_checkpoint(self.path)
 
     def claim(self) -> None:
-        """Write down whose folder it is, and remove what doesn't count: a run to be restarted, half a checkpoint."""
-        try:
+        """Write down whose folder it is, and remove what doesn't count: a run to be restarted, checkpoints in part.
+
+        Says so where what would have been gone on from is damaged.
+        """
+        with writing(self.path, "choose another --output_dir"):
             if self._restart:
-                shutil.rmtree(self.path)
+                clear(self.path, {RUN_FILE, *LOCK_FILES})
                 self._restart = False
-            for folder in set(self.path.glob("checkpoint-*")) - set(whole_checkpoints(self.path)):
-                shutil.rmtree(folder)
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial = self.path / f".{RUN_FILE}"
-            partial.write_text(yaml.safe_dump(self.settings, sort_keys=True), encoding="utf-8")
-            os.replace(partial, self.path / RUN_FILE)
-        except OSError as error:
-            raise UserError(f"can't write to {self.path}: {error.strerror}; choose another --output_dir") from error
+            if (self.path / FINISHED_FILE).exists() and (why := lacking(self.path)):
+                print(f"the model in {self.path} isn't whole and will be made again: {why}")
+            last = self.checkpoint
+            for folder in checkpoints(self.path):
+                if why := defect(folder):
+                    if last is None or step_of(folder) > step_of(last):
+                        print(f"{folder} isn't whole and doesn't count: {why}")
+                    shutil.rmtree(folder)
+            shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
+        write_text(self.path / RUN_FILE, yaml.safe_dump(self.settings, sort_keys=True))
+
+
+def lacking(path: Path) -> str | None:
+    """What a run's folder lacks of a finished run; None if it is finished."""
+    if stored_result(path / FINISHED_FILE, {"global_step": int}) is None:
+        return f"{FINISHED_FILE} is missing or damaged"
+    files = list(path.glob("model*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt"):  # compares the size that the head tells with the file's
+                pass
+        except (OSError, SafetensorError):
+            return f"{file.name} is damaged"
+    return None if files else "model.safetensors is missing"

@@ -13,10 +13,13 @@ import torch
 from accelerate.utils import parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from tutorkd.callbacks import ProgressTable, StepsAsAsked, Throughput
 from tutorkd.card import student_card, teacher_card
+from tutorkd.checkpoints import SCRATCH, last_checkpoint, publish
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.masking import (
     COUNTS,
@@ -138,6 +141,7 @@ class MaskedRowsTrainer(Trainer):
         self._window: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=args.device))
         self._step_metrics: dict[str, Tensor] = {}
         self._nonfinite_in_a_row = self._skipped_steps = self._steps_since_log = 0
+        self._writing_checkpoint = False
 
     # Data
 
@@ -320,18 +324,48 @@ class MaskedRowsTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Not Trainer's, which it would put in the place of ours when it pushes to the Hub."""
 
+    def _get_output_dir(self, trial: Any) -> str:
+        """As Trainer's; while a checkpoint is written, the folder from where it is published."""
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / SCRATCH) if self._writing_checkpoint else folder
+
     def _save_checkpoint(self, model, trial) -> None:
-        """As Trainer's, but a checkpoint that couldn't be written whole is taken away again."""
+        """As Trainer's, but a checkpoint gets its place once the parts of all processes are on the disk."""
+        output = Path(self._get_output_dir(trial))
+        written = output / SCRATCH / f"checkpoint-{self.state.global_step}"
+        place = output / written.name
         try:
+            if self.args.should_save:
+                shutil.rmtree(written.parent, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self._writing_checkpoint = True
             with quiet_transformers():
                 super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(place)
+                if self.args.should_save:
+                    self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(written, output)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
-                f"{folder} couldn't be written ({' '.join(str(error).split())}); free space or choose another "
+                f"{place} couldn't be written ({' '.join(str(error).split())}); free space or choose another "
                 f"--output_dir; {self._last_checkpoint()}"
             ) from error
+        finally:
+            self._writing_checkpoint = False
+            if self.args.should_save:
+                shutil.rmtree(written.parent, ignore_errors=True)
+        if self.args.should_save:
+            rotate_checkpoints(str(output), self.args.save_total_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As Trainer's, once the checkpoint has its place."""
+        if not self._writing_checkpoint:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _last_checkpoint(self) -> str:
         checkpoint = last_checkpoint(self.args.output_dir)
@@ -550,14 +584,3 @@ def prepare_teacher(
     if isinstance(teacher, Teacher):
         return teacher if teacher.body.dtype == dtype else frozen(teacher, dtype)
     return Teacher(teacher, dtype)
-
-
-def whole_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Checkpoints of a run that were written to the end; Trainer writes ``trainer_state.json`` last."""
-    return [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-
-
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run that was written to the end."""
-    whole = whole_checkpoints(output_dir)
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)

@@ -9,10 +9,11 @@ from transformers import AutoModelForMaskedLM, set_seed
 from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.options import OptionParser
 from tutorkd.cli.plan import print_plan
-from tutorkd.cli.training import check_positions, ready_trainer, train
+from tutorkd.cli.training import check_positions, ready_trainer, told_finished, train
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model, load_tokenizer
+from tutorkd.locks import held
 from tutorkd.run_folder import RunFolder
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.trainer import MaskedLMTrainer
@@ -46,10 +47,14 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
     if not args.model:
         raise UserError("no model: name the encoder to adapt with --model")
     text.require()
+    with held(Path(config.output_dir), not args.dry_run and config.process_index == 0):
+        return _adapt(args, text, config)
+
+
+def _adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig) -> Path:
     folder = RunFolder(config.output_dir, [args, text, config], args.restart)
-    if folder.finished and not args.dry_run:
-        print(f"{folder.path} is finished; --restart runs it again")
-        return folder.path
+    if folder.unchanged and folder.finished and not args.dry_run:
+        return told_finished(folder)
     tokenizer = load_tokenizer(args.model, "model", args.trust_remote_code)
     text.check(tokenizer)
     set_seed(config.seed)  # an MLM head that isn't there starts at random
@@ -65,6 +70,9 @@ def adapt(args: AdaptArguments, text: CorpusArguments, config: PretrainingConfig
         print_plan([args, text, config], trainer, tokenizer, text, config)
         return folder.path
     corpus = text.load(tokenizer)
+    folder.check_contents(corpus.digest)
+    if folder.finished:
+        return told_finished(folder)
     ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()

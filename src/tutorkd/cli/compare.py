@@ -1,7 +1,6 @@
 """``tutorkd compare``: a matrix of methods, students and seeds at an equal budget."""
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,8 @@ from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.comparison.runner import run_cells
 from tutorkd.errors import UserError
-from tutorkd.evaluation.report import write_text
-from tutorkd.files import make_folder
+from tutorkd.files import clear, write_text, writing
+from tutorkd.locks import LOCK_FILES, held
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
@@ -91,10 +90,16 @@ def compare(
         recipe: its name or path, which the cells' processes read again.
         content: the recipe with what the flags say in its place.
     """
+    with held(Path(args.output_dir)):
+        return _compare(cells, recipe, content, flags, args)
+
+
+def _compare(
+    cells: Sequence[Cell], recipe: str, content: Mapping[str, Any], flags: Sequence[str], args: CompareArguments
+) -> int:
+    out = Path(args.output_dir)
     left = [cell for cell in cells if args.restart or cell.result is None]
     failed = refusals(left) if left else {}
-    out = Path(args.output_dir)
-    make_folder(out)
     if args.restart:
         _remove(cells)
     print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
@@ -112,7 +117,8 @@ def compare(
     write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary))
-    draw(cells, summary, out)
+    with writing(out):
+        draw(cells, summary, out)
     print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
     return 1 if failed else 0
 
@@ -150,7 +156,8 @@ def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
 
 def _remove(cells: Sequence[Cell]) -> None:
     for cell in cells:
-        shutil.rmtree(cell.folder, ignore_errors=True)
+        with held(cell.folder), writing(cell.folder):
+            clear(cell.folder, LOCK_FILES)
 
 
 def _print_plan(cells: Sequence[Cell]) -> int:

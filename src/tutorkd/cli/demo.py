@@ -30,11 +30,11 @@ from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
 from tutorkd.evaluation import EvaluateArguments, EvaluationResult, evaluate_models, results_table
-from tutorkd.evaluation.report import write_text
 from tutorkd.examples import Example, tutor_examples
-from tutorkd.files import make_folder
+from tutorkd.files import write_text
 from tutorkd.hub import load_tokenizer, loading
-from tutorkd.run_folder import FINISHED_FILE
+from tutorkd.locks import held
+from tutorkd.run_folder import lacking
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
@@ -80,10 +80,14 @@ def demo(args: DemoArguments) -> None:
     Raises:
         UserError: what the stages raise.
     """
-    out = Path(args.output_dir)
     recipe = load_recipe(args.config)
     check_belongs(recipe, args.config, "demo", list(COMMANDS))
-    make_folder(out)
+    with held(Path(args.output_dir)):
+        _demo(args, recipe)
+
+
+def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
+    out = Path(args.output_dir)
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
     teacher, student = out / "teacher", out / "student"
@@ -162,7 +166,7 @@ def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, 
     )
     seconds = {"adapt": adapting * config.max_steps, "distill": distilling * tutor_config.max_steps}
     done = {"adapt": config.output_dir, "distill": tutor_config.output_dir}
-    seconds = {name: 0.0 if (Path(done[name]) / FINISHED_FILE).exists() else time for name, time in seconds.items()}
+    seconds = {name: 0.0 if lacking(Path(done[name])) is None else time for name, time in seconds.items()}
     return {**seconds, "evaluate": _estimate_evaluation(model, student, evaluation)}
 
 

@@ -11,11 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cli.plan import print_plan
-from tutorkd.cli.training import check_positions, ready_trainer, saving, train
+from tutorkd.cli.training import check_positions, ready_trainer, saving, told_finished, train
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError, nearest
 from tutorkd.files import written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
+from tutorkd.locks import held
 from tutorkd.methods import METHODS
 from tutorkd.methods.pair import check_tokenizer
 from tutorkd.run_folder import RunFolder
@@ -103,10 +104,14 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
     if not args.teacher:
         raise UserError("no teacher: name a masked language model with --teacher")
     text.require()
+    with held(Path(config.output_dir), not args.dry_run and config.process_index == 0):
+        return _distill(args, text, settings, config)
+
+
+def _distill(args: DistillArguments, text: CorpusArguments, settings: Any, config: DistillationConfig) -> Path:
     folder = RunFolder(config.output_dir, [args, text, settings, config], args.restart)
-    if folder.finished and not args.dry_run:
-        print(f"{folder.path} is finished; --restart runs it again")
-        return folder.path
+    if folder.unchanged and folder.finished and not args.dry_run:
+        return told_finished(folder)
     tokenizer, teacher, student = prepare(args, text, settings, config)
     print(f"method   {METHODS[args.method].title}")
 
@@ -119,6 +124,9 @@ def distill(args: DistillArguments, text: CorpusArguments, settings: Any, config
         print_plan([args, text, settings, config], trainer, tokenizer, text, config)
         return folder.path
     corpus = text.load(tokenizer)
+    folder.check_contents(corpus.digest)
+    if folder.finished:
+        return told_finished(folder)
     ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone
         folder.claim()

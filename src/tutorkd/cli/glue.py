@@ -1,7 +1,6 @@
 """``tutorkd glue``: how good encoders are on GLUE, beside the published rows."""
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from tutorkd.cli.options import OptionParser
 from tutorkd.comparison.runner import run_cells
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from tutorkd.evaluation.report import write_text
+from tutorkd.files import clear, write_text, writing
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.card import write_scores
 from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
@@ -23,6 +22,7 @@ from tutorkd.glue.report import markdown, unit_line
 from tutorkd.glue.runs import RESULT_FILE, Unit, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
+from tutorkd.locks import LOCK_FILES, contents, held
 from tutorkd.runtime import describe
 
 _RUNS = "runs"  # folder of the runs, in that of the results
@@ -65,7 +65,8 @@ def run(argv: Sequence[str]) -> int:
     if args.dry_run:
         print_plan(units)
         return 0
-    return glue(units, _left(units, args), teacher, models, flags, args)
+    with held(Path(args.output_dir)):
+        return glue(units, _left(units, args), teacher, models, flags, args)
 
 
 def glue(
@@ -129,9 +130,10 @@ def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:
     if not chosen:
         raise UserError(f"there is no unit {args.unit}; give MODEL/TASK as the command without --unit names them")
     (unit,) = chosen
-    failed = run_unit(unit)
-    if args.predict:
-        predict_tests(unit, load_tests(unit.task, args.data_dir))
+    with held(unit.folder):
+        failed = run_unit(unit)
+        if args.predict:
+            predict_tests(unit, load_tests(unit.task, args.data_dir))
     if failed:
         name, error = next(iter(failed.items()))
         raise UserError(f"{len(failed)} of {len(unit.runs)} runs failed, the first ({name}): {error}")
@@ -153,12 +155,13 @@ def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
 
 def _remove(units: Sequence[Unit]) -> None:
     for unit in units:
-        shutil.rmtree(unit.folder, ignore_errors=True)
+        with held(unit.folder), writing(unit.folder):
+            clear(unit.folder, LOCK_FILES)
 
 
 def _check_output(out: Path) -> None:
     """Raises UserError if the folder holds anything but what this command left there."""
-    if out.exists() and not (out.is_dir() and ((out / _RUNS).is_dir() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and ((out / _RUNS).is_dir() or not contents(out))):
         raise UserError(f"{out} holds something that isn't of tutorkd glue; choose another --output_dir")
 
 
@@ -168,7 +171,8 @@ def _plot(summary: Mapping[str, Any], out: Path) -> str:
         return "; for the plot: pip install 'tutorkd[plots]', and the same command again"
     from tutorkd.glue.plots import draw
 
-    return "".join(f", {file.name}" for file in draw(summary, out))
+    with writing(out):
+        return "".join(f", {file.name}" for file in draw(summary, out))
 
 
 def _write_card(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import IntervalStrategy, PreTrainedModel, TrainerCallback
 
 from tutorkd.callbacks import StopOnSignal, duration
+from tutorkd.checkpoints import step_of
 from tutorkd.errors import Interrupted, UserError
-from tutorkd.run_folder import RunFolder
+from tutorkd.files import writing, written_whole
+from tutorkd.run_folder import FINISHED_FILE, RunFolder
 from tutorkd.trainer import MaskedRowsTrainer
 
 
@@ -26,6 +28,7 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
         print(f"going on from {checkpoint}")
     stop = StopOnSignal()
     trainer.add_callback(stop)
+    trainer.add_callback(LogAtTheEnd())
     started = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -40,11 +43,29 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
         )
     with saving(folder):
         trainer.save_model()
-        trainer.save_state()
+        if trainer.args.should_save:
+            with written_whole(folder.path) as scratch:  # last: it tells that the run is finished
+                state.save_to_json(str(scratch / FINISHED_FILE))
     # Several processes: one that ends while another still saves can abort at its exit.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-    print(f"done     {state.global_step:,} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+    now = state.global_step - (step_of(checkpoint) if checkpoint else 0)
+    steps = f"{state.global_step:,}" if now == state.global_step else f"{now:,} of {state.global_step:,}"
+    print(f"done     {steps} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+
+
+def told_finished(folder: RunFolder) -> Path:
+    """Say that there is nothing to be done; returns the folder."""
+    print(f"{folder.path} is finished; --restart runs it again")
+    return folder.path
+
+
+class LogAtTheEnd(TrainerCallback):
+    """A line of the log for the last steps too, however few they are: figures and times are of all steps."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
 
 
 def ready_trainer(make: Callable[..., MaskedRowsTrainer], train: Any, heldout: Any) -> MaskedRowsTrainer:
@@ -67,13 +88,9 @@ def saving(folder: RunFolder) -> Iterator[None]:
     Raises:
         UserError: if the disk is full or the folder can't be written.
     """
-    try:
+    place = folder.checkpoint or "the start"
+    with writing(folder.path, f"free space, then run the same command again: it goes on from {place}"):
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder.path} couldn't be written ({' '.join(str(error).split())}); free space, then run the same "
-            f"command again: it goes on from {folder.checkpoint or 'the start'}"
-        ) from error
 
 
 def check_positions(model: PreTrainedModel, role: str, max_length: int) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from tutorkd.cli.distill import distill, make_student
@@ -13,9 +12,9 @@ from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cel
 from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 from tutorkd.evaluation import evaluate_models
-from tutorkd.evaluation.report import write_text
-from tutorkd.files import stored_result, written_whole
+from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
+from tutorkd.locks import held
 from tutorkd.run_folder import FINISHED_FILE
 from tutorkd.trainer import prepare_teacher
 
@@ -27,13 +26,9 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         UserError: what the stages raise, or if another process is at the cell.
         Interrupted: if training was stopped by a signal.
     """
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(cell.folder / ".lock", timeout=0):
-            if cell.result is None:
-                write_text(cell.folder / RESULT_FILE, json.dumps(_result(cell), indent=2))
-    except Timeout as error:
-        raise UserError(f"another process is running {cell.folder}") from error
+    with held(cell.folder):
+        if cell.result is None:
+            write_text(cell.folder / RESULT_FILE, json.dumps(_result(cell), indent=2))
     assert cell.result is not None
     return cell.result
 
@@ -67,7 +62,7 @@ def _save_undistilled(cell: Cell) -> str:
     teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
     student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
     folder = cell.folder / STUDENT_FOLDER
-    with quiet_transformers(), written_whole(folder) as scratch:
+    with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
         cast(PreTrainedModel, student.base_model).save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
     return str(folder)

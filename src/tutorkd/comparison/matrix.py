@@ -16,6 +16,7 @@ from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation import EvaluateArguments
 from tutorkd.evaluation.classification import FIGURE_TYPES, NOT_SETTINGS
 from tutorkd.files import stored_result
+from tutorkd.identity import comparable, with_contents
 from tutorkd.methods import METHODS
 from tutorkd.run_folder import RunFolder
 from tutorkd.settings import resolved
@@ -71,9 +72,12 @@ class Cell:
         distill: dict[str, Any] = {"teacher": args.teacher}
         if self.kind == "undistilled":
             distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
-        elif self.kind == "distilled":
+        if self.kind == "distilled":
             distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill, restart=False).settings
+        else:
+            distill = with_contents(distill)
         evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in NOT_SETTINGS}
+        evaluate = with_contents(evaluate)
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 
     @property
@@ -81,14 +85,22 @@ class Cell:
         """Its result, if it is finished and had these settings."""
         types = RESULT_TYPES | ({"training": TRAINING_TYPES} if self.kind == "distilled" else {})
         result = stored_result(self.folder / RESULT_FILE, types)
-        if result is None or result["settings"] != self.settings or not is_log(result["training"].get("log", [])):
+        if result is None or not _same(result["settings"], self.settings):
             return None
-        return result
+        return result if is_log(result["training"].get("log", [])) else None
 
 
 def is_log(entries: Sequence[Mapping[str, float]]) -> bool:
     """Whether each entry of a log, which is of `LOG_TYPE`, says its step."""
     return all("step" in entry for entry in entries)
+
+
+def _same(there: Any, now: dict[str, Any]) -> bool:
+    """Whether two cells' settings are the same, however paths in them are spelled."""
+    if not isinstance(there, dict) or there.keys() != now.keys():
+        return False
+    sections = [(there[key], now[key]) for key in ("distill", "evaluate")]
+    return there["kind"] == now["kind"] and all(comparable(first) == comparable(second) for first, second in sections)
 
 
 def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:

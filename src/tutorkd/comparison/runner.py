@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from tutorkd.callbacks import duration
 from tutorkd.errors import Interrupted
+from tutorkd.files import writing
 from tutorkd.runtime import visible_gpus
 
 LOG_FILE = "log.txt"
@@ -139,7 +140,6 @@ def _last_said(cell: Work) -> str:
 
 
 def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subprocess.Popen:
-    cell.folder.mkdir(parents=True, exist_ok=True)
     environment = {
         # Processes that each use all cores slow one another down.
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
@@ -150,7 +150,10 @@ def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subpro
     }
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    with (cell.folder / LOG_FILE).open("wb") as log:
+    with writing(cell.folder):
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        opened = (cell.folder / LOG_FILE).open("wb")
+    with opened as log:
         # A session of its own: Ctrl-C comes from us, once.
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,9 +19,10 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_che
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
-from tutorkd.evaluation.report import EvaluationResult, markdown_table, write_text
-from tutorkd.files import make_folder, stored_result, written_whole
+from tutorkd.evaluation.report import EvaluationResult, markdown_table
+from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
+from tutorkd.locks import held
 from tutorkd.settings import first_difference
 
 RECORD_FILE, CLASSIFIER = "result.json", "classifier"
@@ -82,11 +84,15 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
         UserError: for a model or data that can't be used, for a folder that holds results of other data or settings,
             and where training diverges.
     """
-    checkpoints, train, validation = _prepare(models, args)
-    settings = _settings(args, train, validation)
+    prepared = _prepare(models, args)
+    with held(Path(args.output_dir)):
+        return _evaluate(*prepared, args)
 
-    output = Path(args.output_dir)
-    make_folder(output)
+
+def _evaluate(
+    checkpoints: list[Checkpoint], train: Dataset, validation: Dataset, args: EvaluateArguments
+) -> list[EvaluationResult]:
+    settings, output = _settings(args, train, validation), Path(args.output_dir)
     if args.restart:
         for record in _records(output):
             record.unlink()
@@ -98,10 +104,14 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
         classifier = record.with_name(CLASSIFIER) if args.save_models else None
         result = _kept(record, settings, checkpoint, args.save_models)
         if result is None:
-            result = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent), classifier)
-            content = {"settings": settings, "weights": checkpoint.identity, "classifier": args.save_models}
-            content["result"] = asdict(result)
-            write_text(record, json.dumps(content, indent=2))
+            result, save = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
+            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
+            write_text(record, json.dumps({**content, "classifier": False}, indent=2))
+            if classifier:  # the larger part, for which there may be no space, comes second
+                remedy = f"the result is in {record}; free space, then the same command fine-tunes the model again"
+                with writing(classifier, remedy):
+                    save(classifier)
+                write_text(record, json.dumps({**content, "classifier": True}, indent=2))
             note = f"fine-tuned in {result.train_seconds:.0f} s"
         else:
             note = f"finished before, in {record}"
@@ -164,12 +174,11 @@ def evaluate_checkpoint(
     validation: Dataset,
     args: FineTuneArguments,
     output_dir: str,
-    classifier_dir: Path | None = None,
-) -> EvaluationResult:
+) -> tuple[EvaluationResult, Callable[[Path], None]]:
     """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
 
-    Args:
-        classifier_dir: where to keep the fine-tuned model and its tokenizer; they aren't kept by default.
+    Returns:
+        The result, and what keeps the fine-tuned model and its tokenizer in a folder.
 
     Raises:
         UserError: if the checkpoint isn't a whole encoder, or training diverges.
@@ -183,13 +192,9 @@ def evaluate_checkpoint(
     logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
-    if classifier_dir is not None:
-        with written_whole(classifier_dir) as scratch, quiet_transformers():
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
     labels, predicted = validation["label"][:], logits.argmax(-1)
     accuracy = float(accuracy_score(labels, predicted))
-    return EvaluationResult(
+    result = EvaluationResult(
         name=checkpoint.name,
         parameters=model.num_parameters(),
         bytes=checkpoint.bytes,
@@ -206,6 +211,13 @@ def evaluate_checkpoint(
         device=str(model.device),
         train_seconds=train_seconds,
     )
+
+    def save(folder: Path) -> None:
+        with written_whole(folder) as scratch, quiet_transformers():
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+
+    return result, save
 
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:

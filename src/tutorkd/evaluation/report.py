@@ -1,15 +1,12 @@
 """A model's figures, and tables of them."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tutorkd.errors import UserError
 from tutorkd.tables import aligned
 
 
@@ -76,21 +73,6 @@ def markdown_table(results: Sequence[EvaluationResult]) -> str:
     ]
     table = aligned([*headings, "macro F1 %", "fine-tuning s"], lines, words=1)
     return f"{table}\n\n{_caption(results)}\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder.
-
-    Raises:
-        UserError: if it can't be written.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}") from error
 
 
 def _figures(result: EvaluationResult) -> tuple[str, str, str, str]:

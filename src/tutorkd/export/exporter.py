@@ -16,7 +16,8 @@ from tutorkd.export.report import nearness, notes, table
 from tutorkd.export.rows import CheckedOn, rows_to_check_on
 from tutorkd.export.source import Source, load_source
 from tutorkd.export.to_onnx import input_names, write_float32, write_int8
-from tutorkd.files import PARTIAL, make_folder, stored_result, written_whole
+from tutorkd.files import PARTIAL, stored_result, written_whole
+from tutorkd.locks import LOCK_FILES, held
 from tutorkd.runtime import describe
 
 # The names under which Transformers.js looks for them.
@@ -39,13 +40,17 @@ def export(args: ExportArguments) -> str:
             file doesn't give the checkpoint's answers; then nothing is written.
     """
     checkpoint = find_checkpoint(args.model)
+    with held(Path(args.output_dir)):
+        return _export(args, checkpoint)
+
+
+def _export(args: ExportArguments, checkpoint: Checkpoint) -> str:
     out = Path(args.output_dir)
     beside_weights = out.resolve() == Path(checkpoint.folder).resolve()
     if not beside_weights:
         _check_folder(out, checkpoint, args.restart)
     source = load_source(checkpoint)
     checked_on = rows_to_check_on(args, source)
-    make_folder(out)
     try:
         text = _write_onnx(source, checked_on, out / ONNX_FOLDER)
         if not beside_weights:
@@ -100,9 +105,7 @@ def _check_exact(float32: Checked, checkpoint: Checkpoint) -> None:
 
 def _check_folder(out: Path, checkpoint: Checkpoint, restart: bool) -> None:
     """Raises UserError if the folder holds anything but an earlier export of this checkpoint, or the rest of one."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; choose another --output_dir")
-    if not any(file.is_file() and PARTIAL not in file.parts for file in out.rglob("*")):
+    if not any(file.is_file() and not {PARTIAL, *LOCK_FILES}.intersection(file.parts) for file in out.rglob("*")):
         return
     record = stored_result(out / ONNX_FOLDER / RECORD_FILE, {"model": str})
     if record is None:

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from tutorkd.evaluation.labelled import digest
-from tutorkd.evaluation.report import write_text
+from tutorkd.files import write_text, writing
 from tutorkd.glue.metrics import answers
 from tutorkd.glue.runs import Run, Tokenised, Unit, fine_tune, finite_logits
 from tutorkd.glue.tasks import TASKS, Task
@@ -77,17 +77,22 @@ def tsv(task: Task, index: Sequence[int], answered: np.ndarray) -> str:
 
 
 def write_zip(units: Sequence[Unit], path: Path) -> list[str]:
-    """Zip what the units of one model have answered, whole or not at all; returns the files that it holds."""
+    """Zip what the units of one model have answered, whole or not at all; returns the files that it holds.
+
+    Raises:
+        UserError: if it can't be written.
+    """
     files = {
         submission.file: unit.folder / FOLDER / submission.file
         for unit in units
         for submission in unit.task.submissions
         if (unit.folder / FOLDER / _RECORD_FILE).is_file()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, file in files.items():
-            archive.write(file, name)
-    os.replace(partial, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, file in files.items():
+                archive.write(file, name)
+        os.replace(partial, path)
     return list(files)

@@ -14,15 +14,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.report import write_text
-from tutorkd.files import stored_result
+from tutorkd.files import stored_result, write_text
 from tutorkd.glue.data import TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
@@ -122,17 +120,8 @@ def run_unit(unit: Unit) -> dict[str, str]:
         Of each run that failed, by name, why.
 
     Raises:
-        UserError: if another process is at it, or the rows can't be tokenised for this model.
+        UserError: if the rows can't be tokenised for this model.
     """
-    unit.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(unit.folder / ".lock", timeout=0):
-            return _run_all(unit)
-    except Timeout as error:
-        raise UserError(f"another process is running {unit.folder}") from error
-
-
-def _run_all(unit: Unit) -> dict[str, str]:
     left = [run for run in unit.runs if run.result is None]
     if not left:
         return {}

@@ -208,10 +208,10 @@ def _text(shape: Shape, tokenizer: BertTokenizer) -> list[dict[str, Any]]:
 
 
 def _models(shape: Shape) -> tuple[BertForMaskedLM, PreTrainedModel]:
-    """Teacher and student, the same whenever they are made."""
+    """Teacher, frozen, and student, the same whenever they are made."""
     torch.manual_seed(SEED)
-    # A model writes to its configuration.
-    return BertForMaskedLM(copy.deepcopy(shape.teacher)), build_student("half", shape.teacher)
+    teacher = BertForMaskedLM(copy.deepcopy(shape.teacher))  # a model writes to its configuration
+    return teacher.requires_grad_(False).eval(), build_student("half", shape.teacher)
 
 
 class Baseline:
@@ -483,6 +483,7 @@ def check() -> None:
     ours = Ours(CHECK_SHAPE, bfloat16=False)
     module, teacher = ours.trainer.model.eval(), ours.trainer.teacher  # dropout would be drawn differently
     module.forbidden_ids = module.forbidden_ids[:0]  # that code rules no token out
+    ours.teacher.to(DEVICE)
     tokens = [row["input_ids"] for row in ours.rows[: CHECK_SHAPE.rows]]
     padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
     for rows in (tokens, padded):

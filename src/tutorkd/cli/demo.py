@@ -202,7 +202,8 @@ def _examples(stages: Mapping[str, tuple[Any, ...]], validation: Path) -> list[E
     sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
     with loading(config.output_dir, "student"):
         student = AutoModel.from_pretrained(config.output_dir)
-    trainer = DistillationTrainer(student, args.teacher, config, [{}], tokenizer, eval_dataset=rows, settings=settings)
+    no_rows: list[dict[str, list[int]]] = [{}]  # nothing is trained or evaluated
+    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=settings)
     trainer._load_from_checkpoint(config.output_dir)
     return tutor_examples(trainer, sentences)
 

@@ -105,7 +105,9 @@ def prepare_corpus(
 
     A row is the cls token, `max_length` - 2 tokens of text, the sep token. The text is the documents of one
     corpus in their order, a sep token between two; no token is dropped, and only the last row of a corpus (of
-    its held-out part too) is shorter. Blank documents are skipped, as is white space around a document.
+    its held-out part too) is shorter. Blank documents are skipped, as is white space around a document. A document
+    may be of any length that fits into memory as text: it is tokenised part by part, to the same ids (but for words
+    of thousands of characters, in which they may differ near the place where two parts meet).
 
     Rows are kept on disk, memory-mapped, corpus by corpus, under a key made of the data (local: path, size
     and time of change of each file), the tokenizer and the settings: a second call reads no text. A run that

@@ -153,6 +153,7 @@ def _streamed_batches(dataset, workers: int, count: int) -> list[torch.Tensor]:
     return [torch.stack([batch["input_ids"], batch["corrupted_ids"]]) for batch in islice(loader, count)]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_streamed_rows_their_order_and_masks_are_the_same_whatever_the_number_of_workers(workers):
     rows = tiny.rows(18)

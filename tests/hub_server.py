@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".parquet")  # what the Hub keeps apart from the repository, on another host
 TOKEN = "hf_of_a_member"
-WAIT = 30  # seconds until the next request, which too many of them are answered with
+WAIT = 600  # seconds until the next request, which too many of them are answered with
 # What a repository can be given as its trouble; "cut" ends every download half-way, "cut once" the first of each file.
 TROUBLES = ("gated", "too many", "broken", "down", "silent", "cut", "cut once")
 

@@ -305,3 +305,16 @@ def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, colu
     source = resolve_source("org/name")
     with pytest.raises(UserError, match=f"org/name: {said}"):
         list(source.stream(column)) if streaming else source.load(column, tmp_path)
+
+
+def test_a_stream_that_breaks_off_is_told_in_one_line(monkeypatch):
+    def rows():
+        yield from ({"text": f"document {i}"} for i in range(100))
+        raise OSError("Consistency check failed: file should be of size 9\nbut has size 4")
+
+    monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
+    documents = resolve_source("org/name").stream("text")
+    assert next(documents) == "document 0"
+    with pytest.raises(UserError) as caught:
+        list(documents)
+    assert str(caught.value) == "data org/name can't be read: the download broke off: run this again"

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What of the libraries' notices matters, we say ourselves.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks, and each tells its mistakes
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:

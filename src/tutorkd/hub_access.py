@@ -48,6 +48,7 @@ def reaching(name: str, kind: Kind) -> Iterator[None]:
         raise
     except Exception as error:  # errors of the Hub client, the network, transformers and datasets share no base class
         if words := refusal or explain(error, name, kind):
+            _refusal.cache_clear()  # whoever logs in, or has a network again, is let in
             raise HubRefusal(words) from error
         raise
     if refusal:

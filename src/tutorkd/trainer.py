@@ -452,8 +452,8 @@ class DistillationTrainer(MaskedRowsTrainer):
         model: the student: an encoder without a head or, where the method needs it, a masked language model; or what
             ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
             where the checkpoint that it was loaded from is in 16 bits.
-        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``. It stays as it is:
-            whatever number format, device or attention the training needs, a model of your own keeps its own.
+        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``. A model of
+            your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``.

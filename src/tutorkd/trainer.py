@@ -426,6 +426,8 @@ def _pushing(args: PretrainingConfig, state: str) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # errors of the Hub client and of the network share no base class
         name = args.hub_model_id or Path(args.output_dir).name
         reason = explain(error, name, "model") or first_line(error)

@@ -124,12 +124,14 @@ def load_tokenizer(
         needed: MASKED_TRAINING or CLASSIFICATION.
 
     Raises:
-        UserError: if there is no tokenizer, or it lacks one of them.
+        UserError: if there is no tokenizer, or it lacks one of them, or its longest row isn't a number.
     """
     with loading(name, role):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     if not has_vocabulary(tokenizer):
         raise UserError(f"the {role} {name} has no tokenizer: there is no vocabulary beside its weights")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"the tokenizer of the {role} {name} has a model_max_length that isn't a number")
     for token in needed:
         if getattr(tokenizer, token) is None:
             use = "masked language modelling needs" if needed is MASKED_TRAINING else "batches of rows need"

@@ -72,6 +72,9 @@ def load_source(checkpoint: Checkpoint) -> Source:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     with loading(checkpoint.name, "model"):
         config = AutoConfig.from_pretrained(checkpoint.folder)
+    named = config.architectures or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"the model {checkpoint.name}: architectures in its config.json isn't a list of names")
     head, kind = _head(config)
     model, lacking = load_model(kind, checkpoint.folder, "model")
     if head and lacking:

@@ -17,6 +17,9 @@ from tutorkd.cli.trainer_options import COMMON, REFUSED
 from tutorkd.config import PretrainingConfig
 from tutorkd.settings import own_fields
 
+# Ten lines that stand for ten thousand million values.
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
+
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -59,6 +62,12 @@ def test_numbers_booleans_lists_mappings_and_nothing_in_yaml(recipe):
     }
     assert {key: values[key] for key in expected} == expected
     assert [type(values[key]) for key in ("weight_decay", "max_steps")] == [float, int]
+
+
+def test_aliases_and_merged_mappings_are_read(recipe):
+    text = "corpus: &names [a.txt]\nreport_to: none\nlr_scheduler_kwargs: &base {power: 2.0}\n"
+    values = read(*recipe(text + "optim_args: 'a=1'\n<<: {seed: 5}\ncorpus_weights: [1.0]\n"))
+    assert (values["corpus"], values["seed"], values["lr_scheduler_kwargs"]) == (["a.txt"], 5, {"power": 2.0})
 
 
 def test_one_value_will_do_for_a_list(recipe):
@@ -129,6 +138,36 @@ def test_bad_flags(capfd, flags, message):
         ("max-length: 3", "recipe.yaml: unknown key 'max-length'; did you mean max_length?"),
         ("config: other.yaml", "recipe.yaml: unknown key 'config'"),
         ("1: 2", "recipe.yaml, line 1: unknown key 1: a key must be text"),
+        ("max_lenght:", "recipe.yaml: unknown key 'max_lenght'; did you mean max_length?"),
+        ("seed: 1\ntop_k: 2\nseed: 3", "recipe.yaml, line 3: the key 'seed' stands in line 1 too; leave one of them"),
+        ("lr_scheduler_kwargs: {a: 1, a: 2}", "recipe.yaml, line 1: the key 'a' stands in line 1 too"),
+        ("no: 1", "recipe.yaml, line 1: unknown key no: a key must be text"),
+        ("[a]: 1", "recipe.yaml, line 1: unknown key a list or a mapping: a key must be text"),
+        ("output_dir: 010", "recipe.yaml, line 1: 010 isn't text to YAML, nor a plain number"),
+        ("output_dir: 2024_11", "recipe.yaml, line 1: 2024_11 isn't text to YAML, nor a plain number"),
+        ("output_dir: 1:30", "recipe.yaml, line 1: 1:30 isn't text to YAML, nor a plain number"),
+        ("output_dir: 2024-11-30", "recipe.yaml, line 1: 2024-11-30 isn't text to YAML, nor a plain number"),
+        ("output_dir: 2024-99-30", "recipe.yaml, line 1: 2024-99-30 isn't text to YAML, nor a plain number"),
+        ("seed: " + "9" * 5000, "isn't text to YAML, nor a plain number"),
+        ("learning_rate: .nan", "recipe.yaml, line 1: .nan isn't text to YAML, nor a plain number"),
+        ("learning_rate: nan", "recipe.yaml: learning_rate must be a finite number, not nan"),
+        ("corpus_weights: [1, inf]", "recipe.yaml: corpus_weights must be a finite number, not inf"),
+        ("output_dir: 1.10", "recipe.yaml: output_dir takes text, which 1.1 isn't to YAML; put it in quotes"),
+        ("text_column: yes", "recipe.yaml: text_column takes text, which true isn't to YAML; put it in quotes"),
+        ("output_dir: {a: 1}", "recipe.yaml: output_dir takes text, not a mapping"),
+        ("corpus: [a.txt, null]", "recipe.yaml: corpus takes values in a list, not None among them"),
+        ("corpus: [[a.txt]]", "recipe.yaml: corpus takes values in a list, not ['a.txt'] among them"),
+        ('corpus: "a\\0b"', "recipe.yaml, line 1: text can't hold the null character"),
+        ('corpus: "\\ud83d"', "recipe.yaml, line 1: text can't hold the null character or one half of a character"),
+        ("seed: !!int abc", "recipe.yaml, line 1: tags such as !int aren't read; leave it out"),
+        (
+            "seed: !!python/object/apply:os.getcwd []",
+            "recipe.yaml, line 1: tags such as !python/object/apply:os.getcwd",
+        ),
+        ("seed: 1\n---\nseed: 2", "can't be read as YAML: expected a single document"),
+        ("corpus: " + "[" * 5000, "can't be read as YAML: it is nested too deeply"),
+        (LAUGHS, "recipe.yaml holds more than 10,000 values, those behind aliases included"),
+        ("corpus: &a [*a]", "recipe.yaml holds more than 10,000 values"),
         ("max_length: long", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'long'"),
         ("max_length: 1.5", "recipe.yaml: argument --max_length/--max-length: invalid int value: '1.5'"),
         ("max_length: true", "recipe.yaml: argument --max_length/--max-length: invalid int value: 'True'"),

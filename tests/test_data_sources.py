@@ -151,8 +151,8 @@ def test_a_csv_field_that_takes_the_rest_of_a_large_file_is_refused(tmp_path, mo
 
 
 def test_carriage_returns_alone_end_lines_of_txt(tmp_path):
-    texts = read(write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\n\rfour\n"))
-    assert [text for text in texts if text] == ["one\ntwo\n", "three\n", "four\n"]
+    texts = read(write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\n\rfour\r\r\nfive\n"))
+    assert [text for text in texts if text] == ["one\ntwo\n", "three\n", "four\n", "five\n"]
 
 
 def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path):

@@ -4,6 +4,9 @@ import io
 import json
 
 import datasets
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -92,6 +95,32 @@ def test_declared_class_without_training_rows_counts_as_lacking(tmp_path):
         align_labels(read(other), read(train), "v")
 
 
+def test_csv_fields_are_taken_as_they_are_written(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\n5,01\n1e3,1\ntrue,true\n2024-01-02,True\n", encoding="utf-8")
+    data = read(path)
+    assert data["text"][:] == ["5", "1e3", "true", "2024-01-02"]
+    assert data.features["label"].int2str(data["label"][:]) == ["01", "1", "true", "True"]
+
+
+def test_jsonl_texts_that_look_like_dates_are_text(tmp_path):
+    rows = [{"text": "2024-01-02", "label": "2024-01-02"}, {"text": "2024-01-03", "label": "2024-01-03"}]
+    data = read(write_jsonl(tmp_path / "d.jsonl", rows))
+    assert data["text"][:] == ["2024-01-02", "2024-01-03"]
+
+
+def test_categories_of_pandas_are_labels(tmp_path):
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": pandas.Categorical(["pos", "neg", "pos"])})
+    frame.to_parquet(tmp_path / "d.parquet")
+    data = read(tmp_path / "d.parquet")
+    assert data.features["label"].int2str(data["label"][:]) == ["pos", "neg", "pos"]
+
+
+def test_one_column_may_be_both_texts_of_a_pair(tmp_path):
+    data = read(write_jsonl(tmp_path / "d.jsonl", [{"t": "a", "label": 0}, {"t": "b", "label": 1}]), text="t", pair="t")
+    assert data["text"][:] == data["text_pair"][:] == ["a", "b"]
+
+
 GOOD = {"text": "fine", "label": 1}
 
 
@@ -112,6 +141,16 @@ GOOD = {"text": "fine", "label": 1}
             "line 2: column 'label' holds int, the rows before it float; give all rows one type",
         ),
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}], "'label' holds decimal numbers; labels are whole"),
+        ([GOOD, {"text": "a", "label": "1"}], "line 2: column 'label' holds str, the rows before it int; give all"),
+        ([GOOD, {"text": "a", "label": True}], "line 2: column 'label' holds bool, the rows before it int"),
+        ([GOOD, {"text": "a", "label": 10**30}], "line 2: column 'label' holds neither text nor a label: int"),
+        ([{"text": ["a"], "label": 1}, GOOD], "line 1: column 'text' holds neither text nor a label: list"),
+        (
+            [{"text": "a", "label": "pos"}, {"text": "b", "label": "pos "}],
+            "row 2 has the label 'pos ' and row 1 'pos', which differ in white space alone",
+        ),
+        ([{"text": "a", "label": "pos"}, {"text": "b", "label": " "}], "row 2 has a blank label in column 'label'"),
+        ([{"text": "a", "label": "pos"}, {"text": "b", "label": "-1"}], "row 2 is unlabelled"),
         ([{"txt": "a", "label": 0}], "no column 'text' among txt, label; did you mean 'txt'?"),
         ([{"text": "a", "class": 0}], "no column 'label' among text, class; did you mean"),
     ],
@@ -138,6 +177,19 @@ def empty_parquet():
         ("d.csv", b"", "no column 'text' among \\(none\\)"),
         ("d.csv", b"text,label\n,1\nb,0\n", "row 1 has no value in column 'text'"),
         ("d.csv", b"text,label\na,\nb,0\n", "row 1 has no value in column 'label'"),
+        ("d.csv", b"text,label,label\na,0,1\nb,1,0\n", "2 columns are called 'label'; give each a name of its own"),
+        ("d.csv", b"text,label\na,0,1\nb,1,0\n", "line 2: 3 fields where the header has 2"),
+        ("d.csv", b'text,label\n"a,0\nb,1\n', "row that begins at line 2, as far as line 3, isn't valid CSV"),
+        (
+            "d.csv",
+            b"text,label\na,0.5\nb,1.0\n",
+            "column 'label' holds decimal numbers; labels are whole numbers or names",
+        ),
+        ("d.csv", b"text,label\na,1\nb,-1\n", "row 2 is unlabelled"),
+        ("d.jsonl", b'{"text": "a", "label": 0, "label": 1}\n', "line 1 isn't JSON: the key 'label' stands twice"),
+        ("d.jsonl", b'{"text": "\\ud83d", "label": 0}\n', "line 1: column 'text' isn't UTF-8 text"),
+        ("d.jsonl", b"[" * 5000, "line 1 isn't JSON: it is nested too deeply"),
+        ("d.CSV", b"text,label\n", "is empty: there are no rows"),
         ("d.csv", b"text,label\ncaf\xe9,1\nb,0\n", r"not UTF-8 at byte 14 \(line 2\)"),
         ("d.jsonl", b'{"text": "a", \n', "line 1 isn't JSON"),
         ("d.parquet", b"not parquet", "not a readable parquet file"),
@@ -151,6 +203,35 @@ def test_bad_files_are_refused_with_one_line_and_no_other_output(tmp_path, capfd
         read(path)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def parquet(path, names, *columns, metadata=None):
+    table = pa.Table.from_arrays([pa.array(column) for column in columns], names=names)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path):
+    path = parquet(tmp_path / "d.parquet", ["text", "label", "label"], ["a", "b"], [0, 1], [1, 0])
+    with pytest.raises(UserError, match="2 columns are called 'label'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ('{"info": {"features": {"text": 5}}}', "its columns or their description can't be read"),
+        (
+            '{"info": {"features": {"text": {"dtype": "string", "_type": "Value"}, '
+            '"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}}}',
+            "row 2 has the label 7, but 2 classes are declared",
+        ),
+    ],
+)
+def test_parquet_whose_description_is_not_of_its_columns_is_refused(tmp_path, said, message):
+    path = parquet(tmp_path / "d.parquet", ["text", "label"], ["a", "b"], [0, 7], metadata={"huggingface": said})
+    with pytest.raises(UserError, match=message):
+        read(path)
 
 
 @pytest.mark.parametrize("source", ["missing.csv", "./missing", "/no/where/train.tsv", "a/b/c"])

@@ -117,6 +117,24 @@ def test_test_rows_come_without_what_stands_for_labels(tmp_path):
         load_tests(TASKS["mnli"], folder)
 
 
+def test_of_several_files_the_one_with_the_wrong_row_is_named(tmp_path):
+    folder = glue_data.write_task(tmp_path, "rte")
+    (tmp_path / "rte" / "train.parquet").unlink()
+    for number, labels in enumerate(([0, 1], [1, 2])):
+        columns = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": labels, "idx": [0, 1]}
+        glue_data.write(tmp_path, "rte", f"train-0000{number}-of-00002", columns)
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet: row 2 has the label 2"):
+        load_task(TASKS["rte"], folder, None)
+
+
+def test_numbers_of_test_rows_that_are_no_numbers_are_refused(tmp_path):
+    folder = glue_data.write_task(tmp_path, "rte", test=3)
+    columns = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [-1, -1], "idx": [[0], [1]]}
+    Dataset.from_dict(columns).to_parquet(tmp_path / "rte" / "test.parquet")
+    with pytest.raises(UserError, match=r"'idx' holds .*, not the numbers of the rows"):
+        load_tests(TASKS["rte"], folder)
+
+
 def test_a_subset_of_the_training_rows_is_one_and_the_same(tmp_path):
     folder = glue_data.write_task(tmp_path, "sst2")
     first, again, whole = (load_task(TASKS["sst2"], folder, rows) for rows in (10, 10, None))

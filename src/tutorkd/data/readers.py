@@ -97,26 +97,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
 
 
-def _txt_lines(path: Path) -> Iterator[str]:
-    """Yield lines as `_lines`; a carriage return alone, an old Mac's line end, ends one too."""
-    for _, line in _lines(path):
-        if "\r" in line:
-            yield from io.StringIO(line, newline=None)
-        else:
-            yield line
-
-
 def _read_txt(path: Path, column: str) -> Iterator[Document]:
     document: list[str] = []
     length = 0
-    for line in _txt_lines(path):
-        if line.strip():
-            document.append(line)
-            length += len(line)
-            if length < LONGEST_TXT_DOCUMENT:
-                continue
-        yield "".join(document)
-        document, length = [], 0
+    for _, text in _lines(path):
+        # a carriage return alone, an old Mac's line end, ends a line too
+        for line in io.StringIO(text.replace("\r", "\n")) if "\r" in text else (text,):
+            if line.strip():
+                document.append(line)
+                length += len(line)
+                if length < LONGEST_TXT_DOCUMENT:
+                    continue
+            yield "".join(document)
+            document, length = [], 0
     yield "".join(document)
 
 

@@ -211,8 +211,8 @@ def _decodes(value: pa.Scalar) -> bool:
 
 def check_labelled(labels: list, column: str, source: str) -> None:
     """Raises UserError, with the row, where a label is -1, which stands for none."""
-    if -1 in labels:
-        row = labels.index(-1) + 1
+    row = next((row for row, label in enumerate(labels, 1) if label in (-1, "-1")), None)
+    if row is not None:
         raise UserError(f"{source}: row {row} is unlabelled (-1 in column {column!r}); give labelled rows only")
 
 

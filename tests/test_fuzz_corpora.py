@@ -88,34 +88,34 @@ def by_lines(content):
     return ["".join(part) for inked, part in itertools.groupby(lines, lambda line: bool(line.strip())) if inked]
 
 
-@fuzzed(150)
+@fuzzed(50)
 @given(content=jsonl_files())
 def test_valid_jsonl_is_read_as_json_reads_it(read, content):
     assert read("a.jsonl", content) == by_json(content)
 
 
-@fuzzed(400)
+@fuzzed(60)
 @given(content=mutated(jsonl_files()))
 def test_any_jsonl_is_read_rightly_or_refused(read, content):
     found = or_refused("a.jsonl", read, "a.jsonl", content)
     assert found is None or found == by_json(content)
 
 
-@fuzzed(150)
+@fuzzed(50)
 @given(content=csv_files())
 def test_valid_csv_is_read_as_pandas_reads_it(read, content):
     frame = pandas.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, engine="python")
     assert read("a.csv", content) == [text.replace("\r\n", "\n") for text in frame["text"]]
 
 
-@fuzzed(400)
+@fuzzed(60)
 @given(content=mutated(csv_files()))
 def test_any_csv_is_read_rightly_or_refused(read, content):
     found = or_refused("a.csv", read, "a.csv", content)
     assert found is None or [text.replace("\r\n", "\n") for text in found] == by_csv(content)
 
 
-@fuzzed(400)
+@fuzzed(60)
 @given(content=mutated(txt_files()))
 def test_any_txt_is_read_rightly_or_refused_for_its_encoding(read, content):
     found = or_refused("a.txt", read, "a.txt", content)
@@ -126,13 +126,13 @@ def test_any_txt_is_read_rightly_or_refused_for_its_encoding(read, content):
         assert [text for text in found if text] == by_lines(content)
 
 
-@fuzzed(100)
+@fuzzed(60)
 @given(content=parquet_files())
 def test_valid_parquet_is_read_as_arrow_reads_it(read, content):
     assert read("a.parquet", content) == pq.read_table(io.BytesIO(content), columns=["text"])["text"].to_pylist()
 
 
-@fuzzed(300)
+@fuzzed(80)
 @given(content=mutated(parquet_files()))
 def test_any_parquet_is_read_as_arrow_reads_it_or_refused(read, content):
     found = or_refused("a.parquet", read, "a.parquet", content)

@@ -54,7 +54,7 @@ def load(tmp_path):
     return load
 
 
-@fuzzed(100)
+@fuzzed(40)
 @given(rows=table(texts.filter(bool), plain_names).filter(lambda rows: len({label for _, label in rows}) > 1))
 def test_the_same_rows_in_csv_jsonl_and_parquet_give_the_same_texts_and_classes(load, rows):
     expected = [text for text, _ in rows], [label for _, label in rows]
@@ -64,7 +64,7 @@ def test_the_same_rows_in_csv_jsonl_and_parquet_give_the_same_texts_and_classes(
     assert load("a.csv", as_csv(rows)) == ([text.replace("\r\n", "\n") for text in expected[0]], expected[1])
 
 
-@fuzzed(300)
+@fuzzed(40)
 @given(content=mutated(table(texts, names).map(as_csv)))
 def test_any_csv_gives_what_pandas_reads_or_is_refused(load, content):
     found = load("a.csv", content)
@@ -76,7 +76,7 @@ def test_any_csv_gives_what_pandas_reads_or_is_refused(load, content):
         assert list(frame["label"]) == found[1]
 
 
-@fuzzed(300)
+@fuzzed(40)
 @given(content=mutated(table(texts, names | st.integers(-1, 3)).map(as_jsonl)))
 def test_any_jsonl_gives_what_json_reads_or_is_refused(load, content):
     found = load("a.jsonl", content)
@@ -85,7 +85,7 @@ def test_any_jsonl_gives_what_json_reads_or_is_refused(load, content):
         assert ([row["text"] for row in rows], [str(row["label"]) for row in rows]) == found
 
 
-@fuzzed(200)
+@fuzzed(40)
 @given(content=mutated(table(texts, names).map(as_parquet)))
 def test_any_parquet_gives_what_arrow_reads_or_is_refused(load, content):
     found = load("a.parquet", content)
@@ -146,7 +146,7 @@ def load_or_refused(folder, name, file):
     return rows and {"train": rows.train, **rows.validation}
 
 
-@fuzzed(150)
+@fuzzed(40)
 @given(
     name=st.sampled_from(["rte", "stsb"]),
     file=st.sampled_from(["train", "validation", "test"]),
@@ -171,7 +171,7 @@ def test_any_columns_of_glue_give_their_own_values_or_are_refused(folder, name, 
         assert rows["label"][:] == pytest.approx([float(label) for label in table["label"].to_pylist()])
 
 
-@fuzzed(150)
+@fuzzed(40)
 @given(data=st.data())
 def test_any_parquet_file_of_glue_gives_what_arrow_reads_or_is_refused(folder, data):
     path = folder / "rte" / "train.parquet"

@@ -59,7 +59,7 @@ def keyed(command):
     return st.dictionaries(st.sampled_from(keys), values, max_size=3)
 
 
-@fuzzed(120)
+@fuzzed(20)
 @given(data=st.data(), command=st.sampled_from(sorted(COMMANDS)), flow=st.booleans())
 def test_any_values_of_known_keys_are_taken_as_written_or_refused(recipe, data, command, flow):
     chosen = data.draw(keyed(command))
@@ -69,7 +69,7 @@ def test_any_values_of_known_keys_are_taken_as_written_or_refused(recipe, data, 
         assert_as_written(content, options)
 
 
-@fuzzed(200)
+@fuzzed(60)
 @given(
     command=st.sampled_from(sorted(COMMANDS)),
     content=mutated(st.sampled_from([PACKAGED["paper-half"], PACKAGED["glue"], b"text_column: a\nseed: 3\n", b""])),
@@ -96,7 +96,7 @@ def small(name):
     return {**content, "students": ["half"], "seeds": [0], "references": False}
 
 
-@fuzzed(40)
+@fuzzed(20)
 @given(content=st.sampled_from(OF_COMPARE).map(small).flatmap(altered))
 def test_any_values_in_a_matrix_give_cells_or_are_refused(recipe, tmp_path, content):
     path = recipe(yaml.safe_dump(content).encode("utf-8", "surrogatepass"))
@@ -107,7 +107,7 @@ def test_any_values_in_a_matrix_give_cells_or_are_refused(recipe, tmp_path, cont
         assert {cell.distill[3].max_steps for cell in cells} == {common["max_steps"]} or "tokens" in content
 
 
-@fuzzed(40)
+@fuzzed(20)
 @given(content=mutated(st.sampled_from(OF_COMPARE).map(lambda name: yaml.safe_dump(small(name)).encode())))
 def test_any_file_of_a_matrix_gives_cells_or_is_refused(recipe, tmp_path, content):
     cells = cells_or_refused(recipe(content), tmp_path / "out")

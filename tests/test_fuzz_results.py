@@ -47,7 +47,7 @@ SETTINGS = {"max_length": 16, "device": "cpu"}
 TRAINING = {"steps": 4, "tokens": 40, "seconds": 60.0, "flops": 2e12, "log": LOG}
 
 
-@fuzzed(100)
+@fuzzed(40)
 @given(data=st.data())
 def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data):
     settings = cell.settings
@@ -59,7 +59,7 @@ def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data
     assert found is None or found["settings"] == settings
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(content=damaged_json({"global_step": 4, "log_history": LOG, "log_levels": {}}))
 def test_the_log_of_a_student_is_read_or_its_file_is_named(cell, content):
     (cell.folder / STUDENT_FOLDER / FINISHED_FILE).write_bytes(content)
@@ -78,7 +78,7 @@ def no_measuring(monkeypatch):
 WEIGHTS = {"source": "/s", "bytes": 40, "modified_ns": 5}
 
 
-@fuzzed(100)
+@fuzzed(40)
 @given(
     content=damaged_json({"settings": SETTINGS, "weights": WEIGHTS, "classifier": False, "result": asdict(RESULT)}),
 )
@@ -103,7 +103,7 @@ def unit(tmp_path):
     return runs.Unit(checkpoint, TASKS["mrpc"], data, tmp_path / "runs", args.runs(TASKS["mrpc"], None))
 
 
-@fuzzed(80)
+@fuzzed(40)
 @given(data=st.data())
 def test_a_damaged_result_of_glue_counts_as_none_or_has_its_figures(unit, data):
     (run,) = unit.runs
@@ -117,7 +117,7 @@ def test_a_damaged_result_of_glue_counts_as_none_or_has_its_figures(unit, data):
     assert report.markdown(json.loads(json.dumps(found)))
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(content=damaged_json({"model": "student", "inputs": ["input_ids"], "threads": 1}))
 def test_a_damaged_record_of_an_export_is_taken_for_nothing_of_ours(tmp_path, content):
     (tmp_path / "onnx").mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ RUN = {"model": "m", "corpus": ["c.txt"], "max_length": 128}
 
 
 @pytest.mark.xfail(reason="a damaged run.yaml still ends in a traceback")
-@fuzzed(80)
+@fuzzed(40)
 @given(
     content=altered(RUN).map(lambda value: yaml.safe_dump(value).encode("utf-8", "surrogatepass"))
     | mutated(st.just(yaml.safe_dump(RUN).encode()))

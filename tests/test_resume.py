@@ -138,17 +138,10 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_model_only_saves(root,
     for file in ("trainer_state.json", "model.safetensors", "training_heads.safetensors"):
         (out / file).unlink()
     complete(*distill(root, out))
-    assert "going on from" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"going on from {out}/checkpoint-14" in printed
+    assert "done     0 of 14 steps" in printed
     assert_same(weights(out), expected)
-
-
-def test_a_damaged_checkpoint_is_named(root, undisturbed, tmp_path, capfd):
-    out = shutil.copytree(undisturbed["distill"], tmp_path / "out")
-    (out / "trainer_state.json").unlink()
-    (out / "checkpoint-14" / "model.safetensors").write_bytes(b"")
-    assert main(distill(root, out)) == 2
-    (line,) = lines_of(capfd.readouterr().err)
-    assert line.startswith(f"tutorkd: error: the checkpoint {out}/checkpoint-14 can't be loaded:")
 
 
 def test_a_finished_run_isn_t_run_again_unless_asked(root, undisturbed, tmp_path, capfd):

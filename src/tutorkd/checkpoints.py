@@ -40,6 +40,8 @@ def defect(checkpoint: Path) -> str | None:
     except OSError:
         return f"{FILES_FILE} is missing"
     except (ValueError, AttributeError, TypeError):
+        sizes = {}
+    if not sizes:
         return f"{FILES_FILE} is damaged"
     for name, size in sizes.items():
         try:

@@ -126,6 +126,8 @@ def _distill(args: DistillArguments, text: CorpusArguments, settings: Any, confi
     corpus = text.load(tokenizer)
     folder.check_contents(corpus.digest)
     if folder.finished:
+        if config.should_save:
+            folder.claim()  # notes where the same text is now
         return told_finished(folder)
     ready = ready_trainer(trainer, corpus.train, corpus.heldout)
     if config.should_save:  # one process alone

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import IntervalStrategy, PreTrainedModel, TrainerCallback
+from transformers import IntervalStrategy, PreTrainedModel, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from tutorkd.callbacks import StopOnSignal, duration
 from tutorkd.checkpoints import step_of
@@ -30,10 +31,11 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     trainer.add_callback(stop)
     trainer.add_callback(LogAtTheEnd())
     started = time.perf_counter()
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        stop.restore()
+    if checkpoint is None or not _trained_to_the_end(trainer, checkpoint):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            stop.restore()
     state = trainer.state
     if stop.received and state.global_step < state.max_steps:
         raise Interrupted(
@@ -52,6 +54,17 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     now = state.global_step - (step_of(checkpoint) if checkpoint else 0)
     steps = f"{state.global_step:,}" if now == state.global_step else f"{now:,} of {state.global_step:,}"
     print(f"done     {steps} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+
+
+def _trained_to_the_end(trainer: MaskedRowsTrainer, checkpoint: Path) -> bool:
+    """Whether no step is left behind a checkpoint, which is then loaded; Trainer would make one more."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if state.global_step < state.max_steps:
+        return False
+    trainer.state = state
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer._load_from_checkpoint(best or str(checkpoint))
+    return True
 
 
 def told_finished(folder: RunFolder) -> Path:

@@ -130,6 +130,27 @@ def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkey
     assert training["seconds"] > 0
 
 
+def test_the_time_of_a_run_shorter_than_a_line_of_the_log_is_told(matrix, in_process, tmp_path):
+    command = matrix("kd")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("logging_steps: 2", "logging_steps: 50"))
+    assert main(command) == 0
+    training = json.loads((tmp_path / "out" / "cells" / "kd-half-seed0" / "result.json").read_text())["training"]
+    assert [entry["step"] for entry in training["log"] if "loss" in entry] == [4]
+    assert training["seconds"] > 0
+
+
+def test_labelled_rows_that_were_replaced_make_a_cell_unfinished(matrix, in_process, tmp_path):
+    command = matrix("mlm")
+    assert main(command) == 0
+    assert main(command) == 0
+    assert in_process == ["mlm-half-seed0"]
+    train = tmp_path / "train.csv"
+    train.write_text(train.read_text() + "w1 w2,0\n")
+    assert main(command) == 0
+    assert in_process == ["mlm-half-seed0", "mlm-half-seed0"]
+
+
 def test_other_settings_in_one_folder_are_refused_unless_restarted(matrix, in_process, tmp_path, capsys):
     command = matrix("mlm")
     assert main(command) == 0

@@ -109,7 +109,7 @@ def test_seconds_of_training_are_summed_over_the_log_s_windows():
     ]
     assert _seconds(log, 4, 24) == pytest.approx(1.5)
     assert _seconds(log, 5, 24) == pytest.approx(1.5 * 5 / 4)
-    assert _seconds([{"train_runtime": 1.0, "step": 4}], 4, 24) is None
+    assert _seconds([{"train_runtime": 1.0, "step": 4}], 4, 24) is None  # where nothing is logged
 
 
 def test_plots_are_written_as_png_and_svg(cells, tmp_path):

@@ -600,6 +600,32 @@ def test_the_fine_tuned_model_is_kept_where_asked_and_gives_the_answers_that_wer
     assert (folder / "model.safetensors").is_file()
 
 
+def test_a_full_disk_while_a_classifier_is_kept_leaves_its_result(bert, arguments, tmp_path, monkeypatch, no_disk):
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedTokenizerFast, "save_pretrained", no_disk)
+        with pytest.raises(UserError) as refused:
+            evaluate_models([bert], replace(arguments, save_models=True))
+    message = str(refused.value)
+    (record,) = (tmp_path / "out").glob("*/result.json")
+    assert "classifier couldn't be written ([Errno 28] No space left on device); the result is in" in message
+    assert f"{record}; free space, then the same command fine-tunes the model again" in message
+    assert json.loads(record.read_text())["result"]["accuracy"] >= 0
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    with monkeypatch.context() as patch:
+        patch.setattr("tutorkd.evaluation.classification.evaluate_checkpoint", None)  # isn't called
+        evaluate_models([bert], replace(arguments, save_models=False))
+    evaluate_models([bert], replace(arguments, save_models=True))
+    assert (record.parent / "classifier" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def no_disk():
+    def save(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    return save
+
+
 def test_every_model_is_checked_before_the_first_is_trained(bert, arguments, no_training):
     with pytest.raises(UserError, match="no/model"):
         evaluate_models([bert, "/no/model"], arguments)

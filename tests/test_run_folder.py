@@ -1,5 +1,6 @@
 """Whose an output folder is, and whether its run is finished."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -34,8 +35,8 @@ def place(made, tmp_path, monkeypatch) -> Path:
     return tmp_path / "place"
 
 
-def distill(*more: str) -> list[str]:
-    given = ["--teacher", "teacher", "--student", "small", "--corpus", "text", "--output_dir", "student"]
+def distill(*more: str, corpus: str = "text") -> list[str]:
+    given = ["--teacher", "teacher", "--student", "small", "--corpus", corpus, "--output_dir", "student"]
     return ["distill", *given, "--cache_dir", "cache", *SHORT, *more]
 
 
@@ -62,8 +63,8 @@ def test_a_finished_run_is_known_however_its_paths_are_spelled_and_no_text_is_re
         raise AssertionError("text was read")
 
     monkeypatch.setattr(CorpusArguments, "load", read)
-    other = ["--teacher", str(place / "teacher"), "--student", "./small/", "--corpus", f"{place}/text/"]
-    for command in (distill(), distill(*other), adapt(), adapt("--model", "./teacher/")):
+    other = distill("--teacher", str(place / "teacher"), "--student", "./small/", corpus=f"{place}/text/")
+    for command in (distill(), other, adapt(), adapt("--model", "./teacher/")):
         capfd.readouterr()
         complete(*command)
         assert "is finished; --restart runs it again" in capfd.readouterr().out
@@ -74,7 +75,7 @@ def test_an_interrupted_run_goes_on_however_its_paths_are_spelled(place, capfd):
     _unfinish(place / "student")
     shutil.copytree("text", "copied")  # another place and time, the same content
     os.utime("copied/corpus.txt", (1, 1))
-    complete(*distill("--teacher", str(place / "teacher"), "--student", f"{place}/small/", "--corpus", "copied/"))
+    complete(*distill("--teacher", str(place / "teacher"), "--student", f"{place}/small/", corpus="copied/"))
     printed = capfd.readouterr().out
     assert "going on from student/checkpoint-2" in printed
     assert "done     2 of 4 steps in" in printed
@@ -235,8 +236,6 @@ def test_the_best_checkpoint_is_found_where_it_is(place):
 
 
 def _best(out: str) -> str:
-    import json
-
     state = json.loads(Path(out, FINISHED_FILE).read_text())
     assert Path(state["best_model_checkpoint"]).is_dir()
     return Path(state["best_model_checkpoint"]).name

@@ -245,7 +245,10 @@ def test_a_student_of_a_bare_configuration_works(root, out, tmp_path):
         (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),
         (["--corpus", "nothing/"], "nothing/: no such file or folder"),
         (["--corpus", "nothing.txt.gz"], "nothing.txt.gz: no such file or folder"),
-        (["--corpus", "nothing"], "data nothing: there is no such file or folder here; HF_HUB_OFFLINE keeps from asking"),
+        (
+            ["--corpus", "nothing"],
+            "data nothing: there is no such file or folder here; HF_HUB_OFFLINE keeps",
+        ),
         (["--corpus", "unknown.txt"], "corpus 'unknown.txt': the tokenizer doesn't know 67% of its tokens"),
         (["--corpus", "folder"], "folder: no file with one of the extensions .txt"),
         (["--corpus_weights", "1", "2"], "2 weights for 1 corpora"),

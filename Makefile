@@ -21,7 +21,7 @@ demo: .venv/installed-demo
 	$(BIN)/tutorkd demo
 
 test: check
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov --numprocesses auto
 
 test-gpu: .venv/installed-demo,dev
 	$(BIN)/pytest -m gpu -rs

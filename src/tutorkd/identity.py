@@ -11,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from tutorkd.data.sources import LocalFiles, resolve_source
+from tutorkd.errors import UserError
 from tutorkd.settings import first_difference
 from tutorkd.students import PRESETS
 
@@ -49,15 +50,18 @@ def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_files(corpus: Iterable[str], split: str) -> str:
-    """A digest of which files a text is read from, their sizes and times of change; nothing is read.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    sources = [resolve_source(name, split) for name in corpus]
-    # What a data set of the Hub holds isn't known before it is fetched.
-    parts = [source.identity(streaming=False) if isinstance(source, LocalFiles) else source.name for source in sources]
+    """A digest of which files a text is read from, their sizes and times of change; nothing is read."""
+    parts = [_text_files(name, split) for name in corpus]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_DIGITS]
+
+
+def _text_files(name: str, split: str) -> Any:
+    try:
+        source = resolve_source(name, split)
+    except UserError:  # there is none; whoever reads it tells
+        return name
+    # What a data set of the Hub holds isn't known before it is fetched.
+    return source.identity(streaming=False) if isinstance(source, LocalFiles) else name
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

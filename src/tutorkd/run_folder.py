@@ -43,8 +43,7 @@ class RunFolder:
         settings: what ``run.yaml`` will say, in plain types.
 
     Raises:
-        UserError: if the folder holds something else, or a run with other settings, or can't be written, or if there
-            is no such text.
+        UserError: if the folder holds something else, or a run with other settings, or can't be written.
     """
 
     def __init__(self, path: str | Path, arguments: Sequence[Any], restart: bool):

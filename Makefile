@@ -3,6 +3,7 @@
 #   make demo     the main job on the embedded default
 #   make test     lint, types and tests; what continuous integration runs
 #   make test-gpu the tests that need a GPU, on a machine that has one
+#   make test-oldest  the tests with the oldest torch and transformers that are supported, in build/oldest
 #   make check    lint and types alone
 #   make clean    take away .venv and what the tools cached
 #
@@ -14,7 +15,7 @@ CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu check clean
+.PHONY: demo test test-gpu test-oldest check clean
 .NOTPARALLEL:
 
 demo: .venv/installed-demo
@@ -25,6 +26,14 @@ test: check
 
 test-gpu: .venv/installed-demo,dev
 	$(BIN)/pytest -m gpu -rs
+
+# The torch of the package index, which on Linux brings CUDA along; another build: make test-oldest OLDEST_TORCH=...
+OLDEST_TORCH ?= torch==2.11.*
+
+test-oldest:
+	test -x build/oldest/bin/python || $(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install '$(OLDEST_TORCH)' 'transformers==5.17.*' 'accelerate==1.15.*' --editable '.[demo,dev]'
+	build/oldest/bin/pytest --numprocesses auto
 
 check: .venv/installed-demo,dev
 	$(BIN)/ruff check

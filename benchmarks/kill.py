@@ -35,7 +35,7 @@ import tutorkd.cli.distill
 from tutorkd.checkpoints import SCRATCH
 from tutorkd.cli.main import main as tutorkd
 
-ROWS, STEPS = 4, 15  # rows a step over all processes, of 75; 18 steps are an epoch
+ROWS, STEPS = 4, 25  # rows a step over all processes, of 75; 18 steps are an epoch, so that runs end in the second
 LIMIT = 120  # seconds after which a run hangs
 tqdm.monitor_interval = 0  # its thread could hold a lock while runs are forked
 SAVING_SPREAD = 0.15  # seconds; about what a save takes

@@ -17,6 +17,7 @@ from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.comparison.cell import _training
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
 from tutorkd.comparison.report import markdown, summarise
+from tutorkd.config import PretrainingConfig
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.classification import _compare, _kept
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
@@ -127,11 +128,17 @@ def test_a_damaged_record_of_an_export_is_taken_for_nothing_of_ours(tmp_path, co
     )
 
 
-ARGUMENTS = [AdaptArguments(model="m"), CorpusArguments(corpus=["c.txt"])]
-RUN = {"model": "m", "corpus": ["c.txt"], "max_length": 128}
+ARGUMENTS = [AdaptArguments(model="m"), CorpusArguments(corpus=["c.txt"]), PretrainingConfig("run", use_cpu=True)]
+RUN = {
+    "model": "m",
+    "corpus": ["c.txt"],
+    "max_length": 128,
+    "processes": 1,
+    "corpus_sha256": "0",
+    "corpus_files_sha256": "0",
+}
 
 
-@pytest.mark.xfail(reason="a damaged run.yaml still ends in a traceback")
 @fuzzed(40)
 @given(
     content=altered(RUN).map(lambda value: yaml.safe_dump(value).encode("utf-8", "surrogatepass"))

@@ -375,7 +375,7 @@ def test_mistakes_are_told_in_one_line(place, capfd):
         ([*good, "--jobs", "0"], "--jobs must be 1 or more"),
         ([*good, "--seeds", "-1"], "seeds must be whole numbers from 0, not -1"),
         ([*good, "--learning_rates", "0"], "learning_rates must be numbers above 0, not 0"),
-        ([*good, "--learning_rates", "nan"], "learning_rates must be numbers above 0, not nan"),
+        ([*good, "--learning_rates", "nan"], "learning_rates must be a finite number, not nan"),
         ([*good, "--batch_sizes", "0"], "batch_sizes must be numbers above 0, not 0"),
         ([*good, "--output_dir", "model"], "model holds something that isn't of tutorkd glue; choose another"),
         ([*good, "--output_dir", "model", "--dry-run"], "model holds something that isn't of tutorkd glue"),
@@ -386,7 +386,7 @@ def test_mistakes_are_told_in_one_line(place, capfd):
     glue_data.write(place / "glue", "rte", "train", {**glue_data.rows(TASKS["rte"], 4), "label": [0, 1, 2, 0]})
     assert "row 3 has the label 2; RTE's are 0 entailment, 1 not_entailment" in fail(capfd, *good)
     glue_data.write(place / "glue", "rte", "train", {"premise": ["a"], "hypothesis": ["b"], "label": [0]})
-    assert "has no column 'sentence1'" in fail(capfd, *good)
+    assert "no column 'sentence1' among premise, hypothesis, label" in fail(capfd, *good)
     glue_data.write_task(place / "glue", "rte")
     (place / "recipe.yaml").write_text("seeds: []\n")
     assert "seeds takes one value or more, not an empty list" in fail(capfd, *good, "--config", "recipe.yaml")

@@ -233,7 +233,7 @@ FAILURES = {
     ),
     "no name": (
         adapt("out", "a name"),
-        "the model a name isn't a folder here; no model of the Hub can have such a name",
+        "the model a name: there is no such folder",
     ),
     "no configuration": (
         adapt("out", "here", "nyu-mll/glue:ret"),

@@ -70,9 +70,10 @@ class RunFolder:
     def _read(self, file: Path) -> dict[str, Any]:
         try:
             found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             found = None
-        if not isinstance(found, dict) or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys():
+        known = isinstance(found, dict) and all(isinstance(key, str) for key in found)
+        if not known or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys():
             raise UserError(
                 f"{file} is damaged: it doesn't say which run this is; put it back from a copy, choose another "
                 "--output_dir, or --restart to throw the run away"

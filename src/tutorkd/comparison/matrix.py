@@ -24,7 +24,8 @@ from tutorkd.settings import resolved
 RESULT_FILE = "result.json"
 STUDENT_FOLDER = "student"
 # What a cell's result holds, and of a distilled student's training what `cell.run_cell` tells of it.
-RESULT_TYPES = {"settings": dict[str, Any], "training": dict[str, Any], "evaluation": FIGURE_TYPES}
+SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, Any]}
+RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any], "evaluation": FIGURE_TYPES}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
 SECTIONS = ["common", "tokens", "variants", "students", "seeds", "evaluate", "references"]
@@ -95,10 +96,8 @@ def is_log(entries: Sequence[Mapping[str, float]]) -> bool:
     return all("step" in entry for entry in entries)
 
 
-def _same(there: Any, now: dict[str, Any]) -> bool:
+def _same(there: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two cells' settings are the same, however paths in them are spelled."""
-    if not isinstance(there, dict) or there.keys() != now.keys():
-        return False
     sections = [(there[key], now[key]) for key in ("distill", "evaluate")]
     return there["kind"] == now["kind"] and all(comparable(first) == comparable(second) for first, second in sections)
 

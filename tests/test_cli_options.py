@@ -9,12 +9,14 @@ import tiny
 import yaml
 from commands import complete, fail, save, save_corpus
 
-from tutorkd.cli import adapt, distill, evaluate
-from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.cli.main import COMMANDS, main
-from tutorkd.cli.options import RECIPES, OptionParser, load_recipe, recipe_names
-from tutorkd.cli.trainer_options import COMMON, REFUSED
 from tutorkd.config import PretrainingConfig
+from tutorkd.evaluation import arguments as evaluation
+from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
+from tutorkd.options.trainer_options import COMMON, REFUSED
+from tutorkd.pretraining import adaptation, distillation
+from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.settings import own_fields
 
 # Ten lines that stand for ten thousand million values.
@@ -34,7 +36,7 @@ def recipe(tmp_path):
 
 def read(*argv: str, method: str = "tutor-kd") -> dict:
     """All settings of distill, by name."""
-    return {key: value for part in distill.parser(method).read(argv) for key, value in vars(part).items()}
+    return {key: value for part in distillation.parser(method).read(argv) for key, value in vars(part).items()}
 
 
 # Precedence and types
@@ -90,7 +92,7 @@ def test_a_flag_without_a_value_is_true_and_any_can_be_false():
 
 
 def test_an_explicit_fp16_takes_the_place_of_a_machine_s_bf16(recipe, monkeypatch):
-    monkeypatch.setattr(distill, "prefers_bfloat16", lambda: True)
+    monkeypatch.setattr(distillation, "prefers_bfloat16", lambda: True)
     assert read()["bf16"] is True
     for flags in (["--fp16"], recipe("fp16: true"), [*recipe("fp16: true"), "--bf16", "false"]):
         values = read(*flags)
@@ -293,7 +295,7 @@ def test_every_option_of_every_command_has_a_sentence_and_its_default_in_the_hel
     assert not lacking
 
 
-@pytest.mark.parametrize("command", [adapt, distill])
+@pytest.mark.parametrize("command", [adaptation, distillation])
 def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
     parser = command.parser()
     usual = _options(parser.format_help())
@@ -359,7 +361,7 @@ def test_a_recipe_of_the_paper_has_its_constants(name):
 def test_the_demo_s_recipe_has_a_section_that_each_stage_understands():
     recipe = load_recipe("demo")
     assert recipe.keys() == {"adapt", "distill", "evaluate"}
-    for name, command in (("adapt", adapt), ("distill", distill), ("evaluate", evaluate)):
+    for name, command in (("adapt", adaptation), ("distill", distillation), ("evaluate", evaluation)):
         values = {key: value for part in command.parser().read([], recipe[name]) for key, value in vars(part).items()}
         for key, value in recipe[name].items():
             assert values[key] == value, key
@@ -367,7 +369,7 @@ def test_the_demo_s_recipe_has_a_section_that_each_stage_understands():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_begins_with_the_command_that_runs_it(name):
-    first = RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0]
     if name.startswith("paper"):
         assert first == f"# tutorkd distill --config {name}"
     elif name == "demo":
@@ -382,10 +384,10 @@ def test_help_names_the_recipes_of_its_command():
     papers = ["paper-extreme-12", "paper-extreme-2", "paper-extreme-6", "paper-half"]
     assert recipe_names("distill") == papers
     assert recipe_names("adapt") == []
-    assert _options(distill.parser().format_help())["config"].startswith(
+    assert _options(distillation.parser().format_help())["config"].startswith(
         f"RECIPE YAML recipe: a path, {', '.join(papers)}. "
     )
-    assert _options(adapt.parser().format_help())["config"].startswith("RECIPE YAML recipe: a path. ")
+    assert _options(adaptation.parser().format_help())["config"].startswith("RECIPE YAML recipe: a path. ")
 
 
 # The plan
@@ -434,7 +436,7 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
 
 
 def test_where_the_number_of_steps_isn_t_known_a_dry_run_tells_tokens_an_hour(models, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("tutorkd.cli.plan.matmul_rate", lambda *arguments: 2e7)
+    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: 2e7)
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]
     flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--eval_strategy", "no"]
     _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
@@ -462,10 +464,9 @@ def test_a_dry_run_says_which_name_it_takes_for_a_data_set_of_the_hub(models, tm
         ("w1 " * 150 + "one", "false", None),
     ],
 )
-def test_the_share_of_unknown_tokens_is_told_from_one_percent_on(tmp_path, capfd, words, streaming, said):
+def test_the_share_of_unknown_tokens_is_told_from_one_percent_on(tmp_path, words, streaming, said):
     (tmp_path / "a.txt").write_text(words, encoding="utf-8")
     text = CorpusArguments([str(tmp_path / "a.txt")], max_length=16, streaming=streaming == "true")
-    text.load(tiny.tokenizer())
-    shown = capfd.readouterr().out
+    shown = "\n".join(text.described(text.load(tiny.tokenizer())))
     assert (said or "rows held out") in shown
     assert ("unknown to the tokenizer" in shown) == (said is not None)

@@ -8,9 +8,9 @@ import tiny
 
 from tutorkd.cli import compare
 from tutorkd.cli.main import main
-from tutorkd.cli.options import load_recipe, recipe_names
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.cost import measure_step
+from tutorkd.options.recipes import load_recipe, recipe_names
 
 RECIPE = """
 common: {max_steps: 4, max_length: 24, per_device_train_batch_size: 4, logging_steps: 2, eval_steps: 4, save_steps: 4,
@@ -59,7 +59,7 @@ def in_process(monkeypatch):
                 failed[cell.name] = "told above"
         return failed
 
-    monkeypatch.setattr(compare, "run_cells", run)
+    monkeypatch.setattr(compare, "run_processes", run)
     monkeypatch.setattr("tutorkd.comparison.plots.draw", lambda *arguments: [])
     return ran
 
@@ -248,5 +248,5 @@ def test_the_packaged_recipes_are_matrices(name, tmp_path):
     recipe["evaluate"] |= {"train": "a.csv", "validation": "b.csv"}
     cells = read_cells(recipe, name, tmp_path)
     assert {cell.kind for cell in cells} == {"distilled", "undistilled", "teacher"}
-    methods = {cell.distill[0].method for cell in cells}
+    methods = {cell.distill.args.method for cell in cells}
     assert len(methods) == (7 if name == "compare-demo" else 1)

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from tutorkd.cli.distill import DistillArguments, make_student
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
+from tutorkd.pretraining.distillation import DistillArguments, make_student
 from tutorkd.teacher import load_teacher
 
 RECIPE = {
@@ -48,7 +48,7 @@ def test_a_recipe_becomes_variants_by_students_by_seeds_and_references(tmp_path)
 def test_cells_differ_in_what_the_matrix_says_and_in_nothing_else(tmp_path):
     by_name = {cell.name: cell for cell in read_cells(RECIPE, "r", tmp_path)}
     cell = by_name["no-tutor-thin-seed5"]
-    args, text, settings, config = cell.distill
+    args, text, settings, config = cell.distill.arguments
     assert (args.method, args.student_layers, settings.tutor, text.max_length) == ("tutor-kd", 1, "teacher", 24)
     assert (config.seed, config.data_seed, cell.evaluate.seed, config.max_steps) == (5, 5, 5, 7)
     assert config.output_dir == str(tmp_path / "cells" / "no-tutor-thin-seed5" / "student")
@@ -66,7 +66,7 @@ def test_a_budget_in_tokens_becomes_as_many_steps_as_hold_them(tmp_path):
     common = {"max_steps": None, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     for tokens, steps in ((192, 1), (193, 2), (1000, 6)):  # 4 rows x 2 x 24 tokens = 192 a step
         cells = read_cells(_recipe(common=common, tokens=tokens), "r", tmp_path)
-        assert {cell.distill[3].max_steps for cell in cells} == {steps}
+        assert {cell.distill.config.max_steps for cell in cells} == {steps}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_student_starts_the_same_with_and_without_an_mlm_head(init, teacher_
     bodies = []
     for mlm_head in (False, True):
         args = DistillArguments(teacher=str(teacher_folder), student="half", student_init=init)
-        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, mlm_head).base_model.state_dict())
+        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, mlm_head)[0].base_model.state_dict())
     first = {name: value for name, value in bodies[0].items() if not name.startswith("pooler")}
     for body in bodies:
         assert all(torch.equal(body[name], value) for name, value in first.items())

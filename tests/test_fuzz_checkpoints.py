@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM
 
-from tutorkd.cli.training import check_positions
 from tutorkd.data.corpus import check_corpus
 from tutorkd.data.packing import Encoder
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.export.source import load_source
 from tutorkd.hub import load_model, load_tokenizer
+from tutorkd.positions import check_positions
 from tutorkd.students import build_student
 from tutorkd.teacher import load_teacher
 

@@ -9,12 +9,14 @@ from fuzz import altered, fuzzed, mutated, or_refused, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutorkd.cli import adapt, distill, evaluate, glue
-from tutorkd.cli.options import RECIPES, load_recipe, recipe_names
 from tutorkd.comparison.matrix import read_cells
+from tutorkd.evaluation import arguments as evaluation
+from tutorkd.glue import arguments as glue
+from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
+from tutorkd.pretraining import adaptation, distillation
 
-COMMANDS = {"adapt": adapt, "distill": distill, "evaluate": evaluate, "glue": glue}
-PACKAGED = {name: RECIPES.joinpath(*f"{name}.yaml".split("/")).read_bytes() for name in recipe_names()}
+COMMANDS = {"adapt": adaptation, "distill": distillation, "evaluate": evaluation, "glue": glue}
+PACKAGED = {name: recipe_file(name).read_bytes() for name in recipe_names()}
 OF_COMPARE = [name for name in PACKAGED if name.startswith(("compare", "ablations/"))]
 # Their values would be looked up on disk or elsewhere, or start something.
 LEFT_OUT = {"hub_token", "push_to_hub", "deepspeed", "fsdp_config", "torch_compile", "torch_compile_backend"}
@@ -104,7 +106,7 @@ def test_any_values_in_a_matrix_give_cells_or_are_refused(recipe, tmp_path, cont
     if cells is not None:
         common = content.get("common", {})
         assert len({cell.folder for cell in cells}) == len(cells)
-        assert {cell.distill[3].max_steps for cell in cells} == {common["max_steps"]} or "tokens" in content
+        assert {cell.distill.config.max_steps for cell in cells} == {common["max_steps"]} or "tokens" in content
 
 
 @fuzzed(20)

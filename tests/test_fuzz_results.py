@@ -12,20 +12,20 @@ from fuzz import altered, damaged_json, fuzzed, mutated, or_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutorkd.cli.adapt import AdaptArguments
-from tutorkd.cli.corpus import CorpusArguments
 from tutorkd.comparison.cell import _training
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.config import PretrainingConfig
 from tutorkd.evaluation.checkpoint import Checkpoint
-from tutorkd.evaluation.classification import _compare, _kept
+from tutorkd.evaluation.classification import _compare, _earlier
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
 from tutorkd.export.exporter import _check_folder
 from tutorkd.glue import report, runs, summary
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import load_task
 from tutorkd.glue.tasks import TASKS
+from tutorkd.pretraining.adaptation import AdaptArguments
+from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, RunFolder
 
 RESULT = EvaluationResult("student", 10, 40, 0.5, 0.5, 0.1, 8, 8, 1.0, 0.9, 1.1, None, 1, "cpu", 2.0)
@@ -89,7 +89,7 @@ def test_a_damaged_record_of_an_evaluation_is_refused_or_run_again_or_has_its_fi
     record.parent.mkdir(exist_ok=True)
     record.write_bytes(content)
     or_refused("choose another --output_dir", _compare, tmp_path, SETTINGS)
-    result = _kept(record, SETTINGS, checkpoint, False)
+    result = _earlier(record, SETTINGS, checkpoint, False)
     if result is not None:
         assert "student" in markdown_table([result])
 

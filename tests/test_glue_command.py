@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification, Trainer
 
 from tutorkd.cli import glue
 from tutorkd.cli.main import main
-from tutorkd.cli.options import load_recipe
 from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.glue import runs
 from tutorkd.glue.tasks import TASKS, USUAL
+from tutorkd.options.recipes import load_recipe
 
 ONE_SETTING = ["--learning_rates", "1e-3", "--batch_sizes", "8", "--epochs", "1", "--bf16", "false"]
 
@@ -48,7 +48,7 @@ def in_process(monkeypatch):
             print(f"{unit.task.name}{tell(unit)}")
         return failed
 
-    monkeypatch.setattr(glue, "run_cells", run)
+    monkeypatch.setattr(glue, "run_processes", run)
     monkeypatch.setattr("tutorkd.glue.plots.draw", lambda *arguments: [])
     return ran
 

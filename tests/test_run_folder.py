@@ -10,7 +10,7 @@ import tiny
 import yaml
 from commands import SHORT, assert_same, complete, fail, save, save_corpus, weights
 
-from tutorkd.cli.corpus import CorpusArguments
+from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking
 
 

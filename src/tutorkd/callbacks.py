@@ -46,15 +46,6 @@ NOT_SHOWN = {"epoch", "grad_norm", "total_flos", "train_loss", "seconds_left", "
 ORDER = list(COLUMN_NAMES)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min 5 s, 3 h 20 min, 2 d 4 h."""
-    seconds = round(seconds)
-    for unit, size, below, divisor in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // divisor} {below}"
-    return f"{seconds} s"
-
-
 class ProgressTable(TrainerCallback):
     """A progress bar with throughput and time left, above it a table that lines up, a row a log."""
 

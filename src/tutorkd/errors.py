@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -18,6 +19,19 @@ class UserError(Exception):
         # torch hands on what a data loader's worker raised with the traceback in front of the message
         message = message.rstrip().rpartition(f"{__name__}.UserError: ")[2]
         super().__init__(_NOT_FOR_A_LINE.sub(lambda found: ascii(found[0])[1:-1], message))
+
+
+class UnknownKey(UserError):
+    """A recipe has a key that its command doesn't know, though another command may.
+
+    Attributes:
+        name: of the recipe, as the user gave it.
+        recipe: its content.
+    """
+
+    def __init__(self, message: str, name: str, recipe: Mapping[str, Any]):
+        super().__init__(message)
+        self.name, self.recipe = name, recipe
 
 
 class Interrupted(Exception):

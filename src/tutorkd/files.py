@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import type_validator
 from safetensors import SafetensorError
 
 from tutorkd.errors import UserError
+from tutorkd.words import one_line
 
 PARTIAL = ".partial"  # folder of what isn't whole yet
 _DIGITS = 300  # more than a float can stand for
@@ -41,7 +42,7 @@ def writing(what: str | Path, remedy: str = "free space, or choose another --out
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{what} couldn't be written ({' '.join(str(error).split())}); {remedy}") from error
+        raise UserError(f"{what} couldn't be written ({one_line(error)}); {remedy}") from error
 
 
 def clear(folder: Path, keep: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """Models and tokenizers by Hub name or path, with one-line errors."""
 
 import logging as python_logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -94,16 +94,28 @@ def load_model(
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
         )
+    return model, check_whole(model, info, name, role)
+
+
+def check_whole(model: PreTrainedModel, info: Mapping[str, Any], name: str, role: str) -> list[str]:
+    """Refuse a checkpoint that isn't a whole encoder; returns the names of the head's weights that it lacks.
+
+    Args:
+        info: what ``from_pretrained`` gives with ``output_loading_info``.
+
+    Raises:
+        UserError: if weights of the encoder are missing or have another shape than its configuration says.
+    """
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
-    # Masked language models are saved without the pooler that the bare encoders of some families have.
+    # Masked language models are saved without the pooler that some encoders and classifiers have.
     wrong = [key for key in lacking if key.startswith(body) and "pooler" not in key.split(".")]
     if wrong:
         raise UserError(
             f"the {role} {name} isn't a whole {model.config.model_type} encoder: {len(wrong)} weights are missing or "
             f"have another shape than its config.json says, such as {wrong[0]}"
         )
-    return model, [key for key in lacking if not key.startswith(body)]
+    return [key for key in lacking if not key.startswith(body)]
 
 
 def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.words import one_line
 
 Kind = Literal["model", "dataset"]
 _TITLES = {"model": "model", "dataset": "data set"}
@@ -149,5 +150,5 @@ def _explain_status(error: HfHubHTTPError) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error says, on one line of at most 200 characters; its class where it says nothing."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = one_line(error)
     return said if len(said) <= 200 else f"{said[:196]} ..."

@@ -43,6 +43,7 @@ from tutorkd.runtime import keep_freed_memory
 from tutorkd.step import spread
 from tutorkd.students import PRESETS, build_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
+from tutorkd.words import one_line
 
 HEADS_FILE = "training_heads.safetensors"  # what training needs beside the model
 _SCALE_HALVINGS = (
@@ -350,7 +351,7 @@ class MaskedRowsTrainer(Trainer):
                 publish(written, output)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise UserError(
-                f"{place} couldn't be written ({' '.join(str(error).split())}); free space or choose another "
+                f"{place} couldn't be written ({one_line(error)}); free space or choose another "
                 f"--output_dir; {self._last_checkpoint()}"
             ) from error
         finally:

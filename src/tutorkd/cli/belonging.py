@@ -3,42 +3,37 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutorkd.errors import UserError
+from tutorkd.cli.demo import STAGES
+from tutorkd.comparison.matrix import SECTIONS
+from tutorkd.errors import UnknownKey
+from tutorkd.evaluation import arguments as evaluation
+from tutorkd.glue import arguments as glue
 from tutorkd.methods import METHODS
+from tutorkd.pretraining import adaptation, distillation
 
 
-def check_belongs(recipe: Mapping[str, Any], name: str, command: str, known: Sequence[str]) -> None:
-    """Refuse a recipe that another command understands and this one doesn't.
+def told(error: UnknownKey, command: str) -> str:
+    """What is said of a recipe with a key that its command doesn't know.
 
-    Args:
-        name: of the recipe, as the user gave it.
-        command: that reads it.
-        known: keys that it knows.
-
-    Raises:
-        UserError: with the command line that runs the recipe.
+    That is the error's own message, unless another command knows all keys: then the line that runs the recipe.
     """
-    if set(recipe) <= set(known):
-        return
-    for other, keys in _keys(recipe).items():
-        if other != command and set(recipe) <= set(keys):
-            run = {"compare": f"compare {name}", "glue": f"glue MODEL --config {name}"}.get(
-                other, f"{other} --config {name}"
+    for other, keys in _keys(error.recipe).items():
+        if other != command and set(error.recipe) <= set(keys):
+            run = {"compare": f"compare {error.name}", "glue": f"glue MODEL --config {error.name}"}.get(
+                other, f"{other} --config {error.name}"
             )
-            raise UserError(f"the recipe {name} is for tutorkd {other}, not for {command}; run it with: tutorkd {run}")
+            return f"the recipe {error.name} is for tutorkd {other}, not for {command}; run it with: tutorkd {run}"
+    return str(error)
 
 
 def _keys(recipe: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """What the recipes of each command may say."""
-    from tutorkd.cli import adapt, demo, distill, evaluate, glue  # which import this
-    from tutorkd.comparison.matrix import SECTIONS
-
     method = str(recipe.get("method"))
     return {
-        "distill": distill.parser(method if method in METHODS else "tutor-kd").keys,
-        "adapt": adapt.parser().keys,
-        "evaluate": evaluate.parser().keys,
+        "distill": distillation.parser(method if method in METHODS else "tutor-kd").keys,
+        "adapt": adaptation.parser().keys,
+        "evaluate": evaluation.parser().keys,
         "glue": glue.parser().keys,
         "compare": SECTIONS,
-        "demo": list(demo.COMMANDS),
+        "demo": STAGES,
     }

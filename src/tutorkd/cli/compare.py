@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tutorkd.callbacks import duration
-from tutorkd.cli.belonging import check_belongs
-from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.comparison.bench import estimate, refusals
 from tutorkd.comparison.cell import run_cell
 from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
-from tutorkd.comparison.runner import run_cells
 from tutorkd.errors import UserError
 from tutorkd.files import clear, write_text, writing
 from tutorkd.locks import LOCK_FILES, held
+from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import check_keys, load_recipe
+from tutorkd.processes import run_processes
+from tutorkd.words import duration
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
     content = load_recipe(recipe)
-    check_belongs(content, recipe, "compare", SECTIONS)
+    check_keys(content, SECTIONS, recipe)
     content = _overridden(content, args)
     cells = read_cells(content, recipe, args.output_dir)
     if args.cell is not None:
@@ -110,7 +110,7 @@ def _compare(
 
     for name, reason in failed.items():
         print(f"failed   {name} before it began: {reason}", flush=True)
-    failed |= run_cells([cell for cell in left if cell.name not in failed], command, args.jobs)
+    failed |= run_processes([cell for cell in left if cell.name not in failed], command, args.jobs)
     from tutorkd.comparison.plots import draw  # matplotlib is an extra
 
     summary = summarise(cells, failed)
@@ -173,8 +173,8 @@ def _print_plan(cells: Sequence[Cell]) -> int:
         time = "finished" if cell.result else "can't run" if cell.name in refused else duration(seconds[cell.name])
         left += 0.0 if cell.result or cell.name in refused else seconds[cell.name]
         trained = cell.kind == "distilled"
-        method = cell.distill[0].method if trained else "-"
-        steps = f"{cell.distill[3].max_steps:,}" if trained else "-"
+        method = cell.distill.args.method if trained else "-"
+        steps = f"{cell.distill.config.max_steps:,}" if trained else "-"
         words = (cell.name, method, cell.student or "-", str(cell.seed), steps, time)
         table.add_row(*(Text(word) for word in words))
     width = None if sys.stdout.isatty() else 160

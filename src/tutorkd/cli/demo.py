@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import datasets
-import pyarrow.parquet as pq
 import torch
 from rich import box
 from rich.console import Console
@@ -21,23 +21,26 @@ from rich.text import Text
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, set_seed
 
 from tutorkd import demo_data
-from tutorkd.callbacks import duration
-from tutorkd.cli import adapt as adapt_command
-from tutorkd.cli import distill as distill_command
-from tutorkd.cli import evaluate as evaluate_command
-from tutorkd.cli.belonging import check_belongs
-from tutorkd.cli.options import OptionParser, load_recipe
 from tutorkd.cost import seconds_a_step
-from tutorkd.errors import UserError
-from tutorkd.evaluation import EvaluateArguments, EvaluationResult, evaluate_models, results_table
+from tutorkd.errors import UnknownKey
+from tutorkd.evaluation import EvaluateArguments, EvaluationResult, arguments, evaluate_models, results_table
+from tutorkd.evaluation.cost import fine_tuning_seconds
+from tutorkd.evaluation.labelled import load_labelled
 from tutorkd.examples import Example, tutor_examples
 from tutorkd.files import write_text
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.locks import held
+from tutorkd.methods import METHODS
+from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import load_recipe
+from tutorkd.pretraining.adaptation import Adaptation, adapt, read_adaptation
+from tutorkd.pretraining.distillation import Distillation, Pair, distill, make_student, read_distillation, trainer_of
+from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.run import INITIAL_STUDENT
 from tutorkd.run_folder import lacking
-from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
+from tutorkd.words import duration
 
 DESCRIPTION = (
     "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
@@ -48,7 +51,7 @@ REAL_THING = (
 )
 EXAMPLES = 5
 WIDTH = 110  # columns, where the output isn't a terminal that says its own
-COMMANDS = {"adapt": adapt_command, "distill": distill_command, "evaluate": evaluate_command}
+STAGES = ["adapt", "distill", "evaluate"]
 
 
 @dataclass
@@ -68,6 +71,14 @@ class DemoArguments:
     restart: bool = field(default=False, metadata={"help": "Run finished stages again."})
 
 
+class Stages(NamedTuple):
+    """The options of each stage."""
+
+    adapt: Adaptation
+    distill: Distillation
+    evaluate: EvaluateArguments
+
+
 def run(argv: Sequence[str]) -> int:
     (args,) = OptionParser("demo", DESCRIPTION, [DemoArguments], {}, takes_recipe=False).read(argv)
     demo(args)
@@ -81,7 +92,9 @@ def demo(args: DemoArguments) -> None:
         UserError: what the stages raise.
     """
     recipe = load_recipe(args.config)
-    check_belongs(recipe, args.config, "demo", list(COMMANDS))
+    if unknown := set(recipe) - set(STAGES):
+        message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(STAGES)}"
+        raise UnknownKey(message, args.config, recipe)
     with held(Path(args.output_dir)):
         _demo(args, recipe)
 
@@ -91,12 +104,18 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
     teacher, student = out / "teacher", out / "student"
-    initial = student / distill_command.INITIAL_STUDENT
+    initial = student / INITIAL_STUDENT
     restart = {"restart": True} if args.restart else {}
     text = {"corpus": [str(data["text"])]}
     filled = {
         "adapt": {"model": encoder, "output_dir": str(teacher), **text, **restart},
-        "distill": {"teacher": str(teacher), "output_dir": str(student), **text, **restart},
+        "distill": {
+            "teacher": str(teacher),
+            "save_initial_student": True,
+            "output_dir": str(student),
+            **text,
+            **restart,
+        },
         "evaluate": {
             "models": [str(teacher), str(student), str(initial)],
             "train": str(data["train"]),
@@ -105,13 +124,8 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
             **restart,
         },
     }
-    if unknown := set(recipe) - set(COMMANDS):
-        raise UserError(f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(COMMANDS)}")
-    settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in COMMANDS}
-    stages = {
-        name: command.parser().read([], settings[name], f"{args.config}, stage {name}")
-        for name, command in COMMANDS.items()
-    }
+    settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in STAGES}
+    stages = _stages(settings, args.config)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
     def announce(number: int, title: str, stage: str) -> None:
@@ -123,23 +137,39 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
         console.print(f"  {name:<9} about {duration(seconds)} on this machine")
     started = time.perf_counter()
     announce(1, "adapt: an encoder becomes a teacher", "adapt")
-    adapt_command.adapt(*stages["adapt"])
+    adapt(stages.adapt)
     announce(2, "distill: the teacher teaches a student of half its depth", "distill")
-    distill_command.distill(*stages["distill"])
+    distill(stages.distill)
     announce(3, "evaluate: teacher and students learn sentiment", "evaluate")
-    (evaluation,) = stages["evaluate"]
-    results = evaluate_models(evaluation.models, evaluation)
+    results = evaluate_models(stages.evaluate.models, stages.evaluate)
 
     console.rule("4. summary")
-    names = ["teacher", "Tutor-KD student", "same student, not distilled"]
+    title = METHODS[stages.distill.args.method].title
+    names = ["teacher", f"{title} student", "same student, not distilled"]
     results = [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
     console.print(results_table(results))
-    console.print(_verdict(results[1], results[2]))
-    _print_examples(console, _examples(stages, data["validation"]))
+    console.print(_verdict(title, results[1], results[2]))
+    if examples := _examples(stages.distill, data["validation"]):
+        _print_examples(console, examples)
     summary = json.dumps([dataclasses.asdict(result) for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
     console.print(f"\nThe real thing, with your teacher and your text:\n\n    {REAL_THING}\n", soft_wrap=True)
+
+
+def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
+    """The options of each stage.
+
+    Raises:
+        UserError: for a key or value that a stage can't take.
+    """
+    where = {name: f"{config}, stage {name}" for name in STAGES}
+    (evaluate,) = arguments.parser().read([], settings["evaluate"], where["evaluate"])
+    return Stages(
+        read_adaptation([], settings["adapt"], where["adapt"]),
+        read_distillation([], settings["distill"], where["distill"]),
+        evaluate,
+    )
 
 
 def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
@@ -150,60 +180,59 @@ def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
     return f"$ tutorkd {stage} {' '.join(flags)}"
 
 
-def _estimate(stages: Mapping[str, tuple[Any, ...]], encoder: str) -> dict[str, float]:
+def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     """Seconds of each stage, from timing one step of it."""
-    (_, text, config), (_, _, settings, tutor_config), (evaluation,) = (stages[name] for name in COMMANDS)
+    adaptation, distillation = stages.adapt, stages.distill
     tokenizer = load_tokenizer(encoder, "encoder")
     set_seed(0)
     with loading(encoder, "encoder"):
         model = AutoModelForMaskedLM.from_pretrained(encoder, dtype=torch.float32)
-    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
-    rows = {"train_dataset": [row], "eval_dataset": datasets.Dataset.from_list([row]), "processing_class": tokenizer}
-    adapting = seconds_a_step(MaskedLMTrainer(model, config, **rows), text.max_length)
-    student = build_student(stages["distill"][0].student, model.config)
-    distilling = seconds_a_step(
-        DistillationTrainer(student, Teacher(model), tutor_config, settings=settings, **rows), text.max_length
+    make = partial(MaskedLMTrainer, model, processing_class=tokenizer)
+    with on_fabricated_rows(make, tokenizer, adaptation.config) as trainer:
+        adapting = seconds_a_step(trainer, adaptation.text.max_length)
+    teacher = Teacher(model)
+    student, lines = make_student(
+        distillation.args, teacher, tokenizer, distillation.config.seed, distillation.settings.needs_mlm_head
     )
-    seconds = {"adapt": adapting * config.max_steps, "distill": distilling * tutor_config.max_steps}
-    done = {"adapt": config.output_dir, "distill": tutor_config.output_dir}
+    make_distilling = trainer_of(distillation, Pair(teacher, student, lines), tokenizer)
+    with on_fabricated_rows(make_distilling, tokenizer, distillation.config) as trainer:
+        distilling = seconds_a_step(trainer, distillation.text.max_length)
+    seconds = {"adapt": adapting * adaptation.config.max_steps, "distill": distilling * distillation.config.max_steps}
+    done = {"adapt": adaptation.config.output_dir, "distill": distillation.config.output_dir}
     seconds = {name: 0.0 if lacking(Path(done[name])) is None else time for name, time in seconds.items()}
-    return {**seconds, "evaluate": _estimate_evaluation(model, student, evaluation)}
+    return {**seconds, "evaluate": _estimate_evaluation(model, student, stages.evaluate)}
 
 
 def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, args: EvaluateArguments) -> float:
-    """Seconds of fine-tuning one teacher and two students, from timing forward and backward over typical rows."""
-    rows = pq.read_metadata(args.train).num_rows * args.num_train_epochs
-    ids = torch.full((args.per_device_train_batch_size, args.max_length // 2), 1)
-    seconds = 0.0
-    for model, count in ((teacher.base_model, 1), (student, 2)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.uses_bfloat16()):
-            model(input_ids=ids).last_hidden_state.sum().backward()
-            start = time.perf_counter()
-            model(input_ids=ids).last_hidden_state.sum().backward()
-        seconds += count * (time.perf_counter() - start) * rows / len(ids)
-    return seconds
+    """Seconds of fine-tuning one teacher and two students."""
+    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    models = (teacher.base_model, student.base_model, student.base_model)
+    return sum(fine_tuning_seconds(cast(PreTrainedModel, m), rows, args.max_length // 2, args) for m in models)
 
 
-def _verdict(student: EvaluationResult, undistilled: EvaluationResult) -> str:
+def _verdict(title: str, student: EvaluationResult, undistilled: EvaluationResult) -> str:
     """What the table says about distillation, in a sentence, with how sure one can be of it."""
     points = 100 * (student.accuracy - undistilled.accuracy)
     error = 100 * math.hypot(student.standard_error, undistilled.standard_error)
     side = f"{points:.1f} points ahead of" if points > 0 else f"{-points:.1f} points behind" if points else "level with"
     return (
-        f"The Tutor-KD student is {side} the same student without distillation (standard error of the difference "
+        f"The {title} student is {side} the same student without distillation (standard error of the difference "
         f"about {error:.1f}, one seed)."
     )
 
 
-def _examples(stages: Mapping[str, tuple[Any, ...]], validation: Path) -> list[Example]:
-    args, _, settings, config = stages["distill"]
+def _examples(options: Distillation, validation: Path) -> list[Example]:
+    """What the tutor does to some sentences; nothing where the student has no answer a^S to it."""
+    args, config = options.args, options.config
+    if args.method != "tutor-kd" or options.settings.target != "modified-logit":
+        return []
     tokenizer = load_tokenizer(args.teacher, "teacher")
     rows = datasets.load_dataset("parquet", data_files=str(validation), split="train")
     sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
     with loading(config.output_dir, "student"):
         student = AutoModel.from_pretrained(config.output_dir)
     no_rows: list[dict[str, list[int]]] = [{}]  # nothing is trained or evaluated
-    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=settings)
+    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=options.settings)
     trainer._load_from_checkpoint(config.output_dir)
     return tutor_examples(trainer, sentences)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tutorkd.cli.options import OptionParser
+from tutorkd.options.parser import OptionParser
 from tutorkd.runtime import describe
 
 

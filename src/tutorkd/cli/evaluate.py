@@ -5,20 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tutorkd.cli.options import OptionParser
-from tutorkd.evaluation import EvaluateArguments, evaluate_models, results_table
+from tutorkd.evaluation import evaluate_models, results_table
+from tutorkd.evaluation.arguments import CLASSIFIER, parser
 from tutorkd.evaluation.checkpoint import find_checkpoint
-from tutorkd.evaluation.classification import CLASSIFIER, evaluation_plan
-
-DESCRIPTION = (
-    "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
-    "milliseconds a sentence on this machine."
-)
-
-
-def parser() -> OptionParser:
-    """Options of the command."""
-    return OptionParser("evaluate", DESCRIPTION, [EvaluateArguments], {"output_dir": "tutorkd-evaluation"})
+from tutorkd.evaluation.classification import evaluation_plan
 
 
 def run(argv: Sequence[str]) -> int:

@@ -5,19 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from tutorkd.cli.options import OptionParser
 from tutorkd.errors import UserError
-from tutorkd.export.arguments import ExportArguments
-
-DESCRIPTION = (
-    "Writes a checkpoint as ONNX files, which run without PyTorch: in float32, and in int8 at about a quarter of the "
-    "size. Both are held against PyTorch on the same rows before they are handed out."
-)
-
-
-def parser() -> OptionParser:
-    """Options of the command."""
-    return OptionParser("export", DESCRIPTION, [ExportArguments], {})
+from tutorkd.export.arguments import parser
 
 
 def run(argv: Sequence[str]) -> int:

@@ -8,36 +8,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tutorkd.cli.options import OptionParser
-from tutorkd.comparison.runner import run_cells
+from rich.console import Console
+
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
 from tutorkd.files import clear, write_text, writing
-from tutorkd.glue.arguments import GlueArguments
+from tutorkd.glue.arguments import GlueArguments, parser
 from tutorkd.glue.card import write_scores
 from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
 from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
-from tutorkd.glue.plan import print_plan
+from tutorkd.glue.plan import plan
 from tutorkd.glue.report import markdown, unit_line
 from tutorkd.glue.runs import RESULT_FILE, Unit, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.locks import LOCK_FILES, contents, held
+from tutorkd.processes import run_processes
 from tutorkd.runtime import describe
 
 _RUNS = "runs"  # folder of the runs, in that of the results
-DESCRIPTION = (
-    "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
-    "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
-    "stopped."
-)
-
-
-def parser() -> OptionParser:
-    """Options of the command, behind its models."""
-    options = OptionParser("glue", DESCRIPTION, [GlueArguments], {})
-    options.usage = "tutorkd glue MODEL [MODEL ...] [options]"
-    return options
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,7 +52,9 @@ def run(argv: Sequence[str]) -> int:
     if args.predict and (absent := lacking(tasks)):
         print(f"the leaderboard wants one zip of all tasks; without {', '.join(absent)}, whose tasks aren't in --tasks")
     if args.dry_run:
-        print_plan(units)
+        table, totals = plan(units)
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+        print(totals)
         return 0
     with held(Path(args.output_dir)):
         return glue(units, _left(units, args), teacher, models, flags, args)
@@ -86,7 +77,7 @@ def glue(
         own = ["--unit", unit.name, "--restart", "false"]
         return [sys.executable, "-m", "tutorkd.cli.main", "glue", *models, *flags, *own]
 
-    failed = run_cells(left, command, args.jobs, unit_line)
+    failed = run_processes(left, command, args.jobs, unit_line)
     summary = {"settings": asdict(args), "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))

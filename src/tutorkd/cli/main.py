@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from tutorkd import __version__
-from tutorkd.errors import Interrupted, UserError
+from tutorkd.errors import Interrupted, UnknownKey, UserError
 
 COMMANDS = {
     "adapt": "train an encoder's MLM head and body on your text, which makes it a teacher",
@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
         return import_module(f"tutorkd.cli.{command}").run(rest)
+    except UnknownKey as error:
+        from tutorkd.cli.belonging import told  # which reads the options of all commands
+
+        print(f"tutorkd: error: {told(error, command)}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"tutorkd: error: {error}", file=sys.stderr)
         return 2

@@ -1,53 +1,30 @@
 """What a cell will take and costs, measured on fabricated rows."""
 
-import copy
-import io
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from functools import partial
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import cast
 
-from datasets import Dataset
 from transformers import PreTrainedModel
 
-from tutorkd.cli.distill import make_student, prepare
-from tutorkd.cli.training import ready_trainer
 from tutorkd.comparison.matrix import Cell
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.hub import load_tokenizer
-from tutorkd.trainer import DistillationTrainer, prepare_teacher
+from tutorkd.pretraining.distillation import Distillation, load_pair, prepare, trainer_of
+from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.trainer import DistillationTrainer
 
 
 @contextmanager
-def fabricated_trainer(arguments: Sequence[Any]) -> Iterator[DistillationTrainer]:
-    """A cell's trainer without its text, to be measured.
-
-    Args:
-        arguments: ``Cell.distill``.
-    """
-    args, _, settings, config = arguments
+def fabricated_trainer(options: Distillation) -> Iterator[DistillationTrainer]:
+    """A cell's trainer without its text, to be measured."""
+    args = options.args
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
-    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
-    with redirect_stdout(io.StringIO()):  # the student was or will be introduced by the run itself
-        student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
-    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
-    config = copy.copy(config)
-    with tempfile.TemporaryDirectory() as scratch:  # Trainer makes its folder and repository at once
-        config.output_dir, config.push_to_hub = scratch, False
-        make = partial(
-            DistillationTrainer,
-            student,
-            teacher,
-            config,
-            processing_class=tokenizer,
-            method=args.method,
-            settings=settings,
-        )
-        yield cast(DistillationTrainer, ready_trainer(make, [row], Dataset.from_list([row])))
+    make = trainer_of(options, load_pair(options, tokenizer), tokenizer)
+    with on_fabricated_rows(make, tokenizer, options.config) as trainer:
+        yield trainer
 
 
 def refusals(cells: Sequence[Cell]) -> dict[str, str]:
@@ -66,8 +43,7 @@ def refusals(cells: Sequence[Cell]) -> dict[str, str]:
         key = cell.variant, cell.student
         if cell.kind == "distilled" and key not in reasons:
             try:
-                with redirect_stdout(io.StringIO()):
-                    prepare(*cell.distill)
+                prepare(cell.distill)
                 reasons[key] = None
             except UserError as error:
                 reasons[key] = str(error)
@@ -92,8 +68,8 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
         if cell.kind != "distilled" or key in training or cell.name in refused:
             continue
         with fabricated_trainer(cell.distill) as trainer:
-            seconds = seconds_a_step(trainer, cell.distill[1].max_length)
-            training[key] = seconds * cell.distill[3].max_steps
+            seconds = seconds_a_step(trainer, cell.distill.text.max_length)
+            training[key] = seconds * cell.distill.config.max_steps
             student, teacher = trainer.saved_model, trainer.teacher.requires_grad_(True)
             models = {cell.student: cast(PreTrainedModel, student.base_model), "": teacher.body}
         for name in models.keys() - tuning.keys():

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel
 
-from tutorkd.cli.distill import distill, make_student
 from tutorkd.comparison.bench import fabricated_trainer
 from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
 from tutorkd.cost import measure_step
@@ -15,8 +14,8 @@ from tutorkd.evaluation import evaluate_models
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.locks import held
+from tutorkd.pretraining.distillation import distill, load_pair
 from tutorkd.run_folder import FINISHED_FILE
-from tutorkd.trainer import prepare_teacher
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -36,11 +35,11 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 def _result(cell: Cell) -> dict[str, Any]:
     training: dict[str, Any] = {}
     if cell.kind == "teacher":
-        model = cell.distill[0].teacher
+        model = cell.distill.args.teacher
     elif cell.kind == "undistilled":
         model = _save_undistilled(cell)
     else:
-        model = str(distill(*cell.distill))
+        model = str(distill(cell.distill))
         training = _training(cell)
     # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
     (evaluation,) = evaluate_models([model], dataclasses.replace(cell.evaluate, restart=True))
@@ -57,10 +56,10 @@ def _result(cell: Cell) -> dict[str, Any]:
 
 def _save_undistilled(cell: Cell) -> str:
     """The student's encoder as training would find it."""
-    args, _, settings, config = cell.distill
+    args = cell.distill.args
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
-    teacher = prepare_teacher(args.teacher, config, args.trust_remote_code)
-    student = make_student(args, teacher, tokenizer, config.seed, settings.needs_mlm_head)
+    _, student, lines = load_pair(cell.distill, tokenizer)
+    print("\n".join(lines))
     folder = cell.folder / STUDENT_FOLDER
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
         cast(PreTrainedModel, student.base_model).save_pretrained(scratch)
@@ -80,7 +79,7 @@ def _training(cell: Cell) -> dict[str, Any]:
     if state is None or not is_log(state["log_history"]):
         raise UserError(f"{file} is damaged, so what training cost isn't known; --restart runs the cell again")
     with fabricated_trainer(cell.distill) as trainer:
-        cost = measure_step(trainer, cell.distill[1].max_length)
+        cost = measure_step(trainer, cell.distill.text.max_length)
     steps, log = state["global_step"], state["log_history"]
     return {
         "steps": steps,

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tutorkd.cli import distill as distill_command
-from tutorkd.cli import evaluate as evaluate_command
-from tutorkd.cli.distill import DistillArguments
 from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation import EvaluateArguments
-from tutorkd.evaluation.classification import FIGURE_TYPES, NOT_SETTINGS
+from tutorkd.evaluation import arguments as evaluation
+from tutorkd.evaluation.arguments import NOT_SETTINGS
+from tutorkd.evaluation.classification import FIGURE_TYPES
 from tutorkd.files import stored_result
 from tutorkd.identity import comparable, with_contents
 from tutorkd.methods import METHODS
+from tutorkd.options.recipes import check_keys
+from tutorkd.pretraining import distillation
+from tutorkd.pretraining.distillation import DistillArguments, Distillation, read_distillation
 from tutorkd.run_folder import RunFolder
 from tutorkd.settings import resolved
 
@@ -46,8 +48,8 @@ class Cell:
         variant: what the method and its changed constants are called.
         student: the student's name; empty for the teacher.
         folder: of the cell.
-        distill: arguments of ``tutorkd distill``; of the undistilled student, whatever shares its start.
-        evaluate: arguments of ``tutorkd evaluate``.
+        distill: options of ``tutorkd distill``; of the undistilled student, whatever shares its start.
+        evaluate: options of ``tutorkd evaluate``.
     """
 
     kind: Literal["distilled", "undistilled", "teacher"]
@@ -55,7 +57,7 @@ class Cell:
     student: str
     seed: int
     folder: Path
-    distill: tuple[Any, ...]
+    distill: Distillation
     evaluate: EvaluateArguments
 
     @property
@@ -69,12 +71,12 @@ class Cell:
         Raises:
             UserError: if its folder holds a student that was distilled with other settings.
         """
-        args = self.distill[0]
+        args = self.distill.args
         distill: dict[str, Any] = {"teacher": args.teacher}
         if self.kind == "undistilled":
             distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
         if self.kind == "distilled":
-            distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill, restart=False).settings
+            distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill.arguments, restart=False).settings
         else:
             distill = with_contents(distill)
         evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in NOT_SETTINGS}
@@ -115,7 +117,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         UserError: for an unknown key, named with the nearest valid one, a value of the wrong type, or a matrix whose
             cells wouldn't be comparable.
     """
-    _check_keys(recipe, SECTIONS, where)
+    check_keys(recipe, SECTIONS, where)
     common = _mapping(recipe.get("common"), f"{where}, common")
     evaluate = _mapping(recipe.get("evaluate"), f"{where}, evaluate")
     variants = [_named(item, "method", f"{where}, variants") for item in _list(recipe, "variants", [], where)]
@@ -133,7 +135,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         ("seeds", [str(seed) for seed in seeds]),
     ):
         _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
-    _check_keys(evaluate, evaluate_command.parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
+    _check_keys(evaluate, evaluation.parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
     for variant in variants:
         _check_variant(variant, common, where)
     for student in students:
@@ -147,10 +149,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         settings = {**common, **budget, **_without_name(variant), **_without_name(student)}
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
-        distill = distill_command.parser(settings["method"]).read([], settings, about)
         scored = {**evaluate, "seed": seed, "output_dir": str(folder / "evaluation")}
-        (evaluation,) = evaluate_command.parser().read([], scored, f"{where}, evaluate")
-        return Cell(kind, title, name, seed, folder, distill, evaluation)
+        (tuning,) = evaluation.parser().read([], scored, f"{where}, evaluate")
+        return Cell(kind, title, name, seed, folder, read_distillation([], settings, about), tuning)
 
     cells = []
     for seed in seeds:
@@ -158,10 +159,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
             cells.append(cell("teacher", variants[0], students[0], seed))
             cells += [cell("undistilled", variants[0], student, seed) for student in students]
         cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
-    args, text = cells[0].distill[:2]
-    if not args.teacher:
+    if not cells[0].distill.args.teacher:
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
-    text.require()
+    cells[0].distill.text.require()
     for split in ("train", "validation"):
         if not getattr(cells[0].evaluate, split):
             raise UserError(f"{where}: no {split} data: name labelled text under evaluate or with --{split}")
@@ -180,7 +180,7 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], where: st
         raise UserError(f"{about}: there is no method {method!r}{nearest(str(method), list(METHODS))}")
     constants = [field.name for field in dataclasses.fields(METHODS[method].settings)]
     _check_keys(variant, ["name", "method", "learning_rate", *constants], about)
-    _check_keys(common, distill_command.parser(method).keys, f"{where}, common (method {method})", _NOT_COMMON)
+    _check_keys(common, distillation.parser(method).keys, f"{where}, common (method {method})", _NOT_COMMON)
 
 
 def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int]:
@@ -198,9 +198,10 @@ def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int
         return {}
     if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
-    settings = {key: value for key, value in common.items() if key in distill_command.parser().keys}
-    _, text, _, config = distill_command.parser().read([], settings, f"{where}, common")
-    step = config.per_device_train_batch_size * config.gradient_accumulation_steps * text.max_length
+    settings = {key: value for key, value in common.items() if key in distillation.parser().keys}
+    options = read_distillation([], settings, f"{where}, common")
+    step = options.config.per_device_train_batch_size * options.config.gradient_accumulation_steps
+    step *= options.text.max_length
     return {"max_steps": math.ceil(tokens / step)}
 
 

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tutorkd.callbacks import duration
 from tutorkd.comparison.matrix import Cell
 from tutorkd.tables import aligned
+from tutorkd.words import duration
 
 _FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
 
@@ -52,7 +52,7 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any
                 "kind": cell.kind,
                 "variant": cell.variant,
                 "student": cell.student,
-                "method": cell.distill[0].method if cell.kind == "distilled" else None,
+                "method": cell.distill.args.method if cell.kind == "distilled" else None,
                 "seeds": [],
                 "failed": {},
                 "figures": [],

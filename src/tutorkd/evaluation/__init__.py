@@ -1,6 +1,7 @@
 """Evaluation of encoders: fine-tuned on labelled text, measured and compared."""
 
-from tutorkd.evaluation.classification import EvaluateArguments, evaluate_models
+from tutorkd.evaluation.arguments import EvaluateArguments
+from tutorkd.evaluation.classification import evaluate_models
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.report import EvaluationResult, results_table
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -19,7 +18,8 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.hub import CLASSIFICATION, load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, check_whole, load_tokenizer, loading
+from tutorkd.positions import longest_row
 
 _ROLE = "model"
 _FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
@@ -96,7 +96,7 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | No
             "give it the tokenizer that it was trained with"
         )
     with torch.device("meta"):
-        limit = _positions(AutoModelForSequenceClassification.from_config(config))
+        limit = longest_row(AutoModelForSequenceClassification.from_config(config))
     if limit is not None and max_length is not None and max_length > limit:
         raise UserError(f"max_length {max_length} is longer than the {limit} positions of the model {name}")
     return limit
@@ -130,15 +130,8 @@ def load_classifier(
             ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
             output_loading_info=True,
         )
+    check_whole(model, info, checkpoint.name, _ROLE)
     body = f"{model.base_model_prefix}."
-    unloaded = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    # Masked language models are saved without the pooler that some classifiers read.
-    wrong = sorted(key for key in unloaded if key.startswith(body) and ".pooler." not in key)
-    if wrong:
-        raise UserError(
-            f"the model {checkpoint.name} isn't a whole {model.config.model_type} encoder: {len(wrong)} "
-            f"weights are missing or have another shape than its config.json says, such as {wrong[0]}"
-        )
     head = {key for key in model.state_dict() if not key.startswith(body)}
     if not head.intersection(info["missing_keys"]):
         set_seed(seed)
@@ -147,14 +140,3 @@ def load_classifier(
             if name != model.base_model_prefix:
                 setattr(model, name, module)
     return model, tokenizer
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    """The longest row in tokens; None where positions aren't bounded."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    embeddings = getattr(model.base_model, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
-    if isinstance(table, nn.Embedding) and table.padding_idx is not None:
-        # RoBERTa counts positions from behind its padding's.
-        return table.num_embeddings - table.padding_idx - 1
-    return limit

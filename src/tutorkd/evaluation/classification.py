@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
@@ -25,49 +26,11 @@ from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 from tutorkd.settings import first_difference
 
-RECORD_FILE, CLASSIFIER = "result.json", "classifier"
+RECORD_FILE = "result.json"
 FIGURE_TYPES = get_type_hints(EvaluationResult)
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "classifier": bool, "result": FIGURE_TYPES}
 _TIMED_SENTENCES = 200
-NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")
 _MACHINE = ("device", "threads")
-
-
-@dataclass
-class EvaluateArguments(FineTuneArguments):
-    """What is compared, on which data, and where the results go."""
-
-    models: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Encoder checkpoints to compare: paths or Hub names (one or more)."},
-    )
-    train: str = field(
-        default="",
-        metadata={"help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config."},
-    )
-    validation: str = field(
-        default="",
-        metadata={"help": "Labelled rows to measure on: such a file, or the validation split of name:config."},
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
-    label_column: str = field(
-        default="label", metadata={"help": "Column that holds the class, an integer or a string (a name)."}
-    )
-    output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
-    restart: bool = field(
-        default=False, metadata={"help": "Whether to throw away earlier results in output_dir (true or false)."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check models and data, print sizes and steps, and stop (true or false)."}
-    )
-    save_models: bool = field(
-        default=False,
-        metadata={"help": f"Whether to keep the fine-tuned models, each as MODEL/{CLASSIFIER} (true or false)."},
-    )
 
 
 def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
@@ -102,7 +65,7 @@ def _evaluate(
     for checkpoint in checkpoints:
         record = output / checkpoint.slug / RECORD_FILE
         classifier = record.with_name(CLASSIFIER) if args.save_models else None
-        result = _kept(record, settings, checkpoint, args.save_models)
+        result = _earlier(record, settings, checkpoint, args.save_models)
         if result is None:
             result, save = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
             content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
@@ -141,7 +104,7 @@ def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str
     steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
         not args.restart
-        and _kept(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint, args.save_models)
+        and _earlier(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint, args.save_models)
         for checkpoint in checkpoints
     ]
     return {
@@ -279,7 +242,7 @@ def _compare(output: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _kept(
+def _earlier(
     record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
 ) -> EvaluationResult | None:
     """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""

@@ -20,6 +20,7 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.runtime import keep_freed_memory, prefers_bfloat16
+from tutorkd.words import one_line
 
 _PREDICTION_BATCH = 64
 
@@ -154,7 +155,7 @@ def build_trainer(
             report_to="none",
         )
     except ValueError as error:
-        raise UserError(f"these settings can't be used here: {' '.join(str(error).split())}") from error
+        raise UserError(f"these settings can't be used here: {one_line(error)}") from error
     if arguments.n_gpu > 1:  # of several GPUs one: spread over all, a step would have as many times the rows
         arguments._n_gpu = 1
     trainer = Trainer(

@@ -18,6 +18,7 @@ from tutorkd.data.from_hub import load_from_hub
 from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
 from tutorkd.hub import looks_like_path, nearest_path
+from tutorkd.words import one_line
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two texts become one number
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -172,7 +173,7 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Dataset:
     try:
         return Dataset(table.cast(plain))
     except Exception as error:  # what the file says of its types for `datasets` may be anything
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path}: its columns or their description can't be read: {reason[:300]}") from error
 
 

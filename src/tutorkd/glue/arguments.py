@@ -7,7 +7,13 @@ from itertools import product
 from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.finetune import FineTuneArguments
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
+from tutorkd.options.parser import OptionParser
 
+DESCRIPTION = (
+    "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
+    "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
+    "stopped."
+)
 _FAST_SEEDS = 3
 
 
@@ -139,3 +145,10 @@ class GlueArguments:
             for rate, rows, epochs in product(rates, batches, passes)
             for seed in seeds
         ]
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd glue``, behind its models."""
+    options = OptionParser("glue", DESCRIPTION, [GlueArguments], {})
+    options.usage = "tutorkd glue MODEL [MODEL ...] [options]"
+    return options

@@ -13,6 +13,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from tutorkd.errors import UserError
 from tutorkd.glue.report import figure_title, rows_judged, rows_used
 from tutorkd.glue.tasks import HUB_NAME, TASKS
+from tutorkd.words import one_line
 
 _METRIC_TYPES = {
     "matthews": "matthews_correlation",
@@ -49,7 +50,7 @@ def write_scores(folder: Path, model: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise UserError(f"the card {card} can't be written: {error.strerror}") from error
     except Exception as error:  # YAML's errors and the Hub client's share no base class
-        raise UserError(f"the head of the card {card} can't be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"the head of the card {card} can't be read: {one_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
     return card

@@ -1,21 +1,19 @@
 """What the runs will take, before any of them is made."""
 
-import sys
 from collections.abc import Sequence
 from statistics import fmean
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from tutorkd.callbacks import duration
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import text_columns
 from tutorkd.glue.report import part_of
 from tutorkd.glue.runs import Unit
 from tutorkd.hub import CLASSIFICATION, load_tokenizer
+from tutorkd.words import duration
 
 _SAMPLE = 200  # rows whose length is looked at
 _FORWARD = 1 / 3  # of a step's time
@@ -27,8 +25,8 @@ _GRID = {
 }
 
 
-def print_plan(units: Sequence[Unit]) -> None:
-    """Print each unit with its runs and the time that those to be made would take, and of which grid they are."""
+def plan(units: Sequence[Unit]) -> tuple[Table, str]:
+    """Each unit with its runs and the time that those to be made would take; in lines, of which grid they are."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model and task", no_wrap=True)
     for heading in ("training rows", "settings", "seeds", "runs", "finished", "time to go"):
@@ -46,15 +44,16 @@ def print_plan(units: Sequence[Unit]) -> None:
         rows = part_of(used, unit.task.official_rows["train"]) or f"{used:,}"
         figures = (len(settings), len(unit.runs) // len(settings), len(unit.runs), finished)
         table.add_row(Text(unit.name), rows, *(f"{figure:,}" for figure in figures), duration(seconds))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    lines = []
     for words, name in _GRID.items():
         values = dict.fromkeys(getattr(run.settings, name) for unit in units for run in unit.runs)
-        print(f"{words:<15}{', '.join(f'{value:g}' for value in values)}")
+        lines.append(f"{words:<15}{', '.join(f'{value:g}' for value in values)}")
     runs = sum(len(unit.runs) for unit in units)
-    print(
+    lines.append(
         f"runs           {runs:,}, about {duration(total)} to go on this machine, one at a time; each model and task "
         "takes some seconds more to start"
     )
+    return table, "\n".join(lines)
 
 
 def _seconds(unit: Unit, model: PreTrainedModel) -> float:

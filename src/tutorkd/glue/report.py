@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from tutorkd.callbacks import duration
 from tutorkd.glue import published
 from tutorkd.glue.metrics import METRIC_NAMES
 from tutorkd.glue.runs import Unit
 from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL, Task
 from tutorkd.tables import aligned, escaped
+from tutorkd.words import duration
 
 SINGLE_ANSWER = "no model: one answer to every row"
 _HOW = (

@@ -26,6 +26,7 @@ from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.hub import CLASSIFICATION, load_tokenizer
+from tutorkd.words import one_line
 
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
 _RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
@@ -132,7 +133,7 @@ def run_unit(unit: Unit) -> dict[str, str]:
         try:
             result = _result(unit, run, rows)
         except Exception as error:  # whatever it is, hours of other runs aren't to be lost to it
-            failed[run.name] = " ".join(str(error).split()) or type(error).__name__
+            failed[run.name] = one_line(error)
             if not isinstance(error, UserError):
                 traceback.print_exc()
             write_text(run.folder / ERROR_FILE, failed[run.name])

@@ -49,15 +49,19 @@ class CorpusArguments:
     )
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> PackedCorpus:
-        """The packed rows; says what they are.
+        """The packed rows.
 
         Raises:
             UserError: what ``prepare_corpus`` raises, or if no corpus was named.
         """
         self.require()
-        packed = prepare_corpus(
+        return prepare_corpus(
             self.corpus, tokenizer, **self._settings(), cache_dir=self.cache_dir, streaming=self.streaming
         )
+
+    def described(self, packed: PackedCorpus) -> list[str]:
+        """What was loaded, a line for each corpus."""
+        lines = []
         for part in packed.corpora:
             if part.tokens is None:
                 known, where = "streamed", " at its beginning"
@@ -66,18 +70,17 @@ class CorpusArguments:
                 known += f", {part.train_rows:,} rows of {self.max_length}"
             if part.unknown_share >= _NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
-            print(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
-        return packed
+            lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
+        return lines
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Look at the beginning of each local file, before anything is spent; says which files are left out.
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Look at the beginning of each local file, before anything is spent; returns lines of what is left out.
 
         Raises:
             UserError: what ``check_corpus`` raises, or if no corpus was named.
         """
         self.require()
-        for notice in check_corpus(self.corpus, tokenizer, **self._settings()):
-            print(f"text     {notice}")
+        return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **self._settings())]
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from tutorkd.errors import UserError
+from tutorkd.words import one_line
 
 MOST_VALUES = 10_000
 """Values that a recipe may hold, those behind an alias counted wherever it stands: few lines can stand for billions."""
@@ -39,7 +40,7 @@ def read_recipe(text: str, name: str) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"the recipe {name} can't be read as YAML: it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: "\UFFFFFFFF" is no character
-        raise UserError(f"the recipe {name} can't be read as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"the recipe {name} can't be read as YAML: {one_line(error)}") from error
     if not isinstance(recipe or {}, dict):
         raise UserError(f"the recipe {name} must be a mapping of keys to values")
     return recipe or {}

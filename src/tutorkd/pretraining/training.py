@@ -1,20 +1,24 @@
-"""What training commands share: going on from a checkpoint, stopping on a signal, saving whole."""
+"""Training to the end: going on from a checkpoint, stopping on a signal, saving whole."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import IntervalStrategy, PreTrainedModel, TrainerCallback, TrainerState
+from transformers import IntervalStrategy, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from tutorkd.callbacks import StopOnSignal, duration
+from tutorkd.callbacks import StopOnSignal
 from tutorkd.checkpoints import step_of
+from tutorkd.config import PretrainingConfig
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.files import writing, written_whole
 from tutorkd.run_folder import FINISHED_FILE, RunFolder
 from tutorkd.trainer import MaskedRowsTrainer
+from tutorkd.words import duration, one_line
+
+Trainer = TypeVar("Trainer", bound=MaskedRowsTrainer)
 
 
 def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
@@ -67,12 +71,6 @@ def _trained_to_the_end(trainer: MaskedRowsTrainer, checkpoint: Path) -> bool:
     return True
 
 
-def told_finished(folder: RunFolder) -> Path:
-    """Say that there is nothing to be done; returns the folder."""
-    print(f"{folder.path} is finished; --restart runs it again")
-    return folder.path
-
-
 class LogAtTheEnd(TrainerCallback):
     """A line of the log for the last steps too, however few they are: figures and times are of all steps."""
 
@@ -81,17 +79,20 @@ class LogAtTheEnd(TrainerCallback):
             control.should_log = True
 
 
-def ready_trainer(make: Callable[..., MaskedRowsTrainer], train: Any, heldout: Any) -> MaskedRowsTrainer:
+def ready_trainer(make: Callable[..., Trainer], config: PretrainingConfig, train: Any, heldout: Any) -> Trainer:
     """A trainer on rows of token ids.
+
+    Args:
+        make: takes ``args``, ``train_dataset`` and ``eval_dataset``.
 
     Raises:
         UserError: for settings that can't be trained with, Trainer's own refusals among them, and for trackers or
             optimizers that aren't installed.
     """
     try:
-        return make(train_dataset=train, eval_dataset=heldout)
+        return make(args=config, train_dataset=train, eval_dataset=heldout)
     except (ValueError, ImportError, RuntimeError, OSError) as error:  # OSError: output_dir can't be made
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
 
 
 @contextmanager
@@ -104,23 +105,3 @@ def saving(folder: RunFolder) -> Iterator[None]:
     place = folder.checkpoint or "the start"
     with writing(folder.path, f"free space, then run the same command again: it goes on from {place}"):
         yield
-
-
-def check_positions(model: PreTrainedModel, role: str, max_length: int) -> None:
-    """Refuse rows longer than the positions that a model knows.
-
-    Raises:
-        UserError: naming both lengths.
-    """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
-        return
-    for name, module in model.named_modules():
-        # RoBERTa and its kin number positions from behind the padding index.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            positions -= module.padding_idx + 1
-    if max_length > positions:
-        raise UserError(
-            f"rows of {max_length} tokens are longer than the {positions} positions of the {role}; set --max_length "
-            f"{positions} or less"
-        )

@@ -4,21 +4,17 @@ import dataclasses
 import json
 import math
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from tutorkd.cli.belonging import check_belongs
-from tutorkd.cli.recipe_file import read_recipe
-from tutorkd.cli.trainer_options import COMMON, REFUSED
 from tutorkd.errors import UserError, nearest
+from tutorkd.options.recipes import check_keys, load_recipe, recipe_names
+from tutorkd.options.trainer_options import COMMON, REFUSED
 from tutorkd.settings import own_fields
+from tutorkd.words import one_line
 
-RECIPES = resources.files("tutorkd") / "recipes"
 _CHOICES_SHOWN = 6
 
 
@@ -48,7 +44,7 @@ class OptionParser(HfArgumentParser):
             formatter_class=lambda prog: _Formatter(prog, max_help_position=36, width=110),
             allow_abbrev=False,
         )
-        self.command, self.takes_recipe = command, takes_recipe
+        self.takes_recipe = takes_recipe
         self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
             self.add_argument(
@@ -104,12 +100,13 @@ class OptionParser(HfArgumentParser):
             where: what messages call ``recipe``.
 
         Raises:
+            UnknownKey: if a recipe that is named in ``argv`` has a key that isn't an option.
             UserError: for an unknown key or flag, named with the nearest valid one, or a value of the wrong type.
         """
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
-            check_belongs(recipe, where, self.command, self.keys)
+            check_keys(recipe, self.keys, where)
         recipe = recipe or {}
         self._source = where
         namespace = self._parse(self._tokens(recipe), Namespace())
@@ -126,7 +123,7 @@ class OptionParser(HfArgumentParser):
             except UserError:
                 raise
             except Exception as error:  # what TrainingArguments raises for a value that it can't take is of any kind
-                self.error(" ".join(str(error).split()) or type(error).__name__)
+                self.error(one_line(error))
         return tuple(read)
 
     def _parse(self, argv: Sequence[str], namespace: Namespace) -> Namespace:
@@ -210,43 +207,3 @@ class _Repeatable(Action):
         previous = getattr(namespace, self.dest) if self.dest in started else []
         started.add(self.dest)
         setattr(namespace, self.dest, [*previous, *values])
-
-
-def recipe_names(command: str | None = None) -> list[str]:
-    """Recipes that come with the package, all or one command's."""
-    return sorted(
-        name
-        for name, file in _packaged(RECIPES)
-        # Each begins with the command that runs it: # tutorkd COMMAND.
-        if command is None or file.read_text(encoding="utf-8").split(maxsplit=3)[2] == command
-    )
-
-
-def _packaged(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Names and files; those in a folder below are named after it, as in ``ablations/rewards``."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _packaged(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".yaml"):
-            yield prefix + entry.name.removesuffix(".yaml"), entry
-
-
-def load_recipe(name: str) -> dict[str, Any]:
-    """A recipe by path or by the name of one that comes with the package.
-
-    Raises:
-        UserError: if there is none, or it can't be read, as ``read_recipe`` says.
-    """
-    path: Path | Traversable = Path(name)
-    if not path.is_file():
-        if name not in recipe_names():
-            raise UserError(
-                f"there is no recipe {name}{nearest(name, recipe_names())}; give a path or one of "
-                f"{', '.join(recipe_names())}"
-            )
-        path = RECIPES.joinpath(*f"{name}.yaml".split("/"))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"the recipe {name} can't be read as YAML: {' '.join(str(error).split())}") from error
-    return read_recipe(text, name)

@@ -1,42 +1,36 @@
 """``--dry-run``: what a run would be and cost."""
 
 from collections.abc import Callable, Sequence
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import yaml
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.callbacks import duration
-from tutorkd.cli.corpus import CorpusArguments
-from tutorkd.cli.training import ready_trainer
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step
+from tutorkd.pretraining.corpus import CorpusArguments
+from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.settings import resolved
 from tutorkd.trainer import MaskedRowsTrainer
+from tutorkd.words import duration
 
 
-def print_plan(
+def plan(
     arguments: Sequence[Any],
-    trainer: Callable[..., MaskedRowsTrainer],
+    make: Callable[..., MaskedRowsTrainer],
     tokenizer: PreTrainedTokenizerBase,
     text: CorpusArguments,
     config: PretrainingConfig,
-) -> None:
-    """Print the resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory."""
+) -> str:
+    """The resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory, in lines."""
     recipe = {
         key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
     }
-    print("\n# resolved recipe\n" + yaml.safe_dump(recipe, sort_keys=False).rstrip() + "\n")
-    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
-    with TemporaryDirectory() as scratch:
-        config.output_dir, config.push_to_hub = scratch, False  # Trainer makes its folder and repository at once
-        ready = ready_trainer(trainer, [row], Dataset.from_list([row]))
-    cost = measure_step(ready, text.max_length)
+    with on_fabricated_rows(make, tokenizer, config) as trainer:
+        cost = measure_step(trainer, text.max_length)
     rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
-    trained = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     seconds = 2 * cost.flops / rate
     if config.max_steps > 0:
         steps, total = f"{config.max_steps:,}", f"all of them {duration(seconds * config.max_steps)}"
@@ -44,7 +38,7 @@ def print_plan(
         epochs = config.num_train_epochs
         steps = f"{epochs:g} pass{'es' * (epochs != 1)} over the text"
         total = f"{3600 * cost.tokens / seconds / 1e6:,.2f} M tokens an hour"
-    saved = sum(p.numel() for p in ready.saved_model.parameters())
+    saved = sum(p.numel() for p in trainer.saved_model.parameters())
     facts = {
         "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {saved / 1e6:,.1f} M",
         "tokens a step": f"{cost.tokens:,}",
@@ -55,4 +49,5 @@ def print_plan(
     }
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
-    print("\n".join(f"{name:<20} {fact}" for name, fact in facts.items()))
+    written = yaml.safe_dump(recipe, sort_keys=False).rstrip()
+    return "\n".join(["", "# resolved recipe", written, "", *(f"{name:<20} {fact}" for name, fact in facts.items())])

@@ -1,4 +1,4 @@
-"""Cells in processes of their own: some at once, none able to take the others with it."""
+"""Work in processes of their own: some at once, none able to take the others with it."""
 
 import os
 import re
@@ -14,10 +14,10 @@ from typing import Protocol, TypeVar
 
 from tqdm.auto import tqdm
 
-from tutorkd.callbacks import duration
 from tutorkd.errors import Interrupted
 from tutorkd.files import writing
 from tutorkd.runtime import visible_gpus
+from tutorkd.words import duration
 
 LOG_FILE = "log.txt"
 _POLL = 0.1  # seconds
@@ -36,16 +36,16 @@ class Work(Protocol):
     def folder(self) -> Path: ...
 
 
-Cell = TypeVar("Cell", bound=Work)
+Piece = TypeVar("Piece", bound=Work)
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    command: Callable[[Cell], list[str]],
+def run_processes(
+    pieces: Sequence[Piece],
+    command: Callable[[Piece], list[str]],
     jobs: int | None,
-    tell: Callable[[Cell], str] = lambda cell: "",
+    tell: Callable[[Piece], str] = lambda piece: "",
 ) -> dict[str, str]:
-    """Run the command of each cell, ``jobs`` at a time, its output in the cell's folder.
+    """Run the command of each piece of work, ``jobs`` at a time, its output in the folder of the piece.
 
     Each process sees one GPU, where there are any: the one that fewest processes are on.
 
@@ -53,20 +53,20 @@ def run_cells(
 
     Args:
         jobs: by default one for each GPU, and one where there is none.
-        tell: what to say of a cell that has ended, beside its name and time.
+        tell: what to say of a piece that has ended, beside its name and time.
 
     Returns:
-        Of each cell that failed, by name, why.
+        Of each piece that failed, by name, why.
 
     Raises:
         Interrupted: once all processes have stopped after a signal.
     """
     gpus = visible_gpus()
     jobs = jobs or max(len(gpus), 1)
-    if cells and jobs > len(gpus) > 0:
+    if pieces and jobs > len(gpus) > 0:
         shared = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}"
         _tell(f"jobs     {jobs} at once on {shared}, which they share: each is slower than alone")
-    waiting = list(cells)
+    waiting = list(pieces)
     running: dict[str, tuple[subprocess.Popen, float]] = {}
     gpu_of: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -85,34 +85,34 @@ def run_cells(
     try:
         while running or (waiting and not received):
             if waiting and len(running) < jobs and not received:
-                cell = waiting.pop(0)
+                piece = waiting.pop(0)
                 in_use = [gpu_of[name] for name in running if name in gpu_of]
                 if gpus:
-                    gpu_of[cell.name] = min(gpus, key=in_use.count)
-                running[cell.name] = (_start(cell, command(cell), jobs, gpu_of.get(cell.name)), time.perf_counter())
-                _tell(f"started  {cell.name}")
+                    gpu_of[piece.name] = min(gpus, key=in_use.count)
+                running[piece.name] = (_start(piece, command(piece), jobs, gpu_of.get(piece.name)), time.perf_counter())
+                _tell(f"started  {piece.name}")
                 continue
             time.sleep(_POLL)
             if lines and time.perf_counter() - looked > _LOOK:
                 looked = time.perf_counter()
-                at_work = [cell for cell in cells if cell.name in running]
+                at_work = [piece for piece in pieces if piece.name in running]
                 for line, at in zip_longest(lines, at_work):
                     line.set_description_str(_last_said(at) if at else "")
-            for cell in [cell for cell in cells if cell.name in running]:
-                process, started = running[cell.name]
+            for piece in [piece for piece in pieces if piece.name in running]:
+                process, started = running[piece.name]
                 if process.poll() is None:
                     continue
-                del running[cell.name]
+                del running[piece.name]
                 if received:
                     continue
                 took = duration(time.perf_counter() - started)
-                done = len(cells) - len(waiting) - len(running)
+                done = len(pieces) - len(waiting) - len(running)
                 if process.returncode:
-                    failed[cell.name] = _reason(cell, process.returncode)
-                    note = f"failed   {cell.name} after {took}: {failed[cell.name]} ({cell.folder / LOG_FILE})"
+                    failed[piece.name] = _reason(piece, process.returncode)
+                    note = f"failed   {piece.name} after {took}: {failed[piece.name]} ({piece.folder / LOG_FILE})"
                 else:
-                    note = f"finished {cell.name} in {took}"
-                _tell(f"{note}{tell(cell)}; {done} of {len(cells)}")
+                    note = f"finished {piece.name} in {took}"
+                _tell(f"{note}{tell(piece)}; {done} of {len(pieces)}")
     finally:
         for line in lines:
             line.close()
@@ -130,16 +130,16 @@ def _tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def _last_said(cell: Work) -> str:
-    """The last line of a cell's log, such as its progress bar, as wide as the terminal."""
-    with (cell.folder / LOG_FILE).open("rb") as log:
+def _last_said(piece: Work) -> str:
+    """The last line of a log, such as its progress bar, as wide as the terminal."""
+    with (piece.folder / LOG_FILE).open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
         text = log.read().decode("utf-8", errors="replace")
     said = _lines(text)
-    return said[-1][: shutil.get_terminal_size().columns - 1] if said else f"{cell.name}: starting"
+    return said[-1][: shutil.get_terminal_size().columns - 1] if said else f"{piece.name}: starting"
 
 
-def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subprocess.Popen:
+def _start(piece: Work, command: list[str], jobs: int, gpu: str | None) -> subprocess.Popen:
     environment = {
         # Processes that each use all cores slow one another down.
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
@@ -150,9 +150,9 @@ def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subpro
     }
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    with writing(cell.folder):
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        opened = (cell.folder / LOG_FILE).open("wb")
+    with writing(piece.folder):
+        piece.folder.mkdir(parents=True, exist_ok=True)
+        opened = (piece.folder / LOG_FILE).open("wb")
     with opened as log:
         # A session of its own: Ctrl-C comes from us, once.
         return subprocess.Popen(
@@ -160,11 +160,11 @@ def _start(cell: Work, command: list[str], jobs: int, gpu: str | None) -> subpro
         )
 
 
-def _reason(cell: Work, code: int) -> str:
-    """Why a cell failed: our own message, or the last that its log says."""
+def _reason(piece: Work, code: int) -> str:
+    """Why a piece failed: our own message, or the last that its log says."""
     if code < 0:
         return f"ended by signal {-code} ({signal.strsignal(-code)})"
-    text = (cell.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    text = (piece.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
     lines = _lines(text) or [f"exit code {code}"]
     told = [line for line in lines if line.startswith(_ERROR)]
     return (told or lines)[-1].removeprefix(_ERROR)

@@ -1,0 +1,73 @@
+"""Recipes: those that come with the package, in a folder for each command, and the user's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from tutorkd.errors import UnknownKey, UserError, nearest
+from tutorkd.options.recipe_file import read_recipe
+from tutorkd.words import one_line
+
+_RECIPES = resources.files("tutorkd") / "recipes"
+
+
+def recipe_names(command: str | None = None) -> list[str]:
+    """Recipes that come with the package, all or one command's."""
+    return sorted(_packaged(command))
+
+
+def recipe_file(name: str) -> Traversable:
+    """The file of a recipe that comes with the package.
+
+    Raises:
+        UserError: if there is none of this name, with the nearest.
+    """
+    files = _packaged()
+    if name not in files:
+        known = sorted(files)
+        raise UserError(f"there is no recipe {name}{nearest(name, known)}; give a path or one of {', '.join(known)}")
+    return files[name]
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """A recipe by path or by the name of one that comes with the package.
+
+    Raises:
+        UserError: if there is none, or it can't be read, as ``read_recipe`` says.
+    """
+    file = Path(name) if Path(name).is_file() else recipe_file(name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"the recipe {name} can't be read as YAML: {one_line(error)}") from error
+    return read_recipe(text, name)
+
+
+def check_keys(recipe: Mapping[str, Any], known: Sequence[str], name: str) -> None:
+    """Refuse a recipe with a key that its command doesn't know.
+
+    Args:
+        name: of the recipe, as the user gave it.
+
+    Raises:
+        UnknownKey: for the first such key, with the nearest valid one.
+    """
+    for key in recipe:
+        if key not in known:
+            raise UnknownKey(f"{name}: unknown key {key!r}{nearest(str(key), known)}", name, recipe)
+
+
+def _packaged(command: str | None = None) -> dict[str, Traversable]:
+    """Names and files. The folder of a command isn't part of the name; one below is, as in ``ablations/rewards``."""
+    folders = [folder for folder in _RECIPES.iterdir() if folder.is_dir() and command in (None, folder.name)]
+    return {name: file for folder in folders for name, file in _below(folder)}
+
+
+def _below(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _below(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml"), entry

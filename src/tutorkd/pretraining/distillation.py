@@ -1,0 +1,228 @@
+"""A teacher into a student, by Tutor-KD or a rival method."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from tutorkd.config import DistillationConfig
+from tutorkd.errors import UserError, nearest
+from tutorkd.hub import load_tokenizer
+from tutorkd.methods import METHODS
+from tutorkd.methods.pair import check_tokenizer
+from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import load_recipe
+from tutorkd.positions import check_positions
+from tutorkd.pretraining.corpus import CorpusArguments
+from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training
+from tutorkd.runtime import prefers_bfloat16
+from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
+from tutorkd.teacher import Teacher
+from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
+
+DESCRIPTION = (
+    "Distils a masked language model into a small encoder, with Tutor-KD (EMNLP 2022) or a rival method. The options "
+    "of a method are shown by: tutorkd distill --method METHOD --help"
+)
+
+
+@dataclass
+class DistillArguments:
+    """Teacher and student."""
+
+    _argument_group_name = "teacher and student"
+
+    method: str = field(default="tutor-kd", metadata={"help": f"Method: one of {', '.join(METHODS)}."})
+    teacher: str = field(default="", metadata={"help": "Masked language model: a Hub name or a path."})
+    student: str = field(
+        default="half",
+        metadata={"help": f"One of {', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
+    )
+    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
+    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
+    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
+    student_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Size of the feed-forward layers, in dimensions."}
+    )
+    student_embedding_size: int | None = field(
+        default=None, metadata={"help": "Size of the factorised embeddings, in dimensions, where the family has them."}
+    )
+    student_init: Literal["auto", "teacher", "random"] = field(
+        default="auto",
+        metadata={
+            "help": "Where the student starts: at the teacher's layers and embeddings where shapes allow, at random, "
+            "or auto: a checkpoint's own weights if the student has any, else the teacher's."
+        },
+    )
+    save_initial_student: bool = field(
+        default=False,
+        metadata={"help": f"Also save the student as it starts, in output_dir/{INITIAL_STUDENT}, to compare with."},
+    )
+    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The options of one run of ``tutorkd distill``.
+
+    Attributes:
+        settings: the method's constants, an instance of its dataclass in ``METHODS``.
+    """
+
+    args: DistillArguments
+    text: CorpusArguments
+    settings: Any
+    config: DistillationConfig
+
+    @property
+    def arguments(self) -> list[Any]:
+        """All of them, which together tell one run from another."""
+        return [self.args, self.text, self.settings, self.config]
+
+
+def parser(method: str = "tutor-kd") -> OptionParser:
+    """Options of ``tutorkd distill``, the method's constants among them."""
+    defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
+    classes = [DistillArguments, CorpusArguments, METHODS[method].settings, DistillationConfig]
+    return OptionParser("distill", DESCRIPTION, classes, defaults)
+
+
+def read_distillation(
+    argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe"
+) -> Distillation:
+    """Options from flags and a recipe, as ``OptionParser.read`` takes them, with the constants of the method in them.
+
+    Raises:
+        UserError: if there is no such method, and what ``OptionParser.read`` raises.
+    """
+    return Distillation(*parser(_chosen_method(argv, recipe or {})).read(argv, recipe, where))
+
+
+def _chosen_method(argv: Sequence[str], recipe: Mapping[str, Any]) -> str:
+    """The method that flags or recipe name; it decides which constants there are to be set."""
+    ahead = ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--method", "--config"):
+        ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
+    flags, _ = ahead.parse_known_args(argv)
+    recipe = load_recipe(flags.config) if flags.config else recipe
+    method = flags.method or str(recipe.get("method", "tutor-kd"))
+    if method not in METHODS:
+        raise UserError(
+            f"there is no method {method!r}{nearest(method, list(METHODS))}; choose of {', '.join(METHODS)}"
+        )
+    return method
+
+
+def distill(options: Distillation) -> Path:
+    """Train the student, or print the plan; returns its folder.
+
+    Raises:
+        Interrupted: if a signal stopped the run.
+        UserError: if model, text or settings can't be used, or not together.
+    """
+    args, text, config = options.args, options.text, options.config
+    if not args.teacher:
+        raise UserError("no teacher: name a masked language model with --teacher")
+    return run_training(options.arguments, text, config, args.restart, args.dry_run, lambda: prepare(options))
+
+
+def prepare(options: Distillation) -> Prepared:
+    """What is trained with; all that can be refused before text is tokenized is refused here.
+
+    Raises:
+        UserError: if model, text or settings can't be used, or not together.
+    """
+    args, text = options.args, options.text
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    lines = text.check(tokenizer)
+    pair = load_pair(options, tokenizer)
+    check_positions(pair.teacher.body, "teacher", text.max_length)
+    check_positions(pair.student, "student", text.max_length)
+    build_module(METHODS[args.method], pair.student, pair.teacher, options.settings, tokenizer)
+    lines += [*pair.lines, f"method   {METHODS[args.method].title}"]
+    return Prepared(
+        tokenizer, trainer_of(options, pair, tokenizer), lines, pair.student if args.save_initial_student else None
+    )
+
+
+class Pair(NamedTuple):
+    """Teacher and student, and lines that say what they are."""
+
+    teacher: Teacher
+    student: PreTrainedModel
+    lines: list[str]
+
+
+def load_pair(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> Pair:
+    """The frozen teacher, and the student as training finds it.
+
+    Raises:
+        UserError: if one of them can't be loaded or made, or they don't belong together.
+    """
+    args = options.args
+    teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code)
+    student, lines = make_student(args, teacher, tokenizer, options.config.seed, options.settings.needs_mlm_head)
+    return Pair(teacher, student, lines)
+
+
+def trainer_of(
+    options: Distillation, pair: Pair, tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., DistillationTrainer]:
+    """What makes the trainer, of ``args``, ``train_dataset`` and ``eval_dataset``."""
+    return partial(
+        DistillationTrainer,
+        pair.student,
+        pair.teacher,
+        processing_class=tokenizer,
+        method=options.args.method,
+        settings=options.settings,
+    )
+
+
+def make_student(
+    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int, mlm_head: bool
+) -> tuple[PreTrainedModel, list[str]]:
+    """The student that the options ask for, with or without an MLM head.
+
+    Returns:
+        The student, and lines that say what it and the teacher are, and how it starts.
+
+    Raises:
+        UserError: if there is no such student, or it can't learn from this teacher.
+    """
+    asked = {
+        "num_hidden_layers": args.student_layers,
+        "hidden_size": args.student_hidden_size,
+        "num_attention_heads": args.student_heads,
+        "intermediate_size": args.student_intermediate_size,
+        "embedding_size": args.student_embedding_size,
+    }
+    sizes = {key: size for key, size in asked.items() if size is not None}
+    pretrained = has_weights(args.student) and args.student_init == "auto"
+    if pretrained and sizes:
+        raise UserError(f"{args.student} has weights of its own sizes; leave the sizes, or set --student_init random")
+    if args.student not in PRESETS:
+        check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
+    set_seed(seed)
+    student = build_student(args.student, teacher.config, sizes, pretrained, mlm_head, args.trust_remote_code)
+    if pretrained:
+        start = "its own weights"
+    elif args.student_init == "random":
+        start = "starts at random"
+    else:
+        start = str(initialise_from_teacher(student, teacher))
+    lines = []
+    for role, model in (("teacher", teacher.body), ("student", student)):
+        c = model.config
+        lines.append(
+            f"{role:<8} {args.teacher if role == 'teacher' else args.student}: {c.model_type}, {c.num_hidden_layers} "
+            f"layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+        )
+    return student, [*lines, f"{'':<8} student: {start}"]

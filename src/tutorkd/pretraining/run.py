@@ -1,0 +1,87 @@
+"""A run from its options to a saved model, or to the plan of one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.config import PretrainingConfig
+from tutorkd.files import written_whole
+from tutorkd.hub import quiet_transformers
+from tutorkd.locks import held
+from tutorkd.pretraining.corpus import CorpusArguments
+from tutorkd.pretraining.plan import plan
+from tutorkd.pretraining.training import ready_trainer, saving, train
+from tutorkd.run_folder import RunFolder
+from tutorkd.trainer import MaskedRowsTrainer
+
+INITIAL_STUDENT = "initial_student"
+
+
+class Prepared(NamedTuple):
+    """What a run trains with, once all that can be refused before text is tokenized has been."""
+
+    tokenizer: PreTrainedTokenizerBase
+    make: Callable[..., MaskedRowsTrainer]  # of args, train_dataset and eval_dataset
+    lines: list[str]  # what is said of it
+    initial_student: PreTrainedModel | None = None  # to be saved as it starts
+
+
+def run_training(
+    arguments: Sequence[Any],
+    text: CorpusArguments,
+    config: PretrainingConfig,
+    restart: bool,
+    dry_run: bool,
+    prepare: Callable[[], Prepared],
+) -> Path:
+    """Train, or go on with what an earlier run of the same options left; says how it goes.
+
+    Args:
+        arguments: all dataclass instances of the command, ``text`` and ``config`` among them.
+        restart: throw away what an earlier run left.
+        dry_run: print the plan, and write nothing.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
+        UserError: what ``prepare`` raises, or if the folder is another run's, or text or settings can't be used.
+    """
+    text.require()
+    with held(Path(config.output_dir), not dry_run and config.process_index == 0):
+        folder = RunFolder(config.output_dir, arguments, restart)
+        if folder.unchanged and folder.finished and not dry_run:
+            return _told_finished(folder)
+        prepared = prepare()
+        print("\n".join(prepared.lines))
+        if dry_run:
+            print(plan(arguments, prepared.make, prepared.tokenizer, text, config))
+            return folder.path
+        corpus = text.load(prepared.tokenizer)
+        print("\n".join(text.described(corpus)))
+        folder.check_contents(corpus.digest)
+        if folder.finished:
+            if config.should_save:
+                folder.claim()  # notes where the same text is now
+            return _told_finished(folder)
+        ready = ready_trainer(prepared.make, config, corpus.train, corpus.heldout)
+        if config.should_save:  # one process alone
+            folder.claim()
+            if prepared.initial_student is not None and not folder.checkpoint:
+                _save_initial(prepared.initial_student, prepared.tokenizer, folder)
+        train(ready, folder)
+    return folder.path
+
+
+def _told_finished(folder: RunFolder) -> Path:
+    print(f"{folder.path} is finished; --restart runs it again")
+    return folder.path
+
+
+def _save_initial(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
+    with saving(folder), quiet_transformers(), written_whole(folder.path / INITIAL_STUDENT) as scratch:
+        student.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)

@@ -5,6 +5,8 @@ import random
 import pandas as pd
 import pytest
 import tiny
+import yaml
+from commands import history
 
 from tutorkd import demo_data
 from tutorkd.cli.main import main
@@ -52,14 +54,25 @@ def test_the_packages_of_the_extra_hold_what_the_demo_needs():
         assert next(csv.reader(lines)) == ["text", "label", "source"]
 
 
-def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, capsys):
+@pytest.fixture
+def command(tmp_path):
+    """Makes the command line of a recipe, with more in its stage distill."""
     encoder = tmp_path / "encoder"
     tiny.masked_lm().base_model.save_pretrained(encoder)
     tiny.tokenizer().save_pretrained(encoder)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    command = ["demo", "--config", str(recipe), "--encoder", str(encoder), "--output_dir", str(tmp_path / "out")]
-    command += ["--reviews", str(_reviews(tmp_path / "reviews.csv"))]
+
+    def line(**distill):
+        recipe = tmp_path / "recipe.yaml"
+        content = yaml.safe_load(RECIPE)
+        recipe.write_text(yaml.safe_dump({**content, "distill": content["distill"] | distill}), encoding="utf-8")
+        paths = ["--output_dir", str(tmp_path / "out"), "--reviews", str(_reviews(tmp_path / "reviews.csv"))]
+        return ["demo", "--config", str(recipe), "--encoder", str(encoder), *paths]
+
+    return line
+
+
+def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, capsys, command):
+    command = command()
     assert main(command) == 0
     shown = capsys.readouterr().out
     for expected in ("about", "1. adapt", "2. distill", "3. evaluate", "4. summary", "tutor wrote", "The real thing"):
@@ -72,6 +85,25 @@ def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, 
     assert main(command) == 0
     assert capsys.readouterr().out.count("is finished; --restart runs it again") == 2
     assert (tmp_path / "out" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+@pytest.mark.parametrize(
+    ("distill", "title", "trained_with"),
+    [
+        ({"method": "kd", "temperature": 3.0}, "KD", {"loss_soft_cross_entropy"}),
+        ({"target": "mlm-logits"}, "Tutor-KD", {"loss_soft_cross_entropy", "loss_policy"}),
+    ],
+)
+def test_the_demo_hands_method_and_target_of_its_recipe_on(tmp_path, capsys, command, distill, title, trained_with):
+    assert main(command(**distill)) == 0
+    shown = capsys.readouterr().out
+    assert f"The {title} student is " in shown
+    assert "What the tutor did" not in shown  # there is no a^S to be shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["name"] for row in summary] == ["teacher", f"{title} student", "same student, not distilled"]
+    run = yaml.safe_load((tmp_path / "out" / "student" / "run.yaml").read_text())
+    assert distill.items() <= run.items()
+    assert trained_with <= history(tmp_path / "out" / "student")[0].keys()
 
 
 def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys):

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import tiny
+from commands import assert_same
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.cli.main import main
-from tutorkd.methods import METHODS
+from tutorkd.methods import METHODS, tutor_kd
+from tutorkd.pretraining import distillation
 
 MORE = {"minilm-v2": ["--relation_heads", "8"]}
 
@@ -60,6 +62,21 @@ def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_fo
         seen[name] = []
         assert _distill(teacher_folder, text, tmp_path / name, "--method", name, "--eval_strategy", "no") == 0
     assert seen["tutor-kd"] == seen["minilm"] == seen["mlm"] != []
+
+
+def test_what_is_trained_is_made_once_and_starts_as_the_trainer_alone_would_make_it(tmp_path, text, teacher_folder):
+    flags = ["--teacher", str(teacher_folder), "--corpus", str(text), "--output_dir", str(tmp_path), "--use_cpu"]
+    options = distillation.read_distillation([*flags, "--max_length", "24", "--tutor_init", "random"])
+    rows = {"args": options.config, "train_dataset": tiny.rows(4), "eval_dataset": tiny.rows(4)}
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = tutor_kd.TutorKD.__init__
+        patch.setattr(tutor_kd.TutorKD, "__init__", lambda self, **given: made.append(plain(self, **given)))
+        ready = distillation.prepare(options).make(**rows)
+    assert len(made) == 1
+    tokenizer = tiny.tokenizer()
+    alone = distillation.trainer_of(options, distillation.load_pair(options, tokenizer), tokenizer)(**rows)
+    assert_same(ready.model.state_dict(), alone.model.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -461,6 +461,7 @@ class DistillationTrainer(MaskedRowsTrainer):
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``.
         settings: the method's constants; its defaults if left out.
+        module: what ``build_module`` made of the same, where that was done before there were rows.
 
     Raises:
         UserError: if the pair, the tokenizer or the rows can't be trained on; before the first step.
@@ -478,6 +479,7 @@ class DistillationTrainer(MaskedRowsTrainer):
         eval_dataset: Any = None,
         method: str = "tutor-kd",
         settings: Any = None,
+        module: nn.Module | None = None,
         **kwargs: Any,
     ):
         self.method = METHODS[method]
@@ -490,9 +492,11 @@ class DistillationTrainer(MaskedRowsTrainer):
             model = build_student(model, teacher.config, mlm_head=self.settings.needs_mlm_head)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class)
-        torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
+        if module is None:
+            torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
+            module = build_module(self.method, model, teacher, self.settings, processing_class)
         super().__init__(
-            build_module(self.method, model, teacher, self.settings, processing_class),
+            module,
             model,
             args,
             train_dataset,

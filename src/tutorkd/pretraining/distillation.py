@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.config import DistillationConfig
@@ -144,10 +145,13 @@ def prepare(options: Distillation) -> Prepared:
     pair = load_pair(options, tokenizer)
     check_positions(pair.teacher.body, "teacher", text.max_length)
     check_positions(pair.student, "student", text.max_length)
-    build_module(METHODS[args.method], pair.student, pair.teacher, options.settings, tokenizer)
-    lines += [*pair.lines, f"method   {METHODS[args.method].title}"]
+    torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
+    module = build_module(METHODS[args.method], pair.student, pair.teacher, options.settings, tokenizer)
     return Prepared(
-        tokenizer, trainer_of(options, pair, tokenizer), lines, pair.student if args.save_initial_student else None
+        tokenizer,
+        partial(trainer_of(options, pair, tokenizer), module=module),
+        [*lines, *pair.lines, f"method   {METHODS[args.method].title}"],
+        pair.student if args.save_initial_student else None,
     )
 
 

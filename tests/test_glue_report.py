@@ -17,9 +17,10 @@ from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import load_task
 from tutorkd.glue.report import escaped, markdown, unit_line
 from tutorkd.glue.runs import ERROR_FILE, RESULT_FILE, Unit
-from tutorkd.glue.selection import best_by_mean, spread
+from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.summary import averages, summarise
 from tutorkd.glue.tasks import TASKS, USUAL
+from tutorkd.seeds import over_seeds
 
 # The best single run, 0.9, belongs to the setting with the lower mean.
 FIRST, SECOND = [0.9, 0.3, 0.3], [0.6, 0.65, 0.55]
@@ -63,11 +64,11 @@ def test_the_setting_is_chosen_by_its_mean_and_not_by_its_best_run():
 
 
 def test_the_spread_over_seeds():
-    found = spread(SECOND)
+    found = over_seeds(SECOND)
     assert found == (0.6, pytest.approx(0.6), pytest.approx(0.05), 0.55, 0.65, 3)
-    assert spread([0.7]) == (0.7, 0.7, None, 0.7, 0.7, 1)
-    assert spread([0.1, 0.4]).median == pytest.approx(0.25)
-    assert spread([0.1, 0.4]).sd == pytest.approx(0.3 / math.sqrt(2))
+    assert over_seeds([0.7]) == (0.7, 0.7, None, 0.7, 0.7, 1)
+    assert over_seeds([0.1, 0.4]).median == pytest.approx(0.25)
+    assert over_seeds([0.1, 0.4]).sd == pytest.approx(0.3 / math.sqrt(2))
 
 
 def test_the_median_is_of_the_chosen_setting_and_the_best_of_all_runs_stands_beside_it(units):

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
-from tutorkd.tables import escaped
+from tutorkd.tables import aligned, escaped
 
 if TYPE_CHECKING:
     from tutorkd.config import PretrainingConfig
@@ -154,8 +154,7 @@ def _held_out(state: TrainerState, names: dict[str, str]) -> dict[str, str]:
 
 
 def _table(facts: dict[str, str]) -> str:
-    lines = ["| {} | {} |".format(key, value.replace("|", "\\|")) for key, value in facts.items()]
-    return "\n".join(["| | |", "| --- | --- |", *lines])
+    return aligned(["", ""], list(facts.items()), words=2)
 
 
 def _write(folder: Path, text: str, task: str, tags: list[str], base_model: str) -> None:

@@ -42,9 +42,13 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ "; did you mean ...?", or nothing where no word is near."""
-    near = difflib.get_close_matches(word, list(words), 1)
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """ "; did you mean ...?", or nothing where no word is near.
+
+    Args:
+        cutoff: likeness from which on a word is near, from 0, whatever it is, to 1, the same.
+    """
+    near = difflib.get_close_matches(word, list(words), 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -16,12 +16,11 @@ from sklearn.isotonic import isotonic_regression
 
 from tutorkd.callbacks import COLUMN_NAMES
 from tutorkd.comparison.matrix import Cell, slug
+from tutorkd.plotting import COLOURS, save_figure
 
 Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
 Log = dict[str, dict[str, dict[int, list[float]]]]  # figure to variant to step to the values of the seeds
 
-# Okabe and Ito's colours, told apart by colour-blind readers; yellow is too pale for lines on white.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000"]
 _DASHES = ["-", "--", ":", "-."]
 _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
@@ -45,20 +44,15 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     Args:
         summary: as ``summarise`` gives it.
     """
-    figures = {}
+    plots = {}
     styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
     logs = _logs(cells)
     if any("training_flops" in row["figures"] for row in summary["rows"]):
-        figures["score-cost"] = score_against_cost(summary, styles)
+        plots["score-cost"] = score_against_cost(summary, styles)
     for student, log in logs.items():
         name = "training" if len(logs) == 1 else f"training-{slug(student)}"
-        figures[name] = figures_against_steps(log, student, styles)
-    files = []
-    for name, figure in figures.items():
-        for suffix in ("png", "svg"):
-            files.append(folder / f"{name}.{suffix}")
-            figure.savefig(files[-1], dpi=150, bbox_inches="tight")
-    return files
+        plots[name] = figures_against_steps(log, student, styles)
+    return [file for name, plot in plots.items() for file in save_figure(plot, folder, name)]
 
 
 def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
@@ -181,7 +175,7 @@ def _logs(cells: Sequence[Cell]) -> dict[str, Log]:
 
 def _styles(variants: Sequence[str]) -> Styles:
     """A colour and a dash pattern for each, colours first."""
-    styles = [(colour, dashes) for dashes, colour in product(_DASHES, _COLOURS)]
+    styles = [(colour, dashes) for dashes, colour in product(_DASHES, COLOURS)]
     return {variant: styles[i % len(styles)] for i, variant in enumerate(dict.fromkeys(variants))}
 
 

@@ -1,22 +1,14 @@
 """What came of a comparison: figures of each cell, means over seeds, tables."""
 
-import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from tutorkd.comparison.matrix import Cell
+from tutorkd.seeds import over_seeds
 from tutorkd.tables import aligned
 from tutorkd.words import duration
 
 _FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
-
-
-class Spread(NamedTuple):
-    """A figure over seeds; the standard deviation is that of a sample, None of one seed alone."""
-
-    mean: float
-    sd: float | None
-    n: int
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:
@@ -75,8 +67,8 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), sd, len(values))._asdict()
+    found = over_seeds(values)
+    return {"mean": found.mean, "sd": found.sd, "n": found.n}
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -90,13 +82,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
         return row["kind"] == "distilled", -row["figures"].get("accuracy", {"mean": -1})["mean"]
 
     for row in sorted(summary["rows"], key=order):
-        found = {name: Spread(**spread) for name, spread in row["figures"].items()}
+        found = row["figures"]
         words = [row["variant"], row["student"] or "-", str(len(row["seeds"]))]
         words += [_percent(found.get("accuracy")), _percent(found.get("macro_f1"))]
-        words.append(f"{found['parameters'].mean / 1e6:.1f} M" if "parameters" in found else "-")
-        words.append(duration(found["training_seconds"].mean) if "training_seconds" in found else "-")
-        words.append(_tera(found["training_flops"].mean) if "training_flops" in found else "-")
-        words.append(f"{found['last_eval_probe_auc'].mean:.3f}" if "last_eval_probe_auc" in found else "-")
+        words.append(f"{found['parameters']['mean'] / 1e6:.1f} M" if "parameters" in found else "-")
+        words.append(duration(found["training_seconds"]["mean"]) if "training_seconds" in found else "-")
+        words.append(_tera(found["training_flops"]["mean"]) if "training_flops" in found else "-")
+        words.append(f"{found['last_eval_probe_auc']['mean']:.3f}" if "last_eval_probe_auc" in found else "-")
         if failures:
             words.append(_failures(row["failed"]))
         lines.append(words)
@@ -127,10 +119,10 @@ def _one_class(finished: Sequence[Mapping[str, Any]]) -> str:
     return f" Not learned, one class for every row: {', '.join(told)}." if told else ""
 
 
-def _percent(spread: Spread | None) -> str:
+def _percent(spread: Mapping[str, Any] | None) -> str:
     if spread is None:
         return "-"
-    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
+    return f"{100 * spread['mean']:.1f}" + (f" ± {100 * spread['sd']:.1f}" if spread["sd"] is not None else "")
 
 
 def _tera(flops: float) -> str:

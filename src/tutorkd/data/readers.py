@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 
 LONGEST_TXT_DOCUMENT = 1 << 20
 """Characters after which a txt document ends at the next line end, blank line or not.
@@ -69,8 +68,7 @@ def require_column(where: object, column: str, columns: Iterable[str]) -> None:
         return
     if column in columns:
         raise UserError(f"{where}: {columns.count(column)} columns are called {column!r}; give each a name of its own")
-    nearest = get_close_matches(column, columns, n=1, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = nearest(repr(column), map(repr, columns), cutoff=0.0)
     more = f" and {len(columns) - _COLUMNS_NAMED} more" if len(columns) > _COLUMNS_NAMED else ""
     known = ", ".join(columns[:_COLUMNS_NAMED]) or "(none)"
     raise UserError(f"{where}: no column {column!r} among {known}{more}{hint}")

@@ -11,9 +11,8 @@ from matplotlib.patches import Patch
 
 from tutorkd.glue.report import SINGLE_ANSWER, figure_title
 from tutorkd.glue.tasks import TASKS
+from tutorkd.plotting import COLOURS, save_figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
 _GROUP = 0.8  # of the distance between two tasks
 _TEXT = 6  # height of a number above its bar, on the axis
 _TEACHER: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
@@ -22,13 +21,7 @@ _CONSTANT: dict[str, Any] = {"color": "#555555", "linestyle": ":", "linewidth": 
 
 def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the plot as PNG and SVG; returns the files."""
-    figure = scores_by_task(summary)
-    files = [folder / f"scores.{suffix}" for suffix in ("png", "svg")]
-    for file in files:
-        partial = file.with_name(f".{file.name}")
-        figure.savefig(partial, format=file.suffix[1:], dpi=150, bbox_inches="tight")
-        partial.replace(file)
-    return files
+    return save_figure(scores_by_task(summary), folder, "scores")
 
 
 def scores_by_task(summary: Mapping[str, Any]) -> Figure:
@@ -48,7 +41,7 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
                 continue
             x = place - _GROUP / 2 + (number + 0.5) * width
             median, low, high = (100 * found[key] for key in ("median", "min", "max"))
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             axes.bar(x, median, 0.92 * width, color=colour)
             if found["n"] > 1:
                 axes.errorbar(x, median, [[median - low], [high - median]], color="black", capsize=3, linewidth=1)
@@ -62,7 +55,7 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
         axes.plot(across, (constant, constant), **_CONSTANT)
         for y in teachers[name]:
             axes.plot(across, (y, y), **_TEACHER)
-    handles: list[Artist] = [Patch(color=_COLOURS[number % len(_COLOURS)]) for number in range(len(barred))]
+    handles: list[Artist] = [Patch(color=COLOURS[number % len(COLOURS)]) for number in range(len(barred))]
     handles += [Line2D([], [], **_TEACHER) for _ in lined] + [Line2D([], [], **_CONSTANT)]
     labels = [_text(model["title"]) for model in barred] + [f"{_text(model['title'])} (teacher)" for model in lined]
     labels.append(SINGLE_ANSWER)

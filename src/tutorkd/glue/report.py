@@ -7,8 +7,8 @@ from typing import Any
 from tutorkd.glue import published
 from tutorkd.glue.metrics import METRIC_NAMES
 from tutorkd.glue.runs import Unit
-from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL, Task
+from tutorkd.seeds import over_seeds
 from tutorkd.tables import aligned, escaped
 from tutorkd.words import duration
 
@@ -167,7 +167,7 @@ def unit_line(unit: Unit) -> str:
     if not selected:
         return ""
     figure = task.selected.name
-    found = spread([result["scores"][figure] for _, result in selected])
+    found = over_seeds([result["scores"][figure] for _, result in selected])
     seeds = f", {_percent(found.min)} to {_percent(found.max)}, {found.n} seeds" if found.n > 1 else ", one seed"
     return f": {figure_title(task, figure)} {_percent(found.median)}{seeds}"
 

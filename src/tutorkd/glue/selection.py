@@ -1,21 +1,10 @@
-"""Which setting of a grid counts, and what is said of its seeds."""
+"""Which setting of a grid counts."""
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 Setting = TypeVar("Setting")
-
-
-class Spread(NamedTuple):
-    """A figure over seeds; ``sd`` is a sample's standard deviation, None of one seed alone."""
-
-    median: float
-    mean: float
-    sd: float | None
-    min: float
-    max: float
-    n: int
 
 
 def best_by_mean(scores: Mapping[Setting, Sequence[float]]) -> Setting | None:
@@ -30,9 +19,3 @@ def best_by_mean(scores: Mapping[Setting, Sequence[float]]) -> Setting | None:
     most = max(map(len, scores.values()), default=0)
     whole = [setting for setting, values in scores.items() if values and len(values) == most]
     return max(whole, key=lambda setting: statistics.fmean(scores[setting]), default=None)
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """What is said of one figure over seeds."""
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.median(values), statistics.fmean(values), sd, min(values), max(values), len(values))

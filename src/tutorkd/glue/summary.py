@@ -11,8 +11,8 @@ from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.glue import published
 from tutorkd.glue.metrics import single_answer
 from tutorkd.glue.runs import Unit
-from tutorkd.glue.selection import spread
 from tutorkd.glue.tasks import TASKS, USUAL
+from tutorkd.seeds import over_seeds
 
 _NOTHING = 0.01  # a share of less isn't worth a ratio
 
@@ -78,7 +78,7 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
         by_seed = {str(run.settings.seed): result["scores"][figure.name] for run, result in selected}
         best = max(result["scores"][figure.name] for result in everything)
         figures[figure.name] = {
-            **spread(list(by_seed.values()))._asdict(),
+            **over_seeds(list(by_seed.values()))._asdict(),
             "seeds": by_seed,
             "best_of_all_runs": best,
         }

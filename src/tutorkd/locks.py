@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tutorkd.errors import UserError
-from tutorkd.files import make_folder, stored_result
+from tutorkd.files import clear, make_folder, stored_result, writing
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".held-by.json"
 LOCK_FILES = frozenset({LOCK_FILE, HOLDER_FILE})
@@ -60,6 +60,16 @@ def held(folder: Path, held_here: bool = True) -> Iterator[None]:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
+
+
+def empty(folder: Path) -> None:
+    """Remove all that a folder holds.
+
+    Raises:
+        UserError: if another process holds it, or it can't be written.
+    """
+    with held(folder), writing(folder):
+        clear(folder, LOCK_FILES)
 
 
 def contents(folder: Path) -> set[str]:

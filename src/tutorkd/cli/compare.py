@@ -19,8 +19,8 @@ from tutorkd.comparison.cell import run_cell
 from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.errors import UserError
-from tutorkd.files import clear, write_text, writing
-from tutorkd.locks import LOCK_FILES, held
+from tutorkd.files import write_text, writing
+from tutorkd.locks import empty, held
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import check_keys, load_recipe
 from tutorkd.processes import run_processes
@@ -101,7 +101,8 @@ def _compare(
     left = [cell for cell in cells if args.restart or cell.result is None]
     failed = refusals(left) if left else {}
     if args.restart:
-        _remove(cells)
+        for cell in cells:
+            empty(cell.folder)
     print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
     flags = [flag for flag in flags if flag != "--restart"]
 
@@ -149,15 +150,9 @@ def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
     if not chosen:
         raise UserError(f"there is no cell {args.cell}; there are {', '.join(cell.name for cell in cells)}")
     if args.restart:
-        _remove(chosen)
+        empty(chosen[0].folder)
     run_cell(chosen[0])
     return 0
-
-
-def _remove(cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        with held(cell.folder), writing(cell.folder):
-            clear(cell.folder, LOCK_FILES)
 
 
 def _print_plan(cells: Sequence[Cell]) -> int:

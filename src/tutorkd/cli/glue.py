@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from tutorkd.files import clear, write_text, writing
+from tutorkd.files import write_text, writing
 from tutorkd.glue.arguments import GlueArguments, parser
 from tutorkd.glue.card import write_scores
 from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
@@ -22,7 +22,7 @@ from tutorkd.glue.report import markdown, unit_line
 from tutorkd.glue.runs import RESULT_FILE, Unit, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
-from tutorkd.locks import LOCK_FILES, contents, held
+from tutorkd.locks import contents, empty, held
 from tutorkd.processes import run_processes
 from tutorkd.runtime import describe
 
@@ -136,18 +136,13 @@ def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
     names = dict.fromkeys(unit.task.name for unit in units) if args.predict else ()
     tests = {name: load_tests(TASKS[name], args.data_dir) for name in names}
     if args.restart:
-        _remove(units)
+        for unit in units:
+            empty(unit.folder)
     return [
         unit
         for unit in units
         if any(run.result is None for run in unit.runs) or (args.predict and not answered(unit, tests[unit.task.name]))
     ]
-
-
-def _remove(units: Sequence[Unit]) -> None:
-    for unit in units:
-        with held(unit.folder), writing(unit.folder):
-            clear(unit.folder, LOCK_FILES)
 
 
 def _check_output(out: Path) -> None:

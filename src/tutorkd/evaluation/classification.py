@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -214,18 +214,10 @@ def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> d
     }
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """What a record holds; nothing if it is damaged or of an earlier version."""
-    content = stored_result(record, _RECORD_TYPES)
-    if content is None:
-        return {}
-    return {**content, "result": EvaluationResult(**{key: content["result"][key] for key in FIGURE_TYPES})}
-
-
 def _records(output: Path) -> dict[Path, dict[str, Any]]:
-    """What the records of an output folder hold, by path; of other files of that name, nothing."""
-    found = {path: _read(path) for path in sorted(output.glob(f"*/{RECORD_FILE}"))}
-    return {path: content for path, content in found.items() if content}
+    """What the whole records of an output folder hold, by path."""
+    found = {path: stored_result(path, _RECORD_TYPES) for path in sorted(output.glob(f"*/{RECORD_FILE}"))}
+    return {path: content for path, content in found.items() if content is not None}
 
 
 def _compare(output: Path, settings: dict[str, Any]) -> None:
@@ -246,9 +238,9 @@ def _earlier(
     record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
 ) -> EvaluationResult | None:
     """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
-    content = _read(record)
-    if with_classifier and not (content.get("classifier") and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
+    content = stored_result(record, _RECORD_TYPES, {"settings": settings, "weights": checkpoint.identity})
+    if content is None:
         return None
-    if content.get("settings") != settings or content.get("weights") != checkpoint.identity:
+    if with_classifier and not (content["classifier"] and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
         return None
-    return replace(content["result"], name=checkpoint.name)
+    return EvaluationResult(**{**{key: content["result"][key] for key in FIGURE_TYPES}, "name": checkpoint.name})

@@ -60,8 +60,8 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had this identity."""
         figures = {figure.name: float for figure in TASKS[self.identity["task"]].figures}
-        result = stored_result(self.folder / RESULT_FILE, {**_RESULT_TYPES, "scores": figures})
-        return result if result is not None and result["identity"] == self.identity else None
+        types = {**_RESULT_TYPES, "scores": figures}
+        return stored_result(self.folder / RESULT_FILE, types, {"identity": self.identity})
 
     @property
     def error(self) -> str | None:

@@ -29,6 +29,7 @@ from unittest.mock import patch
 import psutil
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 from tutorkd import TutorKDConfig, TutorKDTrainer, functional
+from tutorkd.batch import Batch
 from tutorkd.callbacks import ProgressTable
 from tutorkd.cost import matmul_rate
 from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator
@@ -130,7 +132,7 @@ def _mse(a: Tensor, b: Tensor, where: Tensor | None) -> Tensor:
 def authors_step(
     module: tutor_kd.TutorKD,
     teacher: BertForMaskedLM,
-    batch: dict[str, Tensor],
+    batch: Batch,
     draw: Callable[[Tensor], Tensor] = lambda probability: probability.multinomial(1).squeeze(1),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses in the order of the authors' released code; both models' attention must be "eager_scores".
@@ -148,15 +150,15 @@ def authors_step(
     Returns:
         The total and the losses by name.
     """
-    text, mask = batch["input_ids"], batch.get("attention_mask")
+    text, mask = batch.input_ids, batch.attention_mask
     chosen = torch.zeros_like(text, dtype=torch.bool).flatten()
-    chosen[batch["masked_positions"]] = True
+    chosen[batch.masked_positions] = True
     chosen = chosen.view_as(text)
     original = text[chosen].unsqueeze(1)
     everything = {"attention_mask": mask, "output_hidden_states": True, "output_attentions": True}
 
     with torch.no_grad():
-        taught = teacher(batch["corrupted_ids"], **everything)
+        taught = teacher(batch.corrupted_ids, **everything)
         hidden = taught.hidden_states[-1][chosen]
         plausible = taught.logits[chosen].softmax(-1)
 
@@ -247,9 +249,8 @@ class Baseline:
         seconds = []
         for batch in islice(cycle(self.batches), steps + 1):
             start = now()
-            batch = {name: values.to(DEVICE) for name, values in batch.items()}
             with self.autocast:
-                loss, _ = authors_step(self.module, self.teacher, batch)
+                loss, _ = authors_step(self.module, self.teacher, send_to_device(batch, DEVICE))
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -502,13 +503,13 @@ def check() -> None:
     padded = [ids[: len(ids) - 5 * i] for i, ids in enumerate(tokens)]
     for rows in (tokens, padded):
         batch = ours.trainer.masking([{"input_ids": ids, "draw": i} for i, ids in enumerate(rows)])
-        batch = {name: values.to(DEVICE) for name, values in batch.items()}
-        k = len(batch["masked_positions"])
+        batch = send_to_device(batch, DEVICE)
+        k = len(batch.masked_positions)
         replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)
-        replaced[0] = batch["input_ids"].flatten()[batch["masked_positions"][0]]  # a ratio of exactly 1
+        replaced[0] = batch.input_ids.flatten()[batch.masked_positions[0]]  # a ratio of exactly 1
 
         with patch.object(tutor_kd, "sample_replacements", lambda *args, tokens=replaced, **kwargs: tokens):
-            output = module(**batch, teacher=teacher)
+            output = module(batch, teacher)
         implementation = module.student.config._attn_implementation
         for model in (module.student, ours.teacher):
             model.set_attn_implementation("eager_scores")

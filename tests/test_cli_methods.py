@@ -54,7 +54,7 @@ def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_fo
 
     def noting(self, rows):
         batch = plain(self, rows)
-        seen[name].append((batch["input_ids"].tolist(), batch["masked_positions"].tolist()))
+        seen[name].append((batch.input_ids.tolist(), batch.masked_positions.tolist()))
         return batch
 
     monkeypatch.setattr(MaskingCollator, "__call__", noting)

@@ -1,3 +1,4 @@
+import pickle
 from itertools import islice
 
 import numpy as np
@@ -5,18 +6,14 @@ import pytest
 import tiny
 import torch
 from accelerate.data_loader import IterableDatasetShard
+from accelerate.utils import recursively_apply, send_to_device
 from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
+from torch.distributed.utils import _to_kwargs
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from tutorkd.data.masking import (
-    COUNTS,
-    BatchCounts,
-    CountingCollator,
-    DrawnRows,
-    EpochSampler,
-    MaskingCollator,
-    StreamedRows,
-)
+from tutorkd.batch import Batch, BatchCounts
+from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 from tutorkd.errors import UserError
 
 
@@ -31,14 +28,14 @@ def _batch(collator, rows, first_draw: int = 0):
 def _everything(collator, dataset, sampler, workers: int, batch_size: int = 4) -> dict[str, torch.Tensor]:
     loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
     batches = list(loader)
-    return {key: torch.cat([batch[key] for batch in batches]) for key in ("input_ids", "corrupted_ids")}
+    return {key: torch.cat([getattr(batch, key) for batch in batches]) for key in ("input_ids", "corrupted_ids")}
 
 
 def test_fifteen_percent_are_chosen_of_which_80_10_10():
     rows = tiny.rows(400, 128)
     batch = _batch(_collator(), rows)
-    original, corrupted = batch["input_ids"].flatten(), batch["corrupted_ids"].flatten()
-    positions = batch["masked_positions"]
+    original, corrupted = batch.input_ids.flatten(), batch.corrupted_ids.flatten()
+    positions = batch.masked_positions
     ordinary = 400 * 126
     # shares lie within four standard errors
     assert abs(len(positions) / ordinary - 0.15) < 4 * (0.15 * 0.85 / ordinary) ** 0.5
@@ -56,22 +53,22 @@ def test_fifteen_percent_are_chosen_of_which_80_10_10():
 def test_special_tokens_and_padding_are_never_chosen_nor_put_in():
     rows = [{"input_ids": [2, 9, 3, 8, 3]}, {"input_ids": [2, 7, 3]}]
     batch = _batch(_collator(probability=1.0), rows)
-    assert batch["masked_positions"].tolist() == [1, 3, 6]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-    assert batch["input_ids"][1].tolist() == [2, 7, 3, 0, 0]
+    assert batch.masked_positions.tolist() == [1, 3, 6]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch.input_ids[1].tolist() == [2, 7, 3, 0, 0]
     many = _batch(_collator(probability=1.0), tiny.rows(200))
-    put_in = many["corrupted_ids"].flatten()[many["masked_positions"]]
+    put_in = many.corrupted_ids.flatten()[many.masked_positions]
     assert set(put_in[put_in < 5].tolist()) == {4}
 
 
 def test_full_rows_carry_no_attention_mask():
-    assert "attention_mask" not in _batch(_collator(), tiny.rows(3))
+    assert _batch(_collator(), tiny.rows(3)).attention_mask is None
 
 
 def test_a_new_draw_each_epoch_and_the_same_from_the_same_seed():
     rows = tiny.rows(20)
     first, again, next_epoch, other_seed = (
-        _batch(_collator(seed), rows, draw)["masked_positions"].tolist()
+        _batch(_collator(seed), rows, draw).masked_positions.tolist()
         for seed, draw in ((0, 0), (0, 0), (0, 20), (1, 0))
     )
     assert first == again
@@ -81,9 +78,9 @@ def test_a_new_draw_each_epoch_and_the_same_from_the_same_seed():
 
 def test_masks_don_t_depend_on_the_batch_or_its_padding():
     rows = tiny.rows(2, 10) + tiny.rows(1, 30)
-    together = _batch(_collator(), rows)["corrupted_ids"]
+    together = _batch(_collator(), rows).corrupted_ids
     for i, row in enumerate(rows):
-        alone = _collator()([{**row, "draw": i}])["corrupted_ids"][0]
+        alone = _collator()([{**row, "draw": i}]).corrupted_ids[0]
         assert together[i, : len(alone)].tolist() == alone.tolist()
 
 
@@ -116,20 +113,50 @@ def test_streamed_rows_go_on_pass_after_pass_in_another_order_and_are_numbered_t
 
 
 def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    batch = {"input_ids": torch.zeros(2, 3), "masked_positions": torch.tensor([1, 3]), "attention_mask": mask}
-    assert [float(count) for count in BatchCounts.of(batch)] == [2, 4, 10]
-    del batch["attention_mask"]
-    assert [float(count) for count in BatchCounts.of(batch)] == [2, 6, 18]
+    ids, mask, positions = torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]]), torch.tensor([1, 3])
+    assert [float(count) for count in Batch.counted(ids, ids, positions, mask).counts] == [2, 4, 10]
+    assert [float(count) for count in Batch.counted(ids, ids, positions).counts] == [2, 6, 18]
+    counts = torch.stack([torch.stack(Batch.counted(ids, ids, positions, m).counts) for m in (mask, None)])
+    assert BatchCounts.total(counts) == (4, 10, 28)
 
 
-def test_a_counted_batch_is_the_batch_and_its_counts():
-    rows = [{**row, "draw": draw} for draw, row in enumerate(tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))]
-    batch, counted = _collator()(rows), CountingCollator(_collator())(rows)
-    masked = len(batch["masked_positions"])
-    assert counted.pop(COUNTS).tolist() == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7]
-    assert counted.keys() == batch.keys()
-    assert all(torch.equal(counted[key], batch[key]) for key in batch)
+def test_a_batch_comes_with_its_counts():
+    batch = _batch(_collator(), tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))
+    masked = len(batch.masked_positions)
+    assert [float(count) for count in batch.counts] == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7]
+
+
+def test_a_batch_knows_the_tokens_that_are_asked_about():
+    ids = torch.tensor([[2, 7, 8], [2, 9, 0]])
+    batch = Batch.counted(ids, ids, torch.tensor([1, 4]), torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    assert batch.original_ids.tolist() == [7, 9]
+    assert batch.with_tokens(torch.tensor([5, 6])).tolist() == [[2, 5, 8], [2, 6, 0]]
+    assert batch.mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch._replace(attention_mask=None).mask.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("rows", [tiny.rows(3, 12), tiny.rows(2, 12) + tiny.rows(1, 7)], ids=["full", "padded"])
+def test_a_batch_is_handed_on_whole_by_all_that_moves_it(rows):
+    """Pickled by a worker, pinned, moved by accelerate, by Trainer and by DDP."""
+    batch = _batch(_collator(), rows)
+    calls = []
+
+    class Pinned(torch.Tensor):
+        def pin_memory(self, device=None):
+            calls.append(self)
+            return self
+
+    pinned = pin_memory(recursively_apply(lambda tensor: tensor.as_subclass(Pinned), batch))
+    assert len(calls) == 3 + 3 + (batch.attention_mask is not None)
+    (((by_ddp,),), _) = _to_kwargs((batch,), {}, torch.device("cpu"), False)
+    moved = [pickle.loads(pickle.dumps(batch)), pinned, send_to_device(batch, "cpu"), by_ddp]
+    for each in moved:
+        assert type(each) is Batch
+        assert type(each.counts) is BatchCounts
+        assert (each.attention_mask is None) == (batch.attention_mask is None)
+        for name in ("input_ids", "corrupted_ids", "masked_positions", "mask"):
+            assert torch.equal(getattr(each, name), getattr(batch, name))
+        assert each.counts == batch.counts
 
 
 def test_random_tokens_come_from_the_whole_ordinary_vocabulary():
@@ -150,7 +177,7 @@ def _streamed_batches(dataset, workers: int, count: int) -> list[torch.Tensor]:
     loader = DataLoader(
         dataset, 4, collate_fn=_collator(), num_workers=workers, timeout=20 if workers else 0, prefetch_factor=None
     )
-    return [torch.stack([batch["input_ids"], batch["corrupted_ids"]]) for batch in islice(loader, count)]
+    return [torch.stack([batch.input_ids, batch.corrupted_ids]) for batch in islice(loader, count)]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores

@@ -63,7 +63,7 @@ def noting(name, **changes):
     steps = seen.setdefault(name, {})
 
     def compute_loss(model, inputs, *args, **kwargs):
-        note = {key: inputs[key].tolist() for key in ("input_ids", "corrupted_ids")}
+        note = {key: getattr(inputs, key).tolist() for key in ("input_ids", "corrupted_ids")}
         note["random"] = torch.random.get_rng_state().sum().item()
         steps[run.state.global_step] = note
         return loss(model, inputs, *args, **kwargs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from tutorkd import capture
-from tutorkd.data.masking import BatchCounts
+from tutorkd.batch import Batch
 from tutorkd.errors import UserError
 from tutorkd.methods import distilbert, kd, minilm, minilm_v2, tinybert
 from tutorkd.teacher import Teacher
@@ -54,7 +54,7 @@ def _pair(method: str, family: str = "bert", **settings) -> tuple[nn.Module, Tea
     return _module(method, _student(method, family), teacher, **settings), teacher
 
 
-def _batch() -> dict[str, Tensor]:
+def _batch() -> Batch:
     """Rows of 10, 6 and 3 tokens, five of them masked."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, tiny.VOCABULARY, (3, 10), generator=generator)
@@ -63,27 +63,22 @@ def _batch() -> dict[str, Tensor]:
     ids = ids.masked_fill(mask == 0, 0)
     positions = torch.tensor([1, 4, 8, 12, 21])
     corrupted = ids.flatten().index_fill(0, positions, 4).view_as(ids)
-    return {
-        "input_ids": ids,
-        "corrupted_ids": corrupted,
-        "masked_positions": positions,
-        "attention_mask": mask,
-    }
+    return Batch.counted(ids, corrupted, positions, mask)
 
 
-def _rows(batch: dict[str, Tensor], first: int, last: int) -> dict[str, Tensor]:
+def _rows(batch: Batch, first: int, last: int) -> Batch:
     """Some rows of a batch as a batch of their own."""
-    length, positions = batch["input_ids"].shape[1], batch["masked_positions"]
+    length, positions = batch.input_ids.shape[1], batch.masked_positions
     inside = (positions >= first * length) & (positions < last * length)
-    part = {name: value[first:last] for name, value in batch.items() if name != "masked_positions"}
-    return part | {"masked_positions": positions[inside] - first * length}
+    ids, corrupted, mask = (rows[first:last] for rows in (batch.input_ids, batch.corrupted_ids, batch.mask))
+    return Batch.counted(ids, corrupted, positions[inside] - first * length, mask)
 
 
-def _wider(batch: dict[str, Tensor], by: int) -> dict[str, Tensor]:
+def _wider(batch: Batch, by: int) -> Batch:
     """The batch with padding appended to every row."""
-    length, positions = batch["input_ids"].shape[1], batch["masked_positions"]
-    padded = {name: F.pad(value, (0, by)) for name, value in batch.items() if name != "masked_positions"}
-    return padded | {"masked_positions": positions + by * (positions // length)}
+    length, positions = batch.input_ids.shape[1], batch.masked_positions
+    ids, corrupted, mask = (F.pad(rows, (0, by)) for rows in (batch.input_ids, batch.corrupted_ids, batch.mask))
+    return Batch.counted(ids, corrupted, positions + by * (positions // length), mask)
 
 
 class _Whole:
@@ -122,16 +117,16 @@ def _relations(vectors: Tensor, heads: int, mask: Tensor) -> Tensor:
 def _expected(method: str, module: nn.Module, teacher: PreTrainedModel) -> dict[str, Tensor]:
     """The parts of a method's loss from whole models in float64 with eager attention."""
     batch = _batch()
-    mask, positions = batch["attention_mask"], batch["masked_positions"]
+    mask, positions = batch.attention_mask, batch.masked_positions
     real = mask.bool()
-    ids = batch["corrupted_ids" if method in WITH_HEAD else "input_ids"]
+    ids = batch.corrupted_ids if method in WITH_HEAD else batch.input_ids
     s, t = _Whole(module.student, ids, mask), _Whole(teacher, ids, mask)
     if method in WITH_HEAD:
         student, target = (whole.logits.flatten(0, 1)[positions] for whole in (s, t))
         soft = -4 * ((target / 2).softmax(-1) * (student / 2).log_softmax(-1)).sum(-1).mean()
         if method == "kd":
             return {"loss_soft_cross_entropy": soft}
-        labels = batch["input_ids"].flatten()[positions]
+        labels = batch.input_ids.flatten()[positions]
         cosine = F.cosine_embedding_loss(s.hidden[-1][real], t.hidden[-1][real], torch.ones(int(real.sum())).double())
         return {
             "loss_soft_cross_entropy": soft,
@@ -174,7 +169,7 @@ def _expected(method: str, module: nn.Module, teacher: PreTrainedModel) -> dict[
 @every_family
 def test_every_part_equals_what_whole_models_with_eager_attention_give(method, family):
     module, teacher = _pair(method, family)
-    output = module(**_batch(), teacher=teacher)
+    output = module(_batch(), teacher)
     expected = _expected(method, module, tiny.masked_lm(family))
     assert output.metrics.keys() == expected.keys() == WEIGHTS[method].keys()
     for name, value in expected.items():
@@ -187,7 +182,7 @@ def test_minilm_s_attention_of_a_local_layer_is_a_distribution_over_its_window()
     """As the models themselves say, with eager attention: there the shares outside the window are 0."""
     batch, teacher = _batch(), Teacher(tiny.masked_lm("modernbert"))  # windows of 4 to each side in the last layer
     student = tiny.masked_lm("modernbert", seed=1, num_hidden_layers=2).base_model
-    ids, mask = batch["input_ids"], batch["attention_mask"]
+    ids, mask = batch.input_ids, batch.attention_mask
     shares = []
     for model in (student, tiny.masked_lm("modernbert").base_model):
         eager = copy.deepcopy(model).eval()
@@ -196,16 +191,16 @@ def test_minilm_s_attention_of_a_local_layer_is_a_distribution_over_its_window()
             shares.append(eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions[-1].double())
     assert (shares[0][0, :, 0, 5:] == 0).all()
     expected = _divergence(*shares, mask.bool())
-    metrics = _module("minilm", student, teacher).eval()(**batch, teacher=teacher).metrics
+    metrics = _module("minilm", student, teacher).eval()(batch, teacher).metrics
     assert metrics["loss_attention_distribution"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_minilm_v2_matches_the_teacher_s_layer_that_it_is_given():
     module, teacher = _pair("minilm-v2", teacher_layer=3)
-    metrics = module(**_batch(), teacher=teacher).metrics
+    metrics = module(_batch(), teacher).metrics
     for name, value in _expected("minilm-v2", module, tiny.masked_lm()).items():
         assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    last = _module("minilm-v2", module.student, teacher)(**_batch(), teacher=teacher).metrics
+    last = _module("minilm-v2", module.student, teacher)(_batch(), teacher).metrics
     assert last["loss_key_relation"].item() != pytest.approx(metrics["loss_key_relation"].item(), rel=1e-3)
 
 
@@ -213,29 +208,29 @@ def test_minilm_v2_compares_models_of_different_head_counts():
     teacher = Teacher(tiny.masked_lm())
     student = _student("minilm-v2", num_attention_heads=2)
     module = _module("minilm-v2", student, teacher)
-    metrics = module(**_batch(), teacher=teacher).metrics
+    metrics = module(_batch(), teacher).metrics
     for name, value in _expected("minilm-v2", module, tiny.masked_lm()).items():
         assert metrics[name].item() == pytest.approx(value.item(), rel=1e-4), name
 
 
 def test_weights_are_the_settings():
     module, teacher = _pair("distilbert", soft_cross_entropy_weight=0.5, mlm_weight=3.0, cosine_weight=0.0)
-    output = module(**_batch(), teacher=teacher)
+    output = module(_batch(), teacher)
     assert "loss_cosine" not in output.metrics
     expected = 0.5 * output.metrics["loss_soft_cross_entropy"] + 3 * output.metrics["loss_mlm"]
     torch.testing.assert_close(output.loss.detach(), expected)
     module, teacher = _pair("tinybert", hidden_state_weight=2.0, attention_score_weight=0.0)
-    output = module(**_batch(), teacher=teacher)
+    output = module(_batch(), teacher)
     assert output.metrics.keys() == {"loss_hidden_state"}
     torch.testing.assert_close(output.loss.detach(), 2 * output.metrics["loss_hidden_state"])
     module, teacher = _pair("minilm", attention_distribution_weight=2.0, value_relation_weight=0.5)
-    output = module(**_batch(), teacher=teacher)
+    output = module(_batch(), teacher)
     parts = output.metrics
     expected = 2 * parts["loss_attention_distribution"] + 0.5 * parts["loss_value_relation"]
     torch.testing.assert_close(output.loss.detach(), expected)
     weights = {"query": 3.0, "key": 0.5, "value": 2.0}
     module, teacher = _pair("minilm-v2", **{f"{part}_relation_weight": w for part, w in weights.items()})
-    output = module(**_batch(), teacher=teacher)
+    output = module(_batch(), teacher)
     expected = sum(w * output.metrics[f"loss_{part}_relation"] for part, w in weights.items())
     torch.testing.assert_close(output.loss.detach(), expected)
 
@@ -243,12 +238,12 @@ def test_weights_are_the_settings():
 @pytest.mark.parametrize("method", sorted(WITH_HEAD))
 def test_temperature_is_the_setting(method):
     module, teacher = _pair(method, temperature=1.0)
-    ids, mask, positions = (_batch()[name] for name in ("corrupted_ids", "attention_mask", "masked_positions"))
+    ids, mask, positions = (getattr(_batch(), name) for name in ("corrupted_ids", "attention_mask", "masked_positions"))
     student, target = (
         _Whole(model, ids, mask).logits.flatten(0, 1)[positions] for model in (module.student, tiny.masked_lm())
     )
     expected = -(target.softmax(-1) * student.log_softmax(-1)).sum(-1).mean()
-    got = module(**_batch(), teacher=teacher).metrics["loss_soft_cross_entropy"]
+    got = module(_batch(), teacher).metrics["loss_soft_cross_entropy"]
     assert got.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -258,11 +253,11 @@ def test_of_the_teacher_itself_only_entropy_and_hard_targets_remain(method, fami
     teacher = Teacher(tiny.masked_lm(family))
     model = tiny.masked_lm(family)
     module = _module(method, model if method in WITH_HEAD else model.base_model, teacher)
-    metrics = module(**_batch(), teacher=teacher).metrics
+    metrics = module(_batch(), teacher).metrics
     if method in WITH_HEAD:
         batch = _batch()
-        logits = _Whole(model, batch["corrupted_ids"], batch["attention_mask"]).logits
-        logits = logits.flatten(0, 1)[batch["masked_positions"]] / 2
+        logits = _Whole(model, batch.corrupted_ids, batch.attention_mask).logits
+        logits = logits.flatten(0, 1)[batch.masked_positions] / 2
         entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean().item()
         assert metrics.pop("loss_soft_cross_entropy").item() == pytest.approx(4 * entropy, rel=1e-4)
         metrics.pop("loss_mlm", None)
@@ -274,12 +269,12 @@ def test_of_the_teacher_itself_only_entropy_and_hard_targets_remain(method, fami
 def test_micro_batches_sum_to_the_undivided_batch(method):
     module, teacher = _pair(method)
     batch = _batch()
-    whole = module(**batch, teacher=teacher)
+    whole = module(batch, teacher)
     whole.loss.backward()
     gradient = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
-    counts = BatchCounts.of(batch)
-    parts = [module(**_rows(batch, first, last), teacher=teacher, num_items=counts) for first, last in ((0, 2), (2, 3))]
+    rows = [_rows(batch, first, last)._replace(counts=batch.counts) for first, last in ((0, 2), (2, 3))]
+    parts = [module(part, teacher) for part in rows]
     for part in parts:
         part.loss.backward()
     torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
@@ -294,8 +289,8 @@ def test_micro_batches_sum_to_the_undivided_batch(method):
 @every_family
 def test_appended_padding_changes_nothing(method, family):
     module, teacher = _pair(method, family)
-    expected = module(**_batch(), teacher=teacher)
-    padded = module(**_wider(_batch(), 7), teacher=teacher)
+    expected = module(_batch(), teacher)
+    padded = module(_wider(_batch(), 7), teacher)
     torch.testing.assert_close(padded.loss, expected.loss)
     for name, value in expected.metrics.items():
         torch.testing.assert_close(padded.metrics[name], value)
@@ -305,19 +300,18 @@ def test_appended_padding_changes_nothing(method, family):
 def test_rows_without_padding_need_no_mask(method):
     module, teacher = _pair(method)
     batch = _rows(_batch(), 0, 1)
-    with_mask = module(**batch, teacher=teacher)
-    batch.pop("attention_mask")
-    torch.testing.assert_close(module(**batch, teacher=teacher).loss, with_mask.loss)
+    with_mask = module(batch, teacher)
+    torch.testing.assert_close(module(batch._replace(attention_mask=None), teacher).loss, with_mask.loss)
 
 
 @every_method
 @pytest.mark.parametrize("teacher_dtype", [torch.float32, torch.bfloat16])
 def test_bfloat16_gives_nearly_the_same_finite_loss(method, teacher_dtype):
     module, teacher = _pair(method)
-    exact = module(**_batch(), teacher=teacher).loss.item()
+    exact = module(_batch(), teacher).loss.item()
     teacher.to(teacher_dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        output = module(**_batch(), teacher=teacher)
+        output = module(_batch(), teacher)
     output.loss.backward()
     assert output.loss.dtype == torch.float32
     assert output.loss.item() == pytest.approx(exact, rel=0.1)
@@ -327,8 +321,10 @@ def test_bfloat16_gives_nearly_the_same_finite_loss(method, teacher_dtype):
 @every_method
 def test_a_batch_without_masked_positions_is_finite(method):
     module, teacher = _pair(method)
-    batch = _batch() | {"masked_positions": torch.zeros(0, dtype=torch.long)}
-    output = module(**batch, teacher=teacher)
+    full = _batch()
+    nothing = torch.zeros(0, dtype=torch.long)
+    batch = Batch.counted(full.input_ids, full.corrupted_ids, nothing, full.attention_mask)
+    output = module(batch, teacher)
     output.loss.backward()
     assert output.loss.isfinite()
     if method == "kd":
@@ -338,7 +334,7 @@ def test_a_batch_without_masked_positions_is_finite(method):
 @every_method
 def test_gradients_reach_the_student_alone_and_all_of_it_that_matters(method):
     module, teacher = _pair(method)
-    module(**_batch(), teacher=teacher).loss.backward()
+    module(_batch(), teacher).loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     without = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()}
     last_layer_s_rest = {
@@ -361,12 +357,12 @@ def test_training_brings_the_student_nearer_to_the_teacher(method, family):
     module, teacher = _pair(method, family)
     least = 0.0  # a cross-entropy can't fall below the teacher's entropy
     if method in WITH_HEAD:
-        entropy = _module("kd", tiny.masked_lm(family), teacher)(**_batch(), teacher=teacher).loss.item()
+        entropy = _module("kd", tiny.masked_lm(family), teacher)(_batch(), teacher).loss.item()
         least = WEIGHTS[method]["loss_soft_cross_entropy"] * entropy
     optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
     losses = []
     for _ in range(15):
-        loss = module(**_batch(), teacher=teacher).loss
+        loss = module(_batch(), teacher).loss
         losses.append(loss.item() - least)
         optimizer.zero_grad()
         loss.backward()
@@ -381,8 +377,8 @@ def test_methods_read_the_text_they_should(method):
     for body in (module.student.base_model, teacher.body):
         body.register_forward_pre_hook(lambda _m, _a, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True)
     batch = _batch()
-    module(**batch, teacher=teacher)
-    expected = batch["corrupted_ids" if method in WITH_HEAD else "input_ids"]
+    module(batch, teacher)
+    expected = batch.corrupted_ids if method in WITH_HEAD else batch.input_ids
     assert len(read) == 2
     assert all(torch.equal(ids, expected) for ids in read)
 
@@ -412,7 +408,7 @@ def test_attention_stays_fused_and_nothing_unused_is_kept(method, monkeypatch):
             with_kwargs=True,
         )
     teacher.body.register_forward_hook(after_the_teacher)
-    module(**_batch(), teacher=teacher)
+    module(_batch(), teacher)
     hidden_states = True if method == "tinybert" else None
     kept = {"kd": 0, "distilbert": 0, "tinybert": 4}.get(method, 1)
     assert asked == [(hidden_states, None), kept, (hidden_states, None)]
@@ -434,12 +430,12 @@ def test_the_saved_student_is_a_plain_encoder(method, family, tmp_path):
     module, _ = _pair(method, family)
     module.student.save_pretrained(tmp_path)
     batch = _batch()
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         got = loaded(**inputs).last_hidden_state
         expected = module.eval().student.base_model(**inputs).last_hidden_state
-    real = batch["attention_mask"].bool()
+    real = batch.attention_mask.bool()
     torch.testing.assert_close(got[real], expected[real])
 
 

@@ -207,7 +207,7 @@ def _batches(monkeypatch, command: list[str]) -> list[tuple[torch.Tensor, torch.
     compute_loss = MaskedRowsTrainer.compute_loss
 
     def noting(trainer, model, inputs, *args, **kwargs):
-        seen.append((inputs["input_ids"].clone(), inputs["corrupted_ids"].clone()))
+        seen.append((inputs.input_ids.clone(), inputs.corrupted_ids.clone()))
         return compute_loss(trainer, model, inputs, *args, **kwargs)
 
     with monkeypatch.context() as patch:

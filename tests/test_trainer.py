@@ -37,6 +37,16 @@ def test_held_out_rows_may_be_given_to_an_evaluation_itself(tmp_path):
     assert all(given[name] == kept[name] for name in figures)
 
 
+def test_trainer_s_own_count_of_tokens_is_kept_where_it_is_asked_for(tmp_path):
+    rows = [*tiny.rows(6, 12), *tiny.rows(2, 7, seed=1)]  # one batch, with padding
+    for what, tokens in (("all", 8 * 12), ("non_padding", 6 * 12 + 2 * 7)):
+        args = {"include_num_input_tokens_seen": what, "per_device_train_batch_size": 8, "save_strategy": "no"}
+        config = TutorKDConfig(output_dir=str(tmp_path), max_steps=1, report_to="none", use_cpu=True, **args)
+        run = TutorKDTrainer("half", tiny.masked_lm(), config, rows, tiny.tokenizer())
+        run.train()
+        assert run.state.num_input_tokens_seen == tokens
+
+
 def test_prediction_is_refused_with_what_to_use_instead(tmp_path):
     with pytest.raises(UserError, match=r"doesn't predict: evaluate\(\) gives figures") as caught:
         trainer(tmp_path, tiny.rows(4)).predict(tiny.rows(4))

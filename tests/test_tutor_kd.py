@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd import functional as F
+from tutorkd.batch import Batch
 from tutorkd.config import TutorKDConfig
-from tutorkd.data.masking import BatchCounts, MaskingCollator
+from tutorkd.data.masking import MaskingCollator
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS, tutor_kd
 from tutorkd.methods.tinybert import TinyBERTSettings
@@ -48,7 +49,7 @@ STUDENT_LOSSES = {"modified_logit_weight": 0.0, "hidden_state_weight": 0.0, "att
 )
 def test_policy_losses_reach_the_tutor_only_and_distillation_losses_the_student_only(tmp_path, off, learns, rests):
     module, teacher = _pair(tmp_path, tutor_init="random", **off)
-    module(**_batch(), teacher=teacher).loss.backward()
+    module(_batch(), teacher).loss.backward()
 
     def total(name):
         return sum(p.grad.abs().sum().item() for p in getattr(module, name).parameters() if p.grad is not None)
@@ -61,20 +62,20 @@ def test_policy_losses_reach_the_tutor_only_and_distillation_losses_the_student_
 def test_a_tutor_that_starts_at_the_teacher_s_head_has_no_divergence_and_a_random_one_has(tmp_path):
     batch = _batch()
     at_teacher, teacher = _pair(tmp_path)
-    assert at_teacher(**batch, teacher=teacher).metrics["loss_plausibility"].item() == pytest.approx(0, abs=1e-5)
+    assert at_teacher(batch, teacher).metrics["loss_plausibility"].item() == pytest.approx(0, abs=1e-5)
     random, teacher = _pair(tmp_path, tutor_init="random")
-    assert random(**batch, teacher=teacher).metrics["loss_plausibility"].item() > 0.01
+    assert random(batch, teacher).metrics["loss_plausibility"].item() > 0.01
 
 
 def test_the_step_s_losses_are_the_formulas_on_the_models_plain_outputs(tmp_path):
     """The whole step again from plain transformers calls: logits everywhere, eager attention, loops over layers."""
     module, teacher = _pair(tmp_path)
     batch = _batch(tiny.rows(4, 12))
-    metrics = module(**batch, teacher=teacher).metrics
+    metrics = module(batch, teacher).metrics
     model, student = tiny.masked_lm(), module.student
     mask = torch.ones(4, 12)
-    chosen = torch.zeros(48, dtype=torch.bool).index_fill(0, batch["masked_positions"], True).view(4, 12)
-    x, corrupted = batch["input_ids"], batch["corrupted_ids"]
+    chosen = torch.zeros(48, dtype=torch.bool).index_fill(0, batch.masked_positions, True).view(4, 12)
+    x, corrupted = batch.input_ids, batch.corrupted_ids
     with torch.no_grad():
         prior = model(input_ids=corrupted).logits.double().softmax(-1)
         policy = prior.clone()
@@ -129,7 +130,7 @@ def _padded_vocabulary(settings: TutorKDConfig) -> tuple[TutorKD, Teacher, dict]
 @pytest.mark.parametrize("sampling", ["multinomial", "greedy", "top-k"])
 def test_ids_beyond_the_tokenizer_and_special_tokens_are_never_drawn(tmp_path, tutor, sampling):
     module, teacher, batch = _padded_vocabulary(_config(tmp_path, tutor=tutor, sampling=sampling))
-    drawn = torch.cat([module.teach(**batch, teacher=teacher).replaced_ids for _ in range(20)])
+    drawn = torch.cat([module.teach(batch, teacher).replaced_ids for _ in range(20)])
     assert (drawn >= 5).all()
     assert (drawn < tiny.VOCABULARY).all()
 
@@ -141,7 +142,7 @@ def test_the_probe_draws_no_ids_beyond_the_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tutor_kd, "sample_replacements", lambda *args, **kwargs: drawn.append(sample(*args, **kwargs)) or drawn[-1]
     )
-    module.answer(**batch, teacher=teacher, generator=torch.Generator().manual_seed(0))
+    module.answer(batch, teacher, generator=torch.Generator().manual_seed(0))
     (ids,) = drawn
     assert (ids >= 5).all()
     assert (ids < tiny.VOCABULARY).all()
@@ -151,7 +152,7 @@ def test_the_probe_draws_no_ids_beyond_the_tokenizer(tmp_path, monkeypatch):
 def test_the_tutor_gets_no_gradient_for_tokens_that_are_never_drawn(tmp_path, sampling):
     settings = _config(tmp_path, sampling=sampling, tutor_init="random")
     module, teacher, batch = _padded_vocabulary(settings)
-    module(**batch, teacher=teacher).loss.backward()
+    module(batch, teacher).loss.backward()
     gradient = module.tutor.model.get_output_embeddings().weight.grad.abs().sum(-1)
     assert (gradient[:5] == 0).all()
     assert (gradient[tiny.VOCABULARY :] == 0).all()
@@ -166,12 +167,12 @@ def test_log_policy_and_entropy_of_a_step_are_those_of_what_was_drawn_from(tmp_p
     module.tutor.model.get_output_embeddings().weight.data.normal_()
     batch = _batch()
     torch.manual_seed(5)
-    lesson = module.teach(**batch, teacher=teacher)
+    lesson = module.teach(batch, teacher)
     torch.manual_seed(5)
-    metrics = module(**batch, teacher=teacher).metrics
+    metrics = module(batch, teacher).metrics
     with torch.no_grad():
-        hidden = teacher.last_hidden_state(batch["corrupted_ids"], batch["attention_mask"])
-        logits = module.tutor(hidden.flatten(0, 1)[batch["masked_positions"]]).tolist()
+        hidden = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
+        logits = module.tutor(hidden.flatten(0, 1)[batch.masked_positions]).tolist()
     prior = lesson.teacher_logits.tolist()
     rewards = (lesson.reward_teacher + lesson.reward_student).tolist()
     loss = entropy = divergence = 0.0
@@ -194,8 +195,8 @@ def test_log_policy_and_entropy_of_a_step_are_those_of_what_was_drawn_from(tmp_p
 def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp_path):
     module, teacher = _pair(tmp_path)
     batch = _batch()
-    lesson = module.teach(**batch, teacher=teacher)
-    mask = batch["attention_mask"]
+    lesson = module.teach(batch, teacher)
+    mask = batch.attention_mask
     expected = sum(
         F.attention_score_loss(
             lesson.learned.attention[i].query,
@@ -206,7 +207,7 @@ def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp
         )
         for i in range(2)
     )
-    assert module(**batch, teacher=teacher).metrics["loss_attention_score"].item() == pytest.approx(expected.item())
+    assert module(batch, teacher).metrics["loss_attention_score"].item() == pytest.approx(expected.item())
 
 
 def _by_loop(student, teacher, mask, reach: int | None) -> float:
@@ -236,16 +237,16 @@ def test_local_layers_compare_the_scores_within_their_window_alone(tmp_path, met
     batch = _batch(tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))
     settings = _config(tmp_path, tutor="none") if method == "tutor-kd" else TinyBERTSettings()
     module = build_module(METHODS[method], student, teacher, settings, tiny.tokenizer()).eval()
-    read = batch["corrupted_ids"] if method == "tutor-kd" else batch["input_ids"]
+    read = batch.corrupted_ids if method == "tutor-kd" else batch.input_ids
     with torch.no_grad():
-        learned = encoder_states(student, read, batch["attention_mask"]).attention
-        taught = teacher.states(read, batch["attention_mask"]).attention
+        learned = encoder_states(student, read, batch.attention_mask).attention
+        taught = teacher.states(read, batch.attention_mask).attention
     # Layer 1 against the teacher's layer 2, which is local; layer 2 against layer 4, where the narrower window counts.
     expected = sum(
-        _by_loop(own, other, batch["attention_mask"], reach)
+        _by_loop(own, other, batch.attention_mask, reach)
         for own, other, reach in zip(learned, taught[1::2], (4, 2), strict=True)
     )
-    metrics = module(**batch, teacher=teacher).metrics
+    metrics = module(batch, teacher).metrics
     assert metrics["loss_attention_score"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -254,12 +255,10 @@ def test_padded_rows_change_no_loss(tmp_path, family):
     module, teacher = _pair(tmp_path, family)
     short = _batch(tiny.rows(3, 10))
     long = _batch(tiny.rows(3, 10) + tiny.rows(1, 24, seed=5))
-    keep = long["masked_positions"][long["masked_positions"] < 3 * 24]
-    padded = {key: long[key][:3] for key in ("input_ids", "corrupted_ids", "attention_mask")} | {
-        "masked_positions": keep
-    }
-    assert padded["attention_mask"].sum() == 30
-    a, b = (module(**batch, teacher=teacher) for batch in (short, padded))
+    keep = long.masked_positions[long.masked_positions < 3 * 24]
+    padded = Batch.counted(long.input_ids[:3], long.corrupted_ids[:3], keep, long.attention_mask[:3])
+    assert padded.attention_mask.sum() == 30
+    a, b = (module(batch, teacher) for batch in (short, padded))
     for name in a.metrics:
         assert a.metrics[name].item() == pytest.approx(b.metrics[name].item(), rel=1e-4, abs=1e-6), name
 
@@ -269,9 +268,9 @@ def test_micro_batches_sum_to_the_whole_batch(tmp_path, family):
     module, teacher = _pair(tmp_path, family)
     rows = tiny.rows(4, 12) + tiny.rows(2, 7, seed=1)
     whole, parts = _batch(rows), [_batch(rows[:1]), _batch(rows[1:], first_draw=1)]
-    counts = BatchCounts.of(whole)
-    expected = module(**whole, teacher=teacher)
-    outputs = [module(**part, teacher=teacher, num_items=counts) for part in parts]
+    parts = [part._replace(counts=whole.counts) for part in parts]
+    expected = module(whole, teacher)
+    outputs = [module(part, teacher) for part in parts]
     assert sum(o.loss.item() for o in outputs) == pytest.approx(expected.loss.item(), rel=1e-4)
     for name, value in expected.metrics.items():
         assert sum(o.metrics[name].item() for o in outputs) == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
@@ -279,7 +278,7 @@ def test_micro_batches_sum_to_the_whole_batch(tmp_path, family):
 
 def test_nothing_masked_still_trains_the_student(tmp_path):
     module, teacher = _pair(tmp_path)
-    output = module(**_batch(probability=0.0), teacher=teacher)
+    output = module(_batch(probability=0.0), teacher)
     output.loss.backward()
     assert output.loss.isfinite()
     assert output.metrics["loss_policy"] == output.metrics["reward_teacher"] == 0
@@ -290,7 +289,7 @@ def test_a_student_equal_to_the_teacher_has_no_internal_losses(tmp_path):
     teacher = Teacher(tiny.masked_lm())
     student = AutoModel.from_config(tiny.config("bert"))
     initialise_from_teacher(student, teacher)
-    metrics = TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path))(**_batch(), teacher=teacher).metrics
+    metrics = TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path))(_batch(), teacher).metrics
     assert metrics["loss_hidden_state"].item() == pytest.approx(0, abs=1e-6)
     assert metrics["loss_attention_score"].item() == pytest.approx(0, abs=1e-4)
 
@@ -298,9 +297,9 @@ def test_a_student_equal_to_the_teacher_has_no_internal_losses(tmp_path):
 def test_bfloat16_gives_nearly_the_losses_of_float32(tmp_path):
     module, teacher = _pair(tmp_path)
     batch = _batch()
-    expected = module(**batch, teacher=teacher).metrics
+    expected = module(batch, teacher).metrics
     with torch.autocast("cpu", torch.bfloat16):
-        metrics = module(**batch, teacher=teacher.to(torch.bfloat16)).metrics
+        metrics = module(batch, teacher.to(torch.bfloat16)).metrics
     for name in ("loss_modified_logit", "loss_hidden_state"):
         assert metrics[name].item() == pytest.approx(expected[name].item(), rel=0.1)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -309,9 +308,9 @@ def test_bfloat16_gives_nearly_the_losses_of_float32(tmp_path):
 def test_the_probe_s_answers_are_of_the_teacher_s_samples(tmp_path):
     module, teacher = _pair(tmp_path)
     batch, generators = _batch(), [torch.Generator().manual_seed(3) for _ in range(2)]
-    first, second = (module.answer(**batch, teacher=teacher, generator=g) for g in generators)
+    first, second = (module.answer(batch, teacher, generator=g) for g in generators)
     answers, ratio, original = first
-    assert answers.shape == ratio.shape == original.shape == batch["masked_positions"].shape
+    assert answers.shape == ratio.shape == original.shape == batch.masked_positions.shape
     assert (ratio[original == 1] == 1).all()
     assert torch.equal(ratio, second[1])
 
@@ -338,14 +337,14 @@ def test_differing_heads_train_without_attention_scores(tmp_path):
     module = TutorKD(
         AutoModel.from_config(config), teacher, tiny.SPECIAL_IDS, _config(tmp_path, attention_score_weight=0.0)
     )
-    assert "loss_attention_score" not in module(**_batch(), teacher=teacher).metrics
+    assert "loss_attention_score" not in module(_batch(), teacher).metrics
 
 
 def test_each_choice_of_rewards_gives_its_policy_gradient(tmp_path):
     batch, gradients = _batch(), {}
     for rewards in ("both", "teacher", "student", "none"):
         module, teacher = _pair(tmp_path, rewards=rewards, plausibility_weight=0.0)
-        module(**batch, teacher=teacher).loss.backward()
+        module(batch, teacher).loss.backward()
         gradients[rewards] = torch.cat([p.grad.flatten() for p in module.tutor.parameters()])
     assert gradients["none"].abs().sum() == 0
     torch.testing.assert_close(gradients["both"], gradients["teacher"] + gradients["student"], atol=1e-6, rtol=1e-3)
@@ -354,10 +353,10 @@ def test_each_choice_of_rewards_gives_its_policy_gradient(tmp_path):
 def test_mlm_logits_as_target_is_soft_cross_entropy_on_the_tutor_s_row(tmp_path):
     module, teacher = _pair(tmp_path, target="mlm-logits")
     batch = _batch(tiny.rows(4, 12))
-    output = module(**batch, teacher=teacher)
-    positions = batch["masked_positions"]
-    lesson = module.teach(**batch, teacher=teacher)
-    x_prime = batch["input_ids"].flatten().index_put((positions,), lesson.replaced_ids).view(4, 12)
+    output = module(batch, teacher)
+    positions = batch.masked_positions
+    lesson = module.teach(batch, teacher)
+    x_prime = batch.input_ids.flatten().index_put((positions,), lesson.replaced_ids).view(4, 12)
     with torch.no_grad():
         teacher_p, student_p = (
             model(input_ids=x_prime).logits.double().softmax(-1).flatten(0, 1)[positions]
@@ -385,27 +384,27 @@ def test_mlm_logits_as_target_need_a_student_with_an_mlm_head(tmp_path):
 def test_a_mean_baseline_moves_the_tutor_by_advantages(tmp_path):
     batch = _batch()
     plain, teacher = _pair(tmp_path)
-    lesson = plain.teach(**batch, teacher=teacher)
+    lesson = plain.teach(batch, teacher)
     log_policy = lesson.policy_logits.double().log_softmax(-1)
     chosen = log_policy.gather(-1, lesson.replaced_ids[:, None])[:, 0]
     reward = (lesson.reward_teacher + lesson.reward_student).double()
     others = (reward.sum() - reward) / (len(reward) - 1)
     module, teacher = _pair(tmp_path, reward_baseline="mean")
-    metrics = module(**batch, teacher=teacher).metrics
+    metrics = module(batch, teacher).metrics
     assert metrics["loss_policy"].item() == pytest.approx(-(chosen * (reward - others)).mean().item(), rel=1e-4)
-    assert metrics["reward_student"] == plain(**batch, teacher=teacher).metrics["reward_student"]
+    assert metrics["reward_student"] == plain(batch, teacher).metrics["reward_student"]
 
 
 def test_without_a_tutor_the_student_reads_the_masked_row_or_the_teacher_s_or_random_tokens(tmp_path):
     batch = _batch()
-    corrupted = batch["corrupted_ids"].flatten()[batch["masked_positions"]]
+    corrupted = batch.corrupted_ids.flatten()[batch.masked_positions]
     module, teacher = _pair(tmp_path, tutor="none")
-    assert torch.equal(module.teach(**batch, teacher=teacher).replaced_ids, corrupted)
+    assert torch.equal(module.teach(batch, teacher).replaced_ids, corrupted)
     module, teacher = _pair(tmp_path, tutor="teacher")  # greedy: the likeliest ordinary token
-    lesson = module.teach(**batch, teacher=teacher)
+    lesson = module.teach(batch, teacher)
     assert torch.equal(lesson.replaced_ids, lesson.teacher_logits[:, 5:].argmax(-1) + 5)
     module, teacher = _pair(tmp_path, tutor="uniform")  # evenly, whatever the sampling
-    draws = torch.cat([module.teach(**batch, teacher=teacher).replaced_ids for _ in range(200)])
+    draws = torch.cat([module.teach(batch, teacher).replaced_ids for _ in range(200)])
     shares = torch.bincount(draws, minlength=tiny.VOCABULARY)[5:] / len(draws)
     assert (shares - 1 / 95).abs().max() < 5 * (1 / 95 / len(draws)) ** 0.5
     assert module.tutor is None

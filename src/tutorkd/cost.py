@@ -86,7 +86,7 @@ def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []), counter:
         with autocast, saved:
-            loss = module(**batch, **trainer._forward_arguments()).loss
+            loss = module(batch, **trainer._forward_arguments()).loss
         loss.backward()
     module.zero_grad(set_to_none=True)
     return _Count(counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()))
@@ -98,7 +98,7 @@ def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
     ids = np.random.Generator(np.random.Philox(0)).choice(collator.ordinary_ids, max_length)
     rows = [{"input_ids": ids, "draw": draw} for draw in range(64)]
     wanted = trainer.args.mlm_probability * max_length
-    return min(rows, key=lambda row: abs(len(collator([row])["masked_positions"]) - wanted))
+    return min(rows, key=lambda row: abs(len(collator([row]).masked_positions) - wanted))
 
 
 def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:
@@ -110,7 +110,7 @@ def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:
     for _ in range(2):
         start = _now(trainer.args.device)
         with autocast:
-            loss = trainer.model(**batch, **trainer._forward_arguments()).loss
+            loss = trainer.model(batch, **trainer._forward_arguments()).loss
         loss.backward()
         trainer.model.zero_grad(set_to_none=True)
     return (_now(trainer.args.device) - start) * trainer.args.gradient_accumulation_steps

@@ -5,6 +5,7 @@ from typing import NamedTuple, cast
 
 import torch
 
+from tutorkd.batch import Batch
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.trainer import DistillationTrainer
 
@@ -35,12 +36,11 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
     examples = []
     for draw, sentence in enumerate(sentences):
         ids = tokenizer(sentence, truncation=True)["input_ids"]
-        batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
-        lesson = module.teach(**batch, teacher=trainer.teacher)
-        positions = batch["masked_positions"]
-        originals = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten()[positions].tolist())
+        batch: Batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
+        lesson = module.teach(batch, trainer.teacher)
+        originals = tokenizer.convert_ids_to_tokens(batch.original_ids.tolist())
         replaced = tokenizer.convert_ids_to_tokens(lesson.replaced_ids.tolist())
-        answers = lesson.student_logits.float().flatten()[positions].sigmoid()
+        answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid()
         figures = (lesson.ratio, answers, lesson.reward_teacher, lesson.reward_student)
         rows = zip(originals, replaced, *(values.tolist() for values in figures), strict=True)
         examples.append(Example(sentence, [Replacement(*row) for row in rows]))

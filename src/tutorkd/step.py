@@ -1,4 +1,4 @@
-"""What every trained module takes and gives."""
+"""What every trained module gives."""
 
 from typing import NamedTuple
 

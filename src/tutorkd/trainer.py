@@ -10,26 +10,19 @@ from typing import Any, NamedTuple, cast
 
 import safetensors.torch
 import torch
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import parse_flag_from_env, send_to_device, set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from tutorkd.batch import Batch, BatchCounts
 from tutorkd.callbacks import ProgressTable, StepsAsAsked, Throughput
 from tutorkd.card import student_card, teacher_card
 from tutorkd.checkpoints import SCRATCH, last_checkpoint, publish
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.data.masking import (
-    COUNTS,
-    BatchCounts,
-    CountingCollator,
-    DrawnRows,
-    EpochSampler,
-    MaskingCollator,
-    StreamedRows,
-)
+from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
@@ -75,8 +68,8 @@ class MaskedRowsTrainer(Trainer):
     step whose gradient isn't finite is skipped and counted, and a resumed run equals one never interrupted.
 
     Args:
-        module: computes the losses; its forward pass takes what ``MaskingCollator`` gives and ``num_items``. It is
-            trained, and saved, in float32, also where the checkpoint that it was loaded from is in 16 bits.
+        module: computes the losses of a ``Batch``. It is trained, and saved, in float32, also where the checkpoint that
+            it was loaded from is in 16 bits.
         model: the part of ``module`` that is saved as a plain transformers model.
         args: ``PretrainingConfig``.
         train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``.
@@ -122,7 +115,7 @@ class MaskedRowsTrainer(Trainer):
         super().__init__(
             model=module,
             args=args,
-            data_collator=CountingCollator(self.masking),
+            data_collator=cast(Any, self.masking),  # Trainer's own gives dictionaries
             train_dataset=DrawnRows(train_dataset)
             if hasattr(train_dataset, "__len__")
             else StreamedRows(train_dataset),
@@ -158,10 +151,19 @@ class MaskedRowsTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.stack([batch.pop(COUNTS) for batch in batches]).sum(0)
+        counts = torch.stack([torch.stack(batch.counts) for batch in batches])
         if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0)
-        return batches, BatchCounts(*counts.clamp(min=1))  # a mean over nothing is 0
+            counts = self.accelerator.gather(counts.sum(0, keepdim=True))
+        whole = BatchCounts.total(counts)
+        # Handed on in the batches; Trainer is told so that it doesn't divide the losses by the number of micro-batches.
+        return [batch._replace(counts=whole) for batch in batches], whole
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As Trainer's, which can't make named tuples."""
+        return send_to_device(inputs, self.args.device)
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        super()._track_num_input_tokens({key: value for key, value in inputs._asdict().items() if value is not None})
 
     # The step
 
@@ -169,13 +171,14 @@ class MaskedRowsTrainer(Trainer):
         """What the module's forward pass takes beside the batch."""
         return {}
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch: Any = None):
+    def compute_loss(self, model, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None):
         """The losses of one micro-batch, each over the counts of the whole batch."""
-        output = model(**inputs, num_items=num_items_in_batch, **self._forward_arguments())
+        batch: Batch = inputs
+        output = model(batch, **self._forward_arguments())
         for name, value in output.metrics.items():
             self._step_metrics[name] = self._step_metrics.get(name, 0) + value
-        mask = inputs.get("attention_mask")
-        self._window["tokens"] += inputs["input_ids"].numel() if mask is None else mask.sum()
+        mask = batch.attention_mask
+        self._window["tokens"] += batch.input_ids.numel() if mask is None else mask.sum()
         # Gradients are averaged over devices; every device's loss is already over all of them.
         loss = output.loss * self.args.world_size
         return (loss, output) if return_outputs else loss
@@ -273,17 +276,16 @@ class MaskedRowsTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The loss on held-out rows and, where ``_look`` has any, what its figures are computed from."""
-        inputs = self._prepare_inputs(inputs)
-        inputs.pop(COUNTS)
+        batch: Batch = self._prepare_inputs(inputs)
         module = self.accelerator.unwrap_model(model)
         if self.compute_metrics is None:
             with torch.no_grad():
-                return module(**inputs, **self._forward_arguments()).loss, None, None
-        like, positions = inputs["input_ids"], inputs["masked_positions"]
-        first, *others = (spread(values, positions, like, IGNORED) for values in self._look(module, inputs))
+                return module(batch, **self._forward_arguments()).loss, None, None
+        looks = self._look(module, batch)
+        first, *others = (spread(values, batch.masked_positions, batch.input_ids, IGNORED) for values in looks)
         return None, first, tuple(others)
 
-    def _look(self, module: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _look(self, module: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """What held-out rows are judged by: tensors (k,) over the masked positions, for ``compute_metrics``."""
         raise NotImplementedError
 
@@ -441,8 +443,8 @@ class MaskedLMTrainer(MaskedRowsTrainer):
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
         super().__init__(MaskedLM(model), model, args, compute_metrics=mlm_metrics, stage="adapt", **kwargs)
 
-    def _look(self, module, inputs):
-        return module.score(**inputs)
+    def _look(self, module, batch):
+        return module.score(batch)
 
     def _write_card(self, folder: Path) -> None:
         teacher_card(folder, self.saved_model, self.args, self.state)
@@ -528,8 +530,8 @@ class DistillationTrainer(MaskedRowsTrainer):
         self._probe_generator.manual_seed(self.args.seed)
         return super().evaluate(*args, **kwargs)
 
-    def _look(self, module, inputs):
-        return module.answer(**inputs, teacher=self.teacher, generator=self._probe_generator)
+    def _look(self, module, batch):
+        return module.answer(batch, self.teacher, self._probe_generator)
 
     def _write_card(self, folder: Path) -> None:
         student_card(folder, self.saved_model, self.teacher, self.method, self.settings, self.args, self.state)

@@ -2,44 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.batch import Batch
 from tutorkd.errors import UserError, kind_of
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
 _ROWS_PER_READ = 64
 _PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dataset"
-
-
-COUNTS = "counts"  # the entry that ``CountingCollator`` adds to a batch; not an argument of a forward pass
-
-
-class BatchCounts(NamedTuple):
-    """What the losses of a whole batch are means over; each a scalar tensor."""
-
-    masked: Tensor  # masked positions
-    real: Tensor  # real positions
-    pairs: Tensor  # real (query, key) pairs
-
-    @classmethod
-    def of(cls, batch: dict[str, Tensor]) -> "BatchCounts":
-        """Counts of a batch that is still on the processor."""
-        rows, length = batch["input_ids"].shape
-        if (mask := batch.get("attention_mask")) is None:
-            lengths = torch.full((rows,), float(length))
-        else:
-            lengths = mask.sum(-1).double()
-        return cls(
-            torch.tensor(float(len(batch["masked_positions"]))), lengths.sum().float(), lengths.square().sum().float()
-        )
 
 
 class EpochSampler(Sampler[int]):
@@ -151,16 +128,10 @@ def _require_token_ids(rows: Any, first: Any) -> None:
 
 
 class MaskingCollator:
-    """Rows to a batch: padded, and with X^M beside X.
+    """Rows to a ``Batch``: padded, with X^M beside X, and counted.
 
     Each ordinary token is chosen with ``probability``; of the chosen, 80 % become [MASK], 10 % a random ordinary
     token, 10 % stay (Devlin et al. 2019, section 3.1). Special tokens are neither chosen nor put in.
-
-    Returns a dictionary of
-        input_ids: (B, L), the text X.
-        corrupted_ids: (B, L), X^M.
-        masked_positions: (k,), indices into the flattened (B * L), so that no device has to search for them.
-        attention_mask: (B, L), only where there is padding: without it, attention runs its fastest kernel.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
@@ -169,7 +140,7 @@ class MaskingCollator:
         self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
         self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         lengths = np.array([len(row["input_ids"]) for row in rows])
         shape = (len(rows), int(lengths.max()))
         input_ids = np.full(shape, self.pad_id, dtype=np.int64)
@@ -186,25 +157,9 @@ class MaskingCollator:
         corrupted_ids = np.where(chosen & (action < MASK_SHARE), self.mask_id, input_ids)
         put_random = chosen & (action >= MASK_SHARE) & (action < MASK_SHARE + RANDOM_SHARE)
         corrupted_ids = np.where(put_random, random_ids, corrupted_ids)
-        batch = {
-            "input_ids": torch.from_numpy(input_ids),
-            "corrupted_ids": torch.from_numpy(corrupted_ids),
-            "masked_positions": torch.from_numpy(np.flatnonzero(chosen)),
-        }
-        if not real.all():
-            batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
-        return batch
-
-
-class CountingCollator:
-    """Rows to a batch by ``collator``, and beside it what its losses are means over: ``COUNTS``, (3,) float32.
-
-    The counts are taken here, on the processor and by the loader's workers, so that no step asks a device for them.
-    """
-
-    def __init__(self, collator: MaskingCollator):
-        self.collator = collator
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        batch = self.collator(rows)
-        return {**batch, COUNTS: torch.stack(BatchCounts.of(batch))}
+        return Batch.counted(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(corrupted_ids),
+            torch.from_numpy(np.flatnonzero(chosen)),
+            None if real.all() else torch.from_numpy(real.astype(np.int64)),
+        )

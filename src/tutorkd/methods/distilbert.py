@@ -18,14 +18,14 @@ pays for an MLM head elsewhere; the released code can do that too, and by defaul
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd.data.masking import BatchCounts
+from tutorkd.batch import Batch
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
+from tutorkd.methods.masked_lm import masked_lm_loss
 from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
 from tutorkd.step import StepOutput, at_positions
 from tutorkd.teacher import MLMHead, Teacher
@@ -64,21 +64,6 @@ class DistilBERTSettings:
     temperature: float = field(
         default=2.0, metadata={"help": "Temperature T of L_ce (default of the authors' released code)."}
     )
-
-
-def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None) -> Tensor:
-    """L_mlm, the mean cross-entropy of the tokens of the text at the masked positions.
-
-    Args:
-        logits: (k, V).
-        original_ids: (k,).
-        num_items: masked positions in the whole batch; k by default.
-
-    Returns:
-        () float32.
-    """
-    total = F.cross_entropy(logits.float(), original_ids, reduction="sum")
-    return mean_over(total, len(original_ids), num_items)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:
@@ -127,32 +112,21 @@ class DistilBERT(nn.Module):
         self.head = MLMHead(student)
         self.args = settings
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X (B, L), X^M (B, L) and M (k,), indices into the flattened rows."""
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X, X^M and M."""
         c = self.args
-        masked, real, _ = num_items or (None, None, None)
-        taught = teacher.last_hidden_state(corrupted_ids, attention_mask)
+        masked, real, _ = batch.counts
+        taught = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
         body = self.student.base_model
-        learned = body(input_ids=corrupted_ids, attention_mask=attention_mask).last_hidden_state
-        teacher_logits = teacher.logits(at_positions(taught, masked_positions))
-        student_logits = self.head(at_positions(learned, masked_positions))
-        original_ids = input_ids.flatten()[masked_positions]
+        learned = body(input_ids=batch.corrupted_ids, attention_mask=batch.attention_mask).last_hidden_state
+        teacher_logits = teacher.logits(at_positions(taught, batch.masked_positions))
+        student_logits = self.head(at_positions(learned, batch.masked_positions))
 
         soft = soft_cross_entropy(student_logits, teacher_logits, c.temperature, masked)
-        hard = masked_lm_loss(student_logits, original_ids, masked)
+        hard = masked_lm_loss(student_logits, batch.original_ids, masked)
         losses = {"loss_soft_cross_entropy": soft, "loss_mlm": hard}
         loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
         if c.cosine_weight:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            losses["loss_cosine"] = cosine_loss(learned, taught, mask, real)
+            losses["loss_cosine"] = cosine_loss(learned, taught, batch.mask, real)
             loss = loss + c.cosine_weight * losses["loss_cosine"]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

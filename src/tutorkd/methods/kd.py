@@ -13,10 +13,10 @@ There are no hard targets: the tokens of the text don't enter the loss.
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from tutorkd.data.masking import BatchCounts
+from tutorkd.batch import Batch
 from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
 from tutorkd.step import StepOutput, at_positions
 from tutorkd.teacher import MLMHead, Teacher
@@ -66,24 +66,15 @@ class KD(nn.Module):
         self.head = MLMHead(student)
         self.args = settings
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X^M (B, L) and M (k,), indices into the flattened rows; X isn't read."""
-        taught = teacher.last_hidden_state(corrupted_ids, attention_mask)
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X^M and M; X isn't read."""
+        taught = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
         body = self.student.base_model
-        learned = body(input_ids=corrupted_ids, attention_mask=attention_mask).last_hidden_state
+        learned = body(input_ids=batch.corrupted_ids, attention_mask=batch.attention_mask).last_hidden_state
         loss = soft_cross_entropy(
-            self.head(at_positions(learned, masked_positions)),
-            teacher.logits(at_positions(taught, masked_positions)),
+            self.head(at_positions(learned, batch.masked_positions)),
+            teacher.logits(at_positions(taught, batch.masked_positions)),
             self.args.temperature,
-            None if num_items is None else num_items.masked,
+            batch.counts.masked,
         )
         return StepOutput(loss, {"loss_soft_cross_entropy": loss.detach()})

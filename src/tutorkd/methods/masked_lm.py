@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd.data.masking import BatchCounts
+from tutorkd.batch import Batch
+from tutorkd.functional import Count, mean_over
 from tutorkd.step import StepOutput, at_positions
 from tutorkd.teacher import MLMHead, Teacher
 
@@ -35,6 +36,21 @@ class MaskedLMSettings:
     needs_mlm_head: ClassVar[bool] = True
 
 
+def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None) -> Tensor:
+    """The mean cross-entropy of the tokens of the text at the masked positions.
+
+    Args:
+        logits: (k, V).
+        original_ids: (k,).
+        num_items: masked positions in the whole batch; k by default.
+
+    Returns:
+        () float32.
+    """
+    total = F.cross_entropy(logits.float(), original_ids, reduction="sum")
+    return mean_over(total, len(original_ids), num_items)
+
+
 class MaskedLM(nn.Module):
     """Any masked language model of transformers, trained to name the masked tokens.
 
@@ -49,36 +65,22 @@ class MaskedLM(nn.Module):
         self.model = model
         self.head = MLMHead(model)
 
-    def _logits(self, corrupted_ids: Tensor, masked_positions: Tensor, attention_mask: Tensor | None) -> Tensor:
-        hidden = self.model.base_model(input_ids=corrupted_ids, attention_mask=attention_mask).last_hidden_state
-        return self.head(at_positions(hidden, masked_positions)).float()
+    def _logits(self, batch: Batch) -> Tensor:
+        ids, mask = batch.corrupted_ids, batch.attention_mask
+        hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.head(at_positions(hidden, batch.masked_positions)).float()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher | None = None,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """Mean cross-entropy at the masked positions of X^M (B, L); a teacher, if there is one, isn't asked."""
-        logits = self._logits(corrupted_ids, masked_positions, attention_mask)
-        labels = input_ids.flatten()[masked_positions]
-        k = max(len(labels), 1) if num_items is None else num_items.masked
-        loss = F.cross_entropy(logits, labels, reduction="sum") / k
-        return StepOutput(loss, {"mlm_accuracy": (logits.argmax(-1) == labels).sum() / k})
+    def forward(self, batch: Batch, teacher: Teacher | None = None) -> StepOutput:
+        """Mean cross-entropy at the masked positions of X^M; a teacher, if there is one, isn't asked."""
+        logits, labels = self._logits(batch), batch.original_ids
+        named = (logits.argmax(-1) == labels).float()
+        masked = batch.counts.masked
+        return StepOutput(
+            masked_lm_loss(logits, labels, masked), {"mlm_accuracy": mean_over(named.sum(), len(named), masked)}
+        )
 
     @torch.no_grad()
-    def score(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """For each masked position its cross-entropy in nats and whether the token was named: (k,), (k,)."""
-        logits = self._logits(corrupted_ids, masked_positions, attention_mask)
-        labels = input_ids.flatten()[masked_positions]
+        logits, labels = self._logits(batch), batch.original_ids
         return F.cross_entropy(logits, labels, reduction="none"), (logits.argmax(-1) == labels).float()

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
+from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture, shared_window
-from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import attention_inputs, relation_loss
@@ -89,23 +89,14 @@ class MiniLM(nn.Module):
         self.student = student
         self.args = settings
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X (B, L); the masked positions aren't read."""
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X; the masked positions aren't read."""
         c = self.args
-        real = None if num_items is None else num_items.real
+        real = batch.counts.real
         with torch.no_grad():
-            t = attention_inputs(teacher.body, teacher.config.num_hidden_layers, input_ids, attention_mask)
-        s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            t = attention_inputs(teacher.body, teacher.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
+        s = attention_inputs(self.student, self.student.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
+        mask = batch.mask
 
         attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real, shared_window(s, t))
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)

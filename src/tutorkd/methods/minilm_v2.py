@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
-from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
@@ -133,23 +133,14 @@ class MiniLMv2(nn.Module):
         self.student = student
         self.args = settings
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X (B, L); the masked positions aren't read."""
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X; the masked positions aren't read."""
         c = self.args
-        real = None if num_items is None else num_items.real
+        real = batch.counts.real
         with torch.no_grad():
-            t = attention_inputs(teacher.body, self.teacher_layer, input_ids, attention_mask)
-        s = attention_inputs(self.student, self.student.config.num_hidden_layers, input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            t = attention_inputs(teacher.body, self.teacher_layer, batch.input_ids, batch.attention_mask)
+        s = attention_inputs(self.student, self.student.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
+        mask = batch.mask
 
         query = self_relation_loss(s.query, t.query, c.relation_heads, mask, real)
         key = self_relation_loss(s.key, t.key, c.relation_heads, mask, real)

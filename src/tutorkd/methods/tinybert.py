@@ -21,12 +21,11 @@ sizes agree.
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
+from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
-from tutorkd.data.masking import BatchCounts
 from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.step import StepOutput
@@ -85,22 +84,13 @@ class TinyBERT(nn.Module):
         self.args = settings
         self.projection = Projection(student, teacher)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X (B, L); the masked positions aren't read."""
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X; the masked positions aren't read."""
         c = self.args
-        _, real, pairs = num_items or (None, None, None)
-        taught = teacher.states(input_ids, attention_mask)
-        learned = encoder_states(self.student, input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        _, real, pairs = batch.counts
+        taught = teacher.states(batch.input_ids, batch.attention_mask)
+        learned = encoder_states(self.student, batch.input_ids, batch.attention_mask)
+        mask = batch.mask
 
         losses = {"loss_hidden_state": hidden_state_loss(self.projection, learned, taught, mask, real)}
         loss = c.hidden_state_weight * losses["loss_hidden_state"]

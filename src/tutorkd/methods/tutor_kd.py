@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutorkd import functional as F
+from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
-from tutorkd.data.masking import BatchCounts
 from tutorkd.errors import UserError
 from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
 from tutorkd.methods.pair import check_layers, check_vocabulary
@@ -176,28 +176,19 @@ class TutorKD(nn.Module):
         self.projection = Projection(student, teacher)
         self.register_buffer("forbidden_ids", torch.tensor(forbidden_ids, dtype=torch.long), persistent=False)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        num_items: BatchCounts | None = None,
-    ) -> StepOutput:
-        """One step on X (B, L), X^M (B, L) and M (k,), indices into the flattened rows."""
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X, X^M and M."""
         c = self.args
-        masked, real, pairs = num_items or (None, None, None)
-        lesson = self.teach(input_ids, corrupted_ids, masked_positions, attention_mask, teacher=teacher)
+        masked, real, pairs = batch.counts
+        lesson = self.teach(batch, teacher)
 
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = batch.mask
         if c.target == "mlm-logits":
             soft = soft_cross_entropy(lesson.student_logits, lesson.tutored_logits, 1.0, masked)
             losses = {"loss_soft_cross_entropy": soft}
         else:
-            target = spread(lesson.ratio, masked_positions, like=input_ids, elsewhere=1.0)
+            target = spread(lesson.ratio, batch.masked_positions, like=batch.input_ids, elsewhere=1.0)
             losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
         if lesson.policy_logits is not None and lesson.tutor_logits is not None:
             reward = {
@@ -226,32 +217,23 @@ class TutorKD(nn.Module):
             losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, real, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
-        k = max(len(masked_positions), 1) if masked is None else masked
-        original_ids = input_ids.flatten()[masked_positions]
-        metrics = {name: value.detach() for name, value in losses.items()} | {
-            "reward_teacher": lesson.reward_teacher.sum() / k,
-            "reward_student": lesson.reward_student.sum() / k,
-            "share_original": (lesson.replaced_ids == original_ids).sum() / k,
-            "share_ratio_1": (lesson.ratio == 1).sum() / k,
+        figures = {
+            "reward_teacher": lesson.reward_teacher,
+            "reward_student": lesson.reward_student,
+            "share_original": (lesson.replaced_ids == batch.original_ids).float(),
+            "share_ratio_1": (lesson.ratio == 1).float(),
         }
         if lesson.policy_logits is not None:
-            metrics["tutor_entropy"] = F.policy_entropy(lesson.policy_logits).sum() / k
-        return StepOutput(loss, metrics)
+            figures["tutor_entropy"] = F.policy_entropy(lesson.policy_logits)
+        means = {name: F.mean_over(values.sum(), len(values), masked) for name, values in figures.items()}
+        return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
 
-    def teach(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-    ) -> Lesson:
+    def teach(self, batch: Batch, teacher: Teacher) -> Lesson:
         """The reading and writing part of a step, up to the rewards."""
-        original_ids = input_ids.flatten()[masked_positions]
+        original_ids, positions = batch.original_ids, batch.masked_positions
 
         # 1. The teacher reads X^M.
-        hidden = at_positions(teacher.last_hidden_state(corrupted_ids, attention_mask), masked_positions)
+        hidden = at_positions(teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask), positions)
         teacher_logits = teacher.logits(hidden).float()  # once: several formulas compute in float32
 
         # 2. The tutor replaces the masked tokens, which gives X'.
@@ -264,22 +246,22 @@ class TutorKD(nn.Module):
         elif self.args.tutor == "uniform":
             replaced_ids = sample_replacements(without(torch.zeros_like(teacher_logits), self.forbidden_ids))
         else:
-            replaced_ids = corrupted_ids.flatten()[masked_positions]
-        tutored_ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
+            replaced_ids = batch.corrupted_ids.flatten()[positions]
+        tutored_ids = batch.with_tokens(replaced_ids)
 
         # 3. The teacher reads X'.
-        taught = teacher.states(tutored_ids, attention_mask)
-        tutored_logits = teacher.logits(at_positions(taught.hidden[-1], masked_positions))
+        taught = teacher.states(tutored_ids, batch.attention_mask)
+        tutored_logits = teacher.logits(at_positions(taught.hidden[-1], positions))
 
         # 4. The student reads X'.
-        learned = encoder_states(cast(PreTrainedModel, self.student.base_model), tutored_ids, attention_mask)
+        learned = encoder_states(cast(PreTrainedModel, self.student.base_model), tutored_ids, batch.attention_mask)
         ratio = F.modified_logit_target(teacher_logits, original_ids, replaced_ids)
         if self.args.target == "mlm-logits":
-            student_logits = self.mlm_head(at_positions(learned.hidden[-1], masked_positions))
+            student_logits = self.mlm_head(at_positions(learned.hidden[-1], positions))
             reward_student = F.mlm_student_reward(tutored_logits, student_logits)
         else:
             student_logits = self.modified_logit_head(learned.hidden[-1])
-            reward_student = F.student_reward(ratio, at_positions(student_logits, masked_positions))
+            reward_student = F.student_reward(ratio, at_positions(student_logits, positions))
         return Lesson(
             teacher_logits,
             tutor_logits,
@@ -300,16 +282,7 @@ class TutorKD(nn.Module):
         return policy, sample_replacements(policy, greedy=self.args.sampling == "greedy")
 
     @torch.no_grad()
-    def answer(
-        self,
-        input_ids: Tensor,
-        corrupted_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        teacher: Teacher,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def answer(self, batch: Batch, teacher: Teacher, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The student's answers at masked positions whose tokens are drawn from the teacher's own distribution.
 
         The teacher's, not the tutor's: the questions then stay the same while the tutor learns.
@@ -317,12 +290,12 @@ class TutorKD(nn.Module):
         Returns:
             The student's a^S, the teacher's a^T, and 1 where the token drawn is the original, else 0; each (k,).
         """
-        original_ids = input_ids.flatten()[masked_positions]
-        hidden = at_positions(teacher.last_hidden_state(corrupted_ids, attention_mask), masked_positions)
+        original_ids, positions = batch.original_ids, batch.masked_positions
+        hidden = at_positions(teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask), positions)
         logits = teacher.logits(hidden)
         replaced_ids = sample_replacements(without(logits, self.forbidden_ids), generator=generator)
-        ids = input_ids.flatten().index_put((masked_positions,), replaced_ids).view_as(input_ids)
-        learned = self.student(input_ids=ids, attention_mask=attention_mask).last_hidden_state
-        answers = at_positions(self.modified_logit_head(learned), masked_positions).float().sigmoid()
+        ids = batch.with_tokens(replaced_ids)
+        learned = self.student(input_ids=ids, attention_mask=batch.attention_mask).last_hidden_state
+        answers = at_positions(self.modified_logit_head(learned), positions).float().sigmoid()
         ratio = F.modified_logit_target(logits, original_ids, replaced_ids)
         return answers, ratio, (replaced_ids == original_ids).float()

@@ -1,0 +1,57 @@
+"""A batch on its way from the collator to the losses.
+
+It is a plain named tuple of tensors, which data loader workers, pinned memory, accelerate and DDP hand on as it is.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BatchCounts(NamedTuple):
+    """What losses are means over; each a scalar float32 tensor."""
+
+    masked: Tensor  # masked positions
+    real: Tensor  # real positions
+    pairs: Tensor  # real (query, key) pairs
+
+    @classmethod
+    def total(cls, counts: Tensor) -> "BatchCounts":
+        """Of several batches together: (n, 3), one a row."""
+        return cls(*counts.sum(0))
+
+
+class Batch(NamedTuple):
+    """Rows of text X, and X^M beside them, in which some tokens are hidden."""
+
+    input_ids: Tensor  # (B, L), X
+    corrupted_ids: Tensor  # (B, L), X^M
+    masked_positions: Tensor  # (k,), indices into the flattened (B * L), so that no device has to search for them
+    attention_mask: Tensor | None  # (B, L), None without padding: then attention runs its fastest kernel
+    counts: BatchCounts  # of the whole batch, where this is a part of one: losses of all parts then sum to the whole's
+
+    @classmethod
+    def counted(
+        cls, input_ids: Tensor, corrupted_ids: Tensor, masked_positions: Tensor, attention_mask: Tensor | None = None
+    ) -> "Batch":
+        """A whole batch with its counts, which are taken while it is still on the processor."""
+        rows, length = input_ids.shape
+        lengths = torch.full((rows,), length) if attention_mask is None else attention_mask.sum(-1)
+        numbers = len(masked_positions), lengths.sum(), lengths.square().sum()
+        counts = BatchCounts(*(torch.tensor(float(number)) for number in numbers))
+        return cls(input_ids, corrupted_ids, masked_positions, attention_mask, counts)
+
+    @property
+    def original_ids(self) -> Tensor:
+        """(k,), the tokens of X at the masked positions."""
+        return self.input_ids.flatten()[self.masked_positions]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, L), 1 on real tokens and 0 on padding."""
+        return torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
+
+    def with_tokens(self, token_ids: Tensor) -> Tensor:
+        """X with other tokens (k,) at the masked positions, (B, L)."""
+        return self.input_ids.flatten().index_put((self.masked_positions,), token_ids).view_as(self.input_ids)

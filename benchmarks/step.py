@@ -50,8 +50,9 @@ from tutorkd import TutorKDConfig, TutorKDTrainer, functional
 from tutorkd.batch import Batch
 from tutorkd.callbacks import ProgressTable
 from tutorkd.cost import matmul_rate
-from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator
+from tutorkd.data.rows import DrawnRows, EpochSampler
 from tutorkd.methods import tutor_kd
+from tutorkd.objective import MaskingCollator
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
@@ -431,12 +432,11 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         return run
 
     places = [
-        ("teacher reads X^M", trainer.teacher, "last_hidden_state"),
-        ("teacher's vocabulary head, twice", trainer.teacher, "logits"),
+        ("teacher reads X^M and X'", trainer.teacher.body, "forward"),
+        ("teacher's vocabulary head, twice", trainer.teacher.head, "forward"),
         ("tutor's vocabulary head", module.tutor, "forward"),
         ("sampling", tutor_kd, "sample_replacements"),
-        ("teacher reads X'", trainer.teacher, "states"),
-        ("student reads X'", tutor_kd, "encoder_states"),
+        ("student reads X'", module.student, "forward"),
         ("student's modified-logit head", module.modified_logit_head, "forward"),
         ("ratio", functional, "modified_logit_target"),
         ("R_T", functional, "teacher_reward"),
@@ -444,8 +444,8 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         ("L_mod", functional, "modified_logit_loss"),
         ("L_pol", functional, "policy_loss"),
         ("L_kl", functional, "plausibility_loss"),
-        ("L_hid, with its projection", tutor_kd, "hidden_state_loss"),
-        ("L_att", tutor_kd, "attention_score_loss"),
+        ("L_hid, with its projection", tutor_kd, "summed_hidden_state_loss"),
+        ("L_att", tutor_kd, "summed_attention_score_loss"),
         ("tutor's entropy (log)", functional, "policy_entropy"),
         ("backward", trainer.accelerator, "backward"),
         ("gradient norms, clipping", trainer, "_get_grad_norm"),

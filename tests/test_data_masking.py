@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from tutorkd.batch import Batch, BatchCounts
-from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
+from tutorkd.objective import MaskingCollator
 
 
 def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.errors import UserError
+from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer, TutorKDTrainer, prepare_teacher
@@ -115,7 +116,7 @@ def test_a_teacher_cast_to_bfloat16_is_the_one_that_is_loaded_in_bfloat16(tmp_pa
     args = _arguments(DistillationConfig, tmp_path, teacher_dtype="bfloat16")
     ids = torch.tensor([[2, *range(5, 30), 3]])
     given, loaded = (
-        prepare_teacher(teacher, args).last_hidden_state(ids, None)
+        prepare_teacher(teacher, args)(ids, ask=Ask(hidden=[4])).hidden[0]
         for teacher in (AutoModelForMaskedLM.from_pretrained(path), path)
     )
     assert torch.equal(given, loaded)

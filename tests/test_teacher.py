@@ -7,8 +7,10 @@ from transformers import AutoModel, DebertaV2Config, DebertaV2ForMaskedLM
 
 from tutorkd.capture import prepare_for_capture, record_attention
 from tutorkd.errors import UserError
-from tutorkd.teacher import MLMHead, Teacher, encoder_states, load_teacher
+from tutorkd.reader import Ask, Head, Reader
+from tutorkd.teacher import Teacher, load_teacher
 
+EVERYTHING, LAST = Ask(range(5), range(1, 5), values=True), Ask(hidden=[4])
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
 
 
@@ -25,8 +27,7 @@ def test_head_on_masked_positions_equals_the_whole_model_there(family):
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)
     teacher, positions = Teacher(model), torch.tensor([1, 4, 13, 30])
-    hidden = teacher.last_hidden_state(ids, mask).flatten(0, 1)[positions]
-    torch.testing.assert_close(teacher.logits(hidden), expected[positions])
+    torch.testing.assert_close(teacher(ids, mask, positions=positions).logits, expected[positions])
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "modernbert"])
@@ -36,7 +37,7 @@ def test_captured_queries_and_keys_give_the_attention_that_the_model_reports(fam
     eager.set_attn_implementation("eager")
     with torch.no_grad():
         reported = eager(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
-    states = Teacher(tiny.masked_lm(family)).states(ids, mask)
+    states = Teacher(tiny.masked_lm(family))(ids, mask, EVERYTHING)
     assert len(states.attention) == len(reported) == 4
     for captured, expected in zip(states.attention, reported, strict=True):
         scores = captured.query @ captured.key.mT / captured.query.shape[-1] ** 0.5
@@ -58,7 +59,7 @@ def test_captured_windows_are_the_pairs_that_local_layers_attend(padded):
     outputs = [layer.attn.Wo for layer in model.layers]
     mixed = []
     hooks = [part.register_forward_pre_hook(lambda _, args: mixed.append(args[0])) for part in outputs]
-    layers = encoder_states(model, ids, mask).attention
+    layers = Reader(model)(ids, mask, EVERYTHING).attention
     for hook in hooks:
         hook.remove()
     assert [layer.window is None for layer in layers] == [True, False, True, False]
@@ -74,7 +75,7 @@ def test_captured_windows_are_the_pairs_that_local_layers_attend(padded):
 
 def test_rows_that_fit_into_the_window_have_one_all_the_same():
     teacher = Teacher(tiny.masked_lm("modernbert"))
-    layers = teacher.states(torch.tensor([[2, 7, 8, 3]]), None).attention  # no mask: all is attended
+    layers = teacher(torch.tensor([[2, 7, 8, 3]]), ask=EVERYTHING).attention  # no mask: all is attended
     assert [layer.window is None for layer in layers] == [True, False, True, False]
     assert layers[1].window.all()
 
@@ -83,23 +84,47 @@ def test_rows_that_fit_into_the_window_have_one_all_the_same():
 def test_states_hold_the_embedding_output_and_every_layer(family):
     ids, mask = _rows()
     teacher = Teacher(tiny.masked_lm(family))
-    states = teacher.states(ids, mask)
+    states = teacher(ids, mask, EVERYTHING)
     assert [h.shape for h in states.hidden] == [(3, 12, 32)] * 5
-    torch.testing.assert_close(states.hidden[-1], teacher.last_hidden_state(ids, mask))
+    torch.testing.assert_close(states.hidden[-1], teacher(ids, mask, LAST).hidden[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_asked_of_some_layers_is_what_a_pass_over_all_gives_there(family):
+    (ids, mask), teacher = _rows(), Teacher(tiny.masked_lm(family))
+    everything, some = (teacher(ids, mask, ask) for ask in (EVERYTHING, Ask(hidden=[0, 2, 4], attention=[2, 4])))
+    assert len(some.hidden) == 3
+    assert all(torch.equal(got, everything.hidden[layer]) for got, layer in zip(some.hidden, (0, 2, 4), strict=True))
+    assert len(some.attention) == 2
+    for got, layer in zip(some.attention, (2, 4), strict=True):
+        assert torch.equal(got.query, everything.attention[layer - 1].query)
+        assert torch.equal(got.key, everything.attention[layer - 1].key)
+        assert got.value is None
+
+
+def test_one_call_of_a_reader_runs_body_and_head_within_its_forward_pass():
+    teacher, (ids, mask), order = Teacher(tiny.masked_lm()), _rows(), []
+    teacher.register_forward_pre_hook(lambda *_: order.append("enters"))
+    teacher.register_forward_hook(lambda *_: order.append("leaves"))
+    teacher.body.register_forward_hook(lambda *_: order.append("body"))
+    teacher.head.register_forward_hook(lambda *_: order.append("head"))
+    teacher(ids, mask, positions=torch.tensor([1, 2]))
+    teacher(ids, mask)  # without positions no head
+    assert order == ["enters", "body", "head", "leaves", "enters", "body", "leaves"]
 
 
 def test_nothing_is_recorded_outside():
     teacher, (ids, mask) = Teacher(tiny.masked_lm()), _rows()
     with record_attention() as records:
         pass
-    teacher.last_hidden_state(ids, mask)
+    teacher(ids, mask)
     assert records == []
 
 
 def test_the_student_s_attention_carries_gradients():
     student, (ids, mask) = AutoModel.from_config(tiny.config("bert")), _rows()
     prepare_for_capture(student, "student")
-    states = encoder_states(student, ids, mask)
+    states = Reader(student)(ids, mask, EVERYTHING)
     states.attention[0].query.sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
 
@@ -107,14 +132,14 @@ def test_the_student_s_attention_carries_gradients():
 def test_the_teacher_is_frozen_and_without_dropout_even_while_training():
     teacher, (ids, mask) = Teacher(tiny.masked_lm("bert", hidden_dropout_prob=0.5)), _rows()
     teacher.train()
-    assert torch.equal(teacher.last_hidden_state(ids, mask), teacher.last_hidden_state(ids, mask))
+    assert torch.equal(teacher(ids, mask, LAST).hidden[0], teacher(ids, mask, LAST).hidden[0])
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_copied_head_is_independent_and_starts_over_at_random(family):
     model = tiny.masked_lm(family)
-    head = MLMHead(model)
+    head = Head(model)
     hidden = torch.randn(5, 32)
     before = head(hidden)
     other = copy.deepcopy(head)

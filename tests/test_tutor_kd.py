@@ -9,13 +9,14 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from tutorkd import functional as F
 from tutorkd.batch import Batch
 from tutorkd.config import TutorKDConfig
-from tutorkd.data.masking import MaskingCollator
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS, tutor_kd
 from tutorkd.methods.tinybert import TinyBERTSettings
 from tutorkd.methods.tutor_kd import TutorKD
+from tutorkd.objective import MaskingCollator
+from tutorkd.reader import Ask, Reader
 from tutorkd.students import build_student, initialise_from_teacher
-from tutorkd.teacher import Teacher, encoder_states
+from tutorkd.teacher import Teacher
 from tutorkd.trainer import build_module
 
 
@@ -171,7 +172,7 @@ def test_log_policy_and_entropy_of_a_step_are_those_of_what_was_drawn_from(tmp_p
     torch.manual_seed(5)
     metrics = module(batch, teacher).metrics
     with torch.no_grad():
-        hidden = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
+        (hidden,) = teacher(batch.corrupted_ids, batch.attention_mask, Ask(hidden=[4])).hidden
         logits = module.tutor(hidden.flatten(0, 1)[batch.masked_positions]).tolist()
     prior = lesson.teacher_logits.tolist()
     rewards = (lesson.reward_teacher + lesson.reward_student).tolist()
@@ -197,12 +198,13 @@ def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp
     batch = _batch()
     lesson = module.teach(batch, teacher)
     mask = batch.attention_mask
+    taught = teacher(batch.with_tokens(lesson.replaced_ids), mask, Ask(attention=[1, 2, 3, 4])).attention
     expected = sum(
         F.attention_score_loss(
             lesson.learned.attention[i].query,
             lesson.learned.attention[i].key,
-            lesson.taught.attention[2 * i + 1].query,
-            lesson.taught.attention[2 * i + 1].key,
+            taught[2 * i + 1].query,
+            taught[2 * i + 1].key,
             mask,
         )
         for i in range(2)
@@ -239,8 +241,8 @@ def test_local_layers_compare_the_scores_within_their_window_alone(tmp_path, met
     module = build_module(METHODS[method], student, teacher, settings, tiny.tokenizer()).eval()
     read = batch.corrupted_ids if method == "tutor-kd" else batch.input_ids
     with torch.no_grad():
-        learned = encoder_states(student, read, batch.attention_mask).attention
-        taught = teacher.states(read, batch.attention_mask).attention
+        learned = Reader(student)(read, batch.attention_mask, Ask(attention=[1, 2])).attention
+        taught = teacher(read, batch.attention_mask, Ask(attention=[1, 2, 3, 4])).attention
     # Layer 1 against the teacher's layer 2, which is local; layer 2 against layer 4, where the narrower window counts.
     expected = sum(
         _by_loop(own, other, batch.attention_mask, reach)

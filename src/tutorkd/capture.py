@@ -4,10 +4,10 @@ Every model that goes through transformers' attention interface calls one functi
 Registering one of our own that notes them and then runs the fused kernel serves all families at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +27,42 @@ class AttentionInputs(NamedTuple):
 
     query: Tensor  # (B, H, L, head dimension), as are key and value
     key: Tensor
-    value: Tensor
+    value: Tensor  # None where it wasn't asked for
     # Of a layer with a sliding window, True where the query (L) attends the key (L): broadcasts to (B, 1, L, L), bool.
     # None of a layer whose queries attend all real keys.
     window: Tensor | None = None
 
 
-_recording: ContextVar[list[AttentionInputs] | None] = ContextVar("recording", default=None)
+class _Recording:
+    """What attention layers were given in one pass, as far as it is wanted."""
+
+    def __init__(self, layers: Collection[int] | None, values: bool):
+        self.layers, self.values = layers, values
+        self.seen = 0
+        self.kept: list[AttentionInputs] = []
+
+    def wants_next(self) -> bool:
+        """Counts a layer; returns whether it is one to be kept."""
+        self.seen += 1
+        return self.layers is None or self.seen in self.layers
+
+
+_recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
 
 
 def _captured_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args, **kwargs
 ):
-    records = _recording.get()
-    if records is not None:
+    recording = _recording.get()
+    if recording is not None and recording.wants_next():
         groups = query.shape[1] // key.shape[1]
         window = None
         if kwargs.get("sliding_window") is not None:
             # There is no mask where the window holds the whole row.
             everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=query.device)
             window = everything if attention_mask is None else attention_mask
-        records.append(AttentionInputs(query, repeat_kv(key, groups), repeat_kv(value, groups), window))
+        kept_value = repeat_kv(value, groups) if recording.values else cast(Tensor, None)
+        recording.kept.append(AttentionInputs(query, repeat_kv(key, groups), kept_value, window))
     return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
 
 
@@ -61,30 +76,18 @@ def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | N
     return torch.stack(torch.broadcast_tensors(*windows)).all(0) if windows else None
 
 
-class _OneLayer(list[AttentionInputs]):
-    """Keeps what one layer appends, counted from 1, and lets go of the others'."""
-
-    def __init__(self, layer: int):
-        super().__init__()
-        self.layer, self.seen = layer, 0
-
-    def append(self, inputs: AttentionInputs) -> None:
-        self.seen += 1
-        if self.seen == self.layer:
-            super().append(inputs)
-
-
 @contextmanager
-def record_attention(layer: int | None = None) -> Iterator[list[AttentionInputs]]:
-    """Within, every prepared model's attention layers append their inputs, first layer first.
+def record_attention(layers: Collection[int] | None = None, values: bool = True) -> Iterator[list[AttentionInputs]]:
+    """Within, the attention layers of one pass of a prepared model append their inputs, first layer first.
 
     Args:
-        layer: keep this layer's alone, counted from 1.
+        layers: keep these alone, counted from 1; by default all.
+        values: keep values too, not queries and keys alone.
     """
-    records: list[AttentionInputs] = [] if layer is None else _OneLayer(layer)
-    token = _recording.set(records)
+    recording = _Recording(layers, values)
+    token = _recording.set(recording)
     try:
-        yield records
+        yield recording.kept
     finally:
         _recording.reset(token)
 

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
+from tutorkd.objective import SPECIAL_TOKENS
 
 
 @contextmanager
@@ -123,17 +124,16 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) > len(tokenizer.all_special_tokens)
 
 
-MASKED_TRAINING = ("mask_token", "cls_token", "sep_token", "pad_token")
 CLASSIFICATION = ("pad_token",)
 
 
 def load_tokenizer(
-    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = MASKED_TRAINING
+    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = SPECIAL_TOKENS
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, fast, with the special tokens that its use needs.
 
     Args:
-        needed: MASKED_TRAINING or CLASSIFICATION.
+        needed: SPECIAL_TOKENS or CLASSIFICATION.
 
     Raises:
         UserError: if there is no tokenizer, or it lacks one of them, or its longest row isn't a number.
@@ -146,6 +146,6 @@ def load_tokenizer(
         raise UserError(f"the tokenizer of the {role} {name} has a model_max_length that isn't a number")
     for token in needed:
         if getattr(tokenizer, token) is None:
-            use = "masked language modelling needs" if needed is MASKED_TRAINING else "batches of rows need"
+            use = "masked language modelling needs" if needed is SPECIAL_TOKENS else "batches of rows need"
             raise UserError(f"the tokenizer of the {role} {name} has no {token}, which {use}")
     return tokenizer

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model, loading
-from tutorkd.teacher import MLMHead, Teacher
+from tutorkd.objective import MODEL_CLASS
+from tutorkd.reader import Head
+from tutorkd.teacher import Teacher
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
@@ -146,14 +148,14 @@ def build_student(
     Takes what ``student_config`` takes and raises what it raises.
     """
     if pretrained:
-        kind = AutoModelForMaskedLM if mlm_head else AutoModel
+        kind = MODEL_CLASS if mlm_head else AutoModel
         return load_model(kind, name, "student", trust_remote_code=trust_remote_code, presets=PRESETS)[0]
     config = student_config(name, teacher, sizes, trust_remote_code)
     # The encoder is drawn first, so that a seed gives the same one with and without a head.
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     if not mlm_head:
         return encoder
-    model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = MODEL_CLASS.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # one of the two may have a pooler
     return model
 
@@ -191,7 +193,7 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initi
             copied, used = copied + 1, used or in_layer
     total = len(target)
     if body is not student:
-        head, own = teacher.head.state_dict(), MLMHead(student).state_dict()
+        head, own = teacher.head.state_dict(), Head(student).state_dict()
         fitting = [key for key, value in own.items() if key in head and head[key].shape == value.shape]
         for key in fitting:
             own[key].copy_(head[key])

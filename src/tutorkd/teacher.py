@@ -1,63 +1,17 @@
-"""The frozen teacher: its body on whole rows, its MLM head on the masked positions alone."""
+"""The frozen teacher."""
 
 import copy
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from torch import nn
+from transformers import PreTrainedModel
 
-from tutorkd.capture import AttentionInputs, prepare_for_capture, record_attention
+from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model
-
-
-class _PassThrough(nn.Module):
-    """Stands where a masked language model has its body, and hands on the hidden states that it is given."""
-
-    def forward(self, *args, inputs_embeds: Tensor, **kwargs) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
-
-
-class MLMHead(nn.Module):
-    """The MLM head of any masked language model, on hidden states (k, d) -> logits (k, V).
-
-    A masked language model whose body is taken out is its head, in every family; no architecture is spelled out.
-    The parameters are shared with ``model``; ``copy.deepcopy`` gives an independent head.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        shell = copy.copy(model)
-        shell._modules = dict(model._modules)
-        setattr(shell, model.base_model_prefix, _PassThrough())
-        self.model = shell
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.model(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
-
-    def reset_parameters(self) -> None:
-        """Start over at random, as the family's own initialisation does."""
-        for module in self.model.modules():
-            for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = False  # type: ignore[attr-defined]
-            self.model._init_weights(module)
-
-
-class EncoderStates(NamedTuple):
-    """What one pass of an encoder gives to the internal-representation losses."""
-
-    hidden: tuple[Tensor, ...]  # (B, L, d) each: the embedding output, then every layer's
-    attention: list[AttentionInputs]  # one a layer
-
-
-def encoder_states(encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> EncoderStates:
-    """One pass of an encoder prepared by ``prepare_for_capture`` over (B, L), fused attention on."""
-    with record_attention() as attention:
-        output = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-    return EncoderStates(output.hidden_states, attention)
-
+from tutorkd.objective import MODEL_CLASS
+from tutorkd.reader import Reader, Reading
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
 
@@ -76,8 +30,8 @@ def frozen(module: Frozen, dtype: torch.dtype | None = None) -> Frozen:
     return copy.deepcopy(module, weights).eval()
 
 
-class Teacher(nn.Module):
-    """A frozen masked language model, split into body and head.
+class Teacher(Reader):
+    """A frozen masked language model.
 
     Args:
         model: any masked language model with a trained head. It stays as it is: its weights are read, and shared where
@@ -89,11 +43,7 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
-        super().__init__()
-        model = frozen(model, dtype)
-        self.config = model.config
-        self.body = cast(PreTrainedModel, model.base_model)
-        self.head = MLMHead(model)
+        super().__init__(frozen(model, dtype))
         prepare_for_capture(self.body, "teacher")
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -101,19 +51,9 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def last_hidden_state(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, L) -> (B, L, d), and nothing else kept."""
-        return self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-    @torch.no_grad()
-    def states(self, input_ids: Tensor, attention_mask: Tensor | None) -> EncoderStates:
-        """Hidden states and attention inputs of every layer."""
-        return encoder_states(self.body, input_ids, attention_mask)
-
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """MLM logits at chosen positions: (k, d) -> (k, V)."""
-        return self.head(hidden)
+    def forward(self, *args: Any, **kwargs: Any) -> Reading:
+        """As a ``Reader``'s, without gradients."""
+        return super().forward(*args, **kwargs)
 
 
 def load_teacher(name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Teacher:
@@ -122,7 +62,7 @@ def load_teacher(name: str, dtype: torch.dtype = torch.float32, trust_remote_cod
     Raises:
         UserError: if there is no such model, it can't be reached, its head is missing, or its family doesn't work.
     """
-    model, missing = load_model(AutoModelForMaskedLM, name, "teacher", dtype, trust_remote_code)
+    model, missing = load_model(MODEL_CLASS, name, "teacher", dtype, trust_remote_code)
     if missing:
         raise UserError(
             f"the teacher {name} has no trained MLM head ({len(missing)} weights are missing, such as {missing[0]}); "

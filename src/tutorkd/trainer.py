@@ -22,7 +22,7 @@ from tutorkd.callbacks import ProgressTable, StepsAsAsked, Throughput
 from tutorkd.card import student_card, teacher_card
 from tutorkd.checkpoints import SCRATCH, last_checkpoint, publish
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.data.masking import DrawnRows, EpochSampler, MaskingCollator, StreamedRows
+from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.files import written_whole
 from tutorkd.hub import loading, quiet_transformers
@@ -31,6 +31,7 @@ from tutorkd.methods import METHODS, Method
 from tutorkd.methods.masked_lm import MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.methods.tutor_kd import TutorKD
+from tutorkd.objective import MaskingCollator
 from tutorkd.probe import IGNORED, mlm_metrics, probe_metrics
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.step import spread

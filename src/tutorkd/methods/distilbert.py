@@ -27,8 +27,9 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.methods.masked_lm import masked_lm_loss
 from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
-from tutorkd.step import StepOutput, at_positions
-from tutorkd.teacher import MLMHead, Teacher
+from tutorkd.reader import Ask, Reader
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
 
 CITATION = """\
 @misc{sanh-etal-2019-distilbert,
@@ -109,24 +110,24 @@ class DistilBERT(nn.Module):
                 "(--cosine_weight 0)"
             )
         self.student = student
-        self.head = MLMHead(student)
+        self.reader = Reader(student)
         self.args = settings
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X, X^M and M."""
-        c = self.args
+        c, positions = self.args, batch.masked_positions
         masked, real, _ = batch.counts
-        taught = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
-        body = self.student.base_model
-        learned = body(input_ids=batch.corrupted_ids, attention_mask=batch.attention_mask).last_hidden_state
-        teacher_logits = teacher.logits(at_positions(taught, batch.masked_positions))
-        student_logits = self.head(at_positions(learned, batch.masked_positions))
+        rows = batch.corrupted_ids, batch.attention_mask
+        taught, learned = (
+            reader(*rows, Ask(hidden=[reader.config.num_hidden_layers] if c.cosine_weight else []), positions)
+            for reader in (teacher, self.reader)
+        )
 
-        soft = soft_cross_entropy(student_logits, teacher_logits, c.temperature, masked)
-        hard = masked_lm_loss(student_logits, batch.original_ids, masked)
+        soft = soft_cross_entropy(learned.logits, taught.logits, c.temperature, masked)
+        hard = masked_lm_loss(learned.logits, batch.original_ids, masked)
         losses = {"loss_soft_cross_entropy": soft, "loss_mlm": hard}
         loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
         if c.cosine_weight:
-            losses["loss_cosine"] = cosine_loss(learned, taught, batch.mask, real)
+            losses["loss_cosine"] = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, real)
             loss = loss + c.cosine_weight * losses["loss_cosine"]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd import functional as F
+from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
-from tutorkd.teacher import EncoderStates, Teacher
+from tutorkd.functional import Count
+from tutorkd.reader import Ask, Reading
+from tutorkd.students import matching_layers
+from tutorkd.teacher import Teacher
 
 
 class Projection(nn.Linear):
@@ -29,42 +32,45 @@ class Projection(nn.Linear):
                 nn.init.normal_(self.weight, std=getattr(student.config, "initializer_range", 0.02))
 
 
-def hidden_state_loss(
-    projection: Projection, learned: EncoderStates, taught: EncoderStates, mask: Tensor, num_items: F.Count
+def matched_layers(
+    student: PreTrainedModel, teacher: Teacher, hidden_states: bool, attention_scores: bool
+) -> tuple[Ask, Ask]:
+    """What is asked of the student's and of the teacher's layers, one matching the other in its place."""
+    depth = student.config.num_hidden_layers
+    layers = list(range(1, depth + 1)), matching_layers(depth, teacher.config.num_hidden_layers)
+    learned, taught = (
+        Ask(hidden=[0, *each] if hidden_states else [], attention=each if attention_scores else []) for each in layers
+    )
+    return learned, taught
+
+
+def summed_hidden_state_loss(
+    projection: Projection, learned: Reading, taught: Reading, mask: Tensor, num_items: Count
 ) -> Tensor:
-    """L_hid = sum_{l=0..m} mean (W h^S_l - h^T_g(l))^2."""
-    step = _layer_step(learned, taught)
-    losses = [
-        F.hidden_state_loss(projection(hidden), taught.hidden[layer * step], mask, num_items)
-        for layer, hidden in enumerate(learned.hidden)
-    ]
+    """L_hid = sum_{l=0..m} mean (W h^S_l - h^T_g(l))^2, over the layers that both were asked for."""
+    pairs = zip(learned.hidden, taught.hidden, strict=True)
+    losses = [functional.hidden_state_loss(projection(student), teacher, mask, num_items) for student, teacher in pairs]
     return torch.stack(losses).sum()
 
 
-def attention_score_loss(
-    learned: EncoderStates, taught: EncoderStates, mask: Tensor, real: F.Count, pairs: F.Count
-) -> Tensor:
-    """L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2, over the pairs that both layers attend.
+def summed_attention_score_loss(learned: Reading, taught: Reading, mask: Tensor, real: Count, pairs: Count) -> Tensor:
+    """L_att = sum_{l=1..m} mean (A^S_l - A^T_g(l))^2, over the layers that both were asked for.
+
+    In each of them over the pairs of positions that both models' layers attend.
 
     Args:
         mask: (B, L).
         real, pairs: real positions and (query, key) pairs in the whole batch; those of ``mask`` by default.
     """
-    step = _layer_step(learned, taught)
-    layers = zip(learned.attention, taught.attention[step - 1 :: step], strict=True)
+    layers = zip(learned.attention, taught.attention, strict=True)
     return torch.stack([_of_one_layer(student, teacher, mask, real, pairs) for student, teacher in layers]).sum()
 
 
 def _of_one_layer(
-    student: AttentionInputs, teacher: AttentionInputs, mask: Tensor, real: F.Count, pairs: F.Count
+    student: AttentionInputs, teacher: AttentionInputs, mask: Tensor, real: Count, pairs: Count
 ) -> Tensor:
     scores = student.query, student.key, teacher.query, teacher.key
     window = shared_window(student, teacher)
     if window is None:
-        return F.attention_score_loss(*scores, mask, pairs)
-    return F.local_attention_score_loss(*scores, window, mask, real)
-
-
-def _layer_step(learned: EncoderStates, taught: EncoderStates) -> int:
-    """N / m."""
-    return (len(taught.hidden) - 1) // (len(learned.hidden) - 1)
+        return functional.attention_score_loss(*scores, mask, pairs)
+    return functional.local_attention_score_loss(*scores, window, mask, real)

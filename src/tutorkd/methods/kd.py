@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
-from tutorkd.step import StepOutput, at_positions
-from tutorkd.teacher import MLMHead, Teacher
+from tutorkd.reader import Reader
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
 
 CITATION = """\
 @misc{hinton-etal-2015-distilling,
@@ -63,18 +64,13 @@ class KD(nn.Module):
         super().__init__()
         check_soft_targets("kd", student, teacher, settings.temperature)
         self.student = student
-        self.head = MLMHead(student)
+        self.reader = Reader(student)
         self.args = settings
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X^M and M; X isn't read."""
-        taught = teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask)
-        body = self.student.base_model
-        learned = body(input_ids=batch.corrupted_ids, attention_mask=batch.attention_mask).last_hidden_state
-        loss = soft_cross_entropy(
-            self.head(at_positions(learned, batch.masked_positions)),
-            teacher.logits(at_positions(taught, batch.masked_positions)),
-            self.args.temperature,
-            batch.counts.masked,
-        )
+        rows = batch.corrupted_ids, batch.attention_mask
+        taught = teacher(*rows, positions=batch.masked_positions)
+        learned = self.reader(*rows, positions=batch.masked_positions)
+        loss = soft_cross_entropy(learned.logits, taught.logits, self.args.temperature, batch.counts.masked)
         return StepOutput(loss, {"loss_soft_cross_entropy": loss.detach()})

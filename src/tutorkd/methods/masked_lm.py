@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over
-from tutorkd.step import StepOutput, at_positions
-from tutorkd.teacher import MLMHead, Teacher
+from tutorkd.reader import Reader
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
 
 CITATION = """\
 @inproceedings{devlin-etal-2019-bert,
@@ -63,12 +64,11 @@ class MaskedLM(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.head = MLMHead(model)
+        self.reader = Reader(model)
 
     def _logits(self, batch: Batch) -> Tensor:
-        ids, mask = batch.corrupted_ids, batch.attention_mask
-        hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.head(at_positions(hidden, batch.masked_positions)).float()
+        reading = self.reader(batch.corrupted_ids, batch.attention_mask, positions=batch.masked_positions)
+        return reading.logits.float()
 
     def forward(self, batch: Batch, teacher: Teacher | None = None) -> StepOutput:
         """Mean cross-entropy at the masked positions of X^M; a teacher, if there is one, isn't asked."""

@@ -24,7 +24,6 @@ part of this module.
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -32,7 +31,8 @@ from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture, shared_window
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import attention_inputs, relation_loss
+from tutorkd.methods.relations import relation_loss
+from tutorkd.reader import Ask, Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
 
@@ -87,16 +87,17 @@ class MiniLM(nn.Module):
             )
         prepare_for_capture(student, "student")
         self.student = student
+        self.reader = Reader(student)
         self.args = settings
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
         real = batch.counts.real
-        with torch.no_grad():
-            t = attention_inputs(teacher.body, teacher.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
-        s = attention_inputs(self.student, self.student.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
         mask = batch.mask
+        rows, last = (batch.input_ids, batch.attention_mask), self.student.config.num_hidden_layers
+        (t,) = teacher(*rows, Ask(attention=[teacher.config.num_hidden_layers], values=True)).attention
+        (s,) = self.reader(*rows, Ask(attention=[last], values=True)).attention
 
         attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real, shared_window(s, t))
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)

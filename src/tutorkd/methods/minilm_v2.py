@@ -22,7 +22,6 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -31,7 +30,8 @@ from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import attention_inputs, relation_loss
+from tutorkd.methods.relations import relation_loss
+from tutorkd.reader import Ask, Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
 
@@ -131,16 +131,17 @@ class MiniLMv2(nn.Module):
             )
         prepare_for_capture(student, "student")
         self.student = student
+        self.reader = Reader(student)
         self.args = settings
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
         real = batch.counts.real
-        with torch.no_grad():
-            t = attention_inputs(teacher.body, self.teacher_layer, batch.input_ids, batch.attention_mask)
-        s = attention_inputs(self.student, self.student.config.num_hidden_layers, batch.input_ids, batch.attention_mask)
         mask = batch.mask
+        rows, last = (batch.input_ids, batch.attention_mask), self.student.config.num_hidden_layers
+        (t,) = teacher(*rows, Ask(attention=[self.teacher_layer], values=True)).attention
+        (s,) = self.reader(*rows, Ask(attention=[last], values=True)).attention
 
         query = self_relation_loss(s.query, t.query, c.relation_heads, mask, real)
         key = self_relation_loss(s.key, t.key, c.relation_heads, mask, real)

@@ -6,29 +6,12 @@ distribution over the row's positions. Queries with keys give the attention dist
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tutorkd.capture import AttentionInputs, record_attention
 from tutorkd.functional import Count, mean_over
 
 # Score of a position that has no share: the softmax makes exactly 0 of it, and differences of such scores stay finite.
 _LEFT_OUT = -1e30
-
-
-def attention_inputs(
-    encoder: nn.Module, layer: int, input_ids: Tensor, attention_mask: Tensor | None
-) -> AttentionInputs:
-    """Queries, keys and values of one layer, fused attention on and nothing else kept.
-
-    Args:
-        encoder: prepared by ``prepare_for_capture``.
-        layer: counted from 1.
-        input_ids: (B, L).
-        attention_mask: (B, L), or None where nothing is padded.
-    """
-    with record_attention(layer) as records:
-        encoder(input_ids=input_ids, attention_mask=attention_mask)
-    return records[0]
 
 
 def _log_relation(left: Tensor, right: Tensor, related: Tensor) -> Tensor:

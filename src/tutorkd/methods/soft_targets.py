@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.methods.pair import check_vocabulary
+from tutorkd.reader import has_head
 from tutorkd.teacher import Teacher
 
 
@@ -42,7 +43,7 @@ def check_mlm_head(method: str, student: PreTrainedModel) -> None:
     Raises:
         UserError: naming what to load or build it with.
     """
-    if student.base_model is student or student.get_output_embeddings() is None:
+    if not has_head(student):
         raise UserError(
             f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
             "the student with AutoModelForMaskedLM"

@@ -26,10 +26,16 @@ from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
-from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
+from tutorkd.methods.internal import (
+    Projection,
+    matched_layers,
+    summed_attention_score_loss,
+    summed_hidden_state_loss,
+)
 from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
-from tutorkd.teacher import Teacher, encoder_states
+from tutorkd.teacher import Teacher
 
 CITATION = """\
 @inproceedings{jiao-etal-2020-tinybert,
@@ -81,20 +87,23 @@ class TinyBERT(nn.Module):
         check_layers(student, teacher, settings.attention_score_weight)
         prepare_for_capture(student, "student")
         self.student = student
+        self.reader = Reader(student)
         self.args = settings
+        scores = settings.attention_score_weight != 0
+        self.asked_of_student, self.asked_of_teacher = matched_layers(student, teacher, True, scores)
         self.projection = Projection(student, teacher)
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
         _, real, pairs = batch.counts
-        taught = teacher.states(batch.input_ids, batch.attention_mask)
-        learned = encoder_states(self.student, batch.input_ids, batch.attention_mask)
+        taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
+        learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
         mask = batch.mask
 
-        losses = {"loss_hidden_state": hidden_state_loss(self.projection, learned, taught, mask, real)}
+        losses = {"loss_hidden_state": summed_hidden_state_loss(self.projection, learned, taught, mask, real)}
         loss = c.hidden_state_weight * losses["loss_hidden_state"]
         if c.attention_score_weight:
-            losses["loss_attention_score"] = attention_score_loss(learned, taught, mask, real, pairs)
+            losses["loss_attention_score"] = summed_attention_score_loss(learned, taught, mask, real, pairs)
             loss = loss + c.attention_score_weight * losses["loss_attention_score"]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -12,16 +12,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tutorkd import functional as F
+from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
-from tutorkd.methods.internal import Projection, attention_score_loss, hidden_state_loss
+from tutorkd.methods.internal import (
+    Projection,
+    matched_layers,
+    summed_attention_score_loss,
+    summed_hidden_state_loss,
+)
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.methods.soft_targets import check_mlm_head, soft_cross_entropy
+from tutorkd.reader import Ask, Head, Reader, Reading
 from tutorkd.sampling import likeliest, sample_replacements, without
 from tutorkd.step import StepOutput, at_positions, spread
-from tutorkd.teacher import EncoderStates, MLMHead, Teacher, encoder_states
+from tutorkd.teacher import Teacher
 
 CITATION = """\
 @inproceedings{kim-etal-2022-tutoring,
@@ -123,11 +129,10 @@ class Lesson(NamedTuple):
     replaced_ids: Tensor  # (k,), x'
     ratio: Tensor  # (k,), a^T
     student_logits: Tensor  # (B, L), f(h^S) before the sigmoid; with target mlm-logits (k, V), the MLM's
-    tutored_logits: Tensor  # (k, V), the teacher's reading X'
     reward_teacher: Tensor  # (k,)
     reward_student: Tensor  # (k,)
-    taught: EncoderStates  # the teacher's, reading X'
-    learned: EncoderStates  # the student's, reading X'
+    taught: Reading  # the teacher's, reading X'
+    learned: Reading  # the student's, reading X'
 
 
 class TutorKD(nn.Module):
@@ -162,17 +167,20 @@ class TutorKD(nn.Module):
             check_mlm_head("tutor-kd with --target mlm-logits", student)
         prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
         self.student = student
+        self.reader = Reader(student)
         self.args = settings
-        self.tutor: MLMHead | None = None
+        self.tutor: Head | None = None
         if settings.tutor == "learned":
             self.tutor = copy.deepcopy(teacher.head).float().requires_grad_(True)
             if settings.tutor_init == "random":
                 self.tutor.reset_parameters()
-        if settings.needs_mlm_head:
-            self.mlm_head = MLMHead(student)
-        else:
+        scores = settings.attention_score_weight != 0
+        learned, taught = matched_layers(student, teacher, settings.hidden_state_weight != 0, scores)
+        if not settings.needs_mlm_head:
             initializer_range = getattr(student.config, "initializer_range", 0.02)
             self.modified_logit_head = ModifiedLogitHead(student.config.hidden_size, initializer_range)
+            learned = learned._replace(hidden=learned.hidden or [student.config.num_hidden_layers])  # the head reads it
+        self.asked_of_student, self.asked_of_teacher = learned, taught
         self.projection = Projection(student, teacher)
         self.register_buffer("forbidden_ids", torch.tensor(forbidden_ids, dtype=torch.long), persistent=False)
 
@@ -185,11 +193,11 @@ class TutorKD(nn.Module):
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
         mask = batch.mask
         if c.target == "mlm-logits":
-            soft = soft_cross_entropy(lesson.student_logits, lesson.tutored_logits, 1.0, masked)
+            soft = soft_cross_entropy(lesson.student_logits, lesson.taught.logits, 1.0, masked)
             losses = {"loss_soft_cross_entropy": soft}
         else:
             target = spread(lesson.ratio, batch.masked_positions, like=batch.input_ids, elsewhere=1.0)
-            losses = {"loss_modified_logit": F.modified_logit_loss(lesson.student_logits, target, mask, real)}
+            losses = {"loss_modified_logit": functional.modified_logit_loss(lesson.student_logits, target, mask, real)}
         if lesson.policy_logits is not None and lesson.tutor_logits is not None:
             reward = {
                 "both": lesson.reward_teacher + lesson.reward_student,
@@ -198,11 +206,11 @@ class TutorKD(nn.Module):
                 "none": torch.zeros_like(lesson.reward_teacher),
             }[c.rewards]
             if c.reward_baseline == "mean":
-                reward = F.advantage(reward)
-            losses["loss_policy"] = F.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
+                reward = functional.advantage(reward)
+            losses["loss_policy"] = functional.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
             # Before the cut to the likeliest: tokens that fell out of the candidates would never be pulled back in.
             prior = without(lesson.teacher_logits, self.forbidden_ids)
-            losses["loss_plausibility"] = F.plausibility_loss(lesson.tutor_logits, prior, masked)
+            losses["loss_plausibility"] = functional.plausibility_loss(lesson.tutor_logits, prior, masked)
         weights = {
             "loss_modified_logit": c.modified_logit_weight,
             "loss_soft_cross_entropy": c.mlm_logit_weight,
@@ -211,10 +219,11 @@ class TutorKD(nn.Module):
             "loss_hidden_state": c.hidden_state_weight,
             "loss_attention_score": c.attention_score_weight,
         }
+        learned, taught = lesson.learned, lesson.taught
         if c.hidden_state_weight:
-            losses["loss_hidden_state"] = hidden_state_loss(self.projection, lesson.learned, lesson.taught, mask, real)
+            losses["loss_hidden_state"] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
         if c.attention_score_weight:
-            losses["loss_attention_score"] = attention_score_loss(lesson.learned, lesson.taught, mask, real, pairs)
+            losses["loss_attention_score"] = summed_attention_score_loss(learned, taught, mask, real, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
         figures = {
@@ -224,8 +233,8 @@ class TutorKD(nn.Module):
             "share_ratio_1": (lesson.ratio == 1).float(),
         }
         if lesson.policy_logits is not None:
-            figures["tutor_entropy"] = F.policy_entropy(lesson.policy_logits)
-        means = {name: F.mean_over(values.sum(), len(values), masked) for name, values in figures.items()}
+            figures["tutor_entropy"] = functional.policy_entropy(lesson.policy_logits)
+        means = {name: functional.mean_over(values.sum(), len(values), masked) for name, values in figures.items()}
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
 
     def teach(self, batch: Batch, teacher: Teacher) -> Lesson:
@@ -233,13 +242,13 @@ class TutorKD(nn.Module):
         original_ids, positions = batch.original_ids, batch.masked_positions
 
         # 1. The teacher reads X^M.
-        hidden = at_positions(teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask), positions)
-        teacher_logits = teacher.logits(hidden).float()  # once: several formulas compute in float32
+        masked = teacher(batch.corrupted_ids, batch.attention_mask, positions=positions)
+        teacher_logits = masked.logits.float()  # once: several formulas compute in float32
 
         # 2. The tutor replaces the masked tokens, which gives X'.
         tutor_logits = policy_logits = None
         if self.tutor is not None:
-            tutor_logits = without(self.tutor(hidden.float()).float(), self.forbidden_ids)
+            tutor_logits = without(self.tutor(masked.features.float()).float(), self.forbidden_ids)
             policy_logits, replaced_ids = self._act(tutor_logits)
         elif self.args.tutor == "teacher":
             _, replaced_ids = self._act(without(teacher_logits, self.forbidden_ids))
@@ -250,18 +259,19 @@ class TutorKD(nn.Module):
         tutored_ids = batch.with_tokens(replaced_ids)
 
         # 3. The teacher reads X'.
-        taught = teacher.states(tutored_ids, batch.attention_mask)
-        tutored_logits = teacher.logits(at_positions(taught.hidden[-1], positions))
+        taught = teacher(tutored_ids, batch.attention_mask, self.asked_of_teacher, positions)
 
         # 4. The student reads X'.
-        learned = encoder_states(cast(PreTrainedModel, self.student.base_model), tutored_ids, batch.attention_mask)
-        ratio = F.modified_logit_target(teacher_logits, original_ids, replaced_ids)
+        learned = self.reader(
+            tutored_ids, batch.attention_mask, self.asked_of_student, positions if self.args.needs_mlm_head else None
+        )
+        ratio = functional.modified_logit_target(teacher_logits, original_ids, replaced_ids)
         if self.args.target == "mlm-logits":
-            student_logits = self.mlm_head(at_positions(learned.hidden[-1], positions))
-            reward_student = F.mlm_student_reward(tutored_logits, student_logits)
+            student_logits = learned.logits
+            reward_student = functional.mlm_student_reward(taught.logits, student_logits)
         else:
             student_logits = self.modified_logit_head(learned.hidden[-1])
-            reward_student = F.student_reward(ratio, at_positions(student_logits, positions))
+            reward_student = functional.student_reward(ratio, at_positions(student_logits, positions))
         return Lesson(
             teacher_logits,
             tutor_logits,
@@ -269,8 +279,7 @@ class TutorKD(nn.Module):
             replaced_ids,
             ratio,
             student_logits,
-            tutored_logits,
-            F.teacher_reward(tutored_logits, original_ids, replaced_ids),
+            functional.teacher_reward(taught.logits, original_ids, replaced_ids),
             reward_student,
             taught,
             learned,
@@ -291,11 +300,11 @@ class TutorKD(nn.Module):
             The student's a^S, the teacher's a^T, and 1 where the token drawn is the original, else 0; each (k,).
         """
         original_ids, positions = batch.original_ids, batch.masked_positions
-        hidden = at_positions(teacher.last_hidden_state(batch.corrupted_ids, batch.attention_mask), positions)
-        logits = teacher.logits(hidden)
+        logits = teacher(batch.corrupted_ids, batch.attention_mask, positions=positions).logits
         replaced_ids = sample_replacements(without(logits, self.forbidden_ids), generator=generator)
         ids = batch.with_tokens(replaced_ids)
-        learned = self.student(input_ids=ids, attention_mask=batch.attention_mask).last_hidden_state
+        last = Ask(hidden=[self.student.config.num_hidden_layers])
+        learned = self.reader(ids, batch.attention_mask, last).hidden[-1]
         answers = at_positions(self.modified_logit_head(learned), positions).float().sigmoid()
-        ratio = F.modified_logit_target(logits, original_ids, replaced_ids)
+        ratio = functional.modified_logit_target(logits, original_ids, replaced_ids)
         return answers, ratio, (replaced_ids == original_ids).float()

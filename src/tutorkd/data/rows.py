@@ -1,19 +1,14 @@
-"""Masking: which tokens are hidden, drawn anew each epoch and the same whatever the workers and the batches."""
+"""Rows to train on: which one is read when, the same whatever the workers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
-from transformers import PreTrainedTokenizerBase
 
-from tutorkd.batch import Batch
 from tutorkd.errors import UserError, kind_of
-
-MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
 _ROWS_PER_READ = 64
 _PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dataset"
@@ -125,41 +120,3 @@ def _require_token_ids(rows: Any, first: Any) -> None:
         raise UserError(f"rows are needed as mappings with input_ids, not as {kind_of(first)}; {_PACKED}")
     if columns and "input_ids" not in columns:
         raise UserError(f"rows without a column input_ids among {', '.join(columns)} can't be trained on; {_PACKED}")
-
-
-class MaskingCollator:
-    """Rows to a ``Batch``: padded, with X^M beside X, and counted.
-
-    Each ordinary token is chosen with ``probability``; of the chosen, 80 % become [MASK], 10 % a random ordinary
-    token, 10 % stay (Devlin et al. 2019, section 3.1). Special tokens are neither chosen nor put in.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
-        self.probability, self.seed = probability, seed
-        self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
-        self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
-        self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        shape = (len(rows), int(lengths.max()))
-        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
-        # Not chosen, unless drawn below.
-        choice, action, token = np.ones(shape), np.ones(shape), np.zeros(shape)
-        for i, row in enumerate(rows):
-            n = lengths[i]
-            input_ids[i, :n] = row["input_ids"]
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
-            choice[i, :n], action[i, :n], token[i, :n] = generator.random((3, n))
-        real = np.arange(shape[1]) < lengths[:, None]
-        chosen = (choice < self.probability) & real & ~np.isin(input_ids, self.special_ids)
-        random_ids = self.ordinary_ids[(token * len(self.ordinary_ids)).astype(np.int64)]
-        corrupted_ids = np.where(chosen & (action < MASK_SHARE), self.mask_id, input_ids)
-        put_random = chosen & (action >= MASK_SHARE) & (action < MASK_SHARE + RANDOM_SHARE)
-        corrupted_ids = np.where(put_random, random_ids, corrupted_ids)
-        return Batch.counted(
-            torch.from_numpy(input_ids),
-            torch.from_numpy(corrupted_ids),
-            torch.from_numpy(np.flatnonzero(chosen)),
-            None if real.all() else torch.from_numpy(real.astype(np.int64)),
-        )

@@ -348,7 +348,7 @@ def test_a_push_that_fails_at_the_end_leaves_the_model_and_the_way_to_go_on(root
         trainer.hub_model_id, trainer.push_in_progress = "member/student", None
 
     monkeypatch.setattr("transformers.Trainer.init_hf_repo", made)
-    monkeypatch.setattr("tutorkd.trainer.ask_hub", lambda: None)
+    monkeypatch.setattr("tutorkd.saving.ask_hub", lambda: None)
     message = fail(capfd, *distill(root, out, "--push_to_hub", "--hub_strategy", "end"))
     assert message.startswith("push_to_hub: HF_HUB_OFFLINE keeps from asking the Hub")
     assert f"the model is in {out}" in message

@@ -14,8 +14,9 @@ from datasets import Dataset
 
 from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig, PretrainingConfig
+from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.methods import METHODS
-from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer, MaskedRowsTrainer
+from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,9 @@ from transformers import TrainingArguments
 from tutorkd import TutorKDConfig, TutorKDTrainer
 from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
+from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.methods import METHODS
-from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer, MaskedRowsTrainer
+from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 COMMON = {"per_device_train_batch_size": 4, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
 SETTINGS = {"minilm-v2": {"relation_heads": 4}}
@@ -188,7 +189,7 @@ def test_the_time_left_of_a_resumed_run_is_that_of_the_steps_it_makes(tmp_path, 
 
 def test_every_parameter_is_in_one_part_of_the_gradient(tmp_path):
     trainer = _trainer(tmp_path)
-    found = [id(p) for part in trainer._gradient_parts().values() for p in part.parameters]
+    found = [id(p) for part in trainer._gradient_parts() for p in part.parameters]
     assert len(found) == len(set(found))
     assert set(found) == {id(p) for p in trainer.model.parameters()}
 

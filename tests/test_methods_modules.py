@@ -14,6 +14,7 @@ from transformers import AutoModel, PreTrainedModel
 from tutorkd import capture
 from tutorkd.batch import Batch
 from tutorkd.errors import UserError
+from tutorkd.methods import METHODS as ALL_METHODS
 from tutorkd.methods import distilbert, kd, minilm, minilm_v2, tinybert
 from tutorkd.teacher import Teacher
 
@@ -294,6 +295,12 @@ def test_appended_padding_changes_nothing(method, family):
     torch.testing.assert_close(padded.loss, expected.loss)
     for name, value in expected.metrics.items():
         torch.testing.assert_close(padded.metrics[name], value)
+
+
+@every_method
+def test_every_figure_that_a_module_gives_has_a_label(method):
+    module, teacher = _pair(method)
+    assert {figure.name for figure in ALL_METHODS[method].figures} == module(_batch(), teacher).metrics.keys()
 
 
 @every_method

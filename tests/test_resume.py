@@ -16,7 +16,7 @@ from commands import assert_same, complete, environment, history, lines_of, save
 
 from tutorkd.callbacks import StopOnSignal
 from tutorkd.cli.main import main
-from tutorkd.trainer import MaskedRowsTrainer
+from tutorkd.masked_rows import MaskedRowsTrainer
 
 STEPS = 14
 # 74 rows of 32 tokens make 10 steps of two batches of 4, the last of one batch: 14 steps end in the second epoch.

@@ -265,6 +265,14 @@ def test_padded_rows_change_no_loss(tmp_path, family):
         assert a.metrics[name].item() == pytest.approx(b.metrics[name].item(), rel=1e-4, abs=1e-6), name
 
 
+def test_every_figure_that_a_step_gives_has_a_label(tmp_path):
+    given = set()
+    for target in ("modified-logit", "mlm-logits"):
+        module, teacher = _pair(tmp_path, target=target)
+        given |= module(_batch(), teacher).metrics.keys()
+    assert {figure.name for figure in METHODS["tutor-kd"].figures} == given
+
+
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_micro_batches_sum_to_the_whole_batch(tmp_path, family):
     module, teacher = _pair(tmp_path, family)

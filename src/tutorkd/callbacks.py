@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -10,47 +11,30 @@ from torch import distributed
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# The paper's symbols, which also keep the columns narrow.
-COLUMN_NAMES = {
-    "loss": "loss",
-    "mlm_accuracy": "accuracy",
-    "loss_modified_logit": "L_mod",
-    "loss_hidden_state": "L_hid",
-    "loss_attention_score": "L_att",
-    "loss_policy": "L_pol",
-    "loss_plausibility": "L_kl",
-    "loss_soft_cross_entropy": "L_ce",
-    "loss_mlm": "L_mlm",
-    "loss_cosine": "L_cos",
-    "loss_attention_distribution": "L_at",
-    "loss_query_relation": "L_qr",
-    "loss_key_relation": "L_kr",
-    "loss_value_relation": "L_vr",
-    "reward_teacher": "R_T",
-    "reward_student": "R_S",
-    "share_original": "x'=x",
-    "share_ratio_1": "ratio=1",
-    "tutor_entropy": "H(tutor)",
-    "grad_norm_student": "|g_S|",
-    "grad_norm_tutor": "|g_G|",
-    "learning_rate": "lr",
-    "tokens_per_second": "tok/s",
-    "skipped_steps": "skipped",
-    "eval_probe_auc": "probe AUC",
-    "eval_probe_correlation": "probe corr.",
-    "eval_loss": "held-out loss",
-    "eval_accuracy": "accuracy",
-    "eval_perplexity": "perplexity",
+from tutorkd.step import LOSS, Figure
+
+LEARNING_RATE = Figure("learning_rate", "lr")
+TOKENS_PER_SECOND = Figure("tokens_per_second", "tok/s")
+SKIPPED_STEPS = Figure("skipped_steps", "skipped")
+# What Trainer logs too, and a table has no room for.
+NOT_SHOWN = {
+    *("epoch", "grad_norm", "total_flos", "train_loss", "seconds_left"),
+    *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"),
 }
-NOT_SHOWN = {"epoch", "grad_norm", "total_flos", "train_loss", "seconds_left", "eval_model_preparation_time"}
-ORDER = list(COLUMN_NAMES)
 
 
 class ProgressTable(TrainerCallback):
-    """A progress bar with throughput and time left, above it a table that lines up, a row a log."""
+    """A progress bar with throughput and time left, above it a table that lines up, a row a log.
 
-    def __init__(self, stage: str):
+    Args:
+        stage: what the bar calls this.
+        figures: what the table's columns are, in their order, between the loss and what every run logs.
+    """
+
+    def __init__(self, stage: str, figures: Sequence[Figure]):
         self.stage = stage
+        ordered = (LOSS, *figures, LEARNING_RATE, TOKENS_PER_SECOND, SKIPPED_STEPS)
+        self.labels = {figure.name: figure.label for figure in ordered}
         self.bar: tqdm | None = None
         self.columns: list[str] = []
 
@@ -68,18 +52,19 @@ class ProgressTable(TrainerCallback):
     def on_log(self, args, state: TrainerState, control, logs: dict[str, Any] | None = None, **kwargs):
         if self.bar is None or logs is None or "train_runtime" in logs:
             return
-        shown = {k: v for k, v in logs.items() if k not in NOT_SHOWN and not _is_timing(k)}
+        shown = {k: v for k, v in logs.items() if k not in NOT_SHOWN}
         if "loss" not in logs:
-            figures = ", ".join(f"{COLUMN_NAMES.get(k, k)} {_cell(v)}" for k, v in shown.items())
+            figures = ", ".join(f"{self.labels.get(k, k)} {_cell(v)}" for k, v in shown.items())
             if figures:
                 self.bar.write(f"{'':>7}  {figures}")
             return
-        if "tokens_per_second" in logs:
-            self.bar.set_postfix_str(f"{logs['tokens_per_second']:,.0f} tokens/s")
-        columns = sorted(shown, key=lambda name: ORDER.index(name) if name in ORDER else -1)
+        if TOKENS_PER_SECOND.name in logs:
+            self.bar.set_postfix_str(f"{logs[TOKENS_PER_SECOND.name]:,.0f} tokens/s")
+        order = list(self.labels)
+        columns = sorted(shown, key=lambda name: order.index(name) if name in order else -1)
         if columns != self.columns:
             self.columns = columns
-            self.bar.write(f"{'step':>7}" + "".join(f"{COLUMN_NAMES.get(c, c):>9}" for c in self.columns))
+            self.bar.write(f"{'step':>7}" + "".join(f"{self.labels.get(c, c):>9}" for c in self.columns))
         self.bar.write(f"{state.global_step:>7}" + "".join(f"{_cell(shown[c]):>9}" for c in self.columns))
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -90,10 +75,6 @@ class ProgressTable(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def _is_timing(key: str) -> bool:
-    return key.startswith("eval_") and key.endswith(("runtime", "per_second"))
 
 
 def _cell(value: Any) -> str:
@@ -180,4 +161,4 @@ class Throughput(TrainerCallback):
         self._restart(step)
         if not steps:
             return {}
-        return {"tokens_per_second": tokens / elapsed, "seconds_left": elapsed / steps * (max_steps - step)}
+        return {TOKENS_PER_SECOND.name: tokens / elapsed, "seconds_left": elapsed / steps * (max_steps - step)}

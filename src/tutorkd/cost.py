@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from tutorkd.trainer import MaskedRowsTrainer
+from tutorkd.masked_rows import MaskedRowsTrainer
 
 
 def _attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:

@@ -7,13 +7,32 @@ fills the masked positions of held-out rows, and the student is asked which toke
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 from transformers import EvalPrediction
 
+from tutorkd.step import Figure
+
 IGNORED = -100.0  # marks positions that are not asked about
+# Trainer puts "eval_" before the names that the functions below give.
+LOSS = Figure("eval_loss", "held-out loss", "loss on held-out rows")
+AUC = Figure("eval_probe_auc", "probe AUC", "probe AUC, 0.5 to 1")
+CORRELATION = Figure("eval_probe_correlation", "probe corr.", "probe correlation, -1 to 1")
+ACCURACY = Figure("eval_accuracy", "accuracy")
+PERPLEXITY = Figure("eval_perplexity", "perplexity")
+
+
+class HeldOut(NamedTuple):
+    """What held-out rows are judged by in the place of the loss."""
+
+    look: Callable[..., tuple[Tensor, ...]]  # of module, batch, teacher and generator: tensors (k,) at masked positions
+    metrics: Callable[[EvalPrediction], dict[str, float]]  # of all that was looked at, spread over the rows
+    figures: tuple[Figure, ...]
 
 
 def probe_metrics(prediction: EvalPrediction) -> dict[str, float]:

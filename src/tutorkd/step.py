@@ -4,6 +4,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+LOSS_AXIS = "loss, mean of the window"
+
+
+class Figure(NamedTuple):
+    """A figure of the log."""
+
+    name: str
+    label: str  # heads its column: the paper's symbol, where there is one
+    axis: str | None = None  # what a plot of it says at its axis; None if none is drawn
+
+
+LOSS = Figure("loss", "loss", LOSS_AXIS)
+
 
 class StepOutput(NamedTuple):
     """What one forward pass of a trained module gives to the trainer."""

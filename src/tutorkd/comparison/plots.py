@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from tutorkd.callbacks import COLUMN_NAMES
+from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
+from tutorkd.methods import METHODS
 from tutorkd.plotting import COLOURS, save_figure
+from tutorkd.step import LOSS
 
 Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
 Log = dict[str, dict[str, dict[int, list[float]]]]  # figure to variant to step to the values of the seeds
@@ -26,16 +28,9 @@ _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _LABEL_GAP = 0.055  # of the axes' height between two labels
-_UNITS = {
-    "eval_probe_auc": "probe AUC, 0.5 to 1",
-    "eval_probe_correlation": "probe correlation, -1 to 1",
-    "eval_loss": "loss on held-out rows",
-    "tutor_entropy": "tutor's entropy, nats",
-    "share_original": "share of x' = x, 0 to 1",
-    "share_ratio_1": "share of ratios at 1, 0 to 1",
-    "reward_teacher": "mean reward",
-    "reward_student": "mean reward",
-}
+_HELD_OUT = {figure.name: figure for figure in (probe.LOSS, probe.AUC, probe.CORRELATION)}
+_FIGURES = (LOSS, *(figure for method in METHODS.values() for figure in method.figures))
+_DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 
 
 def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -135,10 +130,10 @@ def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
         values = [value for by_step in by_variant.values() for each in by_step.values() for value in each]
         if min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")  # methods weigh their losses differently
-        title = COLUMN_NAMES[key] if key.startswith("eval_") else key.replace("_", " ")
+        title = _HELD_OUT[key].label if key in _HELD_OUT else key.replace("_", " ")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step")
-        axes.set_ylabel(_UNITS.get(key, "loss, mean of the window"))
+        axes.set_ylabel(_DRAWN[key].axis)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(alpha=0.25)
     for axes in list(panels):
@@ -165,10 +160,10 @@ def _logs(cells: Sequence[Cell]) -> dict[str, Log]:
     for cell in cells:
         for entry in (cell.result or {"training": {}})["training"].get("log", []):
             for key, value in entry.items():
-                if key in _UNITS or (key.startswith("loss") and "loss" in entry):
+                if key in _DRAWN:
                     found[cell.student][key][cell.variant][entry["step"]].append(value)
     return {
-        student: {key: figures[key] for key in sorted(figures, key=lambda key: (not key.startswith("eval_"), key))}
+        student: {key: figures[key] for key in sorted(figures, key=lambda key: (key not in _HELD_OUT, key))}
         for student, figures in found.items()
     }
 

@@ -25,10 +25,10 @@ from transformers import PreTrainedModel
 from tutorkd.batch import Batch
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
-from tutorkd.methods.masked_lm import masked_lm_loss
-from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
+from tutorkd.methods.masked_lm import MLM_LOSS, masked_lm_loss
+from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
 from tutorkd.reader import Ask, Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -41,6 +41,10 @@ CITATION = """\
   archivePrefix = {arXiv},
   primaryClass = {cs.CL}
 }"""
+
+
+COSINE = Figure("loss_cosine", "L_cos", LOSS_AXIS)
+FIGURES = (SOFT_CROSS_ENTROPY, MLM_LOSS, COSINE)
 
 
 @dataclass
@@ -125,9 +129,9 @@ class DistilBERT(nn.Module):
 
         soft = soft_cross_entropy(learned.logits, taught.logits, c.temperature, masked)
         hard = masked_lm_loss(learned.logits, batch.original_ids, masked)
-        losses = {"loss_soft_cross_entropy": soft, "loss_mlm": hard}
+        losses = {SOFT_CROSS_ENTROPY.name: soft, MLM_LOSS.name: hard}
         loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
         if c.cosine_weight:
-            losses["loss_cosine"] = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, real)
-            loss = loss + c.cosine_weight * losses["loss_cosine"]
+            losses[COSINE.name] = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, real)
+            loss = loss + c.cosine_weight * losses[COSINE.name]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -12,8 +12,12 @@ from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.functional import Count
 from tutorkd.reader import Ask, Reading
+from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.students import matching_layers
 from tutorkd.teacher import Teacher
+
+HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
+ATTENTION_SCORE = Figure("loss_attention_score", "L_att", LOSS_AXIS)
 
 
 class Projection(nn.Linear):

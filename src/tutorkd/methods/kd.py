@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
-from tutorkd.methods.soft_targets import check_soft_targets, soft_cross_entropy
+from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
@@ -32,6 +32,9 @@ CITATION = """\
   archivePrefix = {arXiv},
   primaryClass = {stat.ML}
 }"""
+
+
+FIGURES = (SOFT_CROSS_ENTROPY,)
 
 
 @dataclass
@@ -73,4 +76,4 @@ class KD(nn.Module):
         taught = teacher(*rows, positions=batch.masked_positions)
         learned = self.reader(*rows, positions=batch.masked_positions)
         loss = soft_cross_entropy(learned.logits, taught.logits, self.args.temperature, batch.counts.masked)
-        return StepOutput(loss, {"loss_soft_cross_entropy": loss.detach()})
+        return StepOutput(loss, {SOFT_CROSS_ENTROPY.name: loss.detach()})

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over
 from tutorkd.reader import Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -28,6 +28,11 @@ CITATION = """\
   pages = {4171--4186},
   doi = {10.18653/v1/N19-1423}
 }"""
+
+
+MLM_ACCURACY = Figure("mlm_accuracy", "accuracy")
+MLM_LOSS = Figure("loss_mlm", "L_mlm", LOSS_AXIS)
+FIGURES = (MLM_ACCURACY,)
 
 
 @dataclass
@@ -76,7 +81,7 @@ class MaskedLM(nn.Module):
         named = (logits.argmax(-1) == labels).float()
         masked = batch.counts.masked
         return StepOutput(
-            masked_lm_loss(logits, labels, masked), {"mlm_accuracy": mean_over(named.sum(), len(named), masked)}
+            masked_lm_loss(logits, labels, masked), {MLM_ACCURACY.name: mean_over(named.sum(), len(named), masked)}
         )
 
     @torch.no_grad()

@@ -31,9 +31,9 @@ from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture, shared_window
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import relation_loss
+from tutorkd.methods.relations import VALUE_RELATION, relation_loss
 from tutorkd.reader import Ask, Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -46,6 +46,10 @@ CITATION = """\
   year = {2020},
   pages = {5776--5788}
 }"""
+
+
+ATTENTION_DISTRIBUTION = Figure("loss_attention_distribution", "L_at", LOSS_AXIS)
+FIGURES = (ATTENTION_DISTRIBUTION, VALUE_RELATION)
 
 
 @dataclass
@@ -103,5 +107,5 @@ class MiniLM(nn.Module):
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)
         return StepOutput(
             c.attention_distribution_weight * attention + c.value_relation_weight * value,
-            {"loss_attention_distribution": attention.detach(), "loss_value_relation": value.detach()},
+            {ATTENTION_DISTRIBUTION.name: attention.detach(), VALUE_RELATION.name: value.detach()},
         )

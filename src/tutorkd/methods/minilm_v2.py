@@ -30,9 +30,9 @@ from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import relation_loss
+from tutorkd.methods.relations import VALUE_RELATION, relation_loss
 from tutorkd.reader import Ask, Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -45,6 +45,11 @@ CITATION = """\
   pages = {2140--2151},
   doi = {10.18653/v1/2021.findings-acl.188}
 }"""
+
+
+QUERY_RELATION = Figure("loss_query_relation", "L_qr", LOSS_AXIS)
+KEY_RELATION = Figure("loss_key_relation", "L_kr", LOSS_AXIS)
+FIGURES = (QUERY_RELATION, KEY_RELATION, VALUE_RELATION)
 
 
 @dataclass
@@ -149,9 +154,9 @@ class MiniLMv2(nn.Module):
         return StepOutput(
             c.query_relation_weight * query + c.key_relation_weight * key + c.value_relation_weight * value,
             {
-                "loss_query_relation": query.detach(),
-                "loss_key_relation": key.detach(),
-                "loss_value_relation": value.detach(),
+                QUERY_RELATION.name: query.detach(),
+                KEY_RELATION.name: key.detach(),
+                VALUE_RELATION.name: value.detach(),
             },
         )
 

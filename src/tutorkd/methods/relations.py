@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutorkd.functional import Count, mean_over
+from tutorkd.step import LOSS_AXIS, Figure
 
+VALUE_RELATION = Figure("loss_value_relation", "L_vr", LOSS_AXIS)
 # Score of a position that has no share: the softmax makes exactly 0 of it, and differences of such scores stay finite.
 _LEFT_OUT = -1e30
 

@@ -11,7 +11,10 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.reader import has_head
+from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
+
+SOFT_CROSS_ENTROPY = Figure("loss_soft_cross_entropy", "L_ce", LOSS_AXIS)
 
 
 def soft_cross_entropy(

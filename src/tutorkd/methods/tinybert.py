@@ -27,6 +27,8 @@ from transformers import PreTrainedModel
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.methods.internal import (
+    ATTENTION_SCORE,
+    HIDDEN_STATE,
     Projection,
     matched_layers,
     summed_attention_score_loss,
@@ -47,6 +49,9 @@ CITATION = """\
   pages = {4163--4174},
   doi = {10.18653/v1/2020.findings-emnlp.372}
 }"""
+
+
+FIGURES = (HIDDEN_STATE, ATTENTION_SCORE)
 
 
 @dataclass
@@ -101,9 +106,9 @@ class TinyBERT(nn.Module):
         learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
         mask = batch.mask
 
-        losses = {"loss_hidden_state": summed_hidden_state_loss(self.projection, learned, taught, mask, real)}
-        loss = c.hidden_state_weight * losses["loss_hidden_state"]
+        losses = {HIDDEN_STATE.name: summed_hidden_state_loss(self.projection, learned, taught, mask, real)}
+        loss = c.hidden_state_weight * losses[HIDDEN_STATE.name]
         if c.attention_score_weight:
-            losses["loss_attention_score"] = summed_attention_score_loss(learned, taught, mask, real, pairs)
-            loss = loss + c.attention_score_weight * losses["loss_attention_score"]
+            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
+            loss = loss + c.attention_score_weight * losses[ATTENTION_SCORE.name]
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()})

@@ -10,23 +10,27 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
+from tutorkd.gradients import GradientPart
 from tutorkd.methods.internal import (
+    ATTENTION_SCORE,
+    HIDDEN_STATE,
     Projection,
     matched_layers,
     summed_attention_score_loss,
     summed_hidden_state_loss,
 )
 from tutorkd.methods.pair import check_layers, check_vocabulary
-from tutorkd.methods.soft_targets import check_mlm_head, soft_cross_entropy
+from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_mlm_head, soft_cross_entropy
+from tutorkd.probe import AUC, CORRELATION, HeldOut, probe_metrics
 from tutorkd.reader import Ask, Head, Reader, Reading
 from tutorkd.sampling import likeliest, sample_replacements, without
-from tutorkd.step import StepOutput, at_positions, spread
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput, at_positions, spread
 from tutorkd.teacher import Teacher
 
 CITATION = """\
@@ -38,6 +42,20 @@ CITATION = """\
   pages = {7371--7382},
   doi = {10.18653/v1/2022.emnlp-main.498}
 }"""
+
+
+MODIFIED_LOGIT = Figure("loss_modified_logit", "L_mod", LOSS_AXIS)
+POLICY = Figure("loss_policy", "L_pol", LOSS_AXIS)
+PLAUSIBILITY = Figure("loss_plausibility", "L_kl", LOSS_AXIS)
+REWARD_TEACHER = Figure("reward_teacher", "R_T", "mean reward")
+REWARD_STUDENT = Figure("reward_student", "R_S", "mean reward")
+SHARE_ORIGINAL = Figure("share_original", "x'=x", "share of x' = x, 0 to 1")
+SHARE_RATIO_1 = Figure("share_ratio_1", "ratio=1", "share of ratios at 1, 0 to 1")
+TUTOR_ENTROPY = Figure("tutor_entropy", "H(tutor)", "tutor's entropy, nats")
+FIGURES = (
+    *(MODIFIED_LOGIT, HIDDEN_STATE, ATTENTION_SCORE, POLICY, PLAUSIBILITY, SOFT_CROSS_ENTROPY),
+    *(REWARD_TEACHER, REWARD_STUDENT, SHARE_ORIGINAL, SHARE_RATIO_1, TUTOR_ENTROPY),
+)
 
 
 @dataclass
@@ -194,10 +212,10 @@ class TutorKD(nn.Module):
         mask = batch.mask
         if c.target == "mlm-logits":
             soft = soft_cross_entropy(lesson.student_logits, lesson.taught.logits, 1.0, masked)
-            losses = {"loss_soft_cross_entropy": soft}
+            losses = {SOFT_CROSS_ENTROPY.name: soft}
         else:
             target = spread(lesson.ratio, batch.masked_positions, like=batch.input_ids, elsewhere=1.0)
-            losses = {"loss_modified_logit": functional.modified_logit_loss(lesson.student_logits, target, mask, real)}
+            losses = {MODIFIED_LOGIT.name: functional.modified_logit_loss(lesson.student_logits, target, mask, real)}
         if lesson.policy_logits is not None and lesson.tutor_logits is not None:
             reward = {
                 "both": lesson.reward_teacher + lesson.reward_student,
@@ -207,33 +225,33 @@ class TutorKD(nn.Module):
             }[c.rewards]
             if c.reward_baseline == "mean":
                 reward = functional.advantage(reward)
-            losses["loss_policy"] = functional.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
+            losses[POLICY.name] = functional.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
             # Before the cut to the likeliest: tokens that fell out of the candidates would never be pulled back in.
             prior = without(lesson.teacher_logits, self.forbidden_ids)
-            losses["loss_plausibility"] = functional.plausibility_loss(lesson.tutor_logits, prior, masked)
+            losses[PLAUSIBILITY.name] = functional.plausibility_loss(lesson.tutor_logits, prior, masked)
         weights = {
-            "loss_modified_logit": c.modified_logit_weight,
-            "loss_soft_cross_entropy": c.mlm_logit_weight,
-            "loss_policy": c.policy_weight,
-            "loss_plausibility": c.plausibility_weight,
-            "loss_hidden_state": c.hidden_state_weight,
-            "loss_attention_score": c.attention_score_weight,
+            MODIFIED_LOGIT.name: c.modified_logit_weight,
+            SOFT_CROSS_ENTROPY.name: c.mlm_logit_weight,
+            POLICY.name: c.policy_weight,
+            PLAUSIBILITY.name: c.plausibility_weight,
+            HIDDEN_STATE.name: c.hidden_state_weight,
+            ATTENTION_SCORE.name: c.attention_score_weight,
         }
         learned, taught = lesson.learned, lesson.taught
         if c.hidden_state_weight:
-            losses["loss_hidden_state"] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
+            losses[HIDDEN_STATE.name] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
         if c.attention_score_weight:
-            losses["loss_attention_score"] = summed_attention_score_loss(learned, taught, mask, real, pairs)
+            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
         figures = {
-            "reward_teacher": lesson.reward_teacher,
-            "reward_student": lesson.reward_student,
-            "share_original": (lesson.replaced_ids == batch.original_ids).float(),
-            "share_ratio_1": (lesson.ratio == 1).float(),
+            REWARD_TEACHER.name: lesson.reward_teacher,
+            REWARD_STUDENT.name: lesson.reward_student,
+            SHARE_ORIGINAL.name: (lesson.replaced_ids == batch.original_ids).float(),
+            SHARE_RATIO_1.name: (lesson.ratio == 1).float(),
         }
         if lesson.policy_logits is not None:
-            figures["tutor_entropy"] = functional.policy_entropy(lesson.policy_logits)
+            figures[TUTOR_ENTROPY.name] = functional.policy_entropy(lesson.policy_logits)
         means = {name: functional.mean_over(values.sum(), len(values), masked) for name, values in figures.items()}
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
 
@@ -308,3 +326,26 @@ class TutorKD(nn.Module):
         answers = at_positions(self.modified_logit_head(learned), positions).float().sigmoid()
         ratio = functional.modified_logit_target(logits, original_ids, replaced_ids)
         return answers, ratio, (replaced_ids == original_ids).float()
+
+
+def build(
+    student: PreTrainedModel, teacher: Teacher, settings: TutorKDSettings, tokenizer: PreTrainedTokenizerBase
+) -> TutorKD:
+    """A ``TutorKD`` whose tutor draws tokens of text alone."""
+    beyond = range(len(tokenizer), teacher.config.vocab_size)  # vocabularies are padded to round numbers
+    return TutorKD(student, teacher, sorted({*tokenizer.all_special_ids, *beyond}), settings)
+
+
+def gradient_parts(module: TutorKD) -> list[GradientPart]:
+    """The tutor's gradient apart from the student's: a spike of one doesn't shrink the other's step."""
+    if module.tutor is None:
+        return []
+    norm = Figure("grad_norm_tutor", "|g_G|")
+    return [GradientPart(norm, list(module.tutor.parameters()), module.args.tutor_max_grad_norm)]
+
+
+def held_out(settings: TutorKDSettings) -> HeldOut | None:
+    """The probe, where the student has a modified logit to be asked for."""
+    if settings.target != "modified-logit":
+        return None
+    return HeldOut(TutorKD.answer, probe_metrics, (AUC, CORRELATION))

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step
+from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.settings import resolved
-from tutorkd.trainer import MaskedRowsTrainer
 from tutorkd.words import duration
 
 

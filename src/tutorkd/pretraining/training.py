@@ -14,8 +14,8 @@ from tutorkd.checkpoints import step_of
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.files import writing, written_whole
+from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.run_folder import FINISHED_FILE, RunFolder
-from tutorkd.trainer import MaskedRowsTrainer
 from tutorkd.words import duration, one_line
 
 Trainer = TypeVar("Trainer", bound=MaskedRowsTrainer)

@@ -1,0 +1,58 @@
+"""Settings of Trainer that can't be trained with here, and one that needs our help."""
+
+from typing import cast
+
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+from transformers import PreTrainedModel
+
+from tutorkd.config import PretrainingConfig
+from tutorkd.errors import UserError
+
+
+def check_arguments(args: PretrainingConfig) -> None:
+    """Refuse arguments that would train otherwise than they say.
+
+    Raises:
+        UserError: with what to set instead.
+    """
+    _refuse_sharding(args)
+    if args.fp16 and args.device.type == "cpu":  # accelerate would train in float32 and say nothing
+        raise UserError("fp16 needs a GPU; on a processor use bf16, or leave both out")
+    if args.n_gpu > 1:
+        raise UserError(
+            "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
+            "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _refuse_sharding(args: PretrainingConfig) -> None:
+    """Refuse engines that spread a model over devices, whether the arguments or ``accelerate launch`` ask for them.
+
+    Raises:
+        UserError: with what to start instead.
+    """
+    asked = [name for name in ("fsdp", "deepspeed", "parallelism_config") if getattr(args, name)]
+    launched = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+    asked += [name for name in (*launched, "ACCELERATE_USE_PARALLELISM_CONFIG") if parse_flag_from_env(name)]
+    if asked:
+        raise UserError(
+            f"{asked[0]} isn't to be set: each device holds a whole copy of the model here; start one process a device "
+            "with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed"
+        )
+
+
+def prepare_for_checkpointing(module: nn.Module, model: PreTrainedModel, args: PretrainingConfig) -> None:
+    """Let Trainer, which asks ``module`` for gradient checkpointing, find it at ``model``.
+
+    Raises:
+        UserError: if the model can't, or in the way that runs the forward pass without gradients.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: transformers has none for a {type(model).__name__}; leave it out")
+    # Queries, keys and values are taken during the forward pass; they have a gradient only if it is kept there.
+    if cast(dict, args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise UserError("gradient_checkpointing_kwargs: use_reentrant can't be true here; leave it out")
+    for name in ("gradient_checkpointing_enable", "activation_checkpointing_enable"):
+        if hasattr(model, name):
+            setattr(module, name, getattr(model, name))

@@ -1,0 +1,235 @@
+"""The trainer's step: transformers' own, around a module that computes its losses on masked rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from accelerate.utils import send_to_device, set_seed
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from tutorkd.arguments import check_arguments, prepare_for_checkpointing
+from tutorkd.batch import Batch, BatchCounts
+from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
+from tutorkd.config import PretrainingConfig
+from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
+from tutorkd.errors import UserError
+from tutorkd.gradients import GradientPart, clip
+from tutorkd.objective import MaskingCollator
+from tutorkd.probe import IGNORED
+from tutorkd.runtime import keep_freed_memory
+from tutorkd.saving import SavingTrainer
+from tutorkd.step import Figure, spread
+from tutorkd.window import Window
+
+# Steps in a row in which the loss scale of fp16, 2^16 at first, may fall before a run has diverged.
+_SCALE_HALVINGS = 25
+
+
+class MaskedRowsTrainer(SavingTrainer):
+    """``Trainer`` on packed rows that are masked anew each epoch.
+
+    Batch size, accumulation, precision, resuming, checkpoints and ``report_to`` are ``Trainer``'s. Losses are means
+    over the whole batch however it is split, the log's figures are averaged on the device and read at log time, a
+    step whose gradient isn't finite is skipped and counted, and a resumed run equals one never interrupted.
+
+    Args:
+        module: computes the losses of a ``Batch``. It is trained, and saved, in float32, also where the checkpoint that
+            it was loaded from is in 16 bits.
+        model: the part of ``module`` that is saved as a plain transformers model.
+        args: ``PretrainingConfig``.
+        train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``.
+        eval_dataset: likewise, held out.
+        processing_class: the tokenizer.
+        stage: what the progress bar calls this.
+        figures: what is shown of the log, in its order, beside the loss.
+
+    Raises:
+        UserError: for settings that can't be trained with; before the first step.
+    """
+
+    args: PretrainingConfig
+    model: nn.Module
+    processing_class: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: PreTrainedModel,
+        args: PretrainingConfig,
+        train_dataset: Any,
+        eval_dataset: Any,
+        processing_class: PreTrainedTokenizerBase,
+        stage: str,
+        figures: Sequence[Figure],
+        **kwargs: Any,
+    ):
+        check_arguments(args)
+        if args.eval_strategy != "no" and eval_dataset is None:
+            raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
+        module.float()  # 16 bits round AdamW's steps away; what is saved is what was trained
+        if args.gradient_checkpointing:
+            prepare_for_checkpointing(module, model, args)
+        self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
+        self.data_seed = args.seed if args.data_seed is None else args.data_seed
+        self.masking = MaskingCollator(processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size)
+        super().__init__(
+            model=module,
+            args=args,
+            data_collator=cast(Any, self.masking),  # Trainer's own gives dictionaries
+            train_dataset=DrawnRows(train_dataset)
+            if hasattr(train_dataset, "__len__")
+            else StreamedRows(train_dataset),
+            eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset, args.eval_rows),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if args.device.type == "cpu":
+            keep_freed_memory()
+        self.saved_model = model
+        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self._progress = ProgressTable(stage, figures)
+        self.add_callback(self._progress)
+        self._throughput = Throughput()
+        self.add_callback(self._throughput)
+        self.add_callback(StepsAsAsked())
+        self._window = Window(args.device)
+        self._nonfinite_in_a_row = self._skipped_steps = 0
+
+    # Data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(rows, DrawnRows):
+            return None
+        # The state counts passes: a whole number where an epoch begins, more where a resumed run goes on within one.
+        return EpochSampler(len(rows), self.data_seed, lambda: int(self.state.epoch or 0))
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack([torch.stack(batch.counts) for batch in batches])
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.sum(0, keepdim=True))
+        whole = BatchCounts.total(counts)
+        # Handed on in the batches; Trainer is told so that it doesn't divide the losses by the number of micro-batches.
+        return [batch._replace(counts=whole) for batch in batches], whole
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As Trainer's, which can't make named tuples."""
+        return send_to_device(inputs, self.args.device)
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        super()._track_num_input_tokens({key: value for key, value in inputs._asdict().items() if value is not None})
+
+    # The step
+
+    def _forward_arguments(self) -> dict[str, Any]:
+        """What the module's forward pass takes beside the batch."""
+        return {}
+
+    def compute_loss(self, model, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None):
+        """The losses of one micro-batch, each over the counts of the whole batch."""
+        batch: Batch = inputs
+        output = model(batch, **self._forward_arguments())
+        mask = batch.attention_mask
+        self._window.add(output.metrics, batch.input_ids.numel() if mask is None else mask.sum())
+        # Gradients are averaged over devices; every device's loss is already over all of them.
+        loss = output.loss * self.args.world_size
+        return (loss, output) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As Trainer's; a loss that isn't finite doesn't spoil the logged average (its step is skipped and counted)."""
+        return super().training_step(model, inputs, num_items_in_batch).nan_to_num(0.0, 0.0, 0.0)
+
+    def _clip_grad_norm(self, model) -> None:
+        """Nothing: ``_get_grad_norm``, which Trainer calls at every step, clips each part of the gradient by itself."""
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Clips the gradient's parts; returns the norm of all of it before. A step that isn't finite is skipped."""
+        self.accelerator.unscale_gradients()
+        parts = self._gradient_parts()
+        norms = [clip(part.parameters, part.max_norm) for part in parts]
+        norm = torch.stack(norms).square().sum().sqrt()
+        logged = {part.norm.name: each for part, each in zip(parts, norms, strict=True) if part.norm is not None}
+        # With fp16 only the device knows which steps aren't finite.
+        self._window.end_step(logged, norm.isfinite())
+        # The gradient scaler of fp16 finds, skips and mends overflowing steps by itself.
+        if self.accelerator.scaler is None:
+            self._nonfinite_in_a_row = 0 if math.isfinite(norm) else self._nonfinite_in_a_row + 1
+            if self._nonfinite_in_a_row:
+                model.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
+                self._stop_if_diverged(self.args.max_nonfinite_steps, self.state.global_step + 1)
+        return norm.nan_to_num(0.0, 0.0, 0.0)
+
+    def _gradient_parts(self) -> list[GradientPart]:
+        """What is clipped by itself; together all parameters."""
+        return [GradientPart(None, list(self.model.parameters()), self.args.max_grad_norm)]
+
+    def _stop_if_diverged(self, limit: int, step: int) -> None:
+        if self._nonfinite_in_a_row >= limit:
+            raise UserError(
+                f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step {step}; "
+                f"{self._last_checkpoint()}; a lower --learning_rate or bf16 instead of fp16 may help"
+            )
+
+    # What is shown
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the module's figures, averaged over the steps since the last log."""
+        if "loss" in logs:
+            means = self._window.read(self.args.world_size, self.accelerator.gather)
+            self._skipped_steps += means.skipped
+            logs |= means.figures
+            if self._skipped_steps:
+                logs[SKIPPED_STEPS.name] = self._skipped_steps
+            logs |= self._throughput.read(means.tokens, self.state.global_step, self.state.max_steps)
+            if self.accelerator.scaler is not None:
+                self._nonfinite_in_a_row = 0 if means.steps else self._nonfinite_in_a_row + means.skipped
+                self._stop_if_diverged(max(self.args.max_nonfinite_steps, _SCALE_HALVINGS), self.state.global_step)
+        super().log(logs, start_time)
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any):
+        if self.args.world_size > 1:  # else every process would draw the same tokens and the same dropout
+            set_seed(self.args.seed, device_specific=True)
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._progress.close()
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's, but training goes on as if it hadn't happened: no random number of its is used."""
+        if eval_dataset is not None:
+            eval_dataset = DrawnRows(eval_dataset, self.args.eval_rows)
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the module gives losses, not predictions.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this trainer doesn't predict: evaluate() gives figures on held-out rows; to predict, load with "
+            "transformers what save_model() wrote"
+        )
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss on held-out rows and, where ``_look`` has any, what its figures are computed from."""
+        batch: Batch = self._prepare_inputs(inputs)
+        module = self.accelerator.unwrap_model(model)
+        if self.compute_metrics is None:
+            with torch.no_grad():
+                return module(batch, **self._forward_arguments()).loss, None, None
+        looks = self._look(module, batch)
+        first, *others = (spread(values, batch.masked_positions, batch.input_ids, IGNORED) for values in looks)
+        return None, first, tuple(others)
+
+    def _look(self, module: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """What held-out rows are judged by: tensors (k,) over the masked positions, for ``compute_metrics``."""
+        raise NotImplementedError

@@ -26,12 +26,11 @@ from step import SHAPES, Shape, _text, _tokenizer
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers import BertForMaskedLM, BertTokenizer
 
 from tutorkd.config import DistillationConfig
-from tutorkd.data.masking import BatchCounts
 from tutorkd.methods import METHODS
 from tutorkd.students import build_student
 from tutorkd.trainer import DistillationTrainer
@@ -121,11 +120,10 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True) -> dict[str, Co
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
     batch = trainer.masking([{**row, "draw": draw} for draw, row in enumerate(rows)])  # numbers decide its shapes
-    counts = BatchCounts(*(fake.from_tensor(count) for count in BatchCounts.of(batch)))
-    batch = {name: fake.from_tensor(value) for name, value in batch.items()}
+    batch = tree_map_only(Tensor, fake.from_tensor, batch)
     with fake, counter, _stages(counter, trainer):
         with trainer.accelerator.autocast():
-            loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=counts)
+            loss = trainer.compute_loss(trainer.model, batch)
         with counter.within("backward"):
             loss.backward()
         with counter.within("clipping, figures"):

@@ -100,10 +100,11 @@ def _place() -> str:
     return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame else "outside tutorkd"
 
 
-def count_step(method: str, shape: Shape, bfloat16: bool = True) -> dict[str, Counts]:
+def count_step(method: str, shape: Shape, bfloat16: bool = True, **settings: Any) -> dict[str, Counts]:
     """One step of a method on a full batch of random rows: both passes, clipping, optimizer. By stage.
 
-    The student's attention is without dropout: on a GPU that is part of the fused kernel, here it would be taken apart.
+    ``settings`` are constants of the method. The student's attention is without dropout: on a GPU that is part of the
+    fused kernel, here it would be taken apart.
     """
     shape = replace(shape, teacher=copy.deepcopy(shape.teacher))
     shape.teacher.attention_probs_dropout_prob = 0.0
@@ -111,7 +112,7 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True) -> dict[str, Co
     rows = _text(shape, tokenizer)[: shape.rows]
     counter, fake = Counter(), FakeTensorMode(allow_non_fake_inputs=True)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(method, shape, folder, bfloat16, rows, tokenizer)
+        trainer = _trainer(method, METHODS[method].settings(**settings), shape, folder, bfloat16, rows, tokenizer)
     _empty(nn.ModuleList([trainer.model, trainer.teacher]), fake)
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     with fake:  # the optimizer's state is made in its first step, which isn't the one that is counted
@@ -134,9 +135,14 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True) -> dict[str, Co
 
 
 def _trainer(
-    method: str, shape: Shape, folder: str, bfloat16: bool, rows: list[dict[str, Any]], tokenizer: BertTokenizer
+    method: str,
+    settings: Any,
+    shape: Shape,
+    folder: str,
+    bfloat16: bool,
+    rows: list[dict[str, Any]],
+    tokenizer: BertTokenizer,
 ) -> DistillationTrainer:
-    settings = METHODS[method].settings()
     student = build_student("half", shape.teacher, mlm_head=settings.needs_mlm_head)
     config = DistillationConfig(folder, per_device_train_batch_size=shape.rows, use_cpu=True, bf16=bfloat16)
     teacher = BertForMaskedLM(shape.teacher)

@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
-from tutorkd import TutorKDConfig, TutorKDTrainer
+from tutorkd import TutorKDConfig, TutorKDTrainer, functional
 from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.masked_rows import MaskedRowsTrainer
@@ -95,6 +95,49 @@ def test_masked_language_modelling_clips_the_whole_gradient(tmp_path, monkeypatc
     assert before["student"] > 0.1
     assert after["student"] == pytest.approx(0.1, rel=1e-4)
     assert trainer.state.log_history[0]["grad_norm"] == pytest.approx(before["student"], rel=1e-5)
+
+
+def _spoil(monkeypatch, steps) -> None:
+    """Let L_mod be NaN in these steps, counted from 1."""
+    loss, calls = functional.modified_logit_loss, []
+
+    def spoiled(*args):
+        calls.append(None)
+        return loss(*args) * (math.nan if len(calls) in steps else 1.0)
+
+    monkeypatch.setattr(functional, "modified_logit_loss", spoiled)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
+def test_a_step_that_isn_t_finite_changes_neither_weights_nor_moments(tmp_path, monkeypatch, optim):
+    _spoil(monkeypatch, {3})
+    trainer = _trainer(tmp_path, optim=optim, max_steps=4, logging_steps=1)
+    states = []
+
+    class Note(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            optimizer = trainer.optimizer.state_dict()["state"]
+            values = [p.detach().clone() for p in trainer.model.parameters()]
+            moments = [
+                each[name].clone() for each in optimizer.values() for name in sorted(each) if each[name] is not None
+            ]
+            states.append(values + moments)
+
+    trainer.add_callback(Note())
+    trainer.train()
+    assert all(torch.equal(before, after) for before, after in zip(states[1], states[2], strict=True))
+    assert not all(torch.equal(before, after) for before, after in zip(states[2], states[3], strict=True))
+    assert all(value.isfinite().all() for value in states[3])
+    assert [entry.get("skipped_steps", 0) for entry in trainer.state.log_history if "loss" in entry] == [0, 0, 1, 1]
+
+
+def test_steps_in_a_row_that_aren_t_finite_end_the_run_though_others_come_after_them(tmp_path, monkeypatch):
+    _spoil(monkeypatch, {3, 4, 5, 9})
+    with pytest.raises(UserError, match="wasn't finite in 3 steps in a row, up to step 10"):
+        _trainer(tmp_path, max_steps=20, logging_steps=10, max_nonfinite_steps=3).train()
+    _spoil(monkeypatch, {3, 4, 9, 10, 11})  # three in a row, parted by a line of the log
+    with pytest.raises(UserError, match="wasn't finite in 3 steps in a row, up to step 20"):
+        _trainer(tmp_path, max_steps=20, logging_steps=10, max_nonfinite_steps=3).train()
 
 
 # float16

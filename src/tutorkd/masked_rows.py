@@ -1,6 +1,5 @@
 """The trainer's step: transformers' own, around a module that computes its losses on masked rows."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -96,7 +95,7 @@ class MaskedRowsTrainer(SavingTrainer):
         self.add_callback(self._throughput)
         self.add_callback(StepsAsAsked())
         self._window = Window(args.device)
-        self._nonfinite_in_a_row = self._skipped_steps = 0
+        self._skipped_steps = 0
 
     # Data
 
@@ -156,24 +155,30 @@ class MaskedRowsTrainer(SavingTrainer):
         norms = [clip(part.parameters, part.max_norm) for part in parts]
         norm = torch.stack(norms).square().sum().sqrt()
         logged = {part.norm.name: each for part, each in zip(parts, norms, strict=True) if part.norm is not None}
-        # With fp16 only the device knows which steps aren't finite.
-        self._window.end_step(logged, norm.isfinite())
-        # The gradient scaler of fp16 finds, skips and mends overflowing steps by itself.
-        if self.accelerator.scaler is None:
-            self._nonfinite_in_a_row = 0 if math.isfinite(norm) else self._nonfinite_in_a_row + 1
-            if self._nonfinite_in_a_row:
-                model.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
-                self._stop_if_diverged(self.args.max_nonfinite_steps, self.state.global_step + 1)
+        # Which steps aren't finite only the device knows: nobody waits for its answer before the log is read.
+        finite = norm.isfinite()
+        self._window.end_step(logged, finite)
+        if self.accelerator.scaler is None:  # fp16's finds, skips and mends overflowing steps by itself
+            self._skip_unless(finite, model)
         return norm.nan_to_num(0.0, 0.0, 0.0)
 
     def _gradient_parts(self) -> list[GradientPart]:
         """What is clipped by itself; together all parameters."""
         return [GradientPart(None, list(self.model.parameters()), self.args.max_grad_norm)]
 
-    def _stop_if_diverged(self, limit: int, step: int) -> None:
-        if self._nonfinite_in_a_row >= limit:
+    def _skip_unless(self, finite: Tensor, model: nn.Module) -> None:
+        """Have the optimizer leave everything as it is in a step that isn't ``finite``, () bool on the device."""
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused kernels look at this flag on the device
+            optimizer.found_inf = (~finite).float()
+        elif not finite:
+            model.zero_grad(set_to_none=True)
+
+    def _stop_if_diverged(self, in_a_row: int) -> None:
+        limit = self.args.max_nonfinite_steps
+        if in_a_row >= (limit if self.accelerator.scaler is None else max(limit, _SCALE_HALVINGS)):
             raise UserError(
-                f"the gradient wasn't finite in {self._nonfinite_in_a_row} steps in a row, up to step {step}; "
+                f"the gradient wasn't finite in {in_a_row} steps in a row, up to step {self.state.global_step}; "
                 f"{self._last_checkpoint()}; a lower --learning_rate or bf16 instead of fp16 may help"
             )
 
@@ -188,9 +193,7 @@ class MaskedRowsTrainer(SavingTrainer):
             if self._skipped_steps:
                 logs[SKIPPED_STEPS.name] = self._skipped_steps
             logs |= self._throughput.read(means.tokens, self.state.global_step, self.state.max_steps)
-            if self.accelerator.scaler is not None:
-                self._nonfinite_in_a_row = 0 if means.steps else self._nonfinite_in_a_row + means.skipped
-                self._stop_if_diverged(max(self.args.max_nonfinite_steps, _SCALE_HALVINGS), self.state.global_step)
+            self._stop_if_diverged(means.skipped_in_a_row)
         super().log(logs, start_time)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any):

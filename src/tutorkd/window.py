@@ -15,6 +15,7 @@ class Means(NamedTuple):
     tokens: float
     steps: int  # that counted
     skipped: int  # whose gradient wasn't finite
+    skipped_in_a_row: int  # at most
 
 
 class Window:
@@ -26,6 +27,7 @@ class Window:
 
     def __init__(self, device: torch.device):
         self._zero = lambda: torch.zeros((), device=device)
+        self._in_a_row = self._zero()  # steps up to now whose gradient wasn't finite
         self._clear()
 
     def _clear(self) -> None:
@@ -33,6 +35,7 @@ class Window:
         self._whole: dict[str, Tensor] = defaultdict(self._zero)
         self._step: dict[str, Tensor] = {}
         self._tokens, self._counted, self._steps = self._zero(), self._zero(), 0
+        self._most_in_a_row = self._zero()
 
     def add(self, shares: Mapping[str, Tensor], tokens: Tensor | int) -> None:
         """A micro-batch of the step that goes on."""
@@ -46,6 +49,8 @@ class Window:
             for name, value in values.items():
                 sums[name] += torch.where(finite, value, 0)
         self._counted += finite
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
+        self._most_in_a_row = torch.maximum(self._most_in_a_row, self._in_a_row)
         self._steps += 1
         self._step = {}
 
@@ -56,11 +61,11 @@ class Window:
             devices: how many take part.
             gather: a tensor (1, n) of each device to (devices, n).
         """
-        sums = [*self._shares.values(), *self._whole.values(), self._tokens, self._counted]
+        sums = [*self._shares.values(), *self._whole.values(), self._tokens, self._counted, self._most_in_a_row]
         values = torch.stack([value.float() for value in sums])
         if devices > 1:
             values = gather(values.unsqueeze(0)).sum(0)
-        *totals, tokens, counted = values.tolist()
+        *totals, tokens, counted, in_a_row = values.tolist()
         steps = round(counted / devices)
         figures: dict[str, float] = {}
         if steps:
@@ -68,4 +73,4 @@ class Window:
             figures = {name: total / steps / copies for (name, copies), total in zip(names, totals, strict=True)}
         skipped = self._steps - steps
         self._clear()
-        return Means(figures, tokens, steps, skipped)
+        return Means(figures, tokens, steps, skipped, round(in_a_row / devices))

@@ -6,7 +6,7 @@ import tiny
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from tutorkd import functional as F
+from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.config import TutorKDConfig
 from tutorkd.errors import UserError
@@ -200,7 +200,7 @@ def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp
     mask = batch.attention_mask
     taught = teacher(batch.with_tokens(lesson.replaced_ids), mask, Ask(attention=[1, 2, 3, 4])).attention
     expected = sum(
-        F.attention_score_loss(
+        functional.attention_score_loss(
             lesson.learned.attention[i].query,
             lesson.learned.attention[i].key,
             taught[2 * i + 1].query,

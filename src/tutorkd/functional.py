@@ -36,18 +36,24 @@ def _without_autocast(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-class _LogNormaliser(torch.autograd.Function):
-    """log sum exp of each row, (k, V) -> (k,), in one pass over the vocabulary each way.
+def _softmax_and_normaliser(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax and log sum exp of each row, (k, V) float32 -> (k, V), (k,), in one pass over the vocabulary.
 
-    ``torch.logsumexp`` stores logits minus maximum and their exponentials, forward and backward. The fused softmax
-    gives the same: at the row's maximum, log sum exp = logit - log probability, and that probability is at least 1/V.
+    ``torch.logsumexp`` stores logits minus maximum and their exponentials. The fused softmax gives the same: at the
+    row's maximum, log sum exp = logit - log probability, and that probability is at least 1/V.
     """
+    probability = logits.softmax(-1)
+    return probability, logits.amax(-1) - probability.amax(-1).log()
+
+
+class _LogNormaliser(torch.autograd.Function):
+    """log sum exp of each row, (k, V) -> (k,), in one pass over the vocabulary each way."""
 
     @staticmethod
     def forward(ctx, logits: Tensor) -> Tensor:
-        probability = logits.softmax(-1)
+        probability, normaliser = _softmax_and_normaliser(logits)
         ctx.save_for_backward(probability)
-        return logits.amax(-1) - probability.amax(-1).log()
+        return normaliser
 
     @staticmethod
     @once_differentiable
@@ -183,8 +189,7 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
     # KL = sum P (log P - log pi) with log P = t - lse(t), log pi = p - lse(p) and sum P = 1: two dot products, so that
     # neither (k, V) logarithm is stored.
     policy, teacher = policy_logits.float(), teacher_logits.detach().float()
-    probability = teacher.softmax(-1)
-    normaliser = teacher.amax(-1) - probability.amax(-1).log()
+    probability, normaliser = _softmax_and_normaliser(teacher)
     with _without_autocast(policy):
         negative_entropy = torch.linalg.vecdot(probability, teacher) - normaliser
         cross_entropy = _log_normaliser(policy) - torch.linalg.vecdot(probability, policy)
@@ -195,9 +200,9 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
 def policy_entropy(policy_logits: Tensor) -> Tensor:
     """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient."""
     logits = policy_logits.detach().float()
-    probability = logits.softmax(-1)
+    probability, normaliser = _softmax_and_normaliser(logits)
     with _without_autocast(logits):
-        return logits.amax(-1) - probability.amax(-1).log() - torch.linalg.vecdot(probability, logits)
+        return normaliser - torch.linalg.vecdot(probability, logits)
 
 
 def modified_logit_loss(

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from commands import SHORT, assert_same, complete, environment, fail, history, l
 from transformers import AutoModel, AutoModelForMaskedLM, DebertaV2Config, PreTrainedTokenizerFast
 
 from tutorkd import functional
+from tutorkd.cli.main import main
+from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.trainer import DistillationTrainer
 
 
@@ -469,3 +472,33 @@ def test_an_error_is_all_that_a_process_prints_to_stderr(root, tmp_path):
     assert line.startswith("tutorkd: error: ")
     assert "paper is not supported" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_before_training_ends_the_command_as_ctrl_c_does_and_leaves_nothing(root, out, capfd, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(CorpusArguments, "load", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(distill(root, out)) == 143
+    assert lines_of(capfd.readouterr().err)[-1] == "tutorkd: stopped"
+    assert not out.exists()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize("option", ["--output_dir", "--teacher", "--corpus", "--cache_dir"])
+def test_a_name_longer_than_the_system_allows_is_told_in_one_line(root, out, capfd, option):
+    line = fail(capfd, *distill(root, out), option, str(out / ("x" * 300)))
+    assert "longer than the system allows: " in line or "File name too long" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seed", "-1"], "seed can't be -1: the least is 0, the most 4294967295"),
+        (["--data_seed", "4294967296"], "data_seed can't be 4294967296"),
+        (["--dataloader_num_workers", "-1"], "dataloader_num_workers can't be -1: the least is 0"),
+        (["--mlm_probability", "0"], "mlm_probability can't be 0: nothing would be masked"),
+        (["--use_cpu", "--fp16"], "fp16 needs a GPU"),
+    ],
+)
+def test_numbers_out_of_range_are_told_before_anything_is_read(root, out, capfd, monkeypatch, flags, said):
+    monkeypatch.setattr(CorpusArguments, "load", lambda *args: pytest.fail("text was read"))
+    assert said in fail(capfd, *distill(root, out, *flags))

@@ -44,8 +44,9 @@ def options_or_refused(command, path):
 
 def assert_as_written(content, options):
     """Text is what the file says, numbers have its digits."""
-    written = yaml.load(content, Loader=yaml.BaseLoader) or {}
-    for key, text in written.items():
+    written = yaml.load(content, Loader=yaml.BaseLoader)
+    pairs = written.items() if isinstance(written, dict) else ()  # a file of nothing, or of null
+    for key, text in pairs:
         value = options[key]
         if not isinstance(text, str) or text in ("", "~", "null", "Null", "NULL") or key in ("tasks", "optim_args"):
             continue

@@ -17,6 +17,8 @@ _RANGES = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "mlm_probability"), (0, 1)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
     **dict.fromkeys(("gradient_accumulation_steps", "eval_rows", "max_nonfinite_steps"), (1, math.inf)),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    "dataloader_num_workers": (0, math.inf),
 }
 
 
@@ -65,8 +67,12 @@ class PretrainingConfig(TrainingArguments):
 
     def __post_init__(self):
         for name, (least, most) in _RANGES.items():
-            if not least <= (value := getattr(self, name)) <= most or math.isinf(value):
-                raise ValueError(f"{name} can't be {value}: the least is {least}, the most {most}")
+            value = getattr(self, name)
+            if value is not None and (not least <= value <= most or math.isinf(value)):
+                highest = "" if math.isinf(most) else f", the most {most}"
+                raise ValueError(f"{name} can't be {value}: the least is {least}{highest}")
+        if self.mlm_probability == 0:
+            raise ValueError("mlm_probability can't be 0: nothing would be masked")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError(f"max_steps can't be {self.max_steps}: give 1 or more, or -1 to go by num_train_epochs")
         if not 0 < self.num_train_epochs < math.inf:

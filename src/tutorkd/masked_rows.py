@@ -66,6 +66,8 @@ class MaskedRowsTrainer(SavingTrainer):
         **kwargs: Any,
     ):
         check_arguments(args)
+        if hasattr(train_dataset, "__len__") and not len(train_dataset):
+            raise UserError("there are no rows to train on: train_dataset is empty")
         if args.eval_strategy != "no" and eval_dataset is None:
             raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
         module.float()  # 16 bits round AdamW's steps away; what is saved is what was trained

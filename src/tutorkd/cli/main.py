@@ -1,8 +1,12 @@
 """``tutorkd COMMAND``: finds the command, and tells a user's mistake in one line."""
 
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from tutorkd import __version__
@@ -46,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks, and each tells its mistakes
+    first = os.environ.get("RANK", "0") == "0"  # of several processes this one speaks, and each tells its mistakes
+    if not first:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
-        if command not in COMMANDS:
-            raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
-        return import_module(f"tutorkd.cli.{command}").run(rest)
+        with _terminable():
+            return _run(command, rest)
     except UnknownKey as error:
         from tutorkd.cli.belonging import told  # which reads the options of all commands
 
@@ -61,11 +65,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tutorkd: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"tutorkd: {stop}", file=sys.stderr)
+        if first:
+            print(f"tutorkd: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("tutorkd: stopped", file=sys.stderr)
         return 130
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    if command not in COMMANDS:
+        raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+    try:
+        return import_module(f"tutorkd.cli.{command}").run(argv)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"a name is longer than the system allows: {str(error.filename)[:60]}...") from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within, SIGTERM ends the command as Ctrl-C does, so that locks and half-written files are tidied up."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted("stopped", number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":

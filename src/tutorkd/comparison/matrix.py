@@ -101,7 +101,11 @@ def is_log(entries: Sequence[Mapping[str, float]]) -> bool:
 def _same(there: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two cells' settings are the same, however paths in them are spelled."""
     sections = [(there[key], now[key]) for key in ("distill", "evaluate")]
-    return there["kind"] == now["kind"] and all(comparable(first) == comparable(second) for first, second in sections)
+    return (
+        there.keys() == now.keys()
+        and there["kind"] == now["kind"]
+        and all(comparable(first) == comparable(second) for first, second in sections)
+    )
 
 
 def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:
@@ -161,7 +165,8 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
     if not cells[0].distill.args.teacher:
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
-    cells[0].distill.text.require()
+    if not cells[0].distill.text.corpus:
+        raise UserError(f"{where}: no text: name it under common or with --corpus")
     for split in ("train", "validation"):
         if not getattr(cells[0].evaluate, split):
             raise UserError(f"{where}: no {split} data: name labelled text under evaluate or with --{split}")

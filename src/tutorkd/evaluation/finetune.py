@@ -59,6 +59,8 @@ class FineTuneArguments:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.max_train_samples is not None and self.max_train_samples <= 0:
             raise UserError(f"max_train_samples must be above 0, not {self.max_train_samples}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}")
         if not 0 <= self.warmup_ratio < 1:
             raise UserError(f"warmup_ratio must be at least 0 and below 1, not {self.warmup_ratio}")
 

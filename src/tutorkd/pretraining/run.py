@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tutorkd.arguments import check_arguments
 from tutorkd.config import PretrainingConfig
 from tutorkd.files import written_whole
 from tutorkd.hub import quiet_transformers
@@ -51,6 +52,7 @@ def run_training(
         UserError: what ``prepare`` raises, or if the folder is another run's, or text or settings can't be used.
     """
     text.require()
+    check_arguments(config)
     with held(Path(config.output_dir), not dry_run and config.process_index == 0):
         folder = RunFolder(config.output_dir, arguments, restart)
         if folder.unchanged and folder.finished and not dry_run:

@@ -196,7 +196,7 @@ def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tm
     """Through the module as a process of its own, whose warnings nobody catches."""
     teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
     command = [sys.executable, "-m", "tutorkd.cli.main", "distill", "--teacher", teacher, "--corpus", corpus, *SHORT]
-    flags = [*FLOAT32, "--seed", "3", "--output_dir"]
+    flags = [*FLOAT32, "--num_proc", "2", "--seed", "3", "--output_dir"]
     process = subprocess.run(
         [*command, *flags, "out"], capture_output=True, env=environment(), cwd=tmp_path, timeout=120
     )

@@ -1,7 +1,9 @@
 """The command from end to end, on tiny models and rows in GLUE's layout."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -150,6 +152,22 @@ def test_it_goes_on_where_it_was_whatever_the_number_of_threads(place, in_proces
 
 def _scores(models):
     return [found for model in models for task in model["tasks"].values() for found in task["figures"].values()]
+
+
+def test_a_unit_that_is_asked_to_end_makes_no_further_run(place, monkeypatch, capfd):
+    save(tiny.masked_lm(), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    started = []
+
+    def fine_tune(*args):
+        started.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runs, "fine_tune", fine_tune)
+    unit = f"{find_checkpoint('model').slug}/rte"
+    assert main([*_command("model", "rte", seeds=range(3)), "--unit", unit]) == 143
+    assert len(started) == 1
+    assert not list((place / "out").rglob("error.txt"))
 
 
 def test_a_killed_run_goes_on_behind_its_last_finished_fine_tuning(place, in_process, capsys):

@@ -68,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first:
             print(f"tutorkd: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
-    except KeyboardInterrupt:
-        print("tutorkd: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if first:
+            print("tutorkd: stopped", file=sys.stderr)
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
 def _run(command: str, argv: Sequence[str]) -> int:
@@ -91,8 +92,14 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
+    process = os.getpid()
+
     def stop(number: int, frame: object) -> None:
-        raise Interrupted("stopped", number)
+        if os.getpid() != process:  # a worker that was forked here is ended by it at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise KeyboardInterrupt(number)
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:

@@ -71,7 +71,7 @@ def test_what_is_trained_is_made_once_and_starts_as_the_trainer_alone_would_make
     made = []
     with pytest.MonkeyPatch.context() as patch:
         plain = tutor_kd.TutorKD.__init__
-        patch.setattr(tutor_kd.TutorKD, "__init__", lambda self, **given: made.append(plain(self, **given)))
+        patch.setattr(tutor_kd.TutorKD, "__init__", lambda self, *given: made.append(plain(self, *given)))
         ready = distillation.prepare(options).make(**rows)
     assert len(made) == 1
     tokenizer = tiny.tokenizer()

@@ -120,8 +120,10 @@ class OptionParser(HfArgumentParser):
             names = [field.name for field in dataclasses.fields(dataclass) if field.init]
             try:
                 read.append(dataclass(**{name: values[name] for name in names}))
-            except UserError:
-                raise
+            except UserError as error:
+                if argv:
+                    raise
+                raise UserError(f"{where}: {error}") from error  # in a recipe, which nothing else names
             except Exception as error:  # what TrainingArguments raises for a value that it can't take is of any kind
                 self.error(one_line(error))
         return tuple(read)

@@ -184,7 +184,7 @@ def resolve_source(name: str, split: str = "train") -> Source:
         return LocalFiles(name, (path.absolute(),))
     if set(name) & set("*?["):
         return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
-    if looks_like_path(name.partition(":")[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
+    if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
     return HubDataset(name, split)
 

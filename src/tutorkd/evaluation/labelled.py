@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub.utils import logging as hub_logging
 
-from tutorkd.data.from_hub import load_from_hub
+from tutorkd.data.from_hub import load_from_hub, name_and_config
 from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
 from tutorkd.hub import looks_like_path, nearest_path
@@ -108,7 +108,7 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
     """
     path, columns = Path(source), list(dict.fromkeys(columns))
     reader = _READERS.get(path.suffix.lower())
-    local = reader or path.exists() or looks_like_path(source.partition(":")[0])
+    local = reader or path.exists() or looks_like_path(name_and_config(source)[0])
     if local and not path.exists():
         raise UserError(f"data {source}: there is no such file{nearest_path(source)}")
     if local and not (reader and path.is_file()):

@@ -5,7 +5,7 @@ import tiny
 import torch
 from transformers import AutoModel, DebertaV2Config, DebertaV2ForMaskedLM
 
-from tutorkd.capture import prepare_for_capture, record_attention
+from tutorkd.capture import Recording, prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.reader import Ask, Head, Reader
 from tutorkd.teacher import Teacher, load_teacher
@@ -113,12 +113,12 @@ def test_one_call_of_a_reader_runs_body_and_head_within_its_forward_pass():
     assert order == ["enters", "body", "head", "leaves", "enters", "body", "leaves"]
 
 
-def test_nothing_is_recorded_outside():
-    teacher, (ids, mask) = Teacher(tiny.masked_lm()), _rows()
-    with record_attention() as records:
-        pass
-    teacher(ids, mask)
-    assert records == []
+def test_what_is_recorded_stays_as_it_is_when_the_pass_is_over():
+    teacher, (ids, mask), recording = Teacher(tiny.masked_lm()), _rows(), Recording(layers=[2])
+    teacher.body(ids, mask, recording=recording)
+    recording.close()
+    teacher.body(ids, mask, recording=recording)
+    assert len(recording.kept) == 1
 
 
 def test_the_student_s_attention_carries_gradients():

@@ -4,9 +4,7 @@ Every model that goes through transformers' attention interface calls one functi
 Registering one of our own that notes them and then runs the fused kernel serves all families at once.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection
 from typing import NamedTuple, cast
 
 import torch
@@ -33,27 +31,42 @@ class AttentionInputs(NamedTuple):
     window: Tensor | None = None
 
 
-class _Recording:
-    """What attention layers were given in one pass, as far as it is wanted."""
+class Recording:
+    """What the attention layers of a prepared model are given in one pass, to which it is handed as ``recording``.
 
-    def __init__(self, layers: Collection[int] | None, values: bool):
+    It travels in the keyword arguments that transformers' models hand down to their attention function, so a pass that
+    is compiled into one graph can be recorded too.
+
+    Args:
+        layers: keep these alone, counted from 1; by default all.
+        values: keep values too, not queries and keys alone.
+    """
+
+    def __init__(self, layers: Collection[int] | None = None, values: bool = True):
         self.layers, self.values = layers, values
         self.seen = 0
-        self.kept: list[AttentionInputs] = []
+        self.kept: list[AttentionInputs] = []  # first layer first
 
     def wants_next(self) -> bool:
         """Counts a layer; returns whether it is one to be kept."""
         self.seen += 1
         return self.layers is None or self.seen in self.layers
 
-
-_recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
+    def close(self) -> None:
+        """The pass is over: layers that are run again, for their gradients, aren't kept again."""
+        self.layers = ()
 
 
 def _captured_sdpa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args, **kwargs
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args,
+    recording: Recording | None = None,
+    **kwargs,
 ):
-    recording = _recording.get()
     if recording is not None and recording.wants_next():
         groups = query.shape[1] // key.shape[1]
         window = None
@@ -66,8 +79,26 @@ def _captured_sdpa(
     return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
 
 
+def _mask(**kwargs) -> Tensor | None:
+    """As transformers', and none where all is attended: transformers 5.17 makes one of ones while it is compiled, with
+    which attention wouldn't be fused.
+    """
+    skipped = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("local_size") is None
+    return None if skipped and kwargs["attention_mask"] is None else sdpa_mask(**kwargs)
+
+
 AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+
+
+def take_attention(model: PreTrainedModel) -> None:
+    """Route the attention of ``model`` through the capturing function; fused attention stays on.
+
+    Raises:
+        ValueError: if the family doesn't go through transformers' attention interface.
+    """
+    with quiet_transformers():
+        model.set_attn_implementation(IMPLEMENTATION)
 
 
 def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | None:
@@ -76,24 +107,8 @@ def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | N
     return torch.stack(torch.broadcast_tensors(*windows)).all(0) if windows else None
 
 
-@contextmanager
-def record_attention(layers: Collection[int] | None = None, values: bool = True) -> Iterator[list[AttentionInputs]]:
-    """Within, the attention layers of one pass of a prepared model append their inputs, first layer first.
-
-    Args:
-        layers: keep these alone, counted from 1; by default all.
-        values: keep values too, not queries and keys alone.
-    """
-    recording = _Recording(layers, values)
-    token = _recording.set(recording)
-    try:
-        yield recording.kept
-    finally:
-        _recording.reset(token)
-
-
 def prepare_for_capture(model: PreTrainedModel, role: str) -> None:
-    """Route the attention of ``model`` through the capturing function (fused attention stays on).
+    """Route the attention of ``model`` through the capturing function, and see that every layer's comes there.
 
     Args:
         model: an encoder, base model or with a head.
@@ -108,16 +123,18 @@ def prepare_for_capture(model: PreTrainedModel, role: str) -> None:
         f"interface; families that work: {WORKING_FAMILIES}"
     )
     try:
-        with quiet_transformers():
-            model.set_attn_implementation(IMPLEMENTATION)
+        take_attention(model)
     except ValueError as error:
         raise problem from error
     training = model.training
     model.eval()
-    with torch.no_grad(), record_attention() as records:
+    recording = Recording()
+    with torch.no_grad():
         token = model.config.pad_token_id
         ids = torch.full((1, 2), 1 if token == 0 else 0, device=model.device)
-        model(input_ids=ids)
+        # transformers puts its hooks for hidden states into a model when these are first asked for, which can't be done
+        # while it is compiled.
+        model(input_ids=ids, recording=recording, output_hidden_states=True)
     model.train(training)
-    if len(records) != layers:
+    if len(recording.kept) != layers:
         raise problem

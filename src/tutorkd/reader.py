@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from tutorkd.capture import AttentionInputs, record_attention
+from tutorkd.capture import AttentionInputs, Recording, take_attention
 from tutorkd.objective import logit_positions
 from tutorkd.step import at_positions
 
@@ -76,6 +77,8 @@ class Reader(nn.Module):
         self.config = model.config
         if has_head(model):
             self.head = Head(model)
+        with suppress(ValueError):  # a family whose attention can't be read may still be trained without
+            take_attention(self.body)
 
     @property
     def body(self) -> PreTrainedModel:
@@ -100,16 +103,20 @@ class Reader(nn.Module):
         """
         depth = self.config.num_hidden_layers
         inner = any(layer != depth for layer in ask.hidden)
-        asked = {"output_hidden_states": True} if inner else {}
-        with record_attention(ask.attention, ask.values) as attention:
-            output = self.body(input_ids=input_ids, attention_mask=attention_mask, **asked)
+        recording = Recording(ask.attention, ask.values)
+        asked: dict[str, Any] = {"output_hidden_states": True} if inner else {}
+        asked["use_cache"] = False
+        if ask.attention:
+            asked["recording"] = recording
+        output = self.body(input_ids=input_ids, attention_mask=attention_mask, **asked)
+        recording.close()
         last = output.last_hidden_state
         hidden = tuple(output.hidden_states[layer] if inner else last for layer in ask.hidden)
         features = logits = cast(Tensor, None)  # whoever reads them has asked for them
         if positions is not None:
             features = at_positions(last, logit_positions(positions))
             logits = self.head(features)
-        return Reading(hidden, tuple(attention), features, logits)
+        return Reading(hidden, tuple(recording.kept), features, logits)
 
 
 def has_head(model: PreTrainedModel) -> bool:

@@ -1,6 +1,7 @@
 """The frozen teacher."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -52,8 +53,12 @@ class Teacher(Reader):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Reading:
-        """As a ``Reader``'s, without gradients."""
-        return super().forward(*args, **kwargs)
+        """As a ``Reader``'s, without gradients. A teacher in 16 bits computes in these throughout, as it would alone;
+        autocast, which would keep what its layers hand on in float32, is for weights in float32.
+        """
+        low = self.model.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(self.model.device.type, enabled=False) if low else nullcontext():
+            return super().forward(*args, **kwargs)
 
 
 def load_teacher(name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Teacher:

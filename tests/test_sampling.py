@@ -45,6 +45,18 @@ def test_each_token_is_drawn_as_often_as_the_policy_says():
     assert shares[4] == 0
 
 
+@pytest.mark.parametrize("vocabulary", [7, 128, 300, 512, 1000])
+def test_a_number_is_turned_into_the_token_that_the_whole_cumulative_distribution_says(vocabulary):
+    logits = torch.randn(2000, vocabulary, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, ::5] = -3e38
+    draws = sample_replacements(logits, generator=torch.Generator().manual_seed(1))
+    number = torch.rand(2000, 1, generator=torch.Generator().manual_seed(1)).double()
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True).squeeze(-1)
+    assert (draws == expected).float().mean() > 0.999  # a number at the border of two tokens may fall to either
+    assert (draws % 5 != 0).all()
+
+
 @every_kind
 def test_draws_have_the_shares_of_the_softmax_over_what_can_be_drawn(kind):
     row = LOGITS[0]

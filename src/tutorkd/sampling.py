@@ -6,7 +6,10 @@ says what is drawn, what the probability of a draw was, and what the entropy is.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_BLOCK = 128  # entries of the vocabulary whose probabilities are summed first
 
 
 def _lowest(dtype: torch.dtype) -> float:
@@ -43,10 +46,30 @@ def sample_replacements(
     if greedy:
         return policy_logits.argmax(-1)
     # By inverting the cumulative distribution: torch.multinomial draws a random number for every entry (k * V of them),
-    # this one a row. The number is kept below the row's total and compared strictly, so an entry of probability 0 is
-    # never drawn.
-    cumulative = policy_logits.float().softmax(-1).cumsum(-1)
+    # this one a row. First the block of entries that it falls into is found, then the entry in it, so that no
+    # cumulative distribution over the whole vocabulary is written.
+    probability = policy_logits.float().softmax(-1)
+    rows, vocabulary = probability.shape
+    tail = vocabulary % _BLOCK
+    blocks = probability[:, : vocabulary - tail].unflatten(-1, (vocabulary // _BLOCK, _BLOCK)).sum(-1)
+    if tail:
+        blocks = torch.cat([blocks, probability[:, vocabulary - tail :].sum(-1, keepdim=True)], dim=-1)
+    cumulative = blocks.cumsum(-1)
+    uniform = torch.rand(rows, 1, generator=generator, device=probability.device) * cumulative[:, -1:]
+    block, before = _invert(cumulative, uniform)
+    ids = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    inside = probability.gather(-1, ids.clamp(max=vocabulary - 1)).masked_fill(ids >= vocabulary, 0)
+    entry, _ = _invert(inside.cumsum(-1), uniform - before)
+    return ids.gather(-1, entry).squeeze(-1)
+
+
+def _invert(cumulative: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a number falls in a row's cumulative distribution, and what that is before: (k, n), (k, 1) -> (k, 1) twice.
+
+    The number is kept below the row's total and compared strictly, so an entry of probability 0 is never drawn.
+    """
     total = cumulative[:, -1:]
-    uniform = torch.rand(len(total), 1, generator=generator, device=total.device) * total
-    uniform = torch.minimum(uniform, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, uniform, right=True).squeeze(-1)
+    number = torch.minimum(number, torch.nextafter(total, torch.zeros_like(total)))
+    entry = torch.searchsorted(cumulative, number, right=True)
+    before = F.pad(cumulative, (1, 0)).gather(-1, entry)
+    return entry, before

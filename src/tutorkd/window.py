@@ -18,6 +18,10 @@ class Means(NamedTuple):
     skipped_in_a_row: int  # at most
 
 
+# Scalars by their names in one vector, which takes a launch where they would take one each.
+_Vectors = dict[tuple[str, ...], Tensor]
+
+
 class Window:
     """Sums of figures over steps.
 
@@ -31,23 +35,26 @@ class Window:
         self._clear()
 
     def _clear(self) -> None:
-        self._shares: dict[str, Tensor] = defaultdict(self._zero)
-        self._whole: dict[str, Tensor] = defaultdict(self._zero)
-        self._step: dict[str, Tensor] = {}
-        self._tokens, self._counted, self._steps = self._zero(), self._zero(), 0
+        self._shares: _Vectors = {}
+        self._whole: _Vectors = {}
+        self._step: _Vectors = {}
+        self._tokens: Tensor | int = 0
+        self._counted, self._steps = self._zero(), 0
         self._most_in_a_row = self._zero()
 
     def add(self, shares: Mapping[str, Tensor], tokens: Tensor | int) -> None:
         """A micro-batch of the step that goes on."""
-        for name, value in shares.items():
-            self._step[name] = self._step.get(name, 0) + value
-        self._tokens += tokens
+        _add(self._step, shares)
+        self._tokens = self._tokens + tokens
 
     def end_step(self, whole: Mapping[str, Tensor], finite: Tensor) -> None:
         """The step is over; if its gradient isn't ``finite``, () bool on the device, no figure of it counts."""
-        for sums, values in ((self._shares, self._step), (self._whole, whole)):
-            for name, value in values.items():
-                sums[name] += torch.where(finite, value, 0)
+        of_step: _Vectors = {}
+        _add(of_step, whole)
+        for sums, vectors in ((self._shares, self._step), (self._whole, of_step)):
+            for names, values in vectors.items():
+                counted = torch.where(finite, values, 0)
+                sums[names] = sums[names] + counted if names in sums else counted
         self._counted += finite
         self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
         self._most_in_a_row = torch.maximum(self._most_in_a_row, self._in_a_row)
@@ -61,16 +68,25 @@ class Window:
             devices: how many take part.
             gather: a tensor (1, n) of each device to (devices, n).
         """
-        sums = [*self._shares.values(), *self._whole.values(), self._tokens, self._counted, self._most_in_a_row]
-        values = torch.stack([value.float() for value in sums])
+        tokens = torch.as_tensor(self._tokens, device=self._counted.device)
+        sums = [*self._shares.values(), *self._whole.values()]
+        values = torch.cat([*sums, torch.stack([tokens.float(), self._counted, self._most_in_a_row])])
         if devices > 1:
             values = gather(values.unsqueeze(0)).sum(0)
-        *totals, tokens, counted, in_a_row = values.tolist()
+        *totals, tokens_read, counted, in_a_row = values.tolist()
         steps = round(counted / devices)
-        figures: dict[str, float] = {}
+        figures: dict[str, float] = defaultdict(float)
         if steps:
-            names = [*((name, 1) for name in self._shares), *((name, devices) for name in self._whole)]
-            figures = {name: total / steps / copies for (name, copies), total in zip(names, totals, strict=True)}
+            copies = [(name, 1) for names in self._shares for name in names]
+            copies += [(name, devices) for names in self._whole for name in names]
+            for (name, times), total in zip(copies, totals, strict=True):
+                figures[name] += total / steps / times
         skipped = self._steps - steps
         self._clear()
-        return Means(figures, tokens, steps, skipped, round(in_a_row / devices))
+        return Means(dict(figures), tokens_read, steps, skipped, round(in_a_row / devices))
+
+
+def _add(sums: _Vectors, figures: Mapping[str, Tensor]) -> None:
+    if figures:
+        names, values = tuple(figures), torch.stack([value.float() for value in figures.values()])
+        sums[names] = sums[names] + values if names in sums else values

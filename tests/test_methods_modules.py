@@ -274,7 +274,7 @@ def test_micro_batches_sum_to_the_undivided_batch(method):
     whole.loss.backward()
     gradient = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
-    rows = [_rows(batch, first, last)._replace(counts=batch.counts) for first, last in ((0, 2), (2, 3))]
+    rows = [_rows(batch, first, last)._replace(num_items=batch.num_items) for first, last in ((0, 2), (2, 3))]
     parts = [module(part, teacher) for part in rows]
     for part in parts:
         part.loss.backward()

@@ -278,7 +278,7 @@ def test_micro_batches_sum_to_the_whole_batch(tmp_path, family):
     module, teacher = _pair(tmp_path, family)
     rows = tiny.rows(4, 12) + tiny.rows(2, 7, seed=1)
     whole, parts = _batch(rows), [_batch(rows[:1]), _batch(rows[1:], first_draw=1)]
-    parts = [part._replace(counts=whole.counts) for part in parts]
+    parts = [part._replace(num_items=whole.num_items) for part in parts]
     expected = module(whole, teacher)
     outputs = [module(part, teacher) for part in parts]
     assert sum(o.loss.item() for o in outputs) == pytest.approx(expected.loss.item(), rel=1e-4)

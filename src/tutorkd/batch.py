@@ -16,11 +16,6 @@ class BatchCounts(NamedTuple):
     real: Tensor  # real positions
     pairs: Tensor  # real (query, key) pairs
 
-    @classmethod
-    def total(cls, counts: Tensor) -> "BatchCounts":
-        """Of several batches together: (n, 3), one a row."""
-        return cls(*counts.sum(0))
-
 
 class Batch(NamedTuple):
     """Rows of text X, and X^M beside them, in which some tokens are hidden."""
@@ -28,19 +23,39 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, L), X
     corrupted_ids: Tensor  # (B, L), X^M
     masked_positions: Tensor  # (k,), indices into the flattened (B * L), so that no device has to search for them
+    # (k,), 1; 0 at a position that isn't masked and only fills up the number, so that batches have one shape.
+    position_weights: Tensor
     attention_mask: Tensor | None  # (B, L), None without padding: then attention runs its fastest kernel
-    counts: BatchCounts  # of the whole batch, where this is a part of one: losses of all parts then sum to the whole's
+    # (3,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
+    num_items: Tensor
 
     @classmethod
     def counted(
-        cls, input_ids: Tensor, corrupted_ids: Tensor, masked_positions: Tensor, attention_mask: Tensor | None = None
+        cls,
+        input_ids: Tensor,
+        corrupted_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        fillers: Tensor | None = None,
     ) -> "Batch":
-        """A whole batch with its counts, which are taken while it is still on the processor."""
+        """A whole batch with its counts, which are taken while it is still on the processor.
+
+        Args:
+            fillers: positions (n,) to stand behind the masked ones with weight 0; by default none.
+        """
+        weights = torch.ones(len(masked_positions))
         rows, length = input_ids.shape
         lengths = torch.full((rows,), length) if attention_mask is None else attention_mask.sum(-1)
-        numbers = len(masked_positions), lengths.sum(), lengths.square().sum()
-        counts = BatchCounts(*(torch.tensor(float(number)) for number in numbers))
-        return cls(input_ids, corrupted_ids, masked_positions, attention_mask, counts)
+        counts = torch.tensor([len(masked_positions), lengths.sum(), lengths.square().sum()], dtype=torch.float32)
+        if fillers is not None:
+            masked_positions = torch.cat([masked_positions, fillers])
+            weights = torch.cat([weights, torch.zeros(len(fillers))])
+        return cls(input_ids, corrupted_ids, masked_positions, weights, attention_mask, counts)
+
+    @property
+    def counts(self) -> BatchCounts:
+        """What losses are means over."""
+        return BatchCounts(*self.num_items)
 
     @property
     def original_ids(self) -> Tensor:
@@ -55,3 +70,8 @@ class Batch(NamedTuple):
     def with_tokens(self, token_ids: Tensor) -> Tensor:
         """X with other tokens (k,) at the masked positions, (B, L)."""
         return self.input_ids.flatten().index_put((self.masked_positions,), token_ids).view_as(self.input_ids)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, L, k)."""
+        return (*self.input_ids.shape, len(self.masked_positions))

@@ -45,6 +45,11 @@ class ProgressTable(TrainerCallback):
                 total=state.max_steps, initial=state.global_step, desc=self.stage, unit="step", dynamic_ncols=True
             )
 
+    def note(self, text: str) -> None:
+        """Say behind the bar what is going on; the next figures take its place."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
     def on_step_end(self, args, state: TrainerState, control, **kwargs):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)

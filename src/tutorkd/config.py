@@ -57,6 +57,20 @@ class PretrainingConfig(TrainingArguments):
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the oldest go first."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
+    torch_compile: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compile the step with torch.compile (true or false); by default on a GPU, for runs of 1000 steps "
+            "and more."
+        },
+    )
+    dataloader_num_workers: int | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Processes that mask rows and make batches, a number; 0 does it between the steps; by default 4 on "
+            "a GPU, none on a processor, which has no time to spare."
+        },
+    )
 
     # What Trainer hasn't.
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of ordinary tokens that are masked."})
@@ -90,10 +104,18 @@ class PretrainingConfig(TrainingArguments):
                 f"{processes} processes for {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own; start {gpus}, or "
                 "set use_cpu"
             )
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = 0 if self.use_cpu else min(4, os.cpu_count() or 1)
+        # Trainer and accelerate would compile too, each in its own way.
+        asked = self.torch_compile, self.torch_compile_backend, self.torch_compile_mode
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         super().__post_init__()
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = asked
         # A stream's batches are read by each process itself: a batch holds flat positions and can't be sliced.
         assert isinstance(self.accelerator_config, AcceleratorConfig)
         self.accelerator_config.dispatch_batches = False
+        # Batches lie in pinned memory there, and nothing waits for their copies.
+        self.accelerator_config.non_blocking = self.dataloader_pin_memory and not self.use_cpu
 
     @property
     def device(self) -> torch.device:

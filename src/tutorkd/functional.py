@@ -31,6 +31,11 @@ def mean_over(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
     return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp(min=1)
 
 
+def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    """``values`` (k,) times the ``weight`` of each; 1 by default."""
+    return values if weight is None else values * weight
+
+
 def _without_autocast(tensor: Tensor) -> torch.autocast:
     """Products of float32 tensors stay in float32: autocast would round their factors to 16 bits."""
     return torch.autocast(tensor.device.type, enabled=False)
@@ -139,7 +144,7 @@ def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor
     return difference.abs().sum(-1) / 2
 
 
-def advantage(reward: Tensor) -> Tensor:
+def advantage(reward: Tensor, weight: Tensor | None = None) -> Tensor:
     """Each reward less the mean of all others: REINFORCE with a leave-one-out baseline; carries no gradient.
 
     A baseline that doesn't depend on an action leaves the policy gradient's mean as it is and cuts its variance
@@ -148,13 +153,15 @@ def advantage(reward: Tensor) -> Tensor:
 
     Args:
         reward: (k,).
+        weight: (k,), 1 or, where a position isn't to count among the others, 0; 1 by default.
 
     Returns:
         (k,) float32; as given where k is 1.
     """
     reward = reward.detach().float()
-    others = max(len(reward) - 1, 1)
-    return reward - (reward.sum() - reward) / others
+    weight = torch.ones_like(reward) if weight is None else weight
+    others = (weight.sum() - 1).clamp(min=1)
+    return reward - ((reward * weight).sum() - reward) / others
 
 
 def policy_loss(policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num_items: Count = None) -> Tensor:
@@ -173,7 +180,9 @@ def policy_loss(policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num
     return mean_over(-(log_policy * reward.detach().float()).sum(), len(replaced_ids), num_items)
 
 
-def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: Count = None) -> Tensor:
+def plausibility_loss(
+    policy_logits: Tensor, teacher_logits: Tensor, num_items: Count = None, weight: Tensor | None = None
+) -> Tensor:
     """KL divergence of the tutor from the teacher L_kl = (1/k) sum KL(P_T(. | X^M) || pi(. | X^M)).
 
     Keeps the tutor's tokens plausible. No gradient flows to the teacher.
@@ -182,6 +191,7 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
         policy_logits: (k, V), the tutor's logits.
         teacher_logits: (k, V), the teacher's MLM logits reading X^M.
         num_items: masked positions in the whole batch; k by default.
+        weight: (k,), of each position in the sum; 1 by default.
 
     Returns:
         () float32.
@@ -193,8 +203,8 @@ def plausibility_loss(policy_logits: Tensor, teacher_logits: Tensor, num_items: 
     with _without_autocast(policy):
         negative_entropy = torch.linalg.vecdot(probability, teacher) - normaliser
         cross_entropy = _log_normaliser(policy) - torch.linalg.vecdot(probability, policy)
-    divergence = (negative_entropy + cross_entropy).clamp(max=_BOUND).sum()
-    return mean_over(divergence, len(policy_logits), num_items)
+    divergence = (negative_entropy + cross_entropy).clamp(max=_BOUND)
+    return mean_over(weighted(divergence, weight).sum(), len(policy_logits), num_items)
 
 
 def policy_entropy(policy_logits: Tensor) -> Tensor:
@@ -253,9 +263,11 @@ def attention_score_loss(
 
     A score is Q K^T / sqrt(head dimension).
 
-    Scores are those before masking and softmax; the mean is over heads and real (query, key) pairs. No score matrix
-    is formed. Stacking along the head dimension Q = [Q_s/sqrt(a), Q_t/sqrt(b)] and K = [K_s, -K_t] gives
-    Q K^T = A_s - A_t, and the sum of its squares is sum((Q^T Q) * (K^T K)): products of size (a+b)^2, not L^2.
+    Scores are those before masking and softmax; the mean is over heads and real (query, key) pairs. Stacking along the
+    head dimension Q = [Q_s/sqrt(a), Q_t/sqrt(b)] and K = [K_s, -K_t] gives Q K^T = A_s - A_t in one product, which
+    bfloat16 may round: it sums in float32, and what it rounds is the difference, not its two terms. Rows longer than
+    2(a+b) take fewer operations in another order: the sum of squares is sum((Q^T Q) * (K^T K)), products of size
+    (a+b)^2 in place of L^2. These need float32, since their sum is a small difference of large terms.
 
     Args:
         student_query, student_key: (B, H, L, a).
@@ -269,14 +281,17 @@ def attention_score_loss(
     Raises:
         ValueError: if student and teacher have different numbers of heads.
     """
-    # In bfloat16 the difference of two nearly equal sums would be lost.
+    vectors = student_query, student_key, teacher_query, teacher_key
+    length, head_dimensions = student_query.shape[2], student_query.shape[3] + teacher_query.shape[3]
+    direct = length <= 2 * head_dimensions
+    low = direct and all(each.dtype == torch.bfloat16 for each in vectors)
     with _without_autocast(student_query):
-        query, key = _difference(student_query, student_key, teacher_query, teacher_key)
-        real = attention_mask.float()[:, None, :, None]
+        query, key = _difference(*vectors, torch.bfloat16 if low else torch.float32)
+        real = attention_mask[:, None, :, None].to(query.dtype)
         query, key = query * real, key * real
-        total = ((query.mT @ query) * (key.mT @ key)).sum()
+        squares = (query @ key.mT).float().square() if direct else (query.mT @ query) * (key.mT @ key)
         pairs = attention_mask.float().sum(-1).square().sum()
-        return mean_over(total / query.shape[1], pairs, num_items)
+        return mean_over(squares.sum() / query.shape[1], pairs, num_items)
 
 
 def local_attention_score_loss(
@@ -311,18 +326,18 @@ def local_attention_score_loss(
     pairs = window & real[:, None, :, None] & real[:, None, None, :]
     weight = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
     with _without_autocast(student_query):
-        query, key = _difference(student_query, student_key, teacher_query, teacher_key)
+        query, key = _difference(student_query, student_key, teacher_query, teacher_key, torch.float32)
         difference = (query @ key.mT).masked_fill(~pairs, 0)
         total = (difference.square() * weight).sum()
     return mean_over(total / query.shape[1], real.sum(), num_items)
 
 
 def _difference(
-    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor
+    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Q and K, (B, H, L, a + b) float32, of which Q K^T = A_s - A_t."""
+    """Q and K, (B, H, L, a + b) of a number format, of which Q K^T = A_s - A_t."""
     heads = student_query.shape[1]
     if heads != teacher_query.shape[1]:
         raise ValueError(f"attention scores of {heads} and {teacher_query.shape[1]} heads can't be compared")
-    query = [each.float() * each.shape[-1] ** -0.5 for each in (student_query, teacher_query)]
-    return torch.cat(query, dim=-1), torch.cat([student_key.float(), -teacher_key.float()], dim=-1)
+    query = [(each.float() * each.shape[-1] ** -0.5).to(dtype) for each in (student_query, teacher_query)]
+    return torch.cat(query, dim=-1), torch.cat([student_key.to(dtype), -teacher_key.to(dtype)], dim=-1)

@@ -6,12 +6,14 @@ from typing import Any, cast
 import torch
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from tutorkd.arguments import check_arguments, prepare_for_checkpointing
-from tutorkd.batch import Batch, BatchCounts
+from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
+from tutorkd.compilation import Compilation, plain
 from tutorkd.config import PretrainingConfig
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
@@ -96,6 +98,8 @@ class MaskedRowsTrainer(SavingTrainer):
         self._throughput = Throughput()
         self.add_callback(self._throughput)
         self.add_callback(StepsAsAsked())
+        self._compilation = Compilation(module, self.masking, self._progress.note)
+        self.add_callback(self._compilation)
         self._window = Window(args.device)
         self._skipped_steps = 0
 
@@ -113,12 +117,12 @@ class MaskedRowsTrainer(SavingTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        counts = torch.stack([torch.stack(batch.counts) for batch in batches])
-        if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts.sum(0, keepdim=True))
-        whole = BatchCounts.total(counts)
+        whole = batches[0].num_items
+        if len(batches) > 1 or self.args.world_size > 1:
+            whole = torch.stack([batch.num_items for batch in batches]).sum(0, keepdim=True)
+            whole = (self.accelerator.gather(whole) if self.args.world_size > 1 else whole).sum(0)
         # Handed on in the batches; Trainer is told so that it doesn't divide the losses by the number of micro-batches.
-        return [batch._replace(counts=whole) for batch in batches], whole
+        return [batch._replace(num_items=whole) for batch in batches], whole
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """As Trainer's, which can't make named tuples."""
@@ -136,7 +140,8 @@ class MaskedRowsTrainer(SavingTrainer):
     def compute_loss(self, model, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None):
         """The losses of one micro-batch, each over the counts of the whole batch."""
         batch: Batch = inputs
-        output = model(batch, **self._forward_arguments())
+        with self._compilation.around(batch):
+            output = model(batch, **self._forward_arguments())
         mask = batch.attention_mask
         self._window.add(output.metrics, batch.input_ids.numel() if mask is None else mask.sum())
         # Gradients are averaged over devices; every device's loss is already over all of them.
@@ -145,7 +150,14 @@ class MaskedRowsTrainer(SavingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """As Trainer's; a loss that isn't finite doesn't spoil the logged average (its step is skipped and counted)."""
-        return super().training_step(model, inputs, num_items_in_batch).nan_to_num(0.0, 0.0, 0.0)
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except TorchDynamoException as error:
+            self._compilation.give_up(error)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients:  # more micro-batches follow
+            self._compilation.keep_gradients()
+        return loss.nan_to_num(0.0, 0.0, 0.0)
 
     def _clip_grad_norm(self, model) -> None:
         """Nothing: ``_get_grad_norm``, which Trainer calls at every step, clips each part of the gradient by itself."""
@@ -229,9 +241,10 @@ class MaskedRowsTrainer(SavingTrainer):
         batch: Batch = self._prepare_inputs(inputs)
         module = self.accelerator.unwrap_model(model)
         if self.compute_metrics is None:
-            with torch.no_grad():
+            with torch.no_grad(), plain():
                 return module(batch, **self._forward_arguments()).loss, None, None
-        looks = self._look(module, batch)
+        asked = batch.position_weights > 0
+        looks = [torch.where(asked, values, IGNORED) for values in self._look(module, batch)]
         first, *others = (spread(values, batch.masked_positions, batch.input_ids, IGNORED) for values in looks)
         return None, first, tuple(others)
 

@@ -4,6 +4,7 @@ Models that are trained on it, the special tokens that it needs, how text is cor
 takes a token for.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,15 @@ class MaskingCollator:
 
     Each ordinary token is chosen with ``probability``; of the chosen, 80 % become [MASK], 10 % a random ordinary
     token, 10 % stay (Devlin et al. 2019, section 3.1). Special tokens are neither chosen nor put in.
+
+    Attributes:
+        full: rows of a batch whose number of positions is filled up to one that hardly any batch goes beyond, where no
+            row is padded, so that all such batches have one shape; by default none is.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
         self.probability, self.seed = probability, seed
+        self.full: int | None = None
         self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
         self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
         self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
@@ -54,9 +60,27 @@ class MaskingCollator:
         corrupted_ids = np.where(chosen & (action < MASK_SHARE), self.mask_id, input_ids)
         put_random = chosen & (action >= MASK_SHARE) & (action < MASK_SHARE + RANDOM_SHARE)
         corrupted_ids = np.where(put_random, random_ids, corrupted_ids)
+        positions, whole = np.flatnonzero(chosen), bool(real.all())
+        fillers = None
+        if whole and len(rows) == self.full and len(positions) < chosen.size:
+            # The first token that isn't masked, which whatever is written there leaves as it is.
+            missing = max(self._most_positions(*shape) - len(positions), 0)
+            fillers = torch.full((missing,), int(np.argmin(chosen)))
         return Batch.counted(
             torch.from_numpy(input_ids),
             torch.from_numpy(corrupted_ids),
-            torch.from_numpy(np.flatnonzero(chosen)),
-            None if real.all() else torch.from_numpy(real.astype(np.int64)),
+            torch.from_numpy(positions),
+            None if whole else torch.from_numpy(real.astype(np.int64)),
+            fillers,
         )
+
+    def is_full(self, batch: Batch) -> bool:
+        """Whether a batch has the shape that batches are filled up to."""
+        rows, length, positions = batch.shape
+        return batch.attention_mask is None and rows == self.full and positions == self._most_positions(rows, length)
+
+    def _most_positions(self, rows: int, length: int) -> int:
+        """What one batch of 30,000 goes beyond: the mean number of masked positions and four standard deviations."""
+        tokens = rows * length
+        most = tokens * self.probability + 4 * math.sqrt(tokens * self.probability * (1 - self.probability))
+        return min(math.ceil(most / 8) * 8, tokens)  # tensor cores take eights

@@ -119,7 +119,7 @@ class DistilBERT(nn.Module):
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X, X^M and M."""
-        c, positions = self.args, batch.masked_positions
+        c, positions, weights = self.args, batch.masked_positions, batch.position_weights
         masked, real, _ = batch.counts
         rows = batch.corrupted_ids, batch.attention_mask
         taught, learned = (
@@ -127,8 +127,8 @@ class DistilBERT(nn.Module):
             for reader in (teacher, self.reader)
         )
 
-        soft = soft_cross_entropy(learned.logits, taught.logits, c.temperature, masked)
-        hard = masked_lm_loss(learned.logits, batch.original_ids, masked)
+        soft = soft_cross_entropy(learned.logits, taught.logits, c.temperature, masked, weights)
+        hard = masked_lm_loss(learned.logits, batch.original_ids, masked, weights)
         losses = {SOFT_CROSS_ENTROPY.name: soft, MLM_LOSS.name: hard}
         loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
         if c.cosine_weight:

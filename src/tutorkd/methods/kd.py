@@ -75,5 +75,6 @@ class KD(nn.Module):
         rows = batch.corrupted_ids, batch.attention_mask
         taught = teacher(*rows, positions=batch.masked_positions)
         learned = self.reader(*rows, positions=batch.masked_positions)
-        loss = soft_cross_entropy(learned.logits, taught.logits, self.args.temperature, batch.counts.masked)
+        logits = learned.logits, taught.logits
+        loss = soft_cross_entropy(*logits, self.args.temperature, batch.counts.masked, batch.position_weights)
         return StepOutput(loss, {SOFT_CROSS_ENTROPY.name: loss.detach()})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
-from tutorkd.functional import Count, mean_over
+from tutorkd.functional import Count, mean_over, weighted
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
@@ -42,19 +42,22 @@ class MaskedLMSettings:
     needs_mlm_head: ClassVar[bool] = True
 
 
-def masked_lm_loss(logits: Tensor, original_ids: Tensor, num_items: Count = None) -> Tensor:
+def masked_lm_loss(
+    logits: Tensor, original_ids: Tensor, num_items: Count = None, weight: Tensor | None = None
+) -> Tensor:
     """The mean cross-entropy of the tokens of the text at the masked positions.
 
     Args:
         logits: (k, V).
         original_ids: (k,).
         num_items: masked positions in the whole batch; k by default.
+        weight: (k,), of each position in the sum; 1 by default.
 
     Returns:
         () float32.
     """
-    total = F.cross_entropy(logits.float(), original_ids, reduction="sum")
-    return mean_over(total, len(original_ids), num_items)
+    losses = F.cross_entropy(logits.float(), original_ids, reduction="none")
+    return mean_over(weighted(losses, weight).sum(), len(original_ids), num_items)
 
 
 class MaskedLM(nn.Module):
@@ -78,10 +81,11 @@ class MaskedLM(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher | None = None) -> StepOutput:
         """Mean cross-entropy at the masked positions of X^M; a teacher, if there is one, isn't asked."""
         logits, labels = self._logits(batch), batch.original_ids
-        named = (logits.argmax(-1) == labels).float()
-        masked = batch.counts.masked
+        masked, weights = batch.counts.masked, batch.position_weights
+        named = (logits.argmax(-1) == labels) * weights
         return StepOutput(
-            masked_lm_loss(logits, labels, masked), {MLM_ACCURACY.name: mean_over(named.sum(), len(named), masked)}
+            masked_lm_loss(logits, labels, masked, weights),
+            {MLM_ACCURACY.name: mean_over(named.sum(), len(named), masked)},
         )
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
-from tutorkd.functional import Count, mean_over
+from tutorkd.functional import Count, mean_over, weighted
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.reader import has_head
 from tutorkd.step import LOSS_AXIS, Figure
@@ -18,7 +18,11 @@ SOFT_CROSS_ENTROPY = Figure("loss_soft_cross_entropy", "L_ce", LOSS_AXIS)
 
 
 def soft_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, num_items: Count = None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    num_items: Count = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """T^2 times the mean over masked positions of -sum_v P_T(v) log P_S(v), both at temperature T.
 
@@ -31,13 +35,14 @@ def soft_cross_entropy(
         teacher_logits: (k, V).
         temperature: T > 0, which divides both logits.
         num_items: masked positions in the whole batch; k by default.
+        weight: (k,), of each position in the sum; 1 by default.
 
     Returns:
         () float32.
     """
     target = (teacher_logits.detach().float() / temperature).softmax(-1)
-    total = F.cross_entropy(student_logits.float() / temperature, target, reduction="sum")
-    return temperature**2 * mean_over(total, len(target), num_items)
+    losses = F.cross_entropy(student_logits.float() / temperature, target, reduction="none")
+    return temperature**2 * mean_over(weighted(losses, weight).sum(), len(target), num_items)
 
 
 def check_mlm_head(method: str, student: PreTrainedModel) -> None:

@@ -209,9 +209,9 @@ class TutorKD(nn.Module):
         lesson = self.teach(batch, teacher)
 
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
-        mask = batch.mask
+        mask, weights = batch.mask, batch.position_weights
         if c.target == "mlm-logits":
-            soft = soft_cross_entropy(lesson.student_logits, lesson.taught.logits, 1.0, masked)
+            soft = soft_cross_entropy(lesson.student_logits, lesson.taught.logits, 1.0, masked, weights)
             losses = {SOFT_CROSS_ENTROPY.name: soft}
         else:
             target = spread(lesson.ratio, batch.masked_positions, like=batch.input_ids, elsewhere=1.0)
@@ -224,12 +224,14 @@ class TutorKD(nn.Module):
                 "none": torch.zeros_like(lesson.reward_teacher),
             }[c.rewards]
             if c.reward_baseline == "mean":
-                reward = functional.advantage(reward)
-            losses[POLICY.name] = functional.policy_loss(lesson.policy_logits, lesson.replaced_ids, reward, masked)
+                reward = functional.advantage(reward, weights)
+            losses[POLICY.name] = functional.policy_loss(
+                lesson.policy_logits, lesson.replaced_ids, reward * weights, masked
+            )
             # Before the cut to the likeliest: tokens that fell out of the candidates would never be pulled back in.
             prior = without(lesson.teacher_logits, self.forbidden_ids)
-            losses[PLAUSIBILITY.name] = functional.plausibility_loss(lesson.tutor_logits, prior, masked)
-        weights = {
+            losses[PLAUSIBILITY.name] = functional.plausibility_loss(lesson.tutor_logits, prior, masked, weights)
+        coefficients = {
             MODIFIED_LOGIT.name: c.modified_logit_weight,
             SOFT_CROSS_ENTROPY.name: c.mlm_logit_weight,
             POLICY.name: c.policy_weight,
@@ -242,7 +244,7 @@ class TutorKD(nn.Module):
             losses[HIDDEN_STATE.name] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
         if c.attention_score_weight:
             losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
-        loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        loss = torch.stack([coefficients[name] * value for name, value in losses.items()]).sum()
 
         figures = {
             REWARD_TEACHER.name: lesson.reward_teacher,
@@ -252,7 +254,8 @@ class TutorKD(nn.Module):
         }
         if lesson.policy_logits is not None:
             figures[TUTOR_ENTROPY.name] = functional.policy_entropy(lesson.policy_logits)
-        means = {name: functional.mean_over(values.sum(), len(values), masked) for name, values in figures.items()}
+        sums = (torch.stack(list(figures.values())) * weights).sum(-1)
+        means = dict(zip(figures, functional.mean_over(sums, len(weights), masked), strict=True))
         return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
 
     def teach(self, batch: Batch, teacher: Teacher) -> Lesson:
@@ -261,7 +264,7 @@ class TutorKD(nn.Module):
 
         # 1. The teacher reads X^M.
         masked = teacher(batch.corrupted_ids, batch.attention_mask, positions=positions)
-        teacher_logits = masked.logits.float()  # once: several formulas compute in float32
+        teacher_logits = masked.logits
 
         # 2. The tutor replaces the masked tokens, which gives X'.
         tutor_logits = policy_logits = None
@@ -274,6 +277,7 @@ class TutorKD(nn.Module):
             replaced_ids = sample_replacements(without(torch.zeros_like(teacher_logits), self.forbidden_ids))
         else:
             replaced_ids = batch.corrupted_ids.flatten()[positions]
+        replaced_ids = torch.where(batch.position_weights > 0, replaced_ids, original_ids)
         tutored_ids = batch.with_tokens(replaced_ids)
 
         # 3. The teacher reads X'.
@@ -320,6 +324,7 @@ class TutorKD(nn.Module):
         original_ids, positions = batch.original_ids, batch.masked_positions
         logits = teacher(batch.corrupted_ids, batch.attention_mask, positions=positions).logits
         replaced_ids = sample_replacements(without(logits, self.forbidden_ids), generator=generator)
+        replaced_ids = torch.where(batch.position_weights > 0, replaced_ids, original_ids)
         ids = batch.with_tokens(replaced_ids)
         last = Ask(hidden=[self.student.config.num_hidden_layers])
         learned = self.reader(ids, batch.attention_mask, last).hidden[-1]

@@ -49,6 +49,7 @@ from transformers.masking_utils import eager_mask
 from tutorkd import TutorKDConfig, TutorKDTrainer, functional
 from tutorkd.batch import Batch
 from tutorkd.callbacks import ProgressTable
+from tutorkd.compilation import plain
 from tutorkd.cost import matmul_rate
 from tutorkd.data.rows import DrawnRows, EpochSampler
 from tutorkd.methods import tutor_kd
@@ -57,19 +58,27 @@ from tutorkd.runtime import describe
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
 
-BASELINE, BASELINE_FLOAT16 = "authors-float32", "authors-float16"
-OURS_FLOAT32, OURS_BFLOAT16 = "ours-float32", "ours-bfloat16"
+AUTHORS_FLOAT32, AUTHORS_FLOAT16 = "authors-float32", "authors-float16"
+OURS_FLOAT32, OURS_BFLOAT16, OURS_COMPILED = "ours-float32", "ours-bfloat16", "ours-compiled"
 NAMES = {
-    BASELINE: "authors' order, float32",
-    BASELINE_FLOAT16: "authors' order, float16",
+    AUTHORS_FLOAT32: "authors' order, float32",
+    AUTHORS_FLOAT16: "authors' order, float16",
     OURS_FLOAT32: "ours, float32",
     OURS_BFLOAT16: "ours, bfloat16",
+    OURS_COMPILED: "ours, bfloat16, compiled",
 }
-DTYPES = {BASELINE_FLOAT16: torch.float16, OURS_BFLOAT16: torch.bfloat16}
+DTYPES = {AUTHORS_FLOAT16: torch.float16, OURS_BFLOAT16: torch.bfloat16, OURS_COMPILED: torch.bfloat16}
 SEED = 0
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# The authors trained in float16, on GPUs.
-VARIANTS = [variant for variant in NAMES if DEVICE.type == "cuda" or variant != BASELINE_FLOAT16]
+ON_GPU = DEVICE.type == "cuda"
+# The authors trained in float16, on GPUs; compiling pays there alone. The first is what the others are compared with.
+VARIANTS = (
+    [AUTHORS_FLOAT16, AUTHORS_FLOAT32, OURS_BFLOAT16, OURS_COMPILED]
+    if ON_GPU
+    else [AUTHORS_FLOAT32, OURS_FLOAT32, OURS_BFLOAT16]
+)
+# A GPU's steps are short, and those of a compiled run are as fast as they get from the fourth on.
+ROUNDS, STEPS, WARM_UP, BATCHES = (3, 20, 5, 30) if ON_GPU else (7, 1, 1, 8)
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,8 @@ def _bert(layers: int, hidden: int, heads: int, **others: float) -> BertConfig:
 _GPU_ROWS = 128  # as the authors trained, on either shape
 SHAPES = {
     # The sizes of bert-base-uncased.
-    "base": Shape(_bert(12, 768, 12), rows=_GPU_ROWS if DEVICE.type == "cuda" else 8, length=128),
-    "small": Shape(_bert(6, 384, 12), rows=_GPU_ROWS if DEVICE.type == "cuda" else 16, length=128),
+    "base": Shape(_bert(12, 768, 12), rows=_GPU_ROWS if ON_GPU else 8, length=128),
+    "small": Shape(_bert(6, 384, 12), rows=_GPU_ROWS if ON_GPU else 16, length=128),
 }
 # Weights wide enough that no loss is near 0.
 CHECK_SHAPE = Shape(_bert(4, 48, 4, vocab_size=211, initializer_range=0.3), rows=3, length=16)
@@ -210,9 +219,9 @@ def _tokenizer(vocab_size: int) -> BertTokenizer:
 
 
 def _text(shape: Shape, tokenizer: BertTokenizer) -> list[dict[str, Any]]:
-    """Eight batches of random rows, the same whenever they are made."""
+    """Batches of random rows, the same whenever they are made."""
     torch.manual_seed(SEED)
-    text = torch.randint(5, shape.teacher.vocab_size, (8 * shape.rows, shape.length))
+    text = torch.randint(5, shape.teacher.vocab_size, (BATCHES * shape.rows, shape.length))
     text[:, 0], text[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
     return [{"input_ids": row.numpy()} for row in text]
 
@@ -235,7 +244,10 @@ class Baseline:
         collator = MaskingCollator(tokenizer, 0.15, SEED, shape.teacher.vocab_size)
         # The batches that the trainer makes of these rows.
         sampler = EpochSampler(len(rows), SEED, epoch=count().__next__)
-        self.batches = DataLoader(rows, shape.rows, sampler=sampler, collate_fn=collator)
+        workers = 4 if ON_GPU else 0  # as the trainer has
+        self.batches = DataLoader(
+            rows, shape.rows, sampler=sampler, collate_fn=collator, num_workers=workers, pin_memory=ON_GPU
+        )
         self.teacher, student = _models(shape)
         settings = tutor_kd.TutorKDSettings()
         self.module = tutor_kd.TutorKD(student, Teacher(self.teacher), tokenizer.all_special_ids, settings)
@@ -245,19 +257,37 @@ class Baseline:
         self.teacher.to(DEVICE)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=5e-4, eps=1e-6, weight_decay=0.01)
 
-    def run(self, steps: int) -> list[float]:
-        """Take a step to warm up, then ``steps`` more; the seconds of each of these."""
-        seconds = []
-        for batch in islice(cycle(self.batches), steps + 1):
-            start = now()
+    def run(self, steps: int) -> float:
+        """Take some steps to warm up, then ``steps`` more; the seconds a step of these."""
+        for taken, batch in enumerate(islice(cycle(self.batches), WARM_UP + steps)):
+            if taken == WARM_UP:
+                start = now()
             with self.autocast:
-                loss, _ = authors_step(self.module, self.teacher, send_to_device(batch, DEVICE))
+                loss, _ = authors_step(self.module, self.teacher, send_to_device(batch, DEVICE, non_blocking=True))
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
-            seconds.append(now() - start)
-        return seconds[1:]
+        return (now() - start) / steps
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds a step behind the first few, and until the first of all is done. A GPU isn't waited for in between."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began = now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.start is None:
+            self.start = now() - self.began
+        if state.global_step == WARM_UP:
+            self.warm = now()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds = (now() - self.warm) / (state.global_step - WARM_UP)
 
 
 class StepClock(TrainerCallback):
@@ -283,7 +313,7 @@ class StepClock(TrainerCallback):
 class Ours:
     """``TutorKDTrainer`` itself: clipping, gradient norms and what it logs included."""
 
-    def __init__(self, shape: Shape, bfloat16: bool):
+    def __init__(self, shape: Shape, bfloat16: bool, compiled: bool = False):
         tokenizer = _tokenizer(shape.teacher.vocab_size)
         self.rows = _text(shape, tokenizer)
         self.teacher, student = _models(shape)
@@ -294,24 +324,25 @@ class Ours:
             logging_strategy="no",
             disable_tqdm=True,
             bf16=bfloat16,
+            torch_compile=compiled,
             seed=SEED,
         )
         self.trainer = TutorKDTrainer(student, self.teacher, arguments, self.rows, tokenizer)
         self.trainer.remove_callback(ProgressTable)
-        self.clock = StepClock()
-        self.trainer.add_callback(self.clock)
+        self.stopwatch = Stopwatch()
+        self.trainer.add_callback(self.stopwatch)
 
-    def run(self, steps: int) -> list[float]:
-        """Take a step to warm up, then ``steps`` more; the seconds of each of these."""
-        self.trainer.args.max_steps = steps + 1
+    def run(self, steps: int) -> float:
+        """Take some steps to warm up, then ``steps`` more; the seconds a step of these."""
+        self.trainer.args.max_steps = WARM_UP + steps
         self.trainer.train()
-        return self.clock.steps[-steps:]
+        return self.stopwatch.seconds
 
 
 def build(variant: str, shape: Shape) -> Baseline | Ours:
-    if variant in (BASELINE, BASELINE_FLOAT16):
-        return Baseline(shape, float16=variant == BASELINE_FLOAT16)
-    return Ours(shape, bfloat16=variant == OURS_BFLOAT16)
+    if variant in (AUTHORS_FLOAT32, AUTHORS_FLOAT16):
+        return Baseline(shape, float16=variant == AUTHORS_FLOAT16)
+    return Ours(shape, bfloat16=variant != OURS_FLOAT32, compiled=variant == OURS_COMPILED)
 
 
 # Measuring
@@ -324,7 +355,7 @@ for _suffix in ("", "_backward"):
 
 
 def now() -> float:
-    if DEVICE.type == "cuda":
+    if ON_GPU:
         torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -344,22 +375,30 @@ class Apart:
         cls._variant = build(variant, SHAPES[shape])
 
     def seconds(self, steps: int) -> float:
-        """Median of the seconds a step."""
-        return statistics.median(self.pool.submit(self._run, steps).result())
+        """Seconds a step."""
+        return self.pool.submit(self._run, steps).result()
 
     @classmethod
-    def _run(cls, steps: int) -> list[float]:
+    def _run(cls, steps: int) -> float:
         return cls._variant.run(steps)
 
+    def start(self) -> float:
+        """Seconds from the beginning of the first run to the end of its first step; nan of the authors' order."""
+        return self.pool.submit(self._start_of_run).result()
+
+    @classmethod
+    def _start_of_run(cls) -> float:
+        return cls._variant.stopwatch.start if isinstance(cls._variant, Ours) else math.nan
+
     def flops(self) -> float:
-        """Floating-point operations of all matrix products of a step, the mean of two."""
+        """Floating-point operations of all matrix products of a step, the mean of some; compiled ones aren't seen."""
         return self.pool.submit(self._flops).result()
 
     @classmethod
     def _flops(cls) -> float:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, plain():
             cls._variant.run(1)
-        return counter.get_total_flops() / 2
+        return counter.get_total_flops() / (WARM_UP + 1)
 
     def peak_memory(self) -> float:
         """Bytes at the highest so far, models and optimizer included, imports not; nan where it isn't told."""
@@ -367,7 +406,7 @@ class Apart:
 
     @classmethod
     def _peak_memory(cls) -> float:
-        if DEVICE.type == "cuda":
+        if ON_GPU:
             return torch.cuda.max_memory_allocated()
         try:
             lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -386,27 +425,28 @@ def compare(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     for _ in range(rounds):
         for variant, apart in variants.items():
             seconds[variant].append(apart.seconds(steps))
-            size = 8192 if DEVICE.type == "cuda" else 1024
+            size = 8192 if ON_GPU else 1024
             rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE, size))
 
     table = Table(title=f"{shape_name}: {shape}", title_justify="left")
     table.add_column("step", no_wrap=True)
-    for column in ("s/step", "range", "tokens/s", "speed", "GFLOP/step", "matmul rate", "peak memory"):
+    for column in ("s/step", "range", "tokens/s", "speed", "GFLOP/step", "matmul rate", "peak memory", "first step"):
         table.add_column(column, justify="right", no_wrap=True)
     for variant, apart in variants.items():
         median = statistics.median(seconds[variant])
-        ratio = statistics.median(a / b for a, b in zip(seconds[BASELINE], seconds[variant], strict=True))
-        memory, flops = apart.peak_memory(), apart.flops()
+        ratio = statistics.median(a / b for a, b in zip(seconds[VARIANTS[0]], seconds[variant], strict=True))
+        memory, start, flops = apart.peak_memory(), apart.start(), apart.flops()
         apart.pool.shutdown()
         table.add_row(
             NAMES[variant],
-            f"{median:.3f}",
-            f"{min(seconds[variant]):.3f}-{max(seconds[variant]):.3f}",
+            f"{median:.4f}",
+            f"{min(seconds[variant]):.4f}-{max(seconds[variant]):.4f}",
             f"{shape.rows * shape.length / median:,.0f}",
             f"{ratio:.2f} x",
             f"{flops / 1e9:,.0f}",
             f"{flops / median / rates[dtypes[variant]]:.0%}",
             f"{memory / 2**30:.2f} GiB",
+            "" if math.isnan(start) else f"{start:.1f} s",
         )
     table.caption = "measured matrix-product rate: " + ", ".join(
         f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()
@@ -460,17 +500,18 @@ def profile(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     """Print where our step's time goes."""
     columns: list[dict[str, float]] = []
     for variant in (OURS_FLOAT32, OURS_BFLOAT16):
-        ours = Ours(SHAPES[shape_name], variant == OURS_BFLOAT16)
+        ours, clock = Ours(SHAPES[shape_name], variant == OURS_BFLOAT16), StepClock()
+        ours.trainer.add_callback(clock)
         ours.run(1)
         samples = []
         for _ in range(rounds):
-            ours.clock.steps.clear()
-            ours.clock.optimizer.clear()
+            clock.steps.clear()
+            clock.optimizer.clear()
             with timed_parts(ours) as total:
                 ours.run(steps)
-            parts = dict(total) | {"optimizer": sum(ours.clock.optimizer)}
-            parts["everything else"] = sum(ours.clock.steps) - sum(parts.values())
-            samples.append({part: seconds / len(ours.clock.steps) for part, seconds in parts.items()})
+            parts = dict(total) | {"optimizer": sum(clock.optimizer)}
+            parts["everything else"] = sum(clock.steps) - sum(parts.values())
+            samples.append({part: seconds / len(clock.steps) for part, seconds in parts.items()})
         columns.append({part: statistics.median(sample[part] for sample in samples) for part in samples[0]})
     table = Table(title=f"{shape_name}: {SHAPES[shape_name]}", title_justify="left")
     table.add_column("part of our step", no_wrap=True)
@@ -531,8 +572,8 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--shape", choices=SHAPES, help="one shape alone; default: all")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of all variants in turn; default 7")
-    parser.add_argument("--steps", type=int, default=1, help="timed steps a variant and round; default 1")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of all variants in turn; default {ROUNDS}")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"timed steps a variant and round; default {STEPS}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="only check that both compute the same")
     what.add_argument("--profile", action="store_true", help="print the parts of our step instead")

@@ -61,6 +61,44 @@ def test_two_epochs_with_a_padded_row_agree_with_the_processor(tmp_path, method,
         assert gpu["loss"] == pytest.approx(cpu["loss"], rel=tolerance)
 
 
+COMPILED = [
+    *((method, {}) for method in METHODS),
+    *(("tutor-kd", {name: 2}) for name in ("gradient_accumulation_steps",)),
+]
+COMPILED += [
+    ("tutor-kd", {"gradient_checkpointing": True}),
+    ("tutor-kd", {"bf16": True}),
+    ("minilm-v2", {"bf16": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "args"), COMPILED, ids=lambda value: value if isinstance(value, str) else str([*value])
+)
+def test_graphs_that_are_replayed_compute_what_plain_steps_do(tmp_path, method, args):
+    logged = []
+    for compiled in (True, False):
+        trainer = _trainer(tmp_path / str(compiled), method, num_train_epochs=3, torch_compile=compiled, **args)
+        trainer.train()
+        logged.append(_logged(trainer))
+    for replayed, plain in zip(*logged, strict=True):
+        for name in plain.keys() - {"tokens_per_second", "seconds_left"}:
+            tolerance = 0.1 if "bf16" in args else 1e-3
+            assert replayed[name] == pytest.approx(plain[name], rel=tolerance, abs=tolerance), name
+
+
+def test_a_process_that_torchrun_starts_trains_by_replayed_graphs(place):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    flags = ["--teacher", "teacher", "--corpus", "corpus.txt", *SHORT, "--max_steps", "12", "--sampling", "greedy"]
+    for folder, compiled in (("graphs", "true"), ("plain", "false")):
+        more = ["--output_dir", folder, "--torch_compile", compiled]
+        command = [*launcher, "-m", "tutorkd.cli.main", "distill", *flags, *more]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+    graphs, plain = ([e["loss"] for e in history(place / name) if "loss" in e] for name in ("graphs", "plain"))
+    assert graphs == pytest.approx(plain, rel=0.2)  # dropout is drawn otherwise
+
+
 def test_masked_language_modelling_and_its_look_at_held_out_rows(tmp_path):
     rows = Dataset.from_list(ROWS)
     config = PretrainingConfig(str(tmp_path), bf16=True, num_train_epochs=2, eval_strategy="epoch", **COMMON)

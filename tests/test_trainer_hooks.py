@@ -17,6 +17,7 @@ HOOKS = {
     "_inner_training_loop": ["batch_size", "args", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_get_train_sampler": ["train_dataset"],
+    "get_eval_dataloader": None,  # what it is given is handed on
     "get_batch_samples": ["epoch_iterator", "num_batches", "device"],
     "training_step": ["model", "inputs", "num_items_in_batch"],
     "_prepare_inputs": ["inputs"],

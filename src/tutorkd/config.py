@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -106,11 +108,8 @@ class PretrainingConfig(TrainingArguments):
             )
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 0 if self.use_cpu else min(4, os.cpu_count() or 1)
-        # Trainer and accelerate would compile too, each in its own way.
-        asked = self.torch_compile, self.torch_compile_backend, self.torch_compile_mode
-        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
-        super().__post_init__()
-        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = asked
+        with compiling_left_to_us(self):
+            super().__post_init__()
         # A stream's batches are read by each process itself: a batch holds flat positions and can't be sliced.
         assert isinstance(self.accelerator_config, AcceleratorConfig)
         self.accelerator_config.dispatch_batches = False
@@ -124,6 +123,17 @@ class PretrainingConfig(TrainingArguments):
         """
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
+
+
+@contextmanager
+def compiling_left_to_us(args: PretrainingConfig) -> Iterator[None]:
+    """Within, transformers and accelerate, which would compile in their own ways, don't see that it is asked for."""
+    asked = args.torch_compile, args.torch_compile_backend, args.torch_compile_mode
+    args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
+    try:
+        yield
+    finally:
+        args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = asked
 
 
 @dataclass

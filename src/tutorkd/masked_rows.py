@@ -1,5 +1,6 @@
 """The trainer's step: transformers' own, around a module that computes its losses on masked rows."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -7,6 +8,7 @@ import torch
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -14,7 +16,7 @@ from tutorkd.arguments import check_arguments, prepare_for_checkpointing
 from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
-from tutorkd.config import PretrainingConfig
+from tutorkd.config import PretrainingConfig, compiling_left_to_us
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
@@ -78,17 +80,18 @@ class MaskedRowsTrainer(SavingTrainer):
         self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
         self.masking = MaskingCollator(processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size)
-        super().__init__(
-            model=module,
-            args=args,
-            data_collator=cast(Any, self.masking),  # Trainer's own gives dictionaries
-            train_dataset=DrawnRows(train_dataset)
-            if hasattr(train_dataset, "__len__")
-            else StreamedRows(train_dataset),
-            eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset, args.eval_rows),
-            processing_class=processing_class,
-            **kwargs,
-        )
+        with compiling_left_to_us(args):
+            super().__init__(
+                model=module,
+                args=args,
+                data_collator=cast(Any, copy.copy(self.masking)),  # Trainer's own gives dictionaries
+                train_dataset=DrawnRows(train_dataset)
+                if hasattr(train_dataset, "__len__")
+                else StreamedRows(train_dataset),
+                eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset, args.eval_rows),
+                processing_class=processing_class,
+                **kwargs,
+            )
         if args.device.type == "cpu":
             keep_freed_memory()
         self.saved_model = model
@@ -98,7 +101,7 @@ class MaskedRowsTrainer(SavingTrainer):
         self._throughput = Throughput()
         self.add_callback(self._throughput)
         self.add_callback(StepsAsAsked())
-        self._compilation = Compilation(module, self.masking, self._progress.note)
+        self._compilation = Compilation(module, cast(Any, self.data_collator), self._progress.note)
         self.add_callback(self._compilation)
         self._window = Window(args.device)
         self._skipped_steps = 0
@@ -111,6 +114,14 @@ class MaskedRowsTrainer(SavingTrainer):
             return None
         # The state counts passes: a whole number where an epoch begins, more where a resumed run goes on within one.
         return EpochSampler(len(rows), self.data_seed, lambda: int(self.state.epoch or 0))
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As Trainer's, but batches keep their own shapes: what is drawn for them doesn't depend on compiling."""
+        of_training, self.data_collator = self.data_collator, cast(Any, self.masking)
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = of_training
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
@@ -243,8 +254,7 @@ class MaskedRowsTrainer(SavingTrainer):
         if self.compute_metrics is None:
             with torch.no_grad(), plain():
                 return module(batch, **self._forward_arguments()).loss, None, None
-        asked = batch.position_weights > 0
-        looks = [torch.where(asked, values, IGNORED) for values in self._look(module, batch)]
+        looks = self._look(module, batch)
         first, *others = (spread(values, batch.masked_positions, batch.input_ids, IGNORED) for values in looks)
         return None, first, tuple(others)
 

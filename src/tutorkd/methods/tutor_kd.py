@@ -324,7 +324,6 @@ class TutorKD(nn.Module):
         original_ids, positions = batch.original_ids, batch.masked_positions
         logits = teacher(batch.corrupted_ids, batch.attention_mask, positions=positions).logits
         replaced_ids = sample_replacements(without(logits, self.forbidden_ids), generator=generator)
-        replaced_ids = torch.where(batch.position_weights > 0, replaced_ids, original_ids)
         ids = batch.with_tokens(replaced_ids)
         last = Ask(hidden=[self.student.config.num_hidden_layers])
         learned = self.reader(ids, batch.attention_mask, last).hidden[-1]

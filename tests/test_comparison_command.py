@@ -140,6 +140,15 @@ def test_the_time_of_a_run_shorter_than_a_line_of_the_log_is_told(matrix, in_pro
     assert training["seconds"] > 0
 
 
+def test_a_finished_cell_is_known_however_its_paths_are_spelled(matrix, in_process, tmp_path, monkeypatch):
+    command = matrix("mlm", references=True)
+    assert main(command) == 0
+    in_process.clear()
+    monkeypatch.chdir(tmp_path)
+    assert main([word.replace(f"{tmp_path}/train", "train").replace("/corpus", "/./corpus") for word in command]) == 0
+    assert in_process == []
+
+
 def test_labelled_rows_that_were_replaced_make_a_cell_unfinished(matrix, in_process, tmp_path):
     command = matrix("mlm")
     assert main(command) == 0

@@ -57,7 +57,16 @@ def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data
     found = cell.result
     table = markdown(summarise([cell], {}))
     assert ("not run" in table) == (found is None)
-    assert found is None or found["settings"] == settings
+    assert found is None or _told_apart(found["settings"]) == _told_apart(settings)
+
+
+def _told_apart(settings):
+    """What of a cell's settings makes it another: a text by its digest, an option that isn't set like one unknown."""
+    sections = {
+        section: {key: value for key, value in settings[section].items() if value is not None and key != "corpus"}
+        for section in ("distill", "evaluate")
+    }
+    return settings["kind"], sections
 
 
 @fuzzed(40)

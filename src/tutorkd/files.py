@@ -82,19 +82,18 @@ def write_text(path: Path, text: str) -> None:
         raise UserError(f"{path} can't be written: {error.strerror}") from error
 
 
-def stored_result(file: Path, types: Mapping[str, Any], same: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """What a JSON file of results holds; None if it isn't there, isn't whole, isn't of these types or is another's.
+def stored_result(file: Path, types: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a JSON file of results holds; None if it isn't there, isn't whole or isn't of these types.
 
     Args:
         types: of what it must hold: keys to types, or to such a mapping again.
-        same: keys to what must stand there, such as the settings that a result would be of now.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"), parse_int=_counted)
         _check(content, types)
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return None
-    return content if all(content[key] == value for key, value in (same or {}).items()) else None
+    return content
 
 
 def _counted(digits: str) -> int:

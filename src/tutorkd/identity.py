@@ -12,7 +12,6 @@ from huggingface_hub.errors import HFValidationError
 
 from tutorkd.data.sources import LocalFiles, resolve_source
 from tutorkd.errors import UserError
-from tutorkd.settings import first_difference
 from tutorkd.students import PRESETS
 
 # Settings that name something. They are kept to be read; what they stand for is compared, however its name is spelled.
@@ -64,28 +63,23 @@ def _text_files(name: str, split: str) -> Any:
     return source.identity(streaming=False) if isinstance(source, LocalFiles) else name
 
 
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the names whose content is told beside them."""
-    told = {TEXT} if TEXT_FILES in settings else set()
-    told |= {key for key in (*MODELS, *FILES) if f"{key}_sha256" in settings}
-    return {key: value for key, value in settings.items() if key not in told}
-
-
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """How two sets of settings differ in words; None if they don't.
+    """How two sets of settings differ, "key: value there, value now and 2 more"; None if they don't.
 
-    Names of one content aren't a difference, however they are spelled. Of the text its rows count, not its files.
+    Names of one content aren't a difference, however they are spelled. Of a text its rows count where both sets tell
+    them, else its files. A setting that isn't there is None.
     """
-    names = (*MODELS, *FILES, TEXT)
-    differ = [key for key in names if there.get(f"{key}_sha256") != now.get(f"{key}_sha256")]
-    same = [key for key in names if key not in differ and f"{key}_sha256" in there]
-    first, second = (
-        {key: value for key, value in each.items() if key not in same and not key.endswith("_sha256")}
-        for each in (there, now)
-    )
-    if found := first_difference(first, second):
-        return found
-    return f"what {differ[0]} {now.get(differ[0])} holds has changed" if differ else None
+    digests = {name: f"{name}_sha256" for name in (*MODELS, *FILES)}
+    digests[TEXT] = TEXT_DIGEST if TEXT_DIGEST in there and TEXT_DIGEST in now else TEXT_FILES
+    changed = [name for name, key in digests.items() if there.get(key) != now.get(key)]
+    settled = {name for name, key in digests.items() if name not in changed and key in there}
+    settled |= {*digests.values(), TEXT_DIGEST, TEXT_FILES}
+    differ = [key for key in (there.keys() | now.keys()) - settled if there.get(key) != now.get(key)]
+    differ.sort(key=lambda key: (key.endswith("sha256"), key))  # a digest tells a reader least
+    if differ:
+        more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+        return f"{differ[0]}: {there.get(differ[0])} there, {now.get(differ[0])} now{more}"
+    return f"what {changed[0]} {now.get(changed[0])} holds has changed" if changed else None
 
 
 def _model_files(path: Path) -> list[Path]:

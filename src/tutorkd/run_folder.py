@@ -83,7 +83,7 @@ class RunFolder:
     def _compare(self) -> None:
         """Refuse to go on with another run; what the text holds isn't known yet."""
         before, now = self._found[_PROCESSES], self.settings[_PROCESSES]
-        later = (_PROCESSES, TEXT, TEXT_DIGEST)
+        later = (_PROCESSES, TEXT, TEXT_DIGEST, TEXT_FILES)
         there, here = (
             {key: value for key, value in each.items() if key not in later and not key.endswith(_REVISION)}
             for each in (self._found, self.settings)

@@ -1,7 +1,7 @@
-"""Settings in plain types, to be shown, kept and compared."""
+"""Settings in plain types, to be shown and kept."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -32,16 +32,6 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
             if value is None or isinstance(value, str | int | float | bool | list | dict):
                 values[field.name] = value
     return values
-
-
-def first_difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """How two sets of settings differ, "key: value there, value now and 2 more"; None if they don't."""
-    differ = [key for key in there.keys() | now.keys() if there.get(key) != now.get(key)]
-    differ.sort(key=lambda key: (key.endswith("sha256"), key))  # a digest tells a reader least
-    if not differ:
-        return None
-    more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
-    return f"{differ[0]}: {there.get(differ[0])} there, {now.get(differ[0])} now{more}"
 
 
 def own_fields(cls: type) -> set[str]:

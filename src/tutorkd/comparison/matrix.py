@@ -15,7 +15,7 @@ from tutorkd.evaluation import arguments as evaluation
 from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.evaluation.classification import FIGURE_TYPES
 from tutorkd.files import stored_result
-from tutorkd.identity import comparable, with_contents
+from tutorkd.identity import difference, with_contents
 from tutorkd.methods import METHODS
 from tutorkd.options.recipes import check_keys
 from tutorkd.pretraining import distillation
@@ -88,7 +88,10 @@ class Cell:
         """Its result, if it is finished and had these settings."""
         types = RESULT_TYPES | ({"training": TRAINING_TYPES} if self.kind == "distilled" else {})
         result = stored_result(self.folder / RESULT_FILE, types)
-        if result is None or not _same(result["settings"], self.settings):
+        if result is None:
+            return None
+        there, now = result["settings"], self.settings
+        if there["kind"] != now["kind"] or any(difference(there[key], now[key]) for key in ("distill", "evaluate")):
             return None
         return result if is_log(result["training"].get("log", [])) else None
 
@@ -96,16 +99,6 @@ class Cell:
 def is_log(entries: Sequence[Mapping[str, float]]) -> bool:
     """Whether each entry of a log, which is of `LOG_TYPE`, says its step."""
     return all("step" in entry for entry in entries)
-
-
-def _same(there: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two cells' settings are the same, however paths in them are spelled."""
-    sections = [(there[key], now[key]) for key in ("distill", "evaluate")]
-    return (
-        there.keys() == now.keys()
-        and there["kind"] == now["kind"]
-        and all(comparable(first) == comparable(second) for first, second in sections)
-    )
 
 
 def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) -> list[Cell]:

@@ -23,8 +23,8 @@ from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, tex
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
+from tutorkd.identity import difference
 from tutorkd.locks import held
-from tutorkd.settings import first_difference
 
 RECORD_FILE = "result.json"
 FIGURE_TYPES = get_type_hints(EvaluationResult)
@@ -227,9 +227,9 @@ def _compare(output: Path, settings: dict[str, Any]) -> None:
             {key: value for key, value in each.items() if key not in _MACHINE}
             for each in (content["settings"], settings)
         )
-        if difference := first_difference(there, now):
+        if found := difference(there, now):
             raise UserError(
-                f"{output} holds another run ({difference}); choose another --output_dir, or --restart to throw "
+                f"{output} holds another run ({found}); choose another --output_dir, or --restart to throw "
                 "its results away"
             )
 
@@ -238,8 +238,8 @@ def _earlier(
     record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
 ) -> EvaluationResult | None:
     """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
-    content = stored_result(record, _RECORD_TYPES, {"settings": settings, "weights": checkpoint.identity})
-    if content is None:
+    content = stored_result(record, _RECORD_TYPES)
+    if content is None or content["weights"] != checkpoint.identity or difference(content["settings"], settings):
         return None
     if with_classifier and not (content["classifier"] and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
         return None

@@ -26,6 +26,7 @@ from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.hub import CLASSIFICATION, load_tokenizer
+from tutorkd.identity import difference
 from tutorkd.words import one_line
 
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
@@ -61,7 +62,8 @@ class Run:
         """Its result, if it is finished and had this identity."""
         figures = {figure.name: float for figure in TASKS[self.identity["task"]].figures}
         types = {**_RESULT_TYPES, "scores": figures}
-        return stored_result(self.folder / RESULT_FILE, types, {"identity": self.identity})
+        result = stored_result(self.folder / RESULT_FILE, types)
+        return None if result is None or difference(result["identity"], self.identity) else result
 
     @property
     def error(self) -> str | None:

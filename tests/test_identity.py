@@ -1,0 +1,46 @@
+"""Whether two runs are made from the same: worked out by hand for each kind of setting."""
+
+import pytest
+
+from tutorkd.identity import difference
+
+RUN = {"seed": 1, "top_k": None, "teacher": "t", "teacher_sha256": "a", "student": "half", "corpus": ["c"]}
+ROWS, FILES = {"corpus_sha256": "r"}, {"corpus_files_sha256": "f"}
+
+
+@pytest.mark.parametrize(
+    ("there", "now"),
+    [
+        ({}, {}),
+        (ROWS | FILES, ROWS | FILES),
+        ({}, {"teacher": "./t"}),
+        (FILES, FILES | {"corpus": ["./c"]}),
+        (ROWS, ROWS | {"corpus": ["./c"]}),
+        (ROWS | FILES, ROWS | {"corpus_files_sha256": "touched"}),
+        ({"temperature": None}, {}),  # an option that there was none of, left at none
+        ({}, {"temperature": None}),
+    ],
+)
+def test_what_gives_the_same_is_no_difference(there, now):
+    assert difference(RUN | there, RUN | now) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "now", "told"),
+    [
+        ({}, {"seed": 2}, "seed: 1 there, 2 now"),
+        ({}, {"top_k": 3}, "top_k: None there, 3 now"),
+        ({}, {"student": "extreme-12"}, "student: half there, extreme-12 now"),
+        ({}, {"seed": 2, "top_k": 3, "student": "s"}, "seed: 1 there, 2 now and 2 more"),
+        ({"data_sha256": "x"}, {"data_sha256": "y"}, "data_sha256: x there, y now"),
+        ({"data_sha256": "x"}, {"data_sha256": "y", "seed": 2}, "seed: 1 there, 2 now and 1 more"),
+        ({}, {"teacher_sha256": "b"}, "what teacher t holds has changed"),
+        ({}, {"teacher": "u", "teacher_sha256": "b"}, "teacher: t there, u now"),
+        ({}, {"corpus": ["./c"]}, "corpus: ['c'] there, ['./c'] now"),  # nothing tells what it holds
+        (FILES, {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
+        (FILES, ROWS | {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
+        (ROWS | FILES, {"corpus_sha256": "s"} | FILES, "what corpus ['c'] holds has changed"),
+    ],
+)
+def test_the_first_difference_is_told_and_how_many_more_there_are(there, now, told):
+    assert difference(RUN | there, RUN | now) == told

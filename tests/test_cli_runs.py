@@ -192,6 +192,22 @@ def test_the_model_card_names_a_base_model_of_the_hub(tmp_path):
     assert ModelCard.load(tmp_path / "README.md").data.base_model == "google-bert/bert-base-uncased"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"eval_probe_auc": 0.75, "eval_probe_correlation": 0.25}, "probe AUC 0.750, probe corr. 0.250"),
+        ({"eval_loss": 2.0, "eval_accuracy": 0.5}, "held-out loss 2.000, accuracy 0.500"),
+    ],
+)
+def test_the_model_card_tells_the_last_look_at_held_out_text_in_the_log_s_words(tmp_path, given, told):
+    args = TutorKDConfig(output_dir=str(tmp_path))
+    trainer = TutorKDTrainer("half", tiny.masked_lm(), args, tiny.rows(4), tiny.tokenizer())
+    before = dict.fromkeys(given, 9.0)
+    trainer.state.log_history = [before, {"loss": 1.0}, {**given, "eval_runtime": 1.0}, {"loss": 1.0}]
+    trainer.save_model()
+    assert f"| held-out text | {told} |" in " ".join((tmp_path / "README.md").read_text().split())
+
+
 def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tmp_path):
     """Through the module as a process of its own, whose warnings nobody catches."""
     teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")

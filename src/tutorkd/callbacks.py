@@ -16,11 +16,14 @@ from tutorkd.step import LOSS, Figure
 LEARNING_RATE = Figure("learning_rate", "lr")
 TOKENS_PER_SECOND = Figure("tokens_per_second", "tok/s")
 SKIPPED_STEPS = Figure("skipped_steps", "skipped")
-# What Trainer logs too, and a table has no room for.
-NOT_SHOWN = {
-    *("epoch", "grad_norm", "total_flos", "train_loss", "seconds_left"),
+SECONDS_LEFT = "seconds_left"
+# What Trainer logs of the time that it took.
+TIMES = {
+    *("train_runtime", "train_tokens_per_second"),
     *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"),
 }
+# What is logged too, and a table has no room for.
+NOT_SHOWN = {"epoch", "grad_norm", "total_flos", "train_loss", SECONDS_LEFT, *TIMES}
 
 
 class ProgressTable(TrainerCallback):
@@ -166,4 +169,4 @@ class Throughput(TrainerCallback):
         self._restart(step)
         if not steps:
             return {}
-        return {TOKENS_PER_SECOND.name: tokens / elapsed, "seconds_left": elapsed / steps * (max_steps - step)}
+        return {TOKENS_PER_SECOND.name: tokens / elapsed, SECONDS_LEFT: elapsed / steps * (max_steps - step)}

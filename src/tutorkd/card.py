@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
+from tutorkd.objective import MODEL_CLASS
+from tutorkd.probe import FIGURES
 from tutorkd.tables import aligned, escaped
 
 if TYPE_CHECKING:
@@ -40,10 +42,9 @@ def student_card(
         "method": method.title,
         "constants": ", ".join(f"{key} {value}" for key, value in constants.items()) or "none",
         **_training(config, state),
-        **_held_out(state, {"eval_probe_auc": "probe AUC", "eval_probe_correlation": "probe correlation"}),
-        **_held_out(state, {"eval_loss": "loss"}),
+        **_held_out(state),
     }
-    loader = "AutoModelForMaskedLM" if settings.needs_mlm_head else "AutoModel"
+    loader = MODEL_CLASS.__name__ if settings.needs_mlm_head else "AutoModel"
     head = (
         "It has an MLM head; `AutoModel` loads it without."
         if settings.needs_mlm_head
@@ -84,13 +85,13 @@ def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfi
     facts = {
         "model": _sizes(model),
         **_training(config, state),
-        **_held_out(state, {"eval_loss": "MLM loss (nats)", "eval_accuracy": "MLM accuracy"}),
+        **_held_out(state),
     }
     text = f"""\
 # {name}, adapted
 
 A masked language model, trained further on a corpus by tutorkd {__version__}; load it with
-`AutoModelForMaskedLM.from_pretrained`.
+`{MODEL_CLASS.__name__}.from_pretrained`.
 
 {_table(facts)}
 """
@@ -148,9 +149,12 @@ def _training(config: "PretrainingConfig", state: TrainerState) -> dict[str, str
     }
 
 
-def _held_out(state: TrainerState, names: dict[str, str]) -> dict[str, str]:
-    last = next((entry for entry in reversed(state.log_history) if next(iter(names)) in entry), {})
-    return {f"{label}, held-out text": f"{last[key]:.3f}" for key, label in names.items() if key in last}
+def _held_out(state: TrainerState) -> dict[str, str]:
+    """What the last look at held-out text gave, as the log calls it."""
+    for entry in reversed(state.log_history):
+        if told := [f"{figure.label} {entry[figure.name]:.3f}" for figure in FIGURES if figure.name in entry]:
+            return {"held-out text": ", ".join(told)}
+    return {}
 
 
 def _table(facts: dict[str, str]) -> str:

@@ -25,6 +25,7 @@ AUC = Figure("eval_probe_auc", "probe AUC", "probe AUC, 0.5 to 1")
 CORRELATION = Figure("eval_probe_correlation", "probe corr.", "probe correlation, -1 to 1")
 ACCURACY = Figure("eval_accuracy", "accuracy")
 PERPLEXITY = Figure("eval_perplexity", "perplexity")
+FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY)  # all that a look at held-out rows may give
 
 
 class HeldOut(NamedTuple):

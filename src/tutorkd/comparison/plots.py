@@ -28,7 +28,7 @@ _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _LABEL_GAP = 0.055  # of the axes' height between two labels
-_HELD_OUT = {figure.name: figure for figure in (probe.LOSS, probe.AUC, probe.CORRELATION)}
+_HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
 _FIGURES = (LOSS, *(figure for method in METHODS.values() for figure in method.figures))
 _DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 

@@ -3,11 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tutorkd import probe
+from tutorkd.callbacks import LEARNING_RATE, SECONDS_LEFT, TIMES, TOKENS_PER_SECOND
 from tutorkd.comparison.matrix import Cell
 from tutorkd.seeds import over_seeds
+from tutorkd.step import LOSS
 from tutorkd.tables import aligned
 from tutorkd.words import duration
 
+_LINES = {figure.name for figure in (LOSS, *probe.FIGURES)}  # a line of the log with one of these has figures
+# What a line says of when it was written and how fast the run was.
+_WHEN = {"step", "epoch", LEARNING_RATE.name, TOKENS_PER_SECOND.name, SECONDS_LEFT, *TIMES}
+_AUC = f"last_{probe.AUC.name}"
 _FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
 
 
@@ -18,10 +25,9 @@ def figures(result: Mapping[str, Any]) -> dict[str, float]:
     shown |= {f"training_{key}": training[key] for key in ("steps", "tokens", "seconds", "flops") if training.get(key)}
     last: dict[str, Any] = {}
     for entry in training.get("log", []):
-        if "loss" in entry or any(key.startswith("eval_") for key in entry):
+        if not _LINES.isdisjoint(entry):
             last |= entry
-    timings = ("runtime", "per_second", "seconds_left", "preparation_time", "learning_rate", "epoch", "step")
-    return shown | {f"last_{key}": value for key, value in last.items() if not key.endswith(timings)}
+    return shown | {f"last_{key}": value for key, value in last.items() if key not in _WHEN}
 
 
 def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """The table of a comparison, best mean accuracy first, references on top."""
     failures = any(row["failed"] for row in summary["rows"])
     headings = ["variant", "student", "seeds", "accuracy %", "macro F1 %", "parameters", "training", "training TFLOP"]
-    headings += ["probe AUC"] + ["failed"] * failures
+    headings += [probe.AUC.label] + ["failed"] * failures
     lines: list[list[str]] = []
 
     def order(row: Mapping[str, Any]) -> tuple[bool, float]:
@@ -88,7 +94,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         words.append(f"{found['parameters']['mean'] / 1e6:.1f} M" if "parameters" in found else "-")
         words.append(duration(found["training_seconds"]["mean"]) if "training_seconds" in found else "-")
         words.append(_tera(found["training_flops"]["mean"]) if "training_flops" in found else "-")
-        words.append(f"{found['last_eval_probe_auc']['mean']:.3f}" if "last_eval_probe_auc" in found else "-")
+        words.append(f"{found[_AUC]['mean']:.3f}" if _AUC in found else "-")
         if failures:
             words.append(_failures(row["failed"]))
         lines.append(words)

@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, set_seed
+from transformers import AutoModel, PreTrainedModel, set_seed
 
 from tutorkd import demo_data
 from tutorkd.cost import seconds_a_step
@@ -31,6 +31,7 @@ from tutorkd.files import write_text
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.locks import held
 from tutorkd.methods import METHODS
+from tutorkd.objective import MODEL_CLASS
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.pretraining.adaptation import Adaptation, adapt, read_adaptation
@@ -186,7 +187,7 @@ def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     tokenizer = load_tokenizer(encoder, "encoder")
     set_seed(0)
     with loading(encoder, "encoder"):
-        model = AutoModelForMaskedLM.from_pretrained(encoder, dtype=torch.float32)
+        model = MODEL_CLASS.from_pretrained(encoder, dtype=torch.float32)
     make = partial(MaskedLMTrainer, model, processing_class=tokenizer)
     with on_fabricated_rows(make, tokenizer, adaptation.config) as trainer:
         adapting = seconds_a_step(trainer, adaptation.text.max_length)

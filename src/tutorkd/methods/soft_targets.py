@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over, weighted
 from tutorkd.methods.pair import check_vocabulary
+from tutorkd.objective import MODEL_CLASS
 from tutorkd.reader import has_head
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
@@ -54,7 +55,7 @@ def check_mlm_head(method: str, student: PreTrainedModel) -> None:
     if not has_head(student):
         raise UserError(
             f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
-            "the student with AutoModelForMaskedLM"
+            f"the student with {MODEL_CLASS.__name__}"
         )
 
 

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForMaskedLM, set_seed
+from transformers import set_seed
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model, load_tokenizer
+from tutorkd.objective import MODEL_CLASS
 from tutorkd.options.parser import OptionParser
 from tutorkd.positions import check_positions
 from tutorkd.pretraining.corpus import CorpusArguments
@@ -76,7 +77,7 @@ def _prepare(options: Adaptation) -> Prepared:
     tokenizer = load_tokenizer(args.model, "model", args.trust_remote_code)
     lines = text.check(tokenizer)
     set_seed(options.config.seed)  # an MLM head that isn't there starts at random
-    model, missing = load_model(AutoModelForMaskedLM, args.model, "model", trust_remote_code=args.trust_remote_code)
+    model, missing = load_model(MODEL_CLASS, args.model, "model", trust_remote_code=args.trust_remote_code)
     check_positions(model, "model", text.max_length)
     head = "starts at random" if missing else "goes on from the checkpoint's"
     lines.append(f"model    {args.model}: {model.num_parameters() / 1e6:.1f} M parameters, its MLM head {head}")

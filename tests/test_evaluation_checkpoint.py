@@ -3,8 +3,8 @@
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from commands import save
-from torch.nn.functional import mse_loss
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from tutorkd.errors import UserError
@@ -72,7 +72,7 @@ def test_one_class_name_makes_a_regression_and_two_a_classifier_whatever_it_was_
     if len(classes) == 1:
         targets = torch.tensor([0.5, 4.5])
         output = model(input_ids=ids, labels=targets)
-        assert output.loss == mse_loss(output.logits[:, 0], targets)
+        assert output.loss == F.mse_loss(output.logits[:, 0], targets)
     else:
         output = model(input_ids=ids, labels=torch.tensor([0, 1]))
         log = output.logits.log_softmax(-1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutorkd import functional as T
+from tutorkd import functional
 
 LOGITS = [torch.float32, torch.bfloat16]
 
@@ -26,7 +26,7 @@ def test_modified_logit_target_is_the_clipped_ratio_of_probabilities():
     # softmax of log 1, log 2, log 5 is 1/8, 2/8, 5/8
     logits = torch.tensor([[1.0, 2.0, 5.0]] * 4).log()
     original, replaced = torch.tensor([1, 1, 2, 0]), torch.tensor([0, 2, 1, 0])
-    target = T.modified_logit_target(logits, original, replaced)
+    target = functional.modified_logit_target(logits, original, replaced)
     torch.testing.assert_close(target, torch.tensor([0.5, 1.0, 0.4, 1.0]))
 
 
@@ -34,18 +34,18 @@ def test_modified_logit_target_is_the_clipped_ratio_of_probabilities():
 def test_modified_logit_target_is_exactly_one_where_nothing_was_replaced(dtype):
     logits = _random(50, 40, scale=30).to(dtype)
     ids = torch.arange(50) % 40
-    assert (T.modified_logit_target(logits, ids, ids) == 1).all()
+    assert (functional.modified_logit_target(logits, ids, ids) == 1).all()
 
 
 def test_teacher_reward_is_the_difference_of_probabilities():
     logits = torch.tensor([[1.0, 2.0, 5.0]] * 3).log()
-    reward = T.teacher_reward(logits, torch.tensor([2, 0, 1]), torch.tensor([0, 2, 1]))
+    reward = functional.teacher_reward(logits, torch.tensor([2, 0, 1]), torch.tensor([0, 2, 1]))
     torch.testing.assert_close(reward, torch.tensor([0.5, -0.5, 0.0]))
 
 
 def test_student_reward_is_its_error_and_carries_no_gradient():
     logits = torch.tensor([0.0, math.log(3.0), -math.log(3.0)], requires_grad=True)
-    reward = T.student_reward(torch.tensor([1.0, 0.25, 0.25]), logits)
+    reward = functional.student_reward(torch.tensor([1.0, 0.25, 0.25]), logits)
     torch.testing.assert_close(reward, torch.tensor([0.5, 0.5, 0.0]))
     assert not reward.requires_grad
 
@@ -53,20 +53,20 @@ def test_student_reward_is_its_error_and_carries_no_gradient():
 def test_mlm_student_reward_is_half_the_absolute_difference_of_the_distributions():
     # 1/8, 2/8, 5/8 against 1/2, 1/4, 1/4: (3/8 + 0 + 3/8) / 2
     teacher, student = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([[2.0, 1.0, 1.0]]).log().requires_grad_()
-    reward = T.mlm_student_reward(teacher, student)
+    reward = functional.mlm_student_reward(teacher, student)
     torch.testing.assert_close(reward, torch.tensor([0.375]))
     assert not reward.requires_grad
-    assert T.mlm_student_reward(teacher, teacher).item() == 0
-    apart = T.mlm_student_reward(torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]]))
+    assert functional.mlm_student_reward(teacher, teacher).item() == 0
+    apart = functional.mlm_student_reward(torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]]))
     assert apart.item() == 1
 
 
 def test_advantage_is_the_reward_less_the_mean_of_the_others():
     reward = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
-    torch.testing.assert_close(T.advantage(reward), torch.tensor([1.0 - 4.0, 2.0 - 3.5, 6.0 - 1.5]))
-    assert not T.advantage(reward).requires_grad
-    assert T.advantage(torch.tensor([0.7])).tolist() == pytest.approx([0.7])
-    assert T.advantage(torch.empty(0)).shape == (0,)
+    torch.testing.assert_close(functional.advantage(reward), torch.tensor([1.0 - 4.0, 2.0 - 3.5, 6.0 - 1.5]))
+    assert not functional.advantage(reward).requires_grad
+    assert functional.advantage(torch.tensor([0.7])).tolist() == pytest.approx([0.7])
+    assert functional.advantage(torch.empty(0)).shape == (0,)
 
 
 def test_advantage_leaves_the_expected_policy_gradient_as_it_is():
@@ -75,11 +75,11 @@ def test_advantage_leaves_the_expected_policy_gradient_as_it_is():
     rewards = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)  # of a position's action alone
     probability = logits.softmax(-1)
     means = {}
-    for shaped in (lambda reward: reward, T.advantage):
+    for shaped in (lambda reward: reward, functional.advantage):
         gradient = torch.zeros(2, 2, dtype=torch.float64)
         for outcome in ((0, 0), (0, 1), (1, 0), (1, 1)):
             actions, leaf = torch.tensor(outcome), logits.clone().requires_grad_()
-            T.policy_loss(leaf, actions, shaped(rewards.gather(-1, actions[:, None])[:, 0])).backward()
+            functional.policy_loss(leaf, actions, shaped(rewards.gather(-1, actions[:, None])[:, 0])).backward()
             gradient += probability[0, outcome[0]] * probability[1, outcome[1]] * leaf.grad
         means[shaped] = gradient
     plain, centred = means.values()
@@ -89,14 +89,14 @@ def test_advantage_leaves_the_expected_policy_gradient_as_it_is():
 
 def test_policy_loss_is_reinforce():
     logits = torch.tensor([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]]).log()
-    loss = T.policy_loss(logits, torch.tensor([2, 1]), torch.tensor([2.0, -1.0]))
+    loss = functional.policy_loss(logits, torch.tensor([2, 1]), torch.tensor([2.0, -1.0]))
     assert loss.item() == pytest.approx(-(2 * math.log(0.5) - math.log(0.25)) / 2, abs=1e-6)
 
 
 def test_policy_gradient_is_reward_times_policy_minus_action():
     logits = _random(4, 6).float().requires_grad_()
     actions, reward = torch.tensor([0, 5, 2, 2]), torch.tensor([1.0, -2.0, 0.5, 0.0])
-    T.policy_loss(logits, actions, reward).backward()
+    functional.policy_loss(logits, actions, reward).backward()
     expected = reward[:, None] * (logits.detach().softmax(-1) - F.one_hot(actions, 6)) / 4
     torch.testing.assert_close(logits.grad, expected)
 
@@ -104,14 +104,14 @@ def test_policy_gradient_is_reward_times_policy_minus_action():
 def test_no_gradient_flows_through_the_reward():
     reward = torch.ones(2, requires_grad=True)
     logits = torch.zeros(2, 3, requires_grad=True)
-    T.policy_loss(logits, torch.tensor([0, 1]), reward).backward()
+    functional.policy_loss(logits, torch.tensor([0, 1]), reward).backward()
     assert reward.grad is None
 
 
 def test_plausibility_loss_is_the_kl_divergence_from_the_teacher():
     teacher = torch.tensor([[1.0, 3.0]]).log()
     policy = torch.tensor([[1.0, 1.0]]).log().requires_grad_()
-    loss = T.plausibility_loss(policy, teacher)
+    loss = functional.plausibility_loss(policy, teacher)
     assert loss.item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-6)
     loss.backward()  # gradient of a KL divergence in the second argument's logits: pi - P_T
     torch.testing.assert_close(policy.grad, torch.tensor([[0.25, -0.25]]))
@@ -120,7 +120,7 @@ def test_plausibility_loss_is_the_kl_divergence_from_the_teacher():
 def test_plausibility_loss_agrees_with_float64_and_sends_nothing_to_the_teacher():
     policy, teacher = _random(7, 50, scale=4), _random(7, 50, seed=1, scale=4).requires_grad_()
     expected = F.kl_div(policy.log_softmax(-1), teacher.softmax(-1), reduction="batchmean")
-    loss = T.plausibility_loss(policy.float().requires_grad_(), teacher)
+    loss = functional.plausibility_loss(policy.float().requires_grad_(), teacher)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     assert teacher.grad is None
@@ -128,7 +128,7 @@ def test_plausibility_loss_agrees_with_float64_and_sends_nothing_to_the_teacher(
 
 def test_plausibility_loss_of_the_teacher_itself_is_zero():
     logits = _random(5, 30, scale=10).float()
-    assert T.plausibility_loss(logits, logits).item() == pytest.approx(0, abs=1e-5)
+    assert functional.plausibility_loss(logits, logits).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_divergence_and_entropy_keep_float32_under_autocast():
@@ -137,18 +137,18 @@ def test_divergence_and_entropy_keep_float32_under_autocast():
     expected = F.kl_div(policy.log_softmax(-1), teacher.softmax(-1), reduction="batchmean").item()
     entropy = torch.distributions.Categorical(logits=policy).entropy()
     with torch.autocast("cpu", torch.bfloat16):
-        assert T.plausibility_loss(policy, teacher).item() == pytest.approx(expected, rel=0.05)
-        torch.testing.assert_close(T.policy_entropy(policy).double(), entropy, rtol=1e-5, atol=0)
+        assert functional.plausibility_loss(policy, teacher).item() == pytest.approx(expected, rel=0.05)
+        torch.testing.assert_close(functional.policy_entropy(policy).double(), entropy, rtol=1e-5, atol=0)
 
 
 def test_policy_entropy_of_a_uniform_distribution_is_the_log_of_its_size():
-    torch.testing.assert_close(T.policy_entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8)))
+    torch.testing.assert_close(functional.policy_entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8)))
 
 
 def test_modified_logit_loss_is_the_mean_cross_entropy_over_real_positions():
     logits = torch.tensor([[0.0, math.log(3.0), 50.0]])
     target = torch.tensor([[1.0, 0.25, 0.0]])
-    loss = T.modified_logit_loss(logits, target, torch.tensor([[1, 1, 0]]))
+    loss = functional.modified_logit_loss(logits, target, torch.tensor([[1, 1, 0]]))
     expected = (math.log(2) - (0.25 * math.log(0.75) + 0.75 * math.log(0.25))) / 2
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
@@ -158,7 +158,9 @@ def test_hidden_state_loss_is_a_mean_over_real_positions_and_dimensions():
     squares = [
         (student[b, i, d] - teacher[b, i, d]) ** 2 for b in range(3) for i in range(5) for d in range(4) if mask[b, i]
     ]
-    assert T.hidden_state_loss(student, teacher, mask).item() == pytest.approx((sum(squares) / len(squares)).item())
+    assert functional.hidden_state_loss(student, teacher, mask).item() == pytest.approx(
+        (sum(squares) / len(squares)).item()
+    )
 
 
 @pytest.mark.parametrize(("a", "b"), [(4, 4), (3, 8)])
@@ -169,7 +171,7 @@ def test_attention_identity_equals_the_plain_score_matrices(a, b):
     difference = sq @ sk.mT / math.sqrt(a) - tq @ tk.mT / math.sqrt(b)
     real = (mask[:, :, None] * mask[:, None, :])[:, None].bool().expand_as(difference)
     expected = difference[real].square().mean()
-    assert T.attention_score_loss(sq, sk, tq, tk, mask).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert functional.attention_score_loss(sq, sk, tq, tk, mask).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def _window(length: int, reach: int) -> Tensor:
@@ -195,7 +197,7 @@ def test_local_attention_loss_is_each_position_s_mean_over_its_window(a, b):
                     if mask[row, j] and abs(i - j) <= 1
                 ]
                 means.append(sum(squares) / len(squares))
-    loss = T.local_attention_score_loss(sq, sk, tq, tk, _window(5, 1), mask)
+    loss = functional.local_attention_score_loss(sq, sk, tq, tk, _window(5, 1), mask)
     assert loss.item() == pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
@@ -203,21 +205,23 @@ def test_local_attention_loss_without_a_limit_is_that_of_all_pairs_where_rows_ar
     sq, sk, tq, tk = (_random(3, 2, 6, 4, seed=seed) for seed in range(4))
     mask = torch.ones(3, 6)
     mask[:, 4:] = 0
-    expected = T.attention_score_loss(sq, sk, tq, tk, mask).item()
+    expected = functional.attention_score_loss(sq, sk, tq, tk, mask).item()
     everything = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     for window in (everything, _window(6, 9)):
-        assert T.local_attention_score_loss(sq, sk, tq, tk, window, mask).item() == pytest.approx(expected, rel=1e-5)
+        assert functional.local_attention_score_loss(sq, sk, tq, tk, window, mask).item() == pytest.approx(
+            expected, rel=1e-5
+        )
 
 
 def test_a_key_outside_every_window_neither_counts_nor_has_a_gradient():
     sq, sk, tq, tk = (_random(1, 2, 6, 4, seed=seed) for seed in range(4))
     window, mask = _window(6, 2), torch.ones(1, 6)
     window[..., 5] = False
-    expected = T.local_attention_score_loss(sq, sk, tq, tk, window, mask).item()
+    expected = functional.local_attention_score_loss(sq, sk, tq, tk, window, mask).item()
     far = sk.clone()
     far[:, :, 5] = 1e30  # whose square isn't finite
     far.requires_grad_()
-    loss = T.local_attention_score_loss(sq, far, tq, tk, window, mask)
+    loss = functional.local_attention_score_loss(sq, far, tq, tk, window, mask)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     loss.backward()
     assert (far.grad[:, :, 5] == 0).all()
@@ -226,7 +230,7 @@ def test_a_key_outside_every_window_neither_counts_nor_has_a_gradient():
 
 def test_attention_score_loss_of_the_teacher_itself_is_zero():
     q, k = _random(2, 4, 16, 8).float(), _random(2, 4, 16, 8, seed=1).float()
-    assert T.attention_score_loss(q, k, q, k, torch.ones(2, 16)).item() == pytest.approx(0, abs=1e-5)
+    assert functional.attention_score_loss(q, k, q, k, torch.ones(2, 16)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_attention_score_loss_computes_in_float32_under_autocast():
@@ -235,17 +239,19 @@ def test_attention_score_loss_computes_in_float32_under_autocast():
     difference = (near @ k.mT - q @ k.mT) / math.sqrt(8)
     with torch.autocast("cpu", torch.bfloat16):
         given = near.float(), k.float(), q.float(), k.float()
-        loss = T.attention_score_loss(*given, torch.ones(2, 16))
-        local = T.local_attention_score_loss(*given, _window(16, 16), torch.ones(2, 16))
+        loss = functional.attention_score_loss(*given, torch.ones(2, 16))
+        local = functional.local_attention_score_loss(*given, _window(16, 16), torch.ones(2, 16))
     assert loss.item() == pytest.approx(difference.square().mean().item(), rel=0.05)
     assert local.item() == pytest.approx(difference.square().mean().item(), rel=0.05)
 
 
 def test_attention_scores_of_different_head_counts_are_refused():
     with pytest.raises(ValueError, match="2 and 4 heads"):
-        T.attention_score_loss(*[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, torch.ones(1, 3))
+        functional.attention_score_loss(
+            *[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, torch.ones(1, 3)
+        )
     with pytest.raises(ValueError, match="2 and 4 heads"):
-        T.local_attention_score_loss(
+        functional.local_attention_score_loss(
             *[torch.zeros(1, 2, 3, 4)] * 2, *[torch.zeros(1, 4, 3, 4)] * 2, _window(3, 1), torch.ones(1, 3)
         )
 
@@ -260,17 +266,26 @@ def _losses(mask: Tensor, seed: int = 0):
         _random(rows, 2, length, 3, seed=6),
         _random(rows, 2, length, 3),
     )
-    target = T.modified_logit_target(teacher, ids, other).double()
+    target = functional.modified_logit_target(teacher, ids, other).double()
     near = _window(length, 1)
     return {
-        "policy": (_random(3, 6), lambda x: T.policy_loss(x, other, target)),
-        "plausibility": (_random(3, 6), lambda x: T.plausibility_loss(x, teacher)),
-        "modified logit": (_random(rows, length), lambda x: T.modified_logit_loss(x, hidden[..., 0].sigmoid(), mask)),
-        "hidden state": (_random(rows, length, 4), lambda x: T.hidden_state_loss(x, hidden, mask)),
-        "attention query": (query, lambda x: T.attention_score_loss(x, key, key, query, mask)),
-        "attention key": (key, lambda x: T.attention_score_loss(query, x, key, query, mask)),
-        "attention query, local": (query, lambda x: T.local_attention_score_loss(x, key, key, query, near, mask)),
-        "attention key, local": (key, lambda x: T.local_attention_score_loss(query, x, key, query, near, mask)),
+        "policy": (_random(3, 6), lambda x: functional.policy_loss(x, other, target)),
+        "plausibility": (_random(3, 6), lambda x: functional.plausibility_loss(x, teacher)),
+        "modified logit": (
+            _random(rows, length),
+            lambda x: functional.modified_logit_loss(x, hidden[..., 0].sigmoid(), mask),
+        ),
+        "hidden state": (_random(rows, length, 4), lambda x: functional.hidden_state_loss(x, hidden, mask)),
+        "attention query": (query, lambda x: functional.attention_score_loss(x, key, key, query, mask)),
+        "attention key": (key, lambda x: functional.attention_score_loss(query, x, key, query, mask)),
+        "attention query, local": (
+            query,
+            lambda x: functional.local_attention_score_loss(x, key, key, query, near, mask),
+        ),
+        "attention key, local": (
+            key,
+            lambda x: functional.local_attention_score_loss(query, x, key, query, near, mask),
+        ),
     }
 
 
@@ -306,9 +321,9 @@ def test_appended_padding_changes_no_loss():
     logits, target, hidden, states = (_random(2, 7, seed=1), _random(2, 7).sigmoid(), *_random(2, 2, 7, 4))
     q, k = _random(2, 3, 7, 5), _random(2, 3, 7, 5, seed=1)
     pairs = [
-        (T.modified_logit_loss, (logits, target), 1),
-        (T.hidden_state_loss, (hidden, states), 1),
-        (T.attention_score_loss, (q, k, k, q), 2),
+        (functional.modified_logit_loss, (logits, target), 1),
+        (functional.hidden_state_loss, (hidden, states), 1),
+        (functional.attention_score_loss, (q, k, k, q), 2),
     ]
     for loss, tensors, axis in pairs:
         short = [t.narrow(axis, 0, 4) for t in tensors]
@@ -321,19 +336,21 @@ def test_micro_batches_over_the_whole_batch_s_counts_sum_to_the_undivided_loss()
     logits, target = _random(4, 6), _random(4, 6, seed=1).sigmoid()
     q, k = _random(4, 2, 6, 3), _random(4, 2, 6, 3, seed=1)
     halves = [slice(0, 1), slice(1, 4)]
-    whole = T.modified_logit_loss(logits, target, mask)
-    parts = sum(T.modified_logit_loss(logits[h], target[h], mask[h], real) for h in halves)
+    whole = functional.modified_logit_loss(logits, target, mask)
+    parts = sum(functional.modified_logit_loss(logits[h], target[h], mask[h], real) for h in halves)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
-    whole = T.attention_score_loss(q, k, k, q, mask)
-    parts = sum(T.attention_score_loss(q[h], k[h], k[h], q[h], mask[h], pairs) for h in halves)
+    whole = functional.attention_score_loss(q, k, k, q, mask)
+    parts = sum(functional.attention_score_loss(q[h], k[h], k[h], q[h], mask[h], pairs) for h in halves)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     near = _window(6, 1)
-    whole = T.local_attention_score_loss(q, k, k, q, near, mask)
-    parts = sum(T.local_attention_score_loss(q[h], k[h], k[h], q[h], near, mask[h], real) for h in halves)
+    whole = functional.local_attention_score_loss(q, k, k, q, near, mask)
+    parts = sum(functional.local_attention_score_loss(q[h], k[h], k[h], q[h], near, mask[h], real) for h in halves)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     policy, ids = _random(5, 8), torch.arange(5)
-    whole = T.policy_loss(policy, ids, torch.ones(5))
-    parts = T.policy_loss(policy[:2], ids[:2], torch.ones(2), 5) + T.policy_loss(policy[2:], ids[2:], torch.ones(3), 5)
+    whole = functional.policy_loss(policy, ids, torch.ones(5))
+    parts = functional.policy_loss(policy[:2], ids[:2], torch.ones(2), 5) + functional.policy_loss(
+        policy[2:], ids[2:], torch.ones(3), 5
+    )
     assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
 
 
@@ -344,28 +361,30 @@ def test_everything_is_finite_for_extreme_logits(dtype, size):
     logits, other = signs * size, -signs * size
     ids, replaced = torch.arange(6), torch.arange(6) + 3
     trained = logits.clone().requires_grad_()
-    target = T.modified_logit_target(logits, ids, replaced)
-    reward = T.teacher_reward(other, ids, replaced) + T.student_reward(target, logits[:, 0])
-    loss = T.policy_loss(trained, replaced, reward) + T.plausibility_loss(trained, other)
+    target = functional.modified_logit_target(logits, ids, replaced)
+    reward = functional.teacher_reward(other, ids, replaced) + functional.student_reward(target, logits[:, 0])
+    loss = functional.policy_loss(trained, replaced, reward) + functional.plausibility_loss(trained, other)
     rows = trained[:, 0].view(2, 3)
-    loss = loss + T.modified_logit_loss(rows, target.view(2, 3), torch.ones(2, 3)) * 1e-30
+    loss = loss + functional.modified_logit_loss(rows, target.view(2, 3), torch.ones(2, 3)) * 1e-30
     loss.backward()
-    for value in (target, reward, loss, trained.grad, T.policy_entropy(logits)):
+    for value in (target, reward, loss, trained.grad, functional.policy_entropy(logits)):
         assert value.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", LOGITS)
 def test_nothing_masked_and_nothing_real_give_zero(dtype):
     logits, ids = torch.zeros(0, 7, dtype=dtype, requires_grad=True), torch.zeros(0, dtype=torch.long)
-    target = T.modified_logit_target(logits, ids, ids)
-    reward = T.teacher_reward(logits, ids, ids) + T.student_reward(target, torch.zeros(0, dtype=dtype))
-    loss = T.policy_loss(logits, ids, reward) + T.plausibility_loss(logits, logits)
+    target = functional.modified_logit_target(logits, ids, ids)
+    reward = functional.teacher_reward(logits, ids, ids) + functional.student_reward(
+        target, torch.zeros(0, dtype=dtype)
+    )
+    loss = functional.policy_loss(logits, ids, reward) + functional.plausibility_loss(logits, logits)
     loss.backward()
     assert loss.item() == 0
     assert target.shape == reward.shape == (0,)
     mask, rows = torch.zeros(2, 3), torch.ones(2, 3, 4, dtype=dtype)
     heads = torch.ones(2, 2, 3, 4, dtype=dtype)
-    assert T.modified_logit_loss(rows[..., 0], rows[..., 0], mask).item() == 0
-    assert T.hidden_state_loss(rows, 2 * rows, mask).item() == 0
-    assert T.attention_score_loss(heads, heads, 2 * heads, heads, mask).item() == 0
-    assert T.local_attention_score_loss(heads, heads, 2 * heads, heads, _window(3, 1), mask).item() == 0
+    assert functional.modified_logit_loss(rows[..., 0], rows[..., 0], mask).item() == 0
+    assert functional.hidden_state_loss(rows, 2 * rows, mask).item() == 0
+    assert functional.attention_score_loss(heads, heads, 2 * heads, heads, mask).item() == 0
+    assert functional.local_attention_score_loss(heads, heads, 2 * heads, heads, _window(3, 1), mask).item() == 0

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tutorkd.methods.distilbert import cosine_loss, masked_lm_loss
@@ -212,7 +213,7 @@ def test_padding_neither_counts_nor_matters(loss):
     teacher = torch.where(real, teacher, _random(3, 5, 8, seed=3, scale=1e3))
     torch.testing.assert_close(loss(student, teacher, mask), expected)
     wider = [torch.cat([values, _random(3, 4, 8, seed=4)], dim=1) for values in (student, teacher)]
-    torch.testing.assert_close(loss(*wider, torch.nn.functional.pad(mask, (0, 4))), expected)
+    torch.testing.assert_close(loss(*wider, F.pad(mask, (0, 4))), expected)
 
 
 @every_loss

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tutorkd import functional as F
+from tutorkd import functional
 from tutorkd.sampling import likeliest, sample_replacements, without
 
 FORBIDDEN = torch.tensor([0, 3, 6])
@@ -85,8 +85,10 @@ def test_log_policy_and_entropy_are_those_of_what_is_drawn_from(kind):
         probability = _probabilities(row, _support(row, kind))
         loss -= math.log(probability[action]) * earned / 2
         entropies.append(-sum(p * math.log(p) for p in probability.values()))
-    assert F.policy_loss(policy, torch.tensor(actions), torch.tensor(reward)).item() == pytest.approx(loss, rel=1e-5)
-    assert F.policy_entropy(policy).tolist() == pytest.approx(entropies, rel=1e-5)
+    assert functional.policy_loss(policy, torch.tensor(actions), torch.tensor(reward)).item() == pytest.approx(
+        loss, rel=1e-5
+    )
+    assert functional.policy_entropy(policy).tolist() == pytest.approx(entropies, rel=1e-5)
 
 
 def test_divergence_is_from_the_teacher_over_the_same_tokens():
@@ -95,7 +97,7 @@ def test_divergence_is_from_the_teacher_over_the_same_tokens():
     for row, prior in zip(LOGITS.tolist(), teacher.tolist(), strict=True):
         p, q = (_probabilities(logits, ORDINARY) for logits in (prior, row))
         expected += sum(p[token] * math.log(p[token] / q[token]) for token in ORDINARY) / 2
-    loss = F.plausibility_loss(without(LOGITS, FORBIDDEN), without(teacher, FORBIDDEN))
+    loss = functional.plausibility_loss(without(LOGITS, FORBIDDEN), without(teacher, FORBIDDEN))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_gradients_agree_with_finite_differences_and_are_exactly_zero_at_what_ca
     actions, reward = torch.tensor([2, 4]), torch.tensor([0.7, -1.3])
 
     def loss(logits):
-        return F.policy_loss(_policy(logits, kind), actions, reward)
+        return functional.policy_loss(_policy(logits, kind), actions, reward)
 
     x = LOGITS.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x), x)
@@ -120,7 +122,7 @@ def test_gradients_agree_with_finite_differences_and_are_exactly_zero_at_what_ca
 
 def test_the_divergence_s_gradient_is_exactly_zero_at_forbidden_tokens():
     x = LOGITS.clone().requires_grad_()
-    F.plausibility_loss(without(x, FORBIDDEN), without(LOGITS.flip(-1), FORBIDDEN)).backward()
+    functional.plausibility_loss(without(x, FORBIDDEN), without(LOGITS.flip(-1), FORBIDDEN)).backward()
     assert (x.grad[:, FORBIDDEN] == 0).all()
     assert (x.grad[:, ORDINARY] != 0).all()
 
@@ -135,10 +137,10 @@ def test_losses_and_gradients_of_a_restricted_policy_are_finite(kind, size, dtyp
         logits = without(x, FORBIDDEN)
         policy = likeliest(logits, 2) if kind == "top-k" else logits
         actions = sample_replacements(policy)
-        loss = F.policy_loss(policy, actions, torch.ones(2))
-        loss = loss + F.plausibility_loss(logits, without(signs * size, FORBIDDEN))
+        loss = functional.policy_loss(policy, actions, torch.ones(2))
+        loss = loss + functional.plausibility_loss(logits, without(signs * size, FORBIDDEN))
         loss.backward()
-        for value in (loss, x.grad, F.policy_entropy(policy)):
+        for value in (loss, x.grad, functional.policy_entropy(policy)):
             assert value.isfinite().all()
         assert (x.grad[:, FORBIDDEN] == 0).all()
         assert not torch.isin(actions, FORBIDDEN).any()

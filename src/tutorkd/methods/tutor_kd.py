@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -135,7 +136,7 @@ class ModifiedLogitHead(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.classifier(self.LayerNorm(nn.functional.gelu(self.dense(hidden)))).squeeze(-1)
+        return self.classifier(self.LayerNorm(F.gelu(self.dense(hidden)))).squeeze(-1)
 
 
 class Lesson(NamedTuple):

@@ -1,15 +1,20 @@
 """Running commands of tutorkd in this process, on tiny data."""
 
 import json
+import math
 import os
 import sys
+from collections.abc import Callable, Container
 from pathlib import Path
+from typing import Any
 
+import pytest
 import safetensors.torch
 import tiny
 import torch
 from transformers import PreTrainedModel
 
+from tutorkd import functional
 from tutorkd.cli.main import main
 
 # A run of a second: 4 steps of 4 rows of 16 tokens, a line of the log for each.
@@ -49,6 +54,38 @@ def fail(capfd, *argv: str) -> str:
     (line,) = lines_of(capfd.readouterr().err)
     assert line.startswith("tutorkd: error: ")
     return line.removeprefix("tutorkd: error: ")
+
+
+def run_here(ran: list[str], name: Callable[[Any], str]) -> Callable[..., dict[str, str]]:
+    """In the place of ``run_processes``, each piece of work in this process: others take seconds to start.
+
+    Args:
+        ran: gets the name of each.
+    """
+
+    def run(items, command, jobs, tell=lambda item: ""):
+        failed = {}
+        for item in items:
+            ran.append(name(item))
+            _, *module = command(item)
+            assert module[:2] == ["-m", "tutorkd.cli.main"]
+            if main(module[2:]):
+                failed[item.name] = "told above"
+            print(f"{name(item)}{tell(item)}")
+        return failed
+
+    return run
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: Container[int]) -> None:
+    """Let L_mod be NaN in these steps, counted from 1."""
+    loss, calls = functional.modified_logit_loss, []
+
+    def spoiled(*args):
+        calls.append(None)
+        return loss(*args) * (math.nan if len(calls) in steps else 1.0)
+
+    monkeypatch.setattr(functional, "modified_logit_loss", spoiled)
 
 
 def lines_of(stderr: str) -> list[str]:

@@ -1,5 +1,6 @@
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -10,6 +11,7 @@ import datasets
 import pytest
 import tiny
 import torch
+from commands import save, save_corpus
 
 # Whoever starts the tests in the background has them ignore Ctrl-C, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,15 +32,10 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def teacher_folder(tmp_path):
     """A masked language model of four layers with its tokenizer, on disk."""
-    folder = tmp_path / "teacher_model"
-    tiny.masked_lm().save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
+    return Path(save(tiny.masked_lm(), tmp_path / "teacher_model"))
 
 
 @pytest.fixture
 def corpus_file(tmp_path):
     """Sixty documents, blank-line separated."""
-    path = tmp_path / "corpus.txt"
-    path.write_text("\n\n".join(tiny.documents()), encoding="utf-8")
-    return path
+    return Path(save_corpus(tmp_path / "corpus.txt"))

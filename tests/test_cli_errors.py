@@ -12,10 +12,21 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, environment, fail, history, lines_of, save, save_corpus, weights
+from commands import (
+    SHORT,
+    assert_same,
+    complete,
+    environment,
+    fail,
+    history,
+    lines_of,
+    save,
+    save_corpus,
+    spoil,
+    weights,
+)
 from transformers import AutoModel, AutoModelForMaskedLM, DebertaV2Config, PreTrainedTokenizerFast
 
-from tutorkd import functional
 from tutorkd.cli.main import main
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.trainer import DistillationTrainer
@@ -420,19 +431,8 @@ def test_a_full_disk_while_the_initial_student_is_saved(root, out, capfd, monkey
 # A loss that isn't finite
 
 
-def _spoil(monkeypatch, steps) -> None:
-    """Let L_mod be NaN in these steps, counted from 1."""
-    loss, calls = functional.modified_logit_loss, []
-
-    def spoiled(*args):
-        calls.append(None)
-        return loss(*args) * (float("nan") if len(calls) in steps else 1.0)
-
-    monkeypatch.setattr(functional, "modified_logit_loss", spoiled)
-
-
 def test_a_step_whose_loss_isn_t_finite_is_skipped_and_counted(root, out, monkeypatch):
-    _spoil(monkeypatch, {3})
+    spoil(monkeypatch, {3})
     complete(*distill(root, out, "--save_steps", "1", "--save_total_limit", "9"))
     before, skipped, after = (weights(out / f"checkpoint-{step}") for step in (2, 3, 4))
     assert_same(before, skipped)
@@ -444,7 +444,7 @@ def test_a_step_whose_loss_isn_t_finite_is_skipped_and_counted(root, out, monkey
 
 
 def test_steps_that_stay_not_finite_end_the_run_and_the_last_checkpoint_is_named(root, out, capfd, monkeypatch):
-    _spoil(monkeypatch, range(3, 99))
+    spoil(monkeypatch, range(3, 99))
     message = fail(capfd, *distill(root, out, "--max_steps", "9", "--max_nonfinite_steps", "3"))
     assert message.startswith(
         "the gradient wasn't finite in 3 steps in a row, up to step 5; the last good checkpoint is"
@@ -455,7 +455,7 @@ def test_steps_that_stay_not_finite_end_the_run_and_the_last_checkpoint_is_named
 
 
 def test_steps_that_aren_t_finite_from_the_start(root, out, capfd, monkeypatch):
-    _spoil(monkeypatch, range(99))
+    spoil(monkeypatch, range(99))
     message = fail(capfd, *distill(root, out, "--save_steps", "9", "--max_nonfinite_steps", "2"))
     assert "up to step 2; no checkpoint had been saved before" in message
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tiny
-from commands import assert_same
+from commands import assert_same, save
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.cli.main import main
@@ -30,9 +30,7 @@ def _distill(teacher, text, out, *flags: str) -> int:
 
 @pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
 def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, text, family):
-    teacher = tmp_path / "teacher_model"
-    tiny.masked_lm(family).save_pretrained(teacher)
-    tiny.tokenizer().save_pretrained(teacher)
+    teacher = save(tiny.masked_lm(family), tmp_path / "teacher_model")
     for name, method in METHODS.items():
         out = tmp_path / name
         assert _distill(teacher, text, out, "--method", name, *MORE.get(name, [])) == 0
@@ -129,9 +127,7 @@ def test_mlm_logits_as_target_train_a_student_with_an_mlm_head_and_log_its_held_
 
 @pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
 def test_every_ablation_trains_a_student_of_every_family(tmp_path, text, family):
-    teacher = tmp_path / "teacher_model"
-    tiny.masked_lm(family).save_pretrained(teacher)
-    tiny.tokenizer().save_pretrained(teacher)
+    teacher = save(tiny.masked_lm(family), tmp_path / "teacher_model")
     choices = {
         "tutor": ("teacher", "uniform", "none"),
         "rewards": ("teacher", "student", "none"),

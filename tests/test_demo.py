@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
-from commands import history
+from commands import history, save
 
 from tutorkd import demo_data
 from tutorkd.cli.main import main
@@ -58,8 +58,7 @@ def test_the_packages_of_the_extra_hold_what_the_demo_needs():
 def command(tmp_path):
     """Makes the command line of a recipe, with more in its stage distill."""
     encoder = tmp_path / "encoder"
-    tiny.masked_lm().base_model.save_pretrained(encoder)
-    tiny.tokenizer().save_pretrained(encoder)
+    save(tiny.masked_lm().base_model, encoder)
 
     def line(**distill):
         recipe = tmp_path / "recipe.yaml"

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -36,18 +35,6 @@ from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predic
 
 WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
 POSITIONS = 64
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """Own cache, no network, one thread (the models are too small for more)."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tokenizer(start, end, pad, token_types):

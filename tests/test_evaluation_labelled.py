@@ -3,7 +3,6 @@
 import io
 import json
 
-import datasets
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +11,6 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.labelled import align_labels, load_labelled
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
 def write_jsonl(path, rows):

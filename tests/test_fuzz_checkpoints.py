@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny
+from commands import save
 from fuzz import damaged_json, fuzzed, or_refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,8 +26,7 @@ FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny.masked_lm(num_hidden_layers=1).save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    save(tiny.masked_lm(num_hidden_layers=1), folder)
     (folder / "texts.txt").write_text("w1 w2")
     return folder
 

@@ -13,7 +13,7 @@ import glue_data
 import pytest
 import tiny
 import torch
-from commands import complete, environment, fail, save
+from commands import complete, environment, fail, run_here, save
 from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, Trainer
 
@@ -36,21 +36,9 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Units run here instead of in processes of their own, which take seconds to start; nothing is drawn."""
+    """Units run here, and their tasks are told; nothing is drawn."""
     ran = []
-
-    def run(units, command, jobs, tell):
-        failed = {}
-        for unit in units:
-            ran.append(unit.name.split("/")[-1])
-            _, *module = command(unit)
-            assert module[:2] == ["-m", "tutorkd.cli.main"]
-            if main(module[2:]):
-                failed[unit.name] = "told above"
-            print(f"{unit.task.name}{tell(unit)}")
-        return failed
-
-    monkeypatch.setattr(glue, "run_processes", run)
+    monkeypatch.setattr(glue, "run_processes", run_here(ran, lambda unit: unit.task.name))
     monkeypatch.setattr("tutorkd.glue.plots.draw", lambda *arguments: [])
     return ran
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import tiny
 import torch
+from commands import spoil
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from tutorkd import TutorKDConfig, TutorKDTrainer, functional
+from tutorkd import TutorKDConfig, TutorKDTrainer
 from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.masked_rows import MaskedRowsTrainer
@@ -97,20 +98,9 @@ def test_masked_language_modelling_clips_the_whole_gradient(tmp_path, monkeypatc
     assert trainer.state.log_history[0]["grad_norm"] == pytest.approx(before["student"], rel=1e-5)
 
 
-def _spoil(monkeypatch, steps) -> None:
-    """Let L_mod be NaN in these steps, counted from 1."""
-    loss, calls = functional.modified_logit_loss, []
-
-    def spoiled(*args):
-        calls.append(None)
-        return loss(*args) * (math.nan if len(calls) in steps else 1.0)
-
-    monkeypatch.setattr(functional, "modified_logit_loss", spoiled)
-
-
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
 def test_a_step_that_isn_t_finite_changes_neither_weights_nor_moments(tmp_path, monkeypatch, optim):
-    _spoil(monkeypatch, {3})
+    spoil(monkeypatch, {3})
     trainer = _trainer(tmp_path, optim=optim, max_steps=4, logging_steps=1)
     states = []
 
@@ -132,10 +122,10 @@ def test_a_step_that_isn_t_finite_changes_neither_weights_nor_moments(tmp_path, 
 
 
 def test_steps_in_a_row_that_aren_t_finite_end_the_run_though_others_come_after_them(tmp_path, monkeypatch):
-    _spoil(monkeypatch, {3, 4, 5, 9})
+    spoil(monkeypatch, {3, 4, 5, 9})
     with pytest.raises(UserError, match="wasn't finite in 3 steps in a row, up to step 10"):
         _trainer(tmp_path, max_steps=20, logging_steps=10, max_nonfinite_steps=3).train()
-    _spoil(monkeypatch, {3, 4, 9, 10, 11})  # three in a row, parted by a line of the log
+    spoil(monkeypatch, {3, 4, 9, 10, 11})  # three in a row, parted by a line of the log
     with pytest.raises(UserError, match="wasn't finite in 3 steps in a row, up to step 20"):
         _trainer(tmp_path, max_steps=20, logging_steps=10, max_nonfinite_steps=3).train()
 

@@ -31,8 +31,8 @@ from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture, shared_window
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import VALUE_RELATION, relation_loss
-from tutorkd.reader import Ask, Reader
+from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
+from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
@@ -97,11 +97,9 @@ class MiniLM(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
-        real = batch.counts.real
-        mask = batch.mask
-        rows, last = (batch.input_ids, batch.attention_mask), self.student.config.num_hidden_layers
-        (t,) = teacher(*rows, Ask(attention=[teacher.config.num_hidden_layers], values=True)).attention
-        (s,) = self.reader(*rows, Ask(attention=[last], values=True)).attention
+        real, mask = batch.counts.real, batch.mask
+        t = attention_inputs(teacher, teacher.config.num_hidden_layers, batch)
+        s = attention_inputs(self.reader, self.student.config.num_hidden_layers, batch)
 
         attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real, shared_window(s, t))
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)

@@ -30,8 +30,8 @@ from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import VALUE_RELATION, relation_loss
-from tutorkd.reader import Ask, Reader
+from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
+from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
 
@@ -142,11 +142,9 @@ class MiniLMv2(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
-        real = batch.counts.real
-        mask = batch.mask
-        rows, last = (batch.input_ids, batch.attention_mask), self.student.config.num_hidden_layers
-        (t,) = teacher(*rows, Ask(attention=[self.teacher_layer], values=True)).attention
-        (s,) = self.reader(*rows, Ask(attention=[last], values=True)).attention
+        real, mask = batch.counts.real, batch.mask
+        t = attention_inputs(teacher, self.teacher_layer, batch)
+        s = attention_inputs(self.reader, self.student.config.num_hidden_layers, batch)
 
         query = self_relation_loss(s.query, t.query, c.relation_heads, mask, real)
         key = self_relation_loss(s.key, t.key, c.relation_heads, mask, real)

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutorkd.batch import Batch
+from tutorkd.capture import AttentionInputs
 from tutorkd.functional import Count, mean_over
+from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure
 
 VALUE_RELATION = Figure("loss_value_relation", "L_vr", LOSS_AXIS)
@@ -21,6 +24,12 @@ def _log_relation(left: Tensor, right: Tensor, related: Tensor) -> Tensor:
     with torch.autocast(left.device.type, enabled=False):
         scores = (left.float() * left.shape[-1] ** -0.5) @ right.float().mT
         return scores.masked_fill(~related, _LEFT_OUT).log_softmax(-1)
+
+
+def attention_inputs(reader: Reader, layer: int, batch: Batch) -> AttentionInputs:
+    """Queries, keys and values of one layer, counted from 1, on X."""
+    (inputs,) = reader(batch.input_ids, batch.attention_mask, Ask(attention=[layer], values=True)).attention
+    return inputs
 
 
 def relation_loss(

@@ -78,6 +78,50 @@ def test_soft_cross_entropy_has_the_gradient_of_the_divergence_times_t_squared()
     assert teacher.grad is None
 
 
+def _soft_cross_entropies_by_loop(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """(k,), one probability at a time."""
+    losses = []
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = (_softmax([z / temperature for z in logits]) for logits in (t, s))
+        losses.append(-sum(x * math.log(y) for x, y in zip(p, q, strict=True)))
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_soft_cross_entropy_of_many_weighted_positions_and_its_gradient(dtype, compiled):
+    """More than are computed at once; the gradient by central differences in float64."""
+    student, teacher = (_random(600, 4, seed=seed, scale=3).to(dtype) for seed in (0, 1))
+    weight = torch.arange(600.0) % 3
+    weights = weight.double() * 4 / 500
+    expected = (_soft_cross_entropies_by_loop(student, teacher, 2.0) * weights).sum()
+    gradient = torch.empty(600, 4, dtype=torch.float64)
+    for word in range(4):
+        step = 1e-5 * torch.eye(4, dtype=torch.float64)[word]
+        up, down = (_soft_cross_entropies_by_loop(student + sign * step, teacher, 2.0) for sign in (1, -1))
+        gradient[:, word] = (up - down) / 2e-5 * weights
+
+    function = (
+        torch.compile(soft_cross_entropy, fullgraph=True, backend="aot_eager") if compiled else soft_cross_entropy
+    )
+    student.requires_grad_()
+    loss = function(student, teacher, 2.0, torch.tensor(500.0), weight)
+    (3 * loss).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(
+        student.grad, (3 * gradient).to(dtype), rtol=1e-4 if dtype == torch.float32 else 2**-7, atol=1e-7
+    )
+
+
+def test_soft_cross_entropy_keeps_one_tensor_of_the_vocabulary_s_size_for_its_gradient():
+    student, teacher = _random(600, 50).bfloat16().requires_grad_(), _random(600, 50, seed=1).bfloat16()
+    kept = {}
+    note = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t)
+    with note:
+        soft_cross_entropy(student, teacher, 2.0)
+    assert sum(tensor.nbytes for tensor in kept.values() if tensor.numel() >= 600 * 50) == 4 * 600 * 50
+
+
 def test_temperature_leaves_the_size_of_the_gradient_about_as_it_is():
     norms = []
     for temperature in (20.0, 40.0):

@@ -3,8 +3,9 @@
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv 1503.02531).
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
@@ -16,6 +17,38 @@ from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
 
 SOFT_CROSS_ENTROPY = Figure("loss_soft_cross_entropy", "L_ce", LOSS_AXIS)
+_AT_ONCE = 256  # positions: fewer take less memory, and more launches of a GPU's kernels
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """-sum_v P_T(v) log P_S(v) of each position, (k, V), (k, V) -> (k,) float32, without either distribution stored.
+
+    What is kept is T times the gradient, P_S - P_T, computed for some positions at a time.
+    """
+
+    @staticmethod
+    def forward(ctx, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        difference = torch.empty_like(student_logits, dtype=torch.float32)
+        parts = (tensor.split(_AT_ONCE) for tensor in (student_logits, teacher_logits, difference))
+        losses = []
+        for student, teacher, part in zip(*parts, strict=True):
+            target = (teacher.float() / temperature).softmax(-1)
+            log_probability = (student.float() / temperature).log_softmax(-1)
+            losses.append(-(target * log_probability).sum(-1))
+            torch.sub(log_probability.exp(), target, out=part)
+        ctx.save_for_backward(difference)
+        ctx.dtype, ctx.temperature = student_logits.dtype, temperature
+        return torch.cat(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        scale = (gradient / ctx.temperature).unsqueeze(-1)
+        scaled = torch.empty_like(difference, dtype=ctx.dtype)
+        for part, *factors in zip(*(tensor.split(_AT_ONCE) for tensor in (scaled, difference, scale)), strict=True):
+            part.copy_(torch.mul(*factors))  # rounded once, to the logits' format
+        return scaled, None, None
 
 
 def soft_cross_entropy(
@@ -41,9 +74,8 @@ def soft_cross_entropy(
     Returns:
         () float32.
     """
-    target = (teacher_logits.detach().float() / temperature).softmax(-1)
-    losses = F.cross_entropy(student_logits.float() / temperature, target, reduction="none")
-    return temperature**2 * mean_over(weighted(losses, weight).sum(), len(target), num_items)
+    losses = _CrossEntropies.apply(student_logits, teacher_logits, temperature)
+    return temperature**2 * mean_over(weighted(losses, weight).sum(), len(losses), num_items)
 
 
 def check_mlm_head(method: str, student: PreTrainedModel) -> None:

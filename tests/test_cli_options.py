@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 import yaml
 from commands import complete, fail, save, save_corpus
 
 from tutorkd.cli.main import COMMANDS, main
 from tutorkd.config import PretrainingConfig
+from tutorkd.cost import share_of_rate
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
@@ -441,9 +443,22 @@ def test_where_the_number_of_steps_isn_t_known_a_dry_run_tells_tokens_an_hour(mo
     flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--eval_strategy", "no"]
     _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
     assert facts["steps"] == "1 pass over the text"
-    seconds, tokens = re.match(r"([\d.]+) s a step .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
-    assert float(seconds) > 0.5
+    seconds, tokens = re.match(r"([\d.]+) s a step at 50% of .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
+    flops = 1e12 * float(facts["operations a step"].split(" TFLOP")[0])
+    assert float(seconds) == pytest.approx(flops / (0.5 * 2e7), rel=0.005)
     assert float(tokens) == pytest.approx(64 * 3600 / float(seconds) / 1e6, abs=0.006)
+
+
+@pytest.mark.parametrize(("compiled", "told"), [("true", "compiled step at 40%"), ("false", "step at 20%")])
+def test_a_dry_run_says_whether_a_gpu_s_steps_are_compiled(models, tmp_path, capfd, monkeypatch, compiled, told):
+    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: 2e7)
+    monkeypatch.setattr(
+        "tutorkd.pretraining.plan.share_of_rate", lambda _, compiled: share_of_rate(torch.device("cuda"), compiled)
+    )
+    flags = ["--max_length", "16", "--max_steps", "5", "--output_dir", str(tmp_path / "out")]
+    flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--torch_compile", compiled]
+    _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
+    assert re.match(rf"[\d.]+ s a {told} of this machine's 0 GFLOP/s, all of them ", facts["time"])
 
 
 def test_a_dry_run_says_which_name_it_takes_for_a_data_set_of_the_hub(models, tmp_path, capfd, monkeypatch):

@@ -3,9 +3,9 @@ import tiny
 import torch
 from transformers import AutoModel
 
-from tutorkd.config import TutorKDConfig
-from tutorkd.cost import matmul_rate, measure_step
-from tutorkd.trainer import TutorKDTrainer
+from tutorkd.config import PretrainingConfig, TutorKDConfig
+from tutorkd.cost import StepCost, matmul_rate, measure_step, seconds_a_step, will_compile
+from tutorkd.trainer import MaskedLMTrainer, TutorKDTrainer
 
 
 class _Rows(list):
@@ -65,7 +65,7 @@ def test_weights_gradients_and_moments_are_counted_once(tmp_path):
 
 
 def test_the_matrix_product_rate_is_a_rate():
-    assert matmul_rate(torch.float32, torch.device("cpu"), 128) > 1e6
+    assert matmul_rate(torch.float32, torch.device("cpu")) > 1e6
 
 
 def test_what_is_kept_for_the_backward_pass_grows_with_the_rows_and_copies_of_weights_don_t(tmp_path):
@@ -80,3 +80,53 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_rows_and_copies_of_we
         kept[rows] = measure_step(trainer, 16).activation_bytes
     assert kept[8] - kept[4] == 2 * (kept[4] - kept[2])  # linear in the rows
     assert 0 < kept[8] < 4 * kept[2]  # with a part that is there once
+
+
+def _cost_of_masked_lm(folder, layers: int, checkpointing: bool) -> StepCost:
+    args = PretrainingConfig(
+        output_dir=str(folder), per_device_train_batch_size=4, gradient_checkpointing=checkpointing, bf16=False
+    )
+    model, data = tiny.masked_lm("bert", num_hidden_layers=layers), _Rows(tiny.rows(4))
+    trainer = MaskedLMTrainer(model, args, train_dataset=data, eval_dataset=data, processing_class=tiny.tokenizer())
+    return measure_step(trainer, 24)
+
+
+def test_layers_that_are_run_again_keep_their_input_and_cost_a_forward_pass_more(tmp_path):
+    rows, length, d = 4, 24, 32
+    plain, again = ({n: _cost_of_masked_lm(tmp_path, n, switch) for n in (2, 4)} for switch in (False, True))
+    forward = rows * (2 * length * (4 * d * d + 2 * d * 64) + 4 * length**2 * d)  # of one layer
+    for layers in (2, 4):
+        assert again[layers].flops - plain[layers].flops == layers * forward
+        assert again[layers].activation_bytes < plain[layers].activation_bytes
+    assert again[4].activation_bytes - again[2].activation_bytes == 2 * rows * length * d * 4
+    layer = (plain[4].activation_bytes - plain[2].activation_bytes) / 2  # one of them is there at a time
+    assert plain[2].activation_bytes - again[2].activation_bytes == layer - rows * length * d * 4
+
+
+def test_what_is_measured_is_never_compiled(tmp_path):
+    args = TutorKDConfig(output_dir=str(tmp_path), per_device_train_batch_size=2)
+    student, data = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2)), _Rows(tiny.rows(4))
+    trainer = TutorKDTrainer(student, tiny.masked_lm(), args, data, tiny.tokenizer(), eval_dataset=data)
+
+    def refuse(*args):
+        raise AssertionError("it was compiled")
+
+    trainer.model.compile(backend=refuse)
+    assert measure_step(trainer, 24).flops > 0
+    assert seconds_a_step(trainer, 24) > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        ("cuda", {"max_steps": 999}, False),
+        ("cuda", {"max_steps": 1000}, True),
+        ("cuda", {"num_train_epochs": 1}, True),  # taken for a long run
+        ("cuda", {"num_train_epochs": 1, "torch_compile": False}, False),
+        ("cpu", {"num_train_epochs": 1}, False),
+        ("cpu", {"max_steps": 5, "torch_compile": True}, True),
+    ],
+)
+def test_a_run_by_epochs_is_compiled_as_a_long_one(tmp_path, monkeypatch, device, settings, expected):
+    monkeypatch.setattr(PretrainingConfig, "device", torch.device(device))
+    assert will_compile(PretrainingConfig(output_dir=str(tmp_path), **settings)) is expected

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
-from tutorkd.cost import matmul_rate, measure_step
+from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
 from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
@@ -29,9 +28,10 @@ def plan(
     }
     with on_fabricated_rows(make, tokenizer, config) as trainer:
         cost = measure_step(trainer, text.max_length)
-    rate = matmul_rate(torch.bfloat16 if config.bf16 else torch.float32, config.device)
+    rate, compiled = matmul_rate(precision(config), config.device), will_compile(config)
+    share = share_of_rate(config.device, compiled)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    seconds = 2 * cost.flops / rate
+    seconds = cost.flops / (share * rate)
     if config.max_steps > 0:
         steps, total = f"{config.max_steps:,}", f"all of them {duration(seconds * config.max_steps)}"
     else:  # how many tokens the text has isn't known before it is read
@@ -45,7 +45,8 @@ def plan(
         "steps": steps,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
         "peak memory": f"about {cost.peak_bytes / 2**30:.1f} GiB a device",
-        "time": f"{seconds:.2f} s a step at half of this machine's {rate / 1e9:,.0f} GFLOP/s, {total}",
+        "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
+        f"{rate / 1e9:,.0f} GFLOP/s, {total}",
     }
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"

@@ -2,11 +2,13 @@
 
     python benchmarks/count.py                                       Tutor-KD, BERT-base to its half, 128 x 128
     python benchmarks/count.py --method minilm-v2 --shape small --rows 32
+    python benchmarks/count.py --compiled                            its graphs, as torch.compile fuses them
 
 No GPU is needed, and no memory but for the weights: a step at full size takes seconds on a processor. Printed are, by
 stage, the operations that would be launched, the bytes that they would read and write if none were fused, the
 floating-point operations of the matrix products by type, and the synchronisations: where the processor would wait for a
-GPU.
+GPU. Of a compiled step the passes are counted as Inductor's kernels, which read and write what their operations share
+once. They are those that it makes for a processor; for a GPU it fuses much the same.
 """
 
 import argparse
@@ -17,14 +19,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from step import SHAPES, Shape, _text, _tokenizer
 from torch import Tensor, nn
+from torch._inductor.graph import GraphLowering
 from torch._subclasses import FakeTensorMode
+from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
@@ -36,7 +42,7 @@ from tutorkd.students import build_student
 from tutorkd.trainer import DistillationTrainer
 
 aten = torch.ops.aten
-STAGES = ("teacher", "student", "losses", "backward", "clipping, figures", "optimizer")
+STAGES = ("forward", "teacher", "student", "losses", "backward", "clipping, figures", "optimizer")
 # What hands a number, or a shape that depends on numbers, to the processor.
 SYNCHRONISING = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default}
 # What makes another view of the same memory, or does nothing.
@@ -72,6 +78,10 @@ class Counter(TorchDispatchMode):
         if func in FREE or func.is_view or func.namespace == "prim":
             return result
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if not func._schema.returns:  # writes in place, as an optimizer does
+            given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+            written = [given[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+            tensors += [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
         counts.operations += 1
         counts.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if formula := flop_registry.get(func._overloadpacket):
@@ -134,6 +144,50 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True, **settings: Any
     return dict(counter.counts)
 
 
+def count_graphs(method: str, shape: Shape, bfloat16: bool = True, **settings: Any) -> dict[str, Counts]:
+    """Kernels, and the bytes that they read and write, of a step whose passes are compiled. By stage."""
+    shape = replace(shape, teacher=copy.deepcopy(shape.teacher))
+    shape.teacher.attention_probs_dropout_prob = 0.0
+    tokenizer = _tokenizer(shape.teacher.vocab_size)
+    rows = _text(shape, tokenizer)[: shape.rows]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(method, METHODS[method].settings(**settings), shape, folder, bfloat16, rows, tokenizer)
+    trainer.masking.full = shape.rows
+    batch = trainer.masking([{**row, "draw": draw} for draw, row in enumerate(rows)])
+    counts = {"forward": Counts(), "backward": Counts()}
+
+    def counted(graph: GraphLowering) -> Any:
+        """In place of a module of kernels: one whose results, of the right shapes, hold what was in memory."""
+        graph._update_scheduler()
+        stage = counts["backward" if graph.is_backward else "forward"]
+        stage.bytes, nodes, _ = graph.count_bytes()
+        stage.operations = sum(size > 0 for _, size in nodes)
+        results = [
+            node.meta["val"] if isinstance(node, Node) else None for node in graph.module.graph.output_node().args[0]
+        ]
+
+        def call(arguments: list[Any]) -> list[Any]:
+            arguments.clear()
+            tensors = [isinstance(result, Tensor) for result in results]
+            return [
+                torch.empty_strided(result.shape, result.stride(), dtype=result.dtype) if is_tensor else result
+                for result, is_tensor in zip(results, tensors, strict=True)
+            ]
+
+        return SimpleNamespace(call=call, runner=None, __file__="", key=None, path=None)
+
+    compiled = torch.compile(trainer.model.train(), fullgraph=True, dynamic=False)
+    with (
+        torch._inductor.config.patch(force_disable_caches=True),
+        patch.object(GraphLowering, "compile_to_module", counted),
+    ):
+        with trainer.accelerator.autocast():
+            loss = compiled(batch, **trainer._forward_arguments()).loss
+        loss.backward()
+    plain = count_step(method, shape, bfloat16, **settings)
+    return counts | {stage: plain[stage] for stage in ("clipping, figures", "optimizer")}
+
+
 def _trainer(
     method: str,
     settings: Any,
@@ -186,7 +240,7 @@ def print_counts(title: str, counts: dict[str, Counts]) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("stage", no_wrap=True)
     headings = [f"TFLOP in {str(dtype).removeprefix('torch.')}" for dtype in dtypes]
-    for heading in ("operations", "GB unfused", *headings, "synchronisations"):
+    for heading in ("operations", "GB", *headings, "synchronisations"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = [(stage, [counts[stage]]) for stage in STAGES if stage in counts]
     for name, parts in [*rows, ("step", list(counts.values()))]:
@@ -211,9 +265,12 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="base", help="default: base")
     parser.add_argument("--rows", type=int, default=128, help="rows of 128 tokens a step; default 128")
     parser.add_argument("--float32", action="store_true", help="count in float32 instead of bfloat16")
+    parser.add_argument("--compiled", action="store_true", help="count the kernels that torch.compile makes")
     args = parser.parse_args()
     shape = replace(SHAPES[args.shape], rows=args.rows)
-    print_counts(f"{METHODS[args.method].title}, {shape}", count_step(args.method, shape, not args.float32))
+    counted = count_graphs if args.compiled else count_step
+    title = f"{METHODS[args.method].title}, {shape}{', compiled' * args.compiled}"
+    print_counts(title, counted(args.method, shape, not args.float32))
     return 0
 
 

@@ -71,10 +71,31 @@ def _log_normaliser(logits: Tensor) -> Tensor:
     return _LogNormaliser.apply(logits.float())
 
 
+class _TokenLogProb(torch.autograd.Function):
+    """log softmax of each row at one token, (k, V), (k,) -> (k,), with one (k, V) tensor each way."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, token_ids: Tensor) -> Tensor:
+        probability, normaliser = _softmax_and_normaliser(logits)
+        chosen = token_ids.unsqueeze(-1)
+        ctx.save_for_backward(probability, chosen)
+        return logits.gather(-1, chosen).squeeze(-1) - normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        probability, chosen = ctx.saved_tensors
+        gradient = gradient.unsqueeze(-1)
+        of_all = probability * -gradient
+        if torch.compiler.is_compiling():  # then the comparison is part of the pass that writes the gradient
+            tokens = torch.arange(probability.shape[-1], device=probability.device)
+            return torch.where(tokens == chosen, of_all + gradient, of_all), None
+        return of_all.scatter_add_(-1, chosen, gradient), None
+
+
 def _token_log_prob(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """log softmax(logits) at ``token_ids``, without a second (k, V) tensor: (k, V), (k,) -> (k,)."""
-    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).float()
-    return (chosen - _log_normaliser(logits)).clamp(min=-_BOUND)
+    """log softmax(logits) at ``token_ids``, (k, V), (k,) -> (k,)."""
+    return _TokenLogProb.apply(logits.float(), token_ids).clamp(min=-_BOUND)
 
 
 def modified_logit_target(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: Tensor) -> Tensor:
@@ -271,7 +292,7 @@ def attention_score_loss(
 
     Args:
         student_query, student_key: (B, H, L, a).
-        teacher_query, teacher_key: (B, H, L, b).
+        teacher_query, teacher_key: (B, H, L, b); no gradient flows to them.
         attention_mask: (B, L).
         num_items: real (query, key) pairs in the whole batch; the sum of squared row lengths by default.
 
@@ -281,17 +302,19 @@ def attention_score_loss(
     Raises:
         ValueError: if student and teacher have different numbers of heads.
     """
-    vectors = student_query, student_key, teacher_query, teacher_key
+    vectors = student_query, student_key, teacher_query.detach(), teacher_key.detach()
     length, head_dimensions = student_query.shape[2], student_query.shape[3] + teacher_query.shape[3]
     direct = length <= 2 * head_dimensions
     low = direct and all(each.dtype == torch.bfloat16 for each in vectors)
     with _without_autocast(student_query):
-        query, key = _difference(*vectors, torch.bfloat16 if low else torch.float32)
-        real = attention_mask[:, None, :, None].to(query.dtype)
-        query, key = query * real, key * real
-        squares = (query @ key.mT).float().square() if direct else (query.mT @ query) * (key.mT @ key)
+        real = attention_mask[:, None, :, None].to(torch.bfloat16 if low else torch.float32)
+        if direct:
+            total = _SquaredDifference.apply(*vectors, real)
+        else:
+            query, key = (each * real for each in _difference(*vectors, torch.float32))
+            total = ((query.mT @ query) * (key.mT @ key)).sum()
         pairs = attention_mask.float().sum(-1).square().sum()
-        return mean_over(squares.sum() / query.shape[1], pairs, num_items)
+        return mean_over(total / student_query.shape[1], pairs, num_items)
 
 
 def local_attention_score_loss(
@@ -330,6 +353,31 @@ def local_attention_score_loss(
         difference = (query @ key.mT).masked_fill(~pairs, 0)
         total = (difference.square() * weight).sum()
     return mean_over(total / query.shape[1], real.sum(), num_items)
+
+
+class _SquaredDifference(torch.autograd.Function):
+    """sum (A_s - A_t)^2 over real pairs; the gradient is computed for the student's half of Q and K alone.
+
+    ``real`` is (B, 1, L, 1), 1 on real tokens, in the number format of the products.
+    """
+
+    @staticmethod
+    def forward(ctx, student_query: Tensor, student_key: Tensor, *teacher_and_real: Tensor) -> Tensor:
+        *teacher, real = teacher_and_real
+        query, key = (each * real for each in _difference(student_query, student_key, *teacher, real.dtype))
+        difference = query @ key.mT
+        ctx.save_for_backward(query, key, difference)
+        ctx.size, ctx.dtypes = student_query.shape[-1], (student_query.dtype, student_key.dtype)
+        return difference.float().square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, difference = ctx.saved_tensors
+        of_scores = (difference.float() * (2 * gradient)).to(difference.dtype)
+        of_query = (of_scores @ key[..., : ctx.size]) * ctx.size**-0.5
+        of_key = of_scores.mT @ query[..., : ctx.size]  # which is scaled already
+        return of_query.to(ctx.dtypes[0]), of_key.to(ctx.dtypes[1]), None, None, None
 
 
 def _difference(

@@ -23,7 +23,8 @@ def without(logits: Tensor, forbidden_ids: Tensor) -> Tensor:
     the positions of the families that number positions by counting real tokens), and ids beyond the tokenizer's where
     a model's vocabulary is padded.
     """
-    return logits.index_fill(-1, forbidden_ids, _lowest(logits.dtype))
+    forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill(0, forbidden_ids, True)
+    return logits.masked_fill(forbidden, _lowest(logits.dtype))
 
 
 def likeliest(logits: Tensor, k: int) -> Tensor:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,27 @@ def test_a_step_waits_for_nothing_that_a_gpu_would_compute(method, monkeypatch):
         stages = count.count_step(method, step.CHECK_SHAPE, **SETTINGS.get(method, {}))
     assert [place for stage in stages.values() for place in stage.synchronisations] == []
     assert all(stages[name].operations for name in ("student", "losses", "backward", "optimizer"))
+
+
+def test_graphs_are_counted_with_what_their_kernels_read_and_write(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import count
+    import step
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain, fused = (
+            sums(step.CHECK_SHAPE) for sums in (partial(count.count_step, "mlm"), partial(count.count_graphs, "mlm"))
+        )
+    assert fused["optimizer"] == plain["optimizer"]
+    in_graphs = [fused[stage] for stage in ("forward", "backward")]
+    as_planned = [counts for stage, counts in plain.items() if stage not in ("optimizer", "clipping, figures")]
+    for figure in ("operations", "bytes"):
+        assert 0 < sum(getattr(c, figure) for c in in_graphs) < sum(getattr(c, figure) for c in as_planned)
+    weights = 4 * sum(
+        p.numel() for p in step.build_student("half", step.CHECK_SHAPE.teacher, mlm_head=True).parameters()
+    )
+    assert sum(c.bytes for c in in_graphs) > weights
 
 
 def test_operations_are_counted_as_the_matrices_sizes_say(monkeypatch):

@@ -30,13 +30,16 @@ def trainer(out, rows, teacher, **changes):
 EQUAL = (
     TRAINER
     + """
-out, rows_a_device = sys.argv[1], int(sys.argv[2])
-rows = tiny.rows(24, 12) + tiny.rows(24, 9, seed=1)  # rows of two lengths: devices hold different numbers of tokens
+out, rows_a_device, compiled = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "compiled"
+# Rows of two lengths, so that devices hold different numbers of tokens; what is compiled has rows of one.
+rows = tiny.rows(24, 12) + tiny.rows(24, 12 if compiled else 9, seed=1)
+changes = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
 run = trainer(
     out, rows, tiny.masked_lm(), max_steps=3, per_device_train_batch_size=rows_a_device, sampling="greedy",
-    eval_strategy="steps", eval_steps=3, save_strategy="no",
+    eval_strategy="steps", eval_steps=3, save_strategy="no", **changes,
 )
 run.train()
+assert (run._compilation.shape is not None) is compiled
 assert type(run.teacher).__name__ == "Teacher"
 assert not any(p.requires_grad for p in run.teacher.parameters())
 run.save_model()
@@ -116,9 +119,10 @@ def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_equal_one_with_twice_the_rows(tmp_path):
-    _run(1, EQUAL, tmp_path, str(tmp_path / "one"), "8")
-    _run(2, EQUAL, tmp_path, str(tmp_path / "two"), "4")
+@pytest.mark.parametrize("passes", ["plain", "compiled"])
+def test_two_processes_equal_one_with_twice_the_rows(tmp_path, passes):
+    _run(1, EQUAL, tmp_path, str(tmp_path / "one"), "8", passes)
+    _run(2, EQUAL, tmp_path, str(tmp_path / "two"), "4", passes)
     for name in ("model.safetensors", "training_heads.safetensors"):
         one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
         assert one.keys() == two.keys()

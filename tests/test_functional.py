@@ -163,15 +163,40 @@ def test_hidden_state_loss_is_a_mean_over_real_positions_and_dimensions():
     )
 
 
-@pytest.mark.parametrize(("a", "b"), [(4, 4), (3, 8)])
-def test_attention_identity_equals_the_plain_score_matrices(a, b):
-    sq, sk = _random(3, 2, 5, a), _random(3, 2, 5, a, seed=1)
-    tq, tk = _random(3, 2, 5, b, seed=2), _random(3, 2, 5, b, seed=3)
-    mask = _padded()
+# The last but one has rows as long as they are for the product of the scores' size, the last is longer.
+@pytest.mark.parametrize(("a", "b", "length"), [(4, 4, 5), (3, 8, 5), (1, 2, 6), (1, 2, 7)])
+def test_attention_score_loss_equals_the_plain_score_matrices(a, b, length):
+    sq, sk = _random(3, 2, length, a), _random(3, 2, length, a, seed=1)
+    tq, tk = _random(3, 2, length, b, seed=2), _random(3, 2, length, b, seed=3)
+    mask = _padded(3, length)
     difference = sq @ sk.mT / math.sqrt(a) - tq @ tk.mT / math.sqrt(b)
     real = (mask[:, :, None] * mask[:, None, :])[:, None].bool().expand_as(difference)
     expected = difference[real].square().mean()
     assert functional.attention_score_loss(sq, sk, tq, tk, mask).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [16, 65])
+def test_attention_score_loss_of_bfloat16_is_that_of_the_numbers_that_it_holds(length):
+    """Student and teacher near one another: their scores are some hundred times the difference of these."""
+    tq, tk = _random(3, 4, length, 16), _random(3, 4, length, 16, seed=1)
+    near = [x + 0.01 * _random(*x.shape, seed=seed) for x, seed in ((tq, 2), (tk, 3))]
+    low = [x.bfloat16() for x in (*near, tq, tk)]
+    mask = _padded(3, length)
+    losses, gradients = [], []
+    for sq, sk, *teacher in (low, [x.double() for x in low]):
+        sq, sk = sq.requires_grad_(), sk.requires_grad_()
+        losses.append(functional.attention_score_loss(sq, sk, *teacher, mask))
+        gradients.append(torch.autograd.grad(losses[-1], (sq, sk)))
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.01)
+    for one, other in zip(*gradients, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one.double() - other).norm() < 0.01 * other.norm()
+
+
+def test_the_teacher_receives_no_gradient_from_the_attention_scores():
+    vectors = [_random(3, 2, 5, 4, seed=seed).requires_grad_() for seed in range(4)]
+    functional.attention_score_loss(*vectors, _padded()).backward()
+    assert [x.grad is None for x in vectors] == [False, False, True, True]
 
 
 def _window(length: int, reach: int) -> Tensor:

@@ -39,7 +39,7 @@ class Compilation(TrainerCallback):
 
     def __init__(self, module: nn.Module, masking: MaskingCollator, note: Callable[[str], None]):
         self.module, self.masking, self.note = module, masking, note
-        self.on = self.asked = False
+        self.on = self.asked = self.noted = False
         self.shape: tuple[int, int, int] | None = None  # of the batches that go through the compiled passes
 
     def on_train_begin(self, args: Any, state, control, **kwargs):
@@ -58,10 +58,12 @@ class Compilation(TrainerCallback):
         except (InvalidBackend, RuntimeError) as error:
             raise UserError(f"torch_compile: {one_line(error)}") from error
         self.note("compiling the step, which takes a minute or two")
+        self.noted = True
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.on and state.global_step == 1:
+        if self.noted:
             self.note("")
+            self.noted = False
 
     def around(self, batch: Batch) -> AbstractContextManager:
         """Within, the module takes the passes that a batch is to go through."""

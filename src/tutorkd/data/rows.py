@@ -5,9 +5,9 @@ from itertools import count
 from typing import Any
 
 import datasets
-import numpy as np
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from tutorkd.data.permutation import Permutation
 from tutorkd.errors import UserError, kind_of
 
 _ROWS_PER_READ = 64
@@ -15,7 +15,7 @@ _PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dat
 
 
 class EpochSampler(Sampler[int]):
-    """A permutation of the rows for each epoch, from the seed alone.
+    """A permutation of the rows for each epoch, from the seed alone and in memory that doesn't depend on their number.
 
     It yields draws, not rows: draw = epoch * rows + row. So a draw names one row in one epoch, and the masks, which
     depend on the seed and the draw, are new in each epoch without anybody telling the workers which epoch it is.
@@ -35,8 +35,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch()
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.rows)
-        return iter((order + epoch * self.rows).tolist())
+        order = Permutation(self.rows, (self.seed, epoch))
+        return (draw for block in order for draw in (block + epoch * self.rows).tolist())
 
 
 class DrawnRows(Dataset):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import tracemalloc
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -127,7 +128,7 @@ def test_rows_hold_the_whole_token_stream_in_order(tmp_path, prepare, request, f
 
 
 def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, monkeypatch):
-    monkeypatch.setattr("tutorkd.data.packing._ROWS_PER_BATCH", 3)
+    monkeypatch.setattr("tutorkd.data.packing.ROWS_PER_BATCH", 3)
     monkeypatch.setattr(cached, "_BYTES_PER_BATCH", 300)
     packed = prepare([corpus(tmp_path / "a.jsonl")], heldout=0)
     assert packed.train.data.column(0).num_chunks > 2
@@ -308,10 +309,45 @@ def test_weights_are_shares_of_the_rows(tmp_path, prepare):
     share = np.mean([row[1] in first for row in rows_of(packed.train)])
     each = packed.corpora[0].train_rows
     assert each == packed.corpora[1].train_rows == -(-2700 // 14)
-    assert share == pytest.approx(0.75, abs=0.05)
-    assert len(packed.train) == pytest.approx(4 * each, rel=0.15)  # until the rarer has been drawn once
+    assert share == 0.75
+    assert len(packed.train) == 4 * each  # until the rarer has been drawn once
     assert Counter(row[1] for row in rows_of(packed.train) if row[1] not in first).total() == each
     assert rows_of(packed.train) == rows_of(prepare(paths, weights=[0.3, 0.1]).train)
+
+
+def repeated_by_hand(rows: list[list[int]], count: int) -> list[list[int]]:
+    return [rows[i % len(rows)] for i in range(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 8192])
+def test_mixed_rows_are_those_of_each_corpus_over_and_over(tmp_path, prepare, monkeypatch, batch):
+    monkeypatch.setattr("tutorkd.data.corpus.ROWS_PER_BATCH", batch)
+    paths = [corpus(tmp_path / "1.jsonl", TEXTS[:7]), corpus(tmp_path / "2.jsonl", TEXTS[7:])]
+    few, many = (rows_of(prepare([path], heldout=0).train) for path in paths)
+    rows = rows_of(prepare(paths, heldout=0, weights=[2, 1]).train)
+    assert rows == repeated_by_hand(few, 2 * len(many)) + many
+    rows = rows_of(prepare(paths, heldout=0, weights=[1, 50]).train)
+    assert rows == few + repeated_by_hand(many, 50 * len(few))
+
+
+def test_a_mix_keeps_no_list_of_its_rows(tmp_path, prepare):
+    paths = [corpus(tmp_path / "1.jsonl", TEXTS[:2]), corpus(tmp_path / "2.jsonl")]
+    prepare(paths, heldout=0)
+    few = prepare(paths[:1], heldout=0).corpora[0].train_rows
+    rows = 5_000_000
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    train = prepare(paths, heldout=0, weights=[1, rows / few]).train
+    grown = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert len(train) == few + rows
+    assert grown < rows  # bytes, where a list of the rows would take eight times as many
+    assert train[len(train) - 1]["input_ids"] == train[few + (rows - 1) % (len(train) - few)]["input_ids"]
+
+
+def test_weights_that_would_repeat_a_corpus_without_end_are_refused(tmp_path, prepare):
+    paths = [corpus(tmp_path / "1.jsonl"), corpus(tmp_path / "2.jsonl")]
+    fails(prepare, r"weights 1e-09, 1: .* are needed in all; give the corpus", paths, weights=[1e-9, 1])
 
 
 def fails(prepare, said: str, *args, **kwargs) -> None:
@@ -524,14 +560,15 @@ def test_a_digest_tells_a_held_out_document_from_one_trained_on(tmp_path, prepar
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_digest_of_a_mix_follows_order_weights_and_seed(tmp_path, prepare, streaming):
+def test_the_digest_of_a_mix_follows_order_and_weights_and_of_streams_the_seed(tmp_path, prepare, streaming):
     paths = [corpus(tmp_path / "1.jsonl", TEXTS[:30]), corpus(tmp_path / "2.jsonl", TEXTS[30:])]
 
     def digest(paths=paths, **kwargs):
         return prepare(paths, heldout=0, streaming=streaming, **kwargs).digest
 
-    variants = [{}, {"paths": paths[::-1]}, {"weights": [3, 1]}, {"weights": [1, 3]}, {"weights": [3, 1], "seed": 7}]
+    variants = [{}, {"paths": paths[::-1]}, {"weights": [3, 1]}, {"weights": [1, 3]}]
     assert len({digest(**variant) for variant in variants}) == len(variants)
+    assert (digest(weights=[3, 1], seed=7) == digest(weights=[3, 1])) is not streaming
     assert digest(weights=[3, 1]) == digest(weights=[0.3, 0.1])
     assert digest(paths=paths[:1], weights=[3]) == digest(paths=paths[:1])  # one corpus has nothing to be mixed with
 

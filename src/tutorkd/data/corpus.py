@@ -5,24 +5,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+import pyarrow as pa
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
-from tutorkd.data.packing import Encoder, nonblank, require_known, unknown_at_beginning
+from tutorkd.data.packing import ROWS_PER_BATCH, Encoder, nonblank, require_known, unknown_at_beginning
 from tutorkd.data.sources import LocalFiles, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
 from tutorkd.errors import UserError, kind_of
 
 SourceName = str | os.PathLike[str]
-Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 SHORTEST_ROW = 8
 STREAM_SHUFFLE_ROWS = 10_000
 """Rows in the buffer from which a streamed row is drawn at random."""
+
+_MOST_MIXED_ROWS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,10 @@ def prepare_corpus(
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
         text_column: the column that holds the text, for all sources but txt.
-        weights: shares, in any unit, of the rows from each corpus; rows are then drawn at random in these
-            shares until each has been drawn once, some of them several times. Without weights, corpora follow
-            one another.
+        weights: shares, in any unit, of the rows from each corpus. One corpus then has each of its rows once, and the
+            others are repeated until they have their shares; of a stream, rows are drawn at random in these shares
+            until each has been drawn once. Corpora follow one another, with weights too: it is whoever reads the rows
+            that draws them in a random order, as the trainers do.
         heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random.
             If it isn't 0, at least one document is held out of two or more.
         split: the split of Hub data sets.
@@ -137,7 +139,7 @@ def prepare_corpus(
             small corpus. It doesn't change the rows.
         cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
         streaming: read the text as the training goes.
-        seed: decides on held-out documents, the mix by weights, and the order of streamed rows.
+        seed: decides on held-out documents, and on the order and the mix of streamed rows.
 
     Raises:
         UserError: a source that isn't there or can't be read, isn't UTF-8, has no text column of that name or
@@ -152,7 +154,7 @@ def prepare_corpus(
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
-            train=_mix([part.train for part in streams], weights, seed).shuffle(seed, buffer_size=STREAM_SHUFFLE_ROWS),
+            train=_mixed_stream(streams, weights, seed).shuffle(seed, buffer_size=STREAM_SHUFFLE_ROWS),
             heldout=concatenate_datasets([part.heldout for part in streams]),
             corpora=tuple(
                 CorpusCounts(
@@ -170,12 +172,12 @@ def prepare_corpus(
                 )
                 for source, part in zip(resolved, streams, strict=True)
             ),
-            digest=_digest(streams, weights, seed),
+            digest=_digest(streams, weights),
         )
     cache = cache_root(cache_dir)
     parts = [cached_corpus(source, encoder, settings, cache, num_proc) for source in resolved]
     return PackedCorpus(
-        train=_mix([part.train for part in parts], weights, seed),
+        train=_mixed(parts, weights),
         heldout=concatenate_datasets([part.heldout for part in parts]),
         corpora=tuple(
             CorpusCounts(
@@ -193,7 +195,7 @@ def prepare_corpus(
             )
             for source, part in zip(resolved, parts, strict=True)
         ),
-        digest=_digest(parts, weights, seed),
+        digest=_digest(parts, weights),
     )
 
 
@@ -263,23 +265,50 @@ def _check(
             raise UserError(f"weights {', '.join(map(str, weights))}: each must be a number above 0")
 
 
-def _mix(parts: list[Rows], weights: Sequence[float] | None, seed: int) -> Rows:
+def _mixed(parts: Sequence[PackedPart], weights: Sequence[float] | None) -> Dataset:
+    """The rows of all parts, by weights some of them several times: views, of which a block is kept, not a row."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0].train
     if weights is None:
-        return concatenate_datasets(parts)
+        return concatenate_datasets([part.train for part in parts])
     shares = _shares(weights)
-    return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+    rows = max(len(part.train) / share for part, share in zip(parts, shares, strict=True))
+    if rows > _MOST_MIXED_ROWS:
+        raise UserError(
+            f"weights {', '.join(map(str, weights))}: for each row to be drawn once {rows:.3g} are needed in all; "
+            "give the corpus with the smallest weight more, or leave it out"
+        )
+    counts = [max(len(part.train), round(rows * share)) for part, share in zip(parts, shares, strict=True)]
+    return concatenate_datasets(
+        [view for part, count in zip(parts, counts, strict=True) for view in _repeated(part.train, count)]
+    )
+
+
+def _repeated(rows: Dataset, count: int) -> list[Dataset]:
+    """The rows from the first to the last over and over, ``count`` of them."""
+    if (copies := min(count, ROWS_PER_BATCH) // len(rows)) > 1:  # a block of a few rows costs as much as one of many
+        rows = Dataset(pa.concat_tables([rows.data.table] * copies).combine_chunks())
+    times, rest = divmod(count, len(rows))
+    return [*[rows] * times, rows.select(range(rest))]
+
+
+def _mixed_stream(parts: Sequence[StreamedPart], weights: Sequence[float] | None, seed: int) -> IterableDataset:
+    streams = [part.train for part in parts]
+    if len(parts) == 1:
+        return streams[0]
+    if weights is None:
+        return concatenate_datasets(streams)
+    return interleave_datasets(streams, probabilities=_shares(weights), seed=seed, stopping_strategy="all_exhausted")
 
 
 def _shares(weights: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _digest(parts: Sequence[PackedPart | StreamedPart], weights: Sequence[float] | None, seed: int) -> str:
+def _digest(parts: Sequence[PackedPart | StreamedPart], weights: Sequence[float] | None) -> str:
     if len(parts) == 1:
         return parts[0].digest
-    mix = None if weights is None else {"shares": [f"{share:.12f}" for share in _shares(weights)], "seed": seed}
+    mix = None if weights is None else [f"{share:.12f}" for share in _shares(weights)]
     return cache_key({"parts": [part.digest for part in parts], "mix": mix})
 
 

@@ -18,8 +18,10 @@ from tutorkd.errors import UserError
 TOKEN_LISTS = Features({"input_ids": List(Value("int32"))})
 """Features of tokenised documents and of packed rows alike."""
 
+ROWS_PER_BATCH = 8192
+"""Rows that make a record batch, the last one aside."""
+
 _SCHEMA = TOKEN_LISTS.arrow_schema
-_ROWS_PER_BATCH = 8192
 _TOKENS_PER_PUSH = 1 << 20
 _CHARACTERS_AT_ONCE = 1 << 17  # a tokenizer needs more than a hundred bytes for each
 _OVERLAP = 1 << 12  # characters
@@ -209,7 +211,7 @@ class PackedWriter:
         """Add tokens, (n,) int32, of which a separator closes each document."""
         for start in range(0, len(tokens), _TOKENS_PER_PUSH):
             self._waiting.append(self._packer.push(tokens[start : start + _TOKENS_PER_PUSH]))
-            if sum(map(len, self._waiting)) >= _ROWS_PER_BATCH:
+            if sum(map(len, self._waiting)) >= ROWS_PER_BATCH:
                 self._write_waiting()
 
     def __enter__(self) -> "PackedWriter":

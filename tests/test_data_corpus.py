@@ -122,9 +122,29 @@ def test_rows_hold_the_whole_token_stream_in_order(tmp_path, prepare, request, f
     packed = prepare([corpus(tmp_path / "a.jsonl")], tokenizer=tokenizer, heldout=0)
     assert rows_of(packed.train) == packed_by_hand(TEXTS, tokenizer, 16)
     assert {len(row) for row in rows_of(packed.train)[:-1]} == {16}
-    assert packed.train.features["input_ids"].feature.dtype == "int32"
     assert packed.documents == len(TEXTS)
     assert packed.tokens == sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("largest", "kind", "width"),
+    [(109, "uint16", 2), (65_535, "uint16", 2), (65_536, "int32", 4), (70_000, "int32", 4)],
+)
+def test_an_id_takes_two_bytes_where_the_vocabulary_lets_it(tmp_path, prepare, largest, kind, width, streaming):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."]
+    vocabulary = {word: number for number, word in enumerate([*words, *WORDS])} | {"ak": largest}
+    tokenizer = BertTokenizerFast(vocab=vocabulary, model_max_length=64)
+    path = corpus(tmp_path / "a.jsonl", [*TEXTS, "ak al"])
+    packed = prepare([path], tokenizer=tokenizer, heldout=0.5, streaming=streaming)
+    for rows in (packed.train, packed.heldout):
+        assert rows.features["input_ids"].feature.dtype == kind
+    rows = rows_of(packed.train) + rows_of(packed.heldout)
+    assert max(chain.from_iterable(rows)) == largest
+    assert texts_of(packed.heldout, tokenizer)[0] in TEXTS
+    if not streaming:
+        ids = sum(map(len, rows_of(packed.train)))
+        assert packed.train.data.column(0).combine_chunks().flatten().nbytes == ids * width
 
 
 def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, monkeypatch):

@@ -106,7 +106,7 @@ def short_parts():
 
 
 def encoder(backend) -> Encoder:
-    return Encoder(backend, cls_id=-1, sep_id=-2, unknown_id=None)
+    return Encoder(backend, cls_id=-1, sep_id=-2, unknown_id=None, dtype=np.dtype(np.int32))
 
 
 def ids_of(backend, text: str) -> list[int]:

@@ -13,10 +13,10 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key
-from tutorkd.data.packing import TOKEN_LISTS, Encoder, PackedWriter, nonblank, require_known
+from tutorkd.data.packing import Encoder, PackedWriter, nonblank, require_known
 from tutorkd.data.sources import Source, no_text
 
-_FORMAT = 2  # raise it when the same settings come to give other rows
+_FORMAT = 3  # raise it when the same settings come to give other rows, or the same as another type
 _BYTES_PER_WORKER = 8 << 20  # text that keeps one process busy for seconds; below, starting it costs more
 _BYTES_PER_BATCH = 1 << 20
 
@@ -91,7 +91,7 @@ def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path
             partial(_tokenize_batch, encoder),
             batched=True,
             batch_size=_batch_size(texts),
-            features=TOKEN_LISTS,
+            features=encoder.features,
             cache_file_name=str(path),
             load_from_cache_file=False,
             new_fingerprint="tokens",  # spares hashing the tokenizer; the cache's own key has it
@@ -106,7 +106,7 @@ def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path
 
 
 def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:
-    pieces, lengths = [np.empty(0, np.int32)], [0]
+    pieces, lengths = [np.empty(0, encoder.dtype)], [0]
     for text in nonblank(value.as_py() for value in texts["text"]):
         if document := list(encoder(text)):
             pieces += document

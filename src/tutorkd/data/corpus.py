@@ -62,7 +62,9 @@ class CorpusCounts:
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """Rows of token ids, `input_ids` of at most `max_length` int32, and the counts of each corpus.
+    """Rows of token ids, `input_ids` of at most `max_length`, and the counts of each corpus.
+
+    Ids are uint16 where the tokenizer has none above 65,535, else int32.
 
     Attributes:
         train: rows to train on, in the order of the documents; if streamed, an `IterableDataset` that

@@ -15,13 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 
-TOKEN_LISTS = Features({"input_ids": List(Value("int32"))})
-"""Features of tokenised documents and of packed rows alike."""
-
 ROWS_PER_BATCH = 8192
 """Rows that make a record batch, the last one aside."""
 
-_SCHEMA = TOKEN_LISTS.arrow_schema
 _TOKENS_PER_PUSH = 1 << 20
 _CHARACTERS_AT_ONCE = 1 << 17  # a tokenizer needs more than a hundred bytes for each
 _OVERLAP = 1 << 12  # characters
@@ -38,12 +34,17 @@ def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer reduced to what packing needs: text to ids, and the ids that frame a row."""
+    """A tokenizer reduced to what packing needs: text to ids, and the ids that frame a row.
+
+    Attributes:
+        dtype: of ids, uint16 where none is above 65,535, else int32.
+    """
 
     backend: Tokenizer
     cls_id: int
     sep_id: int
     unknown_id: int | None
+    dtype: np.dtype
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "Encoder":
@@ -63,7 +64,14 @@ class Encoder:
         backend.no_padding()
         frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
         unknown_id = tokenizer.unk_token_id
-        return cls(backend, *frame, None if unknown_id in frame else unknown_id)
+        largest = max(*frame, *backend.get_vocab().values())
+        dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
+        return cls(backend, *frame, None if unknown_id in frame else unknown_id, dtype)
+
+    @property
+    def features(self) -> Features:
+        """Those of tokenised documents and of packed rows alike."""
+        return Features({"input_ids": List(Value(self.dtype.name))})
 
     def identity(self) -> dict[str, Any]:
         """Return what the ids depend on, whatever truncation or padding the tokenizer was saved with."""
@@ -74,7 +82,7 @@ class Encoder:
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
 
     def __call__(self, text: str) -> Iterator[np.ndarray]:
-        """Yield the ids of a text in pieces, (n,) int32, the last the separator; nothing if the text has no token.
+        """Yield the ids of a text in pieces, (n,) of `dtype`, the last the separator; nothing if the text has no token.
 
         A special token's name inside a text ("[MASK]", "<s>") is read as ordinary characters: special ids
         stand only where packing or masking puts them.
@@ -89,9 +97,9 @@ class Encoder:
         for ids in self._parts(text):
             if len(ids):
                 found = True
-                yield np.array(ids, np.int32)
+                yield np.array(ids, self.dtype)
         if found:
-            yield np.array([self.sep_id], np.int32)
+            yield np.array([self.sep_id], self.dtype)
 
     def _parts(self, text: str) -> Iterator[list[int]]:
         start, first = 0, 0  # of this part: its place in the text, and the token to go on from
@@ -161,16 +169,16 @@ class RowPacker:
     """Cuts a stream of documents into rows: cls, `max_length` - 2 tokens, sep.
 
     The stream is the documents' tokens in order with one separator between two documents. No token is lost;
-    every row is full but possibly the last, which is shorter and not padded.
+    every row is full but possibly the last, which is shorter and not padded. Ids have the encoder's `dtype`.
     """
 
     def __init__(self, encoder: Encoder, max_length: int) -> None:
         self._encoder = encoder
         self._max_length = max_length
-        self._rest = np.empty(0, np.int32)
+        self._rest = np.empty(0, self._encoder.dtype)
 
     def push(self, tokens: np.ndarray) -> np.ndarray:
-        """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length) int32."""
+        """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length)."""
         tokens = np.concatenate([self._rest, tokens])
         inside = self._max_length - 2
         # one token stays back: if no document follows, the last separator must not become part of a row
@@ -180,12 +188,12 @@ class RowPacker:
         return self._frame(tokens[: count * inside].reshape(count, inside))
 
     def flush(self) -> np.ndarray:
-        """Return what is left as (1, n) int32 with n < max_length, or (0, n) if nothing is."""
-        rest, self._rest = self._rest[:-1], np.empty(0, np.int32)
+        """Return what is left as (1, n) with n < max_length, or (0, n) if nothing is."""
+        rest, self._rest = self._rest[:-1], np.empty(0, self._encoder.dtype)
         return self._frame(rest.reshape(1 if len(rest) else 0, len(rest)))
 
     def _frame(self, inside: np.ndarray) -> np.ndarray:
-        rows = np.empty((inside.shape[0], inside.shape[1] + 2), np.int32)
+        rows = np.empty((inside.shape[0], inside.shape[1] + 2), self._encoder.dtype)
         rows[:, 0] = self._encoder.cls_id
         rows[:, 1:-1] = inside
         rows[:, -1] = self._encoder.sep_id
@@ -198,7 +206,8 @@ class PackedWriter:
     def __init__(self, file: pa.NativeFile, encoder: Encoder, max_length: int) -> None:
         self._packer = RowPacker(encoder, max_length)
         self._file = file
-        self._writer = pa.ipc.new_stream(file, _SCHEMA)
+        self._schema = encoder.features.arrow_schema
+        self._writer = pa.ipc.new_stream(file, self._schema)
         self._waiting: list[np.ndarray] = []
         self._hash = hashlib.sha256()
 
@@ -208,7 +217,7 @@ class PackedWriter:
         return self._hash.hexdigest()
 
     def write(self, tokens: np.ndarray) -> None:
-        """Add tokens, (n,) int32, of which a separator closes each document."""
+        """Add tokens, (n,), of which a separator closes each document."""
         for start in range(0, len(tokens), _TOKENS_PER_PUSH):
             self._waiting.append(self._packer.push(tokens[start : start + _TOKENS_PER_PUSH]))
             if sum(map(len, self._waiting)) >= ROWS_PER_BATCH:
@@ -235,4 +244,4 @@ class PackedWriter:
             self._hash.update(rows.data)
             offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
             column = pa.ListArray.from_arrays(offsets, rows.reshape(-1))
-            self._writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
+            self._writer.write_batch(pa.record_batch([column], schema=self._schema))

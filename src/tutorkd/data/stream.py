@@ -10,7 +10,6 @@ from datasets import Dataset, IterableDataset
 from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
 from tutorkd.data.packing import (
-    TOKEN_LISTS,
     Encoder,
     PackedWriter,
     RowPacker,
@@ -58,7 +57,7 @@ def streamed_corpus(source: Source, encoder: Encoder, settings: PackSettings) ->
     return StreamedPart(
         train=IterableDataset.from_generator(
             _train_rows,
-            features=TOKEN_LISTS,
+            features=encoder.features,
             gen_kwargs={"source": source, "encoder": encoder, "settings": settings, "skip": held},
         ),
         heldout=Dataset.from_buffer(heldout.getvalue()),

@@ -1,6 +1,8 @@
 """Sources: what a name stands for, what each kind of file yields, and what is said when one is bad."""
 
+import bz2
 import csv
+import gzip
 import json
 import re
 from pathlib import Path
@@ -45,6 +47,49 @@ def test_a_long_txt_document_is_cut_at_a_line_end(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "LONGEST_TXT_DOCUMENT", 10)
     documents = [text for text in read(write(tmp_path / "a.txt", "one two\nthree\nfour\n\nfive")) if text]
     assert documents == ["one two\nthree\n", "four\n", "five"]
+
+
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True),
+}
+
+
+@pytest.mark.parametrize("codec", COMPRESS)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", "ü\r\n\r\nb"), ("a.jsonl", '{"text": "ü\\n"}\n{"text": "b"}'), ("a.CSV", 'n,text\n1,"ü\nc"\n')],
+)
+def test_a_compressed_file_is_read_as_the_one_it_was(tmp_path, name, content, codec):
+    plain = write(tmp_path / name, content)
+    packed = write(tmp_path / f"{name}{codec}", COMPRESS[codec](content.encode()))
+    assert read(packed) == read(plain)
+    assert list(resolve_source(str(packed)).stream("text")) == read(plain)
+
+
+@pytest.mark.parametrize("codec", COMPRESS)
+def test_archives_one_after_another_are_one_file(tmp_path, codec):
+    parts = [COMPRESS[codec](text.encode() * 100_000) for text in ("one\n", "two\n", "\nthree\n")]
+    path = write(tmp_path / f"a.txt{codec}", b"".join(parts))
+    lines = "".join(read(path)).split()
+    assert lines == ["one"] * 100_000 + ["two"] * 100_000 + ["three"] * 100_000
+
+
+@pytest.mark.parametrize("codec", COMPRESS)
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-4], lambda data: data[:9], lambda data: b"x" + data, lambda _: b"plain text"]
+)
+def test_a_damaged_archive_is_told_in_a_line(tmp_path, codec, damage):
+    packed = COMPRESS[codec](json.dumps({"text": "some text " * 50}).encode())
+    message = error_of(write(tmp_path / f"a.jsonl{codec}", damage(packed)))
+    assert re.search(f"damaged, cut off or not {codec}: .*; fetch or compress it again$", message)
+
+
+def test_a_place_in_a_compressed_file_is_told_as_of_the_plain_one(tmp_path):
+    content = b'{"text": "a"}\n{"text": "b"\n'
+    assert "line 2 isn't JSON" in error_of(write(tmp_path / "a.jsonl.gz", gzip.compress(content)))
+    assert "cannot be read: No such file" in error_of(tmp_path / "gone.jsonl.gz")
 
 
 def test_jsonl_rows_may_differ_but_for_the_text(tmp_path):
@@ -228,27 +273,27 @@ def test_a_local_name_without_a_file_is_not_looked_for_on_the_hub(tmp_path, name
 
 @pytest.mark.parametrize("name", ["{}", "{}/**"])
 def test_what_is_left_out_of_a_folder_or_glob_is_told(tmp_path, name):
-    for file in ("a.txt", "b.txt.gz", "c/d.jsonl.GZ", "e.zst", "README", "notes.md"):
+    for file in ("a.txt", "b.parquet.gz", "c/d.parquet.GZ", "c/e.zip", "e.zst", "README", "notes.md"):
         write(tmp_path / file, "x")
     source = resolve_source(name.format(tmp_path))
     assert [file.name for file in source.files] == ["a.txt"]
     kinds = source.notice.partition(": ")[2].partition(";")[0].split(", ")
-    assert sorted(kinds) == ["1 .md", "1 .zst", "1 without an extension", "2 .gz"]
-    assert source.notice.startswith("left out 5 files of kinds that aren't read: 2 .gz")
-    assert source.notice.endswith("; unpack .gz, .zst to have them read")
+    assert sorted(kinds) == ["1 .md", "1 .zip", "1 .zst", "1 without an extension", "2 .parquet.gz"]
+    assert source.notice.startswith("left out 6 files of kinds that aren't read: 2 .parquet.gz")
+    assert source.notice.endswith("; unpack .parquet.gz, .zip, .zst to have them read")
 
 
 def test_nothing_is_told_of_a_folder_that_is_read_whole(tmp_path):
-    for file in ("a.txt", "b.JSONL", ".git/config", ".hidden"):
+    for file in ("a.txt", "b.JSONL", "c.csv.gz", "d.JSON.Zst", ".git/config", ".hidden"):
         write(tmp_path / file, "x")
     assert resolve_source(str(tmp_path)).notice is None
 
 
 def test_packed_text_alone_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"no file with one of .*left out 1 file of .*1 \.gz; unpack \.gz"):
-        resolve_source(str(write(tmp_path / "texts/a.txt.gz", "x").parent))
-    with pytest.raises(UserError, match=r"a\.txt\.gz: unpack it"):
-        resolve_source(str(tmp_path / "texts/a.txt.gz"))
+    with pytest.raises(UserError, match=r"no file with one of .*left out 1 file of .*1 \.xz; unpack \.xz"):
+        resolve_source(str(write(tmp_path / "texts/a.txt.xz", "x").parent))
+    with pytest.raises(UserError, match=r"a\.txt\.xz: unpack it"):
+        resolve_source(str(tmp_path / "texts/a.txt.xz"))
 
 
 @pytest.mark.parametrize("name", ["{}/*.txt", "{}"])

@@ -1,6 +1,8 @@
 """Text files of any content: what is read is what other readers read, and all else is refused in one line."""
 
+import bz2
 import csv
+import gzip
 import io
 import itertools
 import json
@@ -137,3 +139,28 @@ def test_valid_parquet_is_read_as_arrow_reads_it(read, content):
 def test_any_parquet_is_read_as_arrow_reads_it_or_refused(read, content):
     found = or_refused("a.parquet", read, "a.parquet", content)
     assert found is None or found == pq.read_table(io.BytesIO(content), columns=["text"])["text"].to_pylist()
+
+
+ARCHIVES = {
+    ".gz": (gzip.compress, gzip.decompress),
+    ".bz2": (bz2.compress, bz2.decompress),
+    ".zst": (
+        lambda content: pa.Codec("zstd").compress(content, asbytes=True),
+        lambda content: pa.input_stream(pa.BufferReader(content), compression="zstd").read(),
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ARCHIVES)
+@fuzzed(40)
+@given(data=st.data())
+def test_any_archive_is_read_rightly_or_refused(read, ending, data):
+    kind, files, other = data.draw(
+        st.sampled_from([("a.txt", txt_files(), by_lines), ("a.jsonl", jsonl_files(), by_json)])
+    )
+    compress, decompress = ARCHIVES[ending]
+    content = data.draw(mutated(files.map(compress)))
+    found = or_refused(kind + ending, read, kind + ending, content)
+    if found is not None:
+        found = [text for text in found if text] if kind == "a.txt" else found
+        assert found == other(decompress(content))

@@ -124,9 +124,10 @@ def prepare_corpus(
     data loader worker at work (the first reads, which gives the same rows for any number); and all counts.
 
     Args:
-        sources: one name or several, each a txt, jsonl (json with one object a line), csv or parquet file, a
-            folder of such files, a glob, or a Hub data set `name` or `name:config`. One document a row; in txt,
-            blank lines part documents, and one of more than a million characters is cut at a line end.
+        sources: one name or several, each a txt, jsonl (json with one object a line) or csv file, all of them also
+            compressed (.gz, .bz2, .zst), a parquet file, a folder of such files, a glob, or a Hub data set `name` or
+            `name:config`. One document a row; in txt, blank lines part documents, and one of more than a million
+            characters is cut at a line end.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
         text_column: the column that holds the text, for all sources but txt.
@@ -144,8 +145,8 @@ def prepare_corpus(
         seed: decides on held-out documents, and on the order and the mix of streamed rows.
 
     Raises:
-        UserError: a source that isn't there or can't be read, isn't UTF-8, has no text column of that name or
-            no text at all, or is mostly unknown to the tokenizer (more than half of the tokens; of a stream, at
+        UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
+            or no text at all, or is mostly unknown to the tokenizer (more than half of the tokens; of a stream, at
             its beginning); settings out of range; an unfit tokenizer; a full disk.
     """
     names = _names(sources)

@@ -1,18 +1,21 @@
-"""Documents of one local file: txt, jsonl (or json with one object a line), csv and parquet.
+"""Documents of one local file: txt, jsonl (or json with one object a line), csv, each compressed or not, and parquet.
 
 The readers yield documents one by one, so that memory stays the same for any file size, and name the file and
 the place in it (line, byte, row) when something is wrong. They yield a document as it stands, also when it is
 missing (`None`) or blank: leaving those out is the consumer's task.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +32,7 @@ LONGEST_CSV_FIELD = 1 << 28
 """Characters after which a csv field is refused: a quote that isn't closed would take the rest of the file with it."""
 
 _COLUMNS_NAMED = 20  # in a message
+_BYTES_PER_READ = 1 << 18
 
 Document = str | None
 AnyDocument = TypeVar("AnyDocument", str, Document)
@@ -49,16 +53,25 @@ def batches(documents: Iterable[AnyDocument], characters: int) -> Iterator[list[
 
 
 def read_documents(path: Path, column: str) -> Iterator[Document]:
-    """Yield the documents of a file whose extension is in `READERS`; `column` is unused for txt.
+    """Yield the documents of a file of which `kind_of_file` knows the kind; `column` is unused for txt.
 
     Raises:
         UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text in a
             column of that name.
     """
     try:
-        yield from READERS[path.suffix.lower()](path, column)
+        yield from READERS[kind_of_file(path) or ""](path, column)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
+
+
+def kind_of_file(path: Path) -> str | None:
+    """Return which of `READERS` reads a file of that name, `None` if none does; `.txt` of `a.txt` and of `a.txt.gz`."""
+    kind = path.suffix.lower()
+    if kind in COMPRESSIONS:
+        kind = Path(path.stem).suffix.lower()
+        return kind if kind in READERS and kind != ".parquet" else None  # which has its own compression
+    return kind if kind in READERS else None
 
 
 def require_column(where: object, column: str, columns: Iterable[str]) -> None:
@@ -82,7 +95,7 @@ def not_text(where: object, column: str, kind: object) -> UserError:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its line end, always a plain newline)."""
     offset = 0
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode()
@@ -93,6 +106,34 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if number == 1:
                 text = text.removeprefix("\ufeff")
             yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Give the bytes of a file, out of its compression if it has one."""
+    ending = path.suffix.lower()
+    with path.open("rb") as file:
+        if ending not in COMPRESSIONS:
+            yield file
+            return
+        try:
+            with COMPRESSIONS[ending](file) as unpacked:
+                yield unpacked
+        except (OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: damaged, cut off or not {ending}: {reason}; fetch or compress it again"
+            ) from error
+
+
+def _zstandard(file: BinaryIO) -> BinaryIO:
+    return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(file, "zstd")), _BYTES_PER_READ)
+
+
+COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".zst": _zstandard}
+"""What unpacks a file, by its extension."""
 
 
 def _read_txt(path: Path, column: str) -> Iterator[Document]:

@@ -16,12 +16,22 @@ from datasets.utils import tqdm
 
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.packing import nonblank
-from tutorkd.data.readers import READERS, Document, batches, is_text, not_text, read_documents, require_column
+from tutorkd.data.readers import (
+    COMPRESSIONS,
+    READERS,
+    Document,
+    batches,
+    is_text,
+    kind_of_file,
+    not_text,
+    read_documents,
+    require_column,
+)
 from tutorkd.errors import UserError
 from tutorkd.hub import looks_like_path, nearest_path
 
-_KNOWN = ", ".join(READERS)
-_PACKED = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+_KNOWN = f"{', '.join(READERS)} (all but the last also with {', '.join(COMPRESSIONS)} behind)"
+_PACKED = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", *COMPRESSIONS}
 _KINDS_NAMED = 6
 _TEXTS = pa.schema({"text": pa.string()})
 _CHARACTERS_PER_WRITE = 1 << 20
@@ -33,7 +43,7 @@ class LocalFiles:
     """Local files, in the order in which they are read.
 
     Attributes:
-        left_out: files of the folder or glob that aren't read, since their extension isn't one of `READERS`.
+        left_out: files of the folder or glob that aren't read, since `kind_of_file` doesn't know them.
     """
 
     name: str
@@ -45,10 +55,10 @@ class LocalFiles:
         """What isn't read, in a line; None where everything is."""
         if not self.left_out:
             return None
-        kinds = Counter(file.suffix.lower() or "without an extension" for file in self.left_out).most_common()
+        kinds = Counter(_ending(file) or "without an extension" for file in self.left_out).most_common()
         said = ", ".join(f"{count} {kind}" for kind, count in kinds[:_KINDS_NAMED])
         more = f" and {len(kinds) - _KINDS_NAMED} other kinds" if len(kinds) > _KINDS_NAMED else ""
-        packed = _PACKED.intersection(kind for kind, _ in kinds)
+        packed = {kind for kind, _ in kinds if kind[kind.rfind(".") :] in _PACKED}
         unpack = f"; unpack {', '.join(sorted(packed))} to have them read" if packed else ""
         files = f"{len(self.left_out)} file{'s' * (len(self.left_out) != 1)}"
         return f"left out {files} of kinds that aren't read: {said}{more}{unpack}"
@@ -178,7 +188,7 @@ def resolve_source(name: str, split: str = "train") -> Source:
     if path.is_dir():
         return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)])
     if path.exists():
-        if path.suffix.lower() not in READERS:
+        if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
             raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}")
         return LocalFiles(name, (path.absolute(),))
@@ -189,14 +199,20 @@ def resolve_source(name: str, split: str = "train") -> Source:
     return HubDataset(name, split)
 
 
+def _ending(file: Path) -> str:
+    """The extension, of a compressed file with the one before."""
+    ending = file.suffix.lower()
+    return Path(file.stem).suffix.lower() + ending if ending in COMPRESSIONS else ending
+
+
 def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _local_files(name: str, candidates: list[Path]) -> LocalFiles:
     there = sorted(file.absolute() for file in candidates if file.is_file())
-    files = [file for file in there if file.suffix.lower() in READERS]
-    source = LocalFiles(name, tuple(files), tuple(file for file in there if file.suffix.lower() not in READERS))
+    files = [file for file in there if kind_of_file(file)]
+    source = LocalFiles(name, tuple(files), tuple(file for file in there if not kind_of_file(file)))
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
     return source

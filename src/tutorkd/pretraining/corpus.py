@@ -22,9 +22,9 @@ class CorpusArguments:
     corpus: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text, repeatable: a txt, jsonl, csv or parquet file, a folder of them, a glob or, if nothing of "
-            "that name is here, a Hub data set (name or name:config). One document a row; in txt, blank lines separate "
-            "documents."
+            "help": "Text, repeatable: a txt, jsonl, csv (also .gz, .bz2, .zst) or parquet file, a folder of them, a "
+            "glob or, if nothing of that name is here, a Hub data set (name or name:config). One document a row; in "
+            "txt, blank lines separate documents."
         },
     )
     corpus_weights: list[float] | None = field(

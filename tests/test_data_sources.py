@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_parquet_text_of_every_arrow_type(tmp_path, kind):
     texts = ["a", None, "ü"] * 50
     pq.write_table(pa.table({"n": range(150), "text": pa.array(texts).cast(kind)}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == texts
+
+
+def test_a_row_group_is_read_in_pieces(tmp_path):
+    texts = [os.urandom(5000).hex() for _ in range(5000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), compression="none")
+    before = peak = pa.total_allocated_bytes()
+    documents = []
+    for document in read_documents(tmp_path / "a.parquet", "text"):
+        documents.append(hash(document))
+        peak = max(peak, pa.total_allocated_bytes())
+    assert documents == list(map(hash, texts))
+    assert peak - before < (tmp_path / "a.parquet").stat().st_size / 2
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])

@@ -284,7 +284,10 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         UserError: for whatever Arrow finds wrong with it then.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # page by page, where a column is otherwise fetched for a whole row group, which may be most of the file
+        with pq.ParquetFile(
+            path, page_checksum_verification=True, pre_buffer=False, buffer_size=_BYTES_PER_READ
+        ) as file:
             yield file
     except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter: of a column's name
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from error

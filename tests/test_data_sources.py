@@ -164,6 +164,48 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(tmp_path, name, 
     assert "did you mean 'txt'?" in message
 
 
+def nested_file(path: Path, rows: list) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    return write(path, "\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_column_inside_another_is_named_with_a_dot(tmp_path, name):
+    rows = [
+        {"data": {"text": "a", "in": {"text": "b"}}, "id.x": "e", "text": "c"},
+        {"data": {"text": None, "in": {"text": "d"}}, "id.x": "f", "text": None},
+        {"data": {"text": "g", "in": None}, "id.x": None, "text": None},
+        {"data": None, "id.x": None, "text": None},
+    ]
+    path = nested_file(tmp_path / name, rows * 60)  # of Parquet, more than one batch
+    assert read(path, "data.text") == ["a", None, "g", None] * 60
+    assert read(path, "data.in.text") == ["b", "d", None, None] * 60
+    assert read(path, "text") == ["c", None, None, None] * 60
+    assert read(path, "id.x") == ["e", "f", None, None] * 60  # a dot in a name of its own
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_column_that_is_not_inside_another_is_told_with_those_that_are(tmp_path, name):
+    path = nested_file(tmp_path / name, [{"n": 1, "data": {"txt": "a", "in": {"text": "b"}, "x.y": "c"}}])
+    assert "no column 'text' among n, data, data.txt, data.in; did you mean 'data.txt'" in error_of(path)
+    assert "no column 'data.text' among n, data, data.txt, data.in, data.in.text; did" in error_of(path, "data.text")
+    assert "no column 'data.x.y' among" in error_of(path, "data.x.y")
+    assert "no column 'n.text' among" in error_of(path, "n.text")
+    assert "'data.in' holds" in error_of(path, "data.in")
+    path = nested_file(tmp_path / name, [{"data.text": "a", "data": {"text": "b"}}])
+    assert "2 columns are called 'data.text'" in error_of(path, "data.text")
+
+
+def test_an_object_that_is_none_or_has_a_key_twice_is_told_by_line(tmp_path):
+    first = '{"data": {"text": "a"}}\n'
+    path = write(tmp_path / "a.jsonl", first + '{"data": ["b"]}')
+    assert "line 2: column 'data.text': there is no 'text' in a list; an object is" in error_of(path, "data.text")
+    path = write(tmp_path / "b.jsonl", first + '{"data": {"text": "b", "text": "c"}}')
+    assert "line 2 isn't JSON: the key 'text' stands twice" in error_of(path, "data.text")
+
+
 def test_a_column_that_is_not_text(tmp_path):
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
     assert "'text' holds int64, not text" in error_of(tmp_path / "a.parquet")

@@ -55,11 +55,18 @@ def parquet_files(draw):
     return file.getvalue()
 
 
+@st.composite
+def nested_jsonl_files(draw):
+    inner = st.none() | st.fixed_dictionaries({}, optional={"text": st.none() | texts, "n": values})
+    objects = [{"data": {"text": "a"}}, *draw(st.lists(st.fixed_dictionaries({}, optional={"data": inner})))]
+    return "\n".join(map(json.dumps, objects)).encode()
+
+
 @pytest.fixture
 def read(tmp_path):
-    def read(name, content):
+    def read(name, content, column="text"):
         (tmp_path / name).write_bytes(content)
-        return list(read_documents(tmp_path / name, "text"))
+        return list(read_documents(tmp_path / name, column))
 
     return read
 
@@ -101,6 +108,18 @@ def test_valid_jsonl_is_read_as_json_reads_it(read, content):
 def test_any_jsonl_is_read_rightly_or_refused(read, content):
     found = or_refused("a.jsonl", read, "a.jsonl", content)
     assert found is None or found == by_json(content)
+
+
+@fuzzed(60)
+@given(content=nested_jsonl_files(), damaged=mutated(nested_jsonl_files()))
+def test_any_jsonl_with_the_text_inside_an_object_is_read_rightly_or_refused(read, content, damaged):
+    def by_lines_of_json(content):
+        found = [json.loads(line) for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+        return [(row.get("data") or {}).get("text") for row in found]
+
+    assert read("a.jsonl", content, "data.text") == by_lines_of_json(content)
+    found = or_refused("a.jsonl", read, "a.jsonl", damaged, "data.text")
+    assert found is None or found == by_lines_of_json(damaged)
 
 
 @fuzzed(50)

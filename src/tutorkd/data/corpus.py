@@ -130,7 +130,8 @@ def prepare_corpus(
             characters is cut at a line end.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
-        text_column: the column that holds the text, for all sources but txt.
+        text_column: the column that holds the text, for all sources but txt; in jsonl and parquet files `a.b` is the
+            column `b` inside `a`.
         weights: shares, in any unit, of the rows from each corpus. One corpus then has each of its rows once, and the
             others are repeated until they have their shares; of a stream, rows are drawn at random in these shares
             until each has been drawn once. Corpora follow one another, with weights too: it is whoever reads the rows

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutorkd.errors import UserError, nearest
+from tutorkd.errors import UserError, kind_of, nearest
 
 LONGEST_TXT_DOCUMENT = 1 << 20
 """Characters after which a txt document ends at the next line end, blank line or not.
@@ -85,6 +86,18 @@ def require_column(where: object, column: str, columns: Iterable[str]) -> None:
     more = f" and {len(columns) - _COLUMNS_NAMED} more" if len(columns) > _COLUMNS_NAMED else ""
     known = ", ".join(columns[:_COLUMNS_NAMED]) or "(none)"
     raise UserError(f"{where}: no column {column!r} among {known}{more}{hint}")
+
+
+def _dotted(
+    columns: Iterable[tuple[str, Any]], inside: Callable[[Any], Iterable[tuple[str, Any]]], depth: int, prefix: str = ""
+) -> Iterator[str]:
+    """Yield the names of columns and, as `a.b`, those of what is inside them, to so many levels."""
+    for name, column in columns:
+        if prefix and "." in name:  # the dots of `a.b.c` part the names of levels
+            continue
+        yield prefix + name
+        if depth > 1 and "." not in name:
+            yield from _dotted(inside(column), inside, depth - 1, f"{prefix}{name}.")
 
 
 def not_text(where: object, column: str, kind: object) -> UserError:
@@ -155,11 +168,14 @@ def _read_txt(path: Path, column: str) -> Iterator[Document]:
 def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
     """Yield each object's line number and its values in some columns, `None` where it lacks one.
 
+    A column `a.b` that isn't a key of its own is the key `b` of the object at `a`.
+
     Raises:
         UserError: a line that isn't a JSON object or has one of the keys twice, text without a UTF-8 form, or a first
             object without one of the columns; later ones may leave out what is empty, as many writers do.
     """
-    decode = json.JSONDecoder(object_pairs_hook=partial(_keyed, columns)).decode
+    keys = {key for column in columns for key in (column, *column.split("."))}
+    decode = json.JSONDecoder(object_pairs_hook=partial(_keyed, keys)).decode
     first = True
     for number, line in _lines(path):
         if not line.strip():
@@ -173,9 +189,10 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[An
             raise UserError(f"{path}: line {number} isn't a JSON object; one object a line is needed")
         if first:
             for column in columns:
-                require_column(f"{path}: line {number}", column, row)
+                names = _dotted(row.items(), _items, column.count(".") + 2)
+                require_column(f"{path}: line {number}", column, names)
             first = False
-        values = [row.get(column) for column in columns]
+        values = [_value(row, column, f"{path}: line {number}") for column in columns]
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, str) and not _encodes(value):
                 raise UserError(
@@ -185,17 +202,36 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[An
         yield number, values
 
 
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _value(row: dict[str, Any], column: str, where: str) -> Any:
+    if column in row or "." not in column:
+        return row.get(column)
+    value: Any = row
+    for name in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{where}: column {column!r}: there is no {name!r} in {kind_of(value)}; an object is needed"
+            )
+        value = value.get(name)
+    return value
+
+
 class _KeyTwice(ValueError):
     pass
 
 
-def _keyed(columns: Sequence[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _keyed(wanted: Iterable[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
-        for column in columns:
-            if keys.count(column) > 1:
-                raise _KeyTwice(f"the key {column!r} stands twice in one object")
+        for key in wanted:
+            if keys.count(key) > 1:
+                raise _KeyTwice(f"the key {key!r} stands twice in one object")
     return row
 
 
@@ -265,15 +301,25 @@ def _read_csv(path: Path, column: str) -> Iterator[Document]:
 def _read_parquet(path: Path, column: str) -> Iterator[Document]:
     with open_parquet(path) as file:
         schema = file.schema_arrow
-        require_column(path, column, schema.names)
-        kind = schema.field(column).type
+        require_column(path, column, _dotted(_fields(schema), _fields, column.count(".") + 2))
+        name, *inner = [column] if column in schema.names else column.split(".")
+        require_column(path, name, schema.names)
+        kind = schema.field(name).type
+        for each in inner:
+            kind = kind.field(each).type
         if not is_text(kind):
             raise not_text(path, column, kind)
         first = 0
         for batch in file.iter_batches(batch_size=100, columns=[column]):
             # by name: the columns "text.a" and so on are read along with "text"
-            yield from _parquet_texts(path, batch.column(column), first)
+            texts = batch.column(name)
+            yield from _parquet_texts(path, pc.struct_field(texts, inner) if inner else texts, first)
             first += len(batch)
+
+
+def _fields(kind: Any) -> Iterable[tuple[str, Any]]:
+    """Names and types in a schema or in an Arrow type, in which only a struct has any."""
+    return [(field.name, field.type) for field in kind] if isinstance(kind, pa.Schema | pa.StructType) else ()
 
 
 @contextmanager

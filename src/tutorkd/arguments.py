@@ -38,7 +38,8 @@ def _refuse_sharding(args: PretrainingConfig) -> None:
     if asked:
         raise UserError(
             f"{asked[0]} isn't to be set: each device holds a whole copy of the model here; start one process a device "
-            "with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed"
+            "with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed; "
+            "--shard_teacher spreads a teacher that is too large for one device"
         )
 
 

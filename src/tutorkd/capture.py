@@ -4,8 +4,8 @@ Every model that goes through transformers' attention interface calls one functi
 Registering one of our own that notes them and then runs the fused kernel serves all families at once.
 """
 
-from collections.abc import Collection
-from typing import NamedTuple, cast
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,12 +107,13 @@ def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | N
     return torch.stack(torch.broadcast_tensors(*windows)).all(0) if windows else None
 
 
-def prepare_for_capture(model: PreTrainedModel, role: str) -> None:
+def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., Any] | None = None) -> None:
     """Route the attention of ``model`` through the capturing function, and see that every layer's comes there.
 
     Args:
         model: an encoder, base model or with a head.
         role: "teacher" or "student", for the message.
+        read: runs the model on one row; by default the model itself.
 
     Raises:
         UserError: if the family doesn't go through transformers' attention interface.
@@ -134,7 +135,7 @@ def prepare_for_capture(model: PreTrainedModel, role: str) -> None:
         ids = torch.full((1, 2), 1 if token == 0 else 0, device=model.device)
         # transformers puts its hooks for hidden states into a model when these are first asked for, which can't be done
         # while it is compiled.
-        model(input_ids=ids, recording=recording, output_hidden_states=True)
+        (read or model)(input_ids=ids, recording=recording, output_hidden_states=True)
     model.train(training)
     if len(recording.kept) != layers:
         raise problem

@@ -15,7 +15,7 @@ from torch._dynamo.exc import InvalidBackend
 from transformers import TrainerCallback
 
 from tutorkd.batch import Batch
-from tutorkd.config import PretrainingConfig
+from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.objective import MaskingCollator
 from tutorkd.words import one_line
@@ -102,7 +102,12 @@ def plain() -> AbstractContextManager:
 
 
 def compiles(args: PretrainingConfig, steps: int) -> bool:
-    """Whether a run of so many steps is compiled: as ``torch_compile`` says, and by default long ones on a GPU."""
+    """Whether a run of so many steps is compiled: as ``torch_compile`` says, and by default long ones on a GPU.
+
+    One with a sharded teacher, whose layers are gathered between their passes, never is.
+    """
+    if isinstance(args, DistillationConfig) and args.shard_teacher:
+        return False
     if args.torch_compile is None:
         return args.device.type == "cuda" and steps >= LEAST_STEPS
     return args.torch_compile

@@ -143,6 +143,33 @@ class DistillationConfig(PretrainingConfig):
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on."}
     )
+    shard_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "Spread the teacher over the processes of the run: each holds a slice of every weight, and a "
+            "layer is gathered while it runs; for a teacher that is too large for one device. Not compiled."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.shard_teacher:
+            return
+        if self.world_size == 1:
+            raise ValueError(
+                "shard_teacher can't be true for one process, which has nobody to share with: start one process a "
+                "device with torchrun, or leave it out"
+            )
+        if self.device.type == "cpu" and torch.accelerator.is_available():
+            raise ValueError(
+                "shard_teacher can't be true with use_cpu on a machine that has a GPU, unless it is hidden with "
+                "CUDA_VISIBLE_DEVICES="
+            )
+        if self.torch_compile:
+            raise ValueError(
+                "torch_compile can't be true with shard_teacher, whose layers are gathered between their passes: leave "
+                "one of them out"
+            )
 
 
 @dataclass

@@ -78,10 +78,12 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     presets: Sequence[str] = (),
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A checkpoint as a model of ``kind``, an auto class, and the names of the head's weights that it lacks.
 
-    transformers fills what a checkpoint lacks at random; only a head, or a pooler, may start that way.
+    transformers fills what a checkpoint lacks at random; only a head, or a pooler, may start that way. ``kwargs`` are
+    handed on to its ``from_pretrained``.
 
     Raises:
         UserError: if there is no such model, it can't be reached, or it isn't a whole encoder.
@@ -94,6 +96,7 @@ def load_model(
             use_safetensors=True,  # the other format is pickle
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
+            **kwargs,
         )
     return model, check_whole(model, info, name, role)
 

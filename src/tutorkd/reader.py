@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tutorkd.capture import AttentionInputs, Recording, take_attention
 from tutorkd.objective import logit_positions
+from tutorkd.sharding import is_sharded, outline
 from tutorkd.step import at_positions
 
 
@@ -30,7 +31,8 @@ class Head(nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        shell = copy.copy(model)
+        shell = outline(model) if is_sharded(model) else copy.copy(model)
+        shell._parameters, shell._buffers = model._parameters, model._buffers
         shell._modules = dict(model._modules)
         setattr(shell, model.base_model_prefix, _PassThrough())
         self.model = shell

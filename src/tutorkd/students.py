@@ -14,6 +14,7 @@ from tutorkd.errors import UserError
 from tutorkd.hub import load_model, loading
 from tutorkd.objective import MODEL_CLASS
 from tutorkd.reader import Head
+from tutorkd.sharding import whole
 from tutorkd.teacher import Teacher
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
@@ -189,14 +190,14 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initi
             index, _, rest = key[len(student_stack) + 1 :].partition(".")
             origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}", True
         if origin in source and source[origin].shape == value.shape:
-            value.copy_(source[origin])
+            value.copy_(whole(source[origin]))
             copied, used = copied + 1, used or in_layer
     total = len(target)
     if body is not student:
         head, own = teacher.head.state_dict(), Head(student).state_dict()
         fitting = [key for key, value in own.items() if key in head and head[key].shape == value.shape]
         for key in fitting:
-            own[key].copy_(head[key])
+            own[key].copy_(whole(head[key]))
         copied, total = copied + len(fitting), total + len(own)
     return Initialisation(copied, total, layers if used else [])
 

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +13,8 @@ from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model
 from tutorkd.objective import MODEL_CLASS
-from tutorkd.reader import Reader, Reading
+from tutorkd.reader import Head, Reader, Reading
+from tutorkd.sharding import is_sharded, load_sharded, outline, run_sharded, whole
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
 
@@ -36,7 +38,8 @@ class Teacher(Reader):
 
     Args:
         model: any masked language model with a trained head. It stays as it is: its weights are read, and shared where
-            ``dtype`` allows, but whether they are trained, its mode, configuration and number format are its own.
+            ``dtype`` allows, but whether they are trained, its mode, configuration and number format are its own. One
+            of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
         dtype: number format of the weights; the model's by default.
 
     Raises:
@@ -44,8 +47,14 @@ class Teacher(Reader):
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
-        super().__init__(frozen(model, dtype))
-        prepare_for_capture(self.body, "teacher")
+        sharded = is_sharded(model)
+        super().__init__(model if sharded else frozen(model, dtype))
+        prepare_for_capture(self.body, "teacher", partial(run_sharded, model, self.body) if sharded else None)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process of the run holds a slice of every weight; then all of them call it together."""
+        return is_sharded(self.model)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stays in evaluation mode: the teacher has no dropout."""
@@ -58,16 +67,37 @@ class Teacher(Reader):
         """
         low = self.model.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(self.model.device.type, enabled=False) if low else nullcontext():
+            if self.sharded:
+                return run_sharded(self.model, super().forward, *args, **kwargs)
             return super().forward(*args, **kwargs)
 
+    @torch.no_grad()
+    def copy_of_head(self) -> Head:
+        """An independent head, whole in each process."""
+        if not self.sharded:
+            return copy.deepcopy(self.head)
+        empty, weights = Head(outline(self.model)), self.head.state_dict()
+        places = empty.state_dict(keep_vars=True)
+        return copy.deepcopy(
+            empty, {id(place): nn.Parameter(whole(weights[name]).cpu()) for name, place in places.items()}
+        )
 
-def load_teacher(name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> Teacher:
+
+def load_teacher(
+    name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False, sharded: bool = False
+) -> Teacher:
     """Load a masked language model by Hub name or path, refusing one whose MLM head was never trained.
+
+    Args:
+        sharded: spread it over the processes of the run, all of which call this together.
 
     Raises:
         UserError: if there is no such model, it can't be reached, its head is missing, or its family doesn't work.
     """
-    model, missing = load_model(MODEL_CLASS, name, "teacher", dtype, trust_remote_code)
+    if sharded:
+        model, missing = load_sharded(name, dtype, trust_remote_code)
+    else:
+        model, missing = load_model(MODEL_CLASS, name, "teacher", dtype, trust_remote_code)
     if missing:
         raise UserError(
             f"the teacher {name} has no trained MLM head ({len(missing)} weights are missing, such as {missing[0]}); "

@@ -173,11 +173,22 @@ def build_module(
 def prepare_teacher(
     teacher: str | PreTrainedModel | Teacher, args: DistillationConfig, trust_remote_code: bool = False
 ) -> Teacher:
-    """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own."""
+    """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own.
+
+    Raises:
+        UserError: what ``load_teacher`` raises, or if a teacher is to be sharded that was loaded whole.
+    """
     low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)
     dtype = torch.bfloat16 if low else torch.float32
     if isinstance(teacher, str):
-        return load_teacher(teacher, dtype, trust_remote_code)
+        return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher)
+    if isinstance(teacher, Teacher) and teacher.sharded:
+        return teacher
+    if args.shard_teacher:
+        raise UserError(
+            "shard_teacher: the teacher is loaded already, so each process holds all of it; give its Hub name or "
+            "path, or leave shard_teacher out"
+        )
     if isinstance(teacher, Teacher):
         return teacher if teacher.body.dtype == dtype else frozen(teacher, dtype)
     return Teacher(teacher, dtype)

@@ -4,7 +4,6 @@ Reference: Kim et al., "Tutoring Helps Students Learn Better: Improving Knowledg
 Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in ``tutorkd.functional``.
 """
 
-import copy
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast
 
@@ -190,7 +189,7 @@ class TutorKD(nn.Module):
         self.args = settings
         self.tutor: Head | None = None
         if settings.tutor == "learned":
-            self.tutor = copy.deepcopy(teacher.head).float().requires_grad_(True)
+            self.tutor = teacher.copy_of_head().float().requires_grad_(True)
             if settings.tutor_init == "random":
                 self.tutor.reset_parameters()
         scores = settings.attention_score_weight != 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
@@ -12,6 +12,7 @@ from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.settings import resolved
+from tutorkd.sharding import gathered_bytes, weight_bytes
 from tutorkd.words import duration
 
 
@@ -48,7 +49,17 @@ def plan(
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s, {total}",
     }
+    teacher, processes = trainer._forward_arguments().get("teacher"), config.world_size
+    if teacher is not None and processes > 1:
+        facts["teacher"] = memory_of_teacher(teacher.model, processes)
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
     written = yaml.safe_dump(recipe, sort_keys=False).rstrip()
     return "\n".join(["", "# resolved recipe", written, "", *(f"{name:<20} {fact}" for name, fact in facts.items())])
+
+
+def memory_of_teacher(model: PreTrainedModel, processes: int) -> str:
+    """What its weights take of each process's memory, whole and sharded."""
+    size = weight_bytes(model)
+    sharded = size / processes + gathered_bytes(model)
+    return f"{size / 2**30:.1f} GiB a process, {sharded / 2**30:.1f} with --shard_teacher on {processes} processes"

@@ -1,0 +1,102 @@
+"""A model spread over the processes of a run: each holds a slice of every weight.
+
+transformers reads the slices from the files, so no process ever holds the whole, and torch's FSDP gathers what runs.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from tutorkd.hub import load_model, loading
+from tutorkd.objective import MODEL_CLASS
+
+
+def load_sharded(
+    name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """A frozen masked language model on this process's device, of whose weights it reads and holds a slice each.
+
+    All processes of the run call this together. A layer is gathered while it runs; what stands outside of the layers,
+    such as embeddings and head, during a whole pass (``run_sharded``).
+
+    Returns:
+        The model, and the names of the head's weights that the checkpoint lacks.
+
+    Raises:
+        UserError: as ``load_model``.
+    """
+    with loading(name, "teacher"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):  # without memory: it tells what the layers are called
+            empty = MODEL_CLASS.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    config.base_model_fsdp_plan = {f"{_longest_list(empty.base_model)}.*": "free_full_weight"}
+    processes = DistributedConfig(fsdp_size=dist.get_world_size())
+    model, missing = load_model(
+        MODEL_CLASS, name, "teacher", dtype, trust_remote_code, config=config, distributed_config=processes
+    )
+    model.requires_grad_(False)
+    sharded = cast(Any, model)
+    sharded.set_reshard_after_forward(True)  # else embeddings and head stay gathered, for a backward pass
+    sharded.run = lambda function, *args, **kwargs: function(*args, **kwargs)
+    register_fsdp_forward_method(model, "run")
+    return model, missing
+
+
+def _longest_list(model: nn.Module) -> str:
+    """Name of the module list with the most items: its items are the layers."""
+    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    return max(lists, key=lists.__getitem__)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``load_sharded`` gave the model."""
+    return isinstance(model, FSDPModule)
+
+
+def outline(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without memory for its weights, of the class that a sharded one had before."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
+
+
+@torch.no_grad()
+def run_sharded(model: nn.Module, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``function(*args, **kwargs)``, which runs parts of a sharded model; all processes call it together."""
+    result = cast(Any, model).run(function, *args, **kwargs)
+    # torch takes note of each pass for the backward pass to come. None comes here, and the notes would only pile up.
+    state = cast(Any, model)._get_fsdp_state()
+    state._comm_ctx.post_forward_order.clear()
+    for each in state._state_ctx.all_states:
+        if each._fsdp_param_group is not None:
+            each._fsdp_param_group._post_forward_indices.clear()
+    return result
+
+
+def whole(weight: Tensor) -> Tensor:
+    """All of a weight: of a sharded one gathered, for which all processes call this together; else itself."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def held(weight: Tensor) -> Tensor:
+    """What this process holds of a weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def gathered_bytes(model: PreTrainedModel) -> int:
+    """What a pass of a sharded model holds gathered at once: all outside of the layers, and the largest layer."""
+    body = model.base_model
+    layers = [weight_bytes(layer) for layer in body.get_submodule(_longest_list(body)).children()]
+    return weight_bytes(model) - sum(layers) + max(layers)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Size of all of a model's weights, whoever holds them."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -1,0 +1,209 @@
+"""A teacher spread over two processes: the run is that of a teacher that is whole in each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from commands import environment, fail, save, save_corpus
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM
+
+from tutorkd.config import DistillationConfig
+from tutorkd.pretraining.plan import memory_of_teacher
+from tutorkd.sharding import gathered_bytes, weight_bytes
+
+METHODS = {"tutor-kd": "bert", "kd": "legacy", "minilm-v2": "modernbert"}
+
+SCRIPT = """
+import contextlib, io, json, sys
+import datasets, torch
+import tiny
+from tutorkd.cli.main import main
+from tutorkd.config import DistillationConfig
+from tutorkd.errors import UserError
+from tutorkd.methods import METHODS
+from tutorkd.sharding import held
+from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.teacher import load_teacher
+from tutorkd.trainer import DistillationTrainer, prepare_teacher
+
+torch.set_num_threads(1)
+root, teachers = sys.argv[1], json.loads(sys.argv[2])
+found = {"runs": {}}
+
+# Rows of two lengths, so that processes hold different numbers of tokens.
+rows = datasets.Dataset.from_list(tiny.rows(24, 12) + tiny.rows(24, 9, seed=1))
+
+def config(name, sharded, **changes):
+    common = dict(use_cpu=True, disable_tqdm=True, logging_steps=1, report_to="none", max_steps=4, save_steps=2)
+    common |= dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, gradient_checkpointing=True)
+    common |= dict(eval_strategy="steps", eval_steps=2, shard_teacher=sharded)
+    return DistillationConfig(output_dir=f"{root}/{name}", **common | changes)
+
+def train(name, method, sharded, resume_from=None):
+    args = config(name, sharded)
+    settings = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
+    teacher = prepare_teacher(f"{root}/{teachers[method]}", args)
+    torch.manual_seed(0)
+    student = build_student("half", teacher.config, mlm_head=settings.needs_mlm_head)
+    start = str(initialise_from_teacher(student, teacher))
+    trainer = DistillationTrainer(
+        student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, method=method, settings=settings
+    )
+    trainer.train(resume_from_checkpoint=resume_from)
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    weights = list(teacher.parameters())
+    timed = ("runtime", "per_second", "seconds_left")
+    found["runs"][name] = {
+        "start": start,
+        "log": [{k: v for k, v in line.items() if not k.endswith(timed)} for line in trainer.state.log_history],
+        "held": sum(held(weight).numel() for weight in weights),
+        "all": sum(weight.numel() for weight in weights),
+    }
+    return trainer
+
+for method in teachers:
+    train(f"{method}-whole", method, False)
+    trainer = train(f"{method}-sharded", method, True)
+    train(f"{method}-resumed", method, True, f"{root}/{method}-sharded/checkpoint-2")
+
+# What torch notes of a pass for a backward pass to come.
+state = trainer.teacher.model._get_fsdp_state()
+found["notes"] = len(state._comm_ctx.post_forward_order)
+found["notes"] += sum(len(each._fsdp_param_group._post_forward_indices) for each in state._state_ctx.all_states)
+
+def refusal(make):
+    try:
+        make()
+    except (UserError, ValueError) as error:
+        return str(error)
+
+found["compiled"] = refusal(lambda: config("refused", True, torch_compile=True))
+found["loaded"] = refusal(lambda: prepare_teacher(tiny.masked_lm(), config("refused", True)))
+found["headless"] = refusal(lambda: load_teacher(f"{root}/headless", sharded=True))
+found["absent"] = refusal(lambda: load_teacher(f"{root}/absent", sharded=True))
+
+plan = io.StringIO()
+with contextlib.redirect_stdout(plan):
+    command = ["distill", "--teacher", f"{root}/bert", "--corpus", f"{root}/corpus.txt", "--use_cpu", "true"]
+    command += ["--max_length", "16", "--max_steps", "4", "--output_dir", f"{root}/planned"]
+    found["planned"] = main([*command, "--dry_run", "true", "--shard_teacher", "true"])
+found["plan"] = plan.getvalue()
+
+with open(f"{root}/found-{trainer.args.process_index}.json", "w") as file:
+    json.dump(found, file)
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
+"""
+
+
+def _save_teachers(root: Path) -> None:
+    save(tiny.masked_lm("bert", hidden_dropout_prob=0.1), root / "bert")
+    save(tiny.masked_lm("modernbert"), root / "modernbert")
+    save(tiny.masked_lm("bert").base_model, root / "headless")
+    # As checkpoints were written once: LayerNorm's weights with other names, tied weights twice.
+    save(tiny.masked_lm("bert"), root / "legacy")
+    file = root / "legacy" / "model.safetensors"
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    weights = load_file(file)
+    for new, legacy in old.items():
+        weights = {key.replace(new, legacy): value for key, value in weights.items()}
+    weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"].clone()
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A folder with runs of two processes, and what each of these found."""
+    root = tmp_path_factory.mktemp("sharded")
+    _save_teachers(root)
+    save_corpus(root / "corpus.txt")
+    script = root / "run.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "--rdzv_endpoint", "localhost:0", str(script), str(root), json.dumps(METHODS)],
+        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, [json.loads((root / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    names = ("model.safetensors", "training_heads.safetensors")
+    return {
+        f"{name}: {key}": w for name in names if (folder / name).exists() for key, w in load_file(folder / name).items()
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_final_weights_are_those_of_a_whole_teacher(ran, method):
+    root, (found, _) = ran
+    whole, sharded = (found["runs"][f"{method}-{kind}"] for kind in ("whole", "sharded"))
+    assert len([line for line in whole["log"] if "loss" in line]) == 4
+    assert sharded["log"] == whole["log"]
+    assert sharded["start"] == whole["start"]
+    one, two = (_weights(root / f"{method}-{kind}") for kind in ("whole", "sharded"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_ends_as_one_never_interrupted(ran, method):
+    root, (found, _) = ran
+    sharded, resumed = (found["runs"][f"{method}-{kind}"]["log"] for kind in ("sharded", "resumed"))
+    assert [line["loss"] for line in resumed if "loss" in line] == [line["loss"] for line in sharded if "loss" in line]
+    one, two = (_weights(root / f"{method}-{kind}") for kind in ("sharded", "resumed"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_each_process_holds_half_of_the_teacher(ran):
+    _, processes = ran
+    for method in METHODS:
+        halves = [found["runs"][f"{method}-sharded"] for found in processes]
+        assert sum(half["held"] for half in halves) == halves[0]["all"] == halves[1]["all"]
+        assert all(half["held"] == pytest.approx(half["all"] / 2, rel=0.02) for half in halves)
+        assert processes[0]["runs"][f"{method}-whole"]["held"] == halves[0]["all"]
+
+
+def test_passes_leave_nothing_behind(ran):
+    assert [found["notes"] for found in ran[1]] == [0, 0]
+
+
+def test_what_a_sharded_teacher_can_t_be_is_refused(ran):
+    for found in ran[1]:
+        assert "torch_compile can't be true with shard_teacher" in found["compiled"]
+        assert "give its Hub name or path, or leave shard_teacher out" in found["loaded"]
+        assert "has no trained MLM head" in found["headless"]
+        assert "there is no such folder" in found["absent"]
+
+
+def test_the_plan_says_what_the_teacher_takes_of_a_process(ran):
+    first, second = ran[1]  # which says nothing
+    assert (first["planned"], second["planned"]) == (0, 0)
+    assert "with --shard_teacher on 2 processes" in first["plan"]
+    with torch.device("meta"):
+        model = BertForMaskedLM(BertConfig())  # 109.5 M weights, 24.5 M outside of the layers, 7.1 M in each
+    assert memory_of_teacher(model, 4) == "0.4 GiB a process, 0.2 with --shard_teacher on 4 processes"
+
+
+def test_gathered_at_once_are_embeddings_head_and_one_layer():
+    model = tiny.masked_lm()
+    layer = 4 * (4 * 32 * 33 + 2 * 32 * 64 + 64 + 32 + 4 * 32)
+    assert gathered_bytes(model) == weight_bytes(model) - 3 * layer
+    assert weight_bytes(model) == 4 * model.num_parameters()
+
+
+def test_one_process_has_nobody_to_share_with(tmp_path, capfd):
+    command = ["distill", "--teacher", str(tmp_path), "--corpus", str(tmp_path), "--shard_teacher", "true"]
+    assert "shard_teacher can't be true for one process" in fail(capfd, *command)
+    with pytest.raises(ValueError, match="start one process a device with torchrun, or leave it out"):
+        DistillationConfig(str(tmp_path), use_cpu=True, shard_teacher=True)

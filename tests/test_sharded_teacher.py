@@ -41,11 +41,11 @@ rows = datasets.Dataset.from_list(tiny.rows(24, 12) + tiny.rows(24, 9, seed=1))
 def config(name, sharded, **changes):
     common = dict(use_cpu=True, disable_tqdm=True, logging_steps=1, report_to="none", max_steps=4, save_steps=2)
     common |= dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, gradient_checkpointing=True)
-    common |= dict(eval_strategy="steps", eval_steps=2, shard_teacher=sharded)
+    common |= dict(bf16=name.startswith("kd"), eval_strategy="steps", eval_steps=2, shard_teacher=sharded)
     return DistillationConfig(output_dir=f"{root}/{name}", **common | changes)
 
 def train(name, method, sharded, resume_from=None):
-    args = config(name, sharded)
+    args = config(name, sharded)  # KD's in bfloat16, the teacher too
     settings = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
     teacher = prepare_teacher(f"{root}/{teachers[method]}", args)
     torch.manual_seed(0)

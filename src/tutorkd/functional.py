@@ -362,9 +362,11 @@ class _SquaredDifference(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, student_query: Tensor, student_key: Tensor, *teacher_and_real: Tensor) -> Tensor:
-        *teacher, real = teacher_and_real
-        query, key = (each * real for each in _difference(student_query, student_key, *teacher, real.dtype))
+    def forward(
+        ctx, student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor, real: Tensor
+    ) -> Tensor:
+        vectors = student_query, student_key, teacher_query, teacher_key
+        query, key = (each * real for each in _difference(*vectors, real.dtype))
         difference = query @ key.mT
         ctx.save_for_backward(query, key, difference)
         ctx.size, ctx.dtypes = student_query.shape[-1], (student_query.dtype, student_key.dtype)

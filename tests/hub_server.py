@@ -22,11 +22,18 @@ TROUBLES = ("gated", "too many", "broken", "down", "silent", "cut", "cut once")
 
 @dataclass
 class Repository:
-    """Files by path, as of one commit."""
+    """Files by path, as of one commit, and older ones by tag."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     trouble: str | None = None
     cut: set[str] = field(default_factory=set)  # files whose download was cut once
+    tags: dict[str, "Repository"] = field(default_factory=dict)
+
+    def at(self, revision: str) -> "Repository | None":
+        """The repository as of a branch, tag or commit."""
+        if revision in ("main", self.commit):
+            return self
+        return self.tags.get(revision) or next((tag for tag in self.tags.values() if tag.commit == revision), None)
 
     @property
     def commit(self) -> str:
@@ -135,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _member(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
-    def _find(self, kind: str, name: str, file: str = "") -> Repository | None:
+    def _find(self, kind: str, name: str, revision: str = "main", file: str = "") -> Repository | None:
         """The repository, or None where the request has been refused."""
         found = self.hub.repositories.get((kind or "models", name))
         if found is None:
@@ -149,18 +156,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif found.trouble == "silent":
             self.hub.ended.wait()
             self._hang_up()
+        elif (then := found.at(unquote(revision))) is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
-            return found
+            return then
         return None
 
     # Downloads
 
     def _resolve(self, kind: str, name: str, revision: str, file: str) -> None:
         kind = (kind or "models").strip("/")
-        if (found := self._find(kind, name, file)) is None:
+        if (found := self._find(kind, name, revision, file)) is None:
             return None
-        if revision not in ("main", found.commit):
-            return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if file not in found.files:
             return self._refuse(404, "EntryNotFound", "Entry not found", X_Repo_Commit=found.commit)
         content = found.files[file]
@@ -170,15 +177,15 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(
             302,
             b"",
-            Location=f"{self.hub.files_url}/files/{kind}/{name}/{file}",
+            Location=f"{self.hub.files_url}/files/{kind}/{name}/{found.commit}/{file}",
             X_Repo_Commit=found.commit,
             X_Linked_Size=str(len(content)),
             X_Linked_ETag=f'"{hashlib.sha256(content).hexdigest()}"',
         )
 
-    def _large(self, kind: str, name: str, file: str) -> None:
+    def _large(self, kind: str, name: str, commit: str, file: str) -> None:
         """What another host gives, which mustn't see the token."""
-        found = self.hub.repositories[kind, name]
+        found = self.hub.repositories[kind, name].at(commit)
         content = found.files[file]
         if "Authorization" in self.headers:
             return self._refuse(400, "", "a token went to a host that isn't the Hub's")
@@ -193,14 +200,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._hang_up()
         return self._send(206 if match else 200, content[start:end], **ranged)
 
-    def _info(self, kind: str, name: str, revision: str | None = None) -> None:
-        if (found := self._find(kind, name)) is not None:
+    def _info(self, kind: str, name: str, revision: str = "main") -> None:
+        if (found := self._find(kind, name, revision)) is not None:
             siblings = [{"rfilename": path} for path in found.files]
             self._json({"id": name, "sha": found.commit, "private": False, "tags": [], "siblings": siblings})
 
     def _tree(self, kind: str, name: str, revision: str, folder: str | None = None) -> None:
         """Files and folders in a folder; all beneath it where asked for."""
-        if (found := self._find(kind, name)) is None:
+        if (found := self._find(kind, name, revision)) is None:
             return None
         beginning = f"{folder}/" if folder else ""
         entries = {}
@@ -217,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json([{"path": path, **entry} for path, entry in entries.items()])
 
     def _paths(self, kind: str, name: str, revision: str) -> None:
-        if (found := self._find(kind, name)) is not None:
+        if (found := self._find(kind, name, revision)) is not None:
             wanted = re.findall(r"paths=([^&]*)", self.body.decode())
             paths = [path for path in (unquote(path) for path in wanted) if path in found.files]
             self._json([{"path": path, **_entry(found.files[path], path)} for path in paths])
@@ -295,7 +302,7 @@ _NAME = r"(?P<name>[^/]+(?:/[^/]+)?)"
 _API = rf"/api/(?P<kind>models|datasets)/{_NAME}"
 _ROUTES = [
     (rf"/(?P<kind>datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler._resolve),
-    (r"/files/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<file>.+)", _Handler._large),
+    (r"/files/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<commit>[^/]+)/(?P<file>.+)", _Handler._large),
     (rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler._tree),
     (rf"{_API}/paths-info/(?P<revision>[^/]+)", _Handler._paths),
     (rf"{_API}/preupload/(?P<revision>[^/]+)", _Handler._before_upload),

@@ -659,6 +659,7 @@ def test_a_look_at_the_beginning_refuses_text_that_is_mostly_unknown(tmp_path, b
 
     def check(texts):
         settings = {"max_length": 16, "text_column": "text", "weights": None, "heldout": 0, "split": "train"}
+        settings |= {"revision": None, "data_files": None}
         check_corpus([corpus(tmp_path / "a.jsonl", texts)], bert, **settings, num_proc=None)
 
     check(["ak", "al am an ao ap", "zz zz zz zz zz zz zz zz"])  # the unknown words come later

@@ -379,7 +379,7 @@ def test_other_names_are_hub_data_sets(tmp_path, monkeypatch):
 def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
     calls = []
 
-    def load(name, split, streaming=False):
+    def load(name, split, **asked):
         calls.append(name)
         return datasets.Dataset.from_dict({"body": ["a"]})
 
@@ -393,6 +393,20 @@ def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
         resolve_source("org/name").check("text")
 
 
+def test_a_stream_is_told_apart_by_its_revision_and_files(monkeypatch):
+    asked = []
+
+    def load(name, split, **kwargs):
+        asked.append(kwargs)
+        return datasets.Dataset.from_dict({"text": ["a"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(sources, "load_from_hub", load)
+    settings = [(None, None), ("v1", None), (None, "a*"), ("v1", "a*")]
+    found = [resolve_source("org/name", "train", *each).identity(streaming=True) for each in settings]
+    assert len(set(map(str, found))) == len(settings)
+    assert asked == [{"streaming": True, "revision": each, "data_files": files} for each, files in settings]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("column", "said"),
@@ -401,7 +415,7 @@ def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
 def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, column, said):
     rows = datasets.Dataset.from_dict({"body": ["a"], "n": [1]})
     loaded = rows.to_iterable_dataset() if streaming else rows
-    monkeypatch.setattr(sources, "load_from_hub", lambda name, split, streaming=False: loaded)
+    monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: loaded)
     source = resolve_source("org/name")
     with pytest.raises(UserError, match=f"org/name: {said}"):
         list(source.stream(column)) if streaming else source.load(column, tmp_path)

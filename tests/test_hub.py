@@ -1,6 +1,7 @@
 """The commands against a Hub on the loopback: what they load, what they leave for later, what they can be refused."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,12 @@ def place(tmp_path_factory):
             (folder / "text/data").mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({"text": texts}), folder / f"text/data/{name}-00000-of-00001.parquet")
         hub.add("datasets", "lab/text", folder / "text")
+        (folder / "more").mkdir()
+        pq.write_table(pa.table({"text": tiny.documents(30, seed=2)}), folder / "more/first.parquet")
+        hub.add("datasets", "lab/more", folder / "more")
+        pq.write_table(pa.table({"text": tiny.documents(25, seed=3)}), folder / "more/second.parquet")
+        hub.add("datasets", "lab/versions", folder / "more")
+        hub.repositories["datasets", "lab/versions"].tags["v1"] = hub.repositories["datasets", "lab/more"]
         glue_data.write_task(folder / "glue", "rte")
         card = "---\nconfigs:\n- config_name: rte\n  data_files:\n"
         for split in ("train", "validation"):
@@ -166,6 +173,51 @@ def test_nothing_is_asked_for_but_what_was_named(place, online):
     assert not [request for request in place.hub.requests if "pytorch_model" in request]
 
 
+@pytest.fixture(scope="module")
+def versions(place):
+    """What was read of versions and files of a data set, of 30 documents in its first file and 25 in its second."""
+    others = ["--corpus", "text.txt", "lab/versions"]
+
+    def run(out: str, *more: str) -> list[str]:
+        return adapt(out, "here", "lab/versions", *more, "--save_strategy", "no")
+
+    commands = {
+        "newest": run("v-newest"),
+        "tag": run("v-tag", "--corpus_revision", "v1"),
+        "file": run("v-file", "--corpus_data_files", "sec*.parquet"),
+        "each": run("v-each", *others, "--corpus_revision", "v1", "", "main", "--corpus_data_files", "", "", "second*"),
+        "streamed": run("v-streamed", "--corpus_revision", "v1", "--streaming"),
+    }
+    return place.run(commands)
+
+
+def test_a_revision_and_files_of_a_data_set_are_read_for_each_corpus(versions):
+    def documents(told: Told) -> list[int]:
+        assert told.code == 0, told.error
+        return [int(count) for count in re.findall(r"lab/versions: (\d+) documents", told.out + told.error)]
+
+    assert documents(versions["newest"]) == [55]
+    assert documents(versions["tag"]) == [30]
+    assert documents(versions["file"]) == [25]
+    assert documents(versions["each"]) == [30, 25]
+    assert versions["streamed"].code == 0
+
+
+def test_offline_a_revision_is_the_one_that_was_read_last_or_refused(place, versions):
+    commit = place.hub.repositories["datasets", "lab/more"].commit
+    last = place.run({"last": adapt("v-last", "here", "lab/versions", "--corpus_revision", "v1")})["last"]
+    assert last.code == 0
+    commands = {
+        name: adapt(f"v-off-{name}", "here", "lab/versions", "--corpus_revision", revision)
+        for name, revision in {"commit": commit, "tag": "v1", "other": "main"}.items()
+    }
+    told = place.run(commands, HF_HUB_OFFLINE="1")
+    assert told["commit"].code == 0, told["commit"].error
+    for name in ("tag", "other"):
+        assert re.search(rf"there is only the version that was read last, {commit}; give that", told[name].error)
+        assert told[name].code == 2
+
+
 def test_offline_what_was_downloaded_is_used(place, online):
     told = without_network(place, "offline", HF_HUB_OFFLINE="1")
     assert_same(weights(place.folder / "offline"), weights(place.folder / "online"))
@@ -246,6 +298,19 @@ FAILURES = {
     "no split": (
         adapt("out", "here", "lab/text", "--corpus_split", "train[:50%]+tset"),
         "data lab/text: there is no split 'tset'; it has train, test; did you mean test?",
+    ),
+    "no revision": (
+        adapt("out", "here", "lab/versions", "--corpus_revision", "v3"),
+        "data lab/versions: there is no such file or folder here; the Hub has no such revision of it: name one of its "
+        "branches, tags or commits",
+    ),
+    "no such files": (
+        adapt("out", "here", "lab/versions", "--corpus_data_files", "third*"),
+        "data lab/versions: 'third*' names no files of one kind that can be read there",
+    ),
+    "revisions for another number of corpora": (
+        adapt("out", "here", "lab/versions", "--corpus_revision", "v1", "main", ""),
+        "3 revisions for 1 corpora; give one for all, or one for each",
     ),
     "evaluate, model": (
         ["evaluate", "--models", "lab/down", *labelled("nyu-mll/glue:rte", "nyu-mll/glue:rte"), "--output_dir", "out"],

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from tutorkd.errors import UserError
@@ -119,6 +120,8 @@ def _explain(error: BaseException, name: str, kind: Kind) -> str | None:
         return f"on the Hub it is gated: accept its conditions on {address}, and log in with hf auth login"
     if isinstance(error, RepositoryNotFoundError):
         return f"the Hub has no such {_TITLES[kind]}: check the name or, if it is private, log in with hf auth login"
+    if isinstance(error, RevisionNotFoundError):
+        return "the Hub has no such revision of it: name one of its branches, tags or commits"
     if isinstance(error, HFValidationError):
         return f"no {_TITLES[kind]} of the Hub can have such a name"
     if isinstance(error, OfflineModeIsEnabled | ConnectionError | LocalEntryNotFoundError) and is_offline_mode():

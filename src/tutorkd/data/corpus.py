@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.packing import ROWS_PER_BATCH, Encoder, nonblank, require_known, unknown_at_beginning
-from tutorkd.data.sources import LocalFiles, resolve_source
+from tutorkd.data.sources import LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
 from tutorkd.errors import UserError, kind_of
 
@@ -99,6 +99,8 @@ def prepare_corpus(
     weights: Sequence[float] | None = None,
     heldout: float = 0.01,
     split: str = "train",
+    revision: str | Sequence[str] | None = None,
+    data_files: str | Sequence[str] | None = None,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     streaming: bool = False,
@@ -139,6 +141,10 @@ def prepare_corpus(
         heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random.
             If it isn't 0, at least one document is held out of two or more.
         split: the split of Hub data sets.
+        revision: a branch, tag or commit of Hub data sets, one for all or a sequence of one for each source; "" is
+            the main branch.
+        data_files: a path or glob of the files in a Hub data set that are read, which then are its split train;
+            likewise, "" being those that the data set says.
         num_proc: processes that tokenise; by default, one for each processor, and none beside this one for a
             small corpus. It doesn't change the rows.
         cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
@@ -154,7 +160,7 @@ def prepare_corpus(
     _check(names, tokenizer, max_length, weights, heldout, num_proc)
     encoder = Encoder.from_tokenizer(tokenizer)
     settings = PackSettings(max_length, text_column, heldout, seed)
-    resolved = [resolve_source(name, split) for name in names]
+    resolved = _resolved(names, split, revision, data_files)
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -212,6 +218,8 @@ def check_corpus(
     weights: Sequence[float] | None,
     heldout: float,
     split: str,
+    revision: Sequence[str] | None,
+    data_files: Sequence[str] | None,
     num_proc: int | None,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
@@ -224,7 +232,7 @@ def check_corpus(
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
     encoder = Encoder.from_tokenizer(tokenizer)
-    resolved = [resolve_source(name, split) for name in sources]
+    resolved = _resolved(sources, split, revision, data_files)
     for source in resolved:
         source.check(text_column)
         if isinstance(source, LocalFiles):
@@ -241,6 +249,24 @@ def _names(sources: SourceName | Sequence[SourceName]) -> list[str]:
                 "it to a file and name that, as with dataset.to_parquet('text.parquet')"
             )
     return [os.fspath(name) for name in given]
+
+
+def _resolved(
+    names: Sequence[str],
+    split: str,
+    revision: str | Sequence[str] | None,
+    data_files: str | Sequence[str] | None,
+) -> list[Source]:
+    revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
+    return [resolve_source(name, split, *asked) for name, *asked in zip(names, revisions, files, strict=True)]
+
+
+def _each(names: Sequence[str], given: str | Sequence[str] | None, what: str) -> list[str | None]:
+    """What is given for each name; `None` where that is nothing."""
+    values = [given or ""] if isinstance(given, str | None) else given
+    if len(values) not in (1, len(names)):
+        raise UserError(f"{len(values)} {what} for {len(names)} corpora; give one for all, or one for each")
+    return [value or None for value in (values if len(values) > 1 else [*values] * len(names))]
 
 
 def _check(

@@ -12,8 +12,15 @@ from tutorkd.hub_access import HubRefusal, explain, first_line, reaching
 _SHOWN = 20  # configurations can be hundreds, one for each language
 
 
-def load_from_hub(name: str, split: str, streaming: bool = False) -> Any:
+def load_from_hub(
+    name: str, split: str, streaming: bool = False, revision: str | None = None, data_files: str | None = None
+) -> Any:
     """Return one split of the data set `name` or `name:config`, as a `Dataset` or, streamed, an `IterableDataset`.
+
+    Args:
+        revision: a branch, tag or commit; by default the main branch.
+        data_files: a path or glob in the repository, of files that are then its split train; by default those
+            that the data set says.
 
     Raises:
         UserError: there is no such data set, configuration or split, it can't be reached, or it can't be read.
@@ -21,7 +28,12 @@ def load_from_hub(name: str, split: str, streaming: bool = False) -> Any:
     path, config = name_and_config(name)
     try:
         with reaching(path, "dataset"):
-            builder = _builder(name, path, config)
+            builder = _builder(name, path, config, revision, data_files)
+            if revision and is_offline_mode() and builder.hash != revision:  # which `datasets` doesn't look at then
+                raise UserError(
+                    f"data {name}: without the Hub there is only the version that was read last, {builder.hash}; give "
+                    f"that as the revision in place of {revision!r}, or none"
+                )
             _check_split(name, builder, split)
             if streaming:
                 return builder.as_streaming_dataset(split=split)
@@ -49,12 +61,16 @@ def name_and_config(name: str) -> tuple[str, str | None]:
     return path, config or None
 
 
-def _builder(name: str, path: str, config: str | None) -> DatasetBuilder:
+def _builder(name: str, path: str, config: str | None, revision: str | None, data_files: str | None) -> DatasetBuilder:
     """Return what makes the data set, with nothing but its description fetched."""
     try:
-        return load_dataset_builder(path, config)
-    except ValueError as error:
-        known = [] if is_offline_mode() else get_dataset_config_names(path)
+        return load_dataset_builder(path, config, revision=revision, data_files=data_files)
+    except (ValueError, FileNotFoundError) as error:
+        if data_files and config is None and not is_offline_mode() and explain(error, path, "dataset") is None:
+            raise UserError(f"data {name}: {data_files!r} names no files of one kind that can be read there") from error
+        if isinstance(error, FileNotFoundError):
+            raise
+        known = [] if is_offline_mode() else get_dataset_config_names(path, revision=revision)
         if not known or config in known:
             raise  # offline, the error names the configurations that were downloaded
         if config is None:

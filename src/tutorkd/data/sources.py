@@ -99,6 +99,8 @@ class HubDataset:
 
     name: str  # with its configuration, as name:config
     split: str
+    revision: str | None = None
+    data_files: str | None = None
 
     @property
     def offline(self) -> bool:
@@ -107,19 +109,22 @@ class HubDataset:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return load_from_hub(self.name, self.split)
+        return load_from_hub(self.name, self.split, revision=self.revision, data_files=self.data_files)
 
     @cached_property
     def _iterable(self) -> IterableDataset:
-        return load_from_hub(self.name, self.split, streaming=True)
+        return load_from_hub(self.name, self.split, streaming=True, revision=self.revision, data_files=self.data_files)
 
     def identity(self, streaming: bool) -> dict[str, Any]:
         """Return what the content depends on; the fingerprint comes from the resolved revision.
 
-        Nothing is downloaded for a stream, of which the name and the size that the data set declares are known.
+        Nothing is downloaded for a stream, of which the name, what is asked of it and the size that the data set
+        declares are known.
         """
         known = (
-            {"bytes": self._iterable.info.dataset_size} if streaming else {"fingerprint": self._dataset._fingerprint}
+            {"bytes": self._iterable.info.dataset_size, "revision": self.revision, "data_files": self.data_files}
+            if streaming
+            else {"fingerprint": self._dataset._fingerprint}
         )
         path, config = name_and_config(self.name)
         return {"hub": path, "config": config, "split": self.split, **known}
@@ -172,12 +177,14 @@ def no_text(name: str) -> UserError:
     return UserError(f"corpus {name!r} holds no text: every document is empty")
 
 
-def resolve_source(name: str, split: str = "train") -> Source:
+def resolve_source(
+    name: str, split: str = "train", revision: str | None = None, data_files: str | None = None
+) -> Source:
     """Return the source that a name stands for.
 
     A name is local if it exists on disk, holds glob characters, ends as a text file does (compressed or not), or
     can't be the name of a Hub repository (`name` or `owner/name`, so "name/" and "./name" are local). Any other is
-    a Hub data set `name` or `name:config`, of which `split` is taken.
+    a Hub data set `name` or `name:config`, of which `split`, `revision` and `data_files` are taken.
 
     Raises:
         UserError: an empty name, or a local one without a file that can be read.
@@ -196,7 +203,7 @@ def resolve_source(name: str, split: str = "train") -> Source:
         return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
     if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
-    return HubDataset(name, split)
+    return HubDataset(name, split, revision, data_files)
 
 
 def _ending(file: Path) -> str:

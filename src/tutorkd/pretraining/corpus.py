@@ -32,6 +32,17 @@ class CorpusArguments:
         metadata={"help": "Shares of the rows drawn from each corpus, in any unit; by default one after another."},
     )
     corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
+    corpus_revision: list[str] | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of Hub data sets: one for all, or one for each corpus ('': main)."},
+    )
+    corpus_data_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Path or glob of the files in Hub data sets that are read, then as the split train: one for all, "
+            "or one for each corpus ('': those that the data set says)."
+        },
+    )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
     max_length: int = field(default=128, metadata={"help": "Tokens a row, [CLS] and [SEP] included."})
     heldout: float = field(
@@ -94,6 +105,8 @@ class CorpusArguments:
             "weights": self.corpus_weights,
             "heldout": self.heldout,
             "split": self.corpus_split,
+            "revision": self.corpus_revision,
+            "data_files": self.corpus_data_files,
             "num_proc": self.num_proc,
         }
 

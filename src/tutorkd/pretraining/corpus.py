@@ -29,19 +29,14 @@ class CorpusArguments:
     )
     corpus_weights: list[float] | None = field(
         default=None,
-        metadata={"help": "Shares of the rows drawn from each corpus, in any unit; by default one after another."},
+        metadata={"help": "Shares of the rows from each corpus, in any unit."},
     )
     corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
     corpus_revision: list[str] | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of Hub data sets: one for all, or one for each corpus ('': main)."},
+        default=None, metadata={"help": "Branch or commit of Hub data sets; one for all or each."}
     )
     corpus_data_files: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Path or glob of the files in Hub data sets that are read, then as the split train: one for all, "
-            "or one for each corpus ('': those that the data set says)."
-        },
+        default=None, metadata={"help": "Files in Hub data sets, a glob; one for all or each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
     max_length: int = field(default=128, metadata={"help": "Tokens a row, [CLS] and [SEP] included."})

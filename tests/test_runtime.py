@@ -31,3 +31,30 @@ def test_freed_memory_is_used_again_and_not_fetched_from_the_kernel_page_by_page
     pages = 10 * 2**26 // 2**12
     assert kept < pages // 100
     assert given_back > pages // 2
+
+
+RETURNED = """
+import psutil, torch
+from tutorkd.runtime import return_freed_memory
+
+if {back}:
+    assert return_freed_memory()
+torch.ones(6 * 2**20)  # 24 MiB, from which the allocator learns
+tensors, between = [], []
+for _ in range(16):
+    tensors.append(torch.ones(2**22))  # 16 MiB
+    between.append(torch.ones(2**10))  # lies behind it in the heap
+before = psutil.Process().memory_info().rss
+tensors.clear()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of the GNU C library")
+def test_freed_memory_can_be_given_back_at_once():
+    def given_back(back):
+        command = [sys.executable, "-c", RETURNED.format(back=back)]
+        return int(subprocess.run(command, capture_output=True, text=True, env=environment()).stdout)
+
+    assert given_back(True) > 15 * 2**24
+    assert given_back(False) < 8 * 2**24

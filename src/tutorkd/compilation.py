@@ -15,7 +15,7 @@ from torch._dynamo.exc import InvalidBackend
 from transformers import TrainerCallback
 
 from tutorkd.batch import Batch
-from tutorkd.config import DistillationConfig, PretrainingConfig
+from tutorkd.config import PretrainingConfig, shards
 from tutorkd.errors import UserError
 from tutorkd.objective import MaskingCollator
 from tutorkd.words import one_line
@@ -106,7 +106,7 @@ def compiles(args: PretrainingConfig, steps: int) -> bool:
 
     One with a sharded teacher, whose layers are gathered between their passes, never is.
     """
-    if isinstance(args, DistillationConfig) and args.shard_teacher:
+    if shards(args):
         return False
     if args.torch_compile is None:
         return args.device.type == "cuda" and steps >= LEAST_STEPS

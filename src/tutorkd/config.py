@@ -172,6 +172,11 @@ class DistillationConfig(PretrainingConfig):
             )
 
 
+def shards(args: PretrainingConfig) -> bool:
+    """Whether a run has a teacher that is spread over its processes."""
+    return isinstance(args, DistillationConfig) and args.shard_teacher
+
+
 @dataclass
 class TutorKDConfig(DistillationConfig, TutorKDSettings):
     """Training and Tutor-KD's constants in one, for ``TutorKDTrainer``."""

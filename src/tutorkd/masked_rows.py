@@ -16,7 +16,7 @@ from tutorkd.arguments import check_arguments, prepare_for_checkpointing
 from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
-from tutorkd.config import PretrainingConfig, compiling_left_to_us
+from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
@@ -92,7 +92,7 @@ class MaskedRowsTrainer(SavingTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
-        if args.device.type == "cpu":
+        if args.device.type == "cpu" and not shards(args):  # what is gathered of a teacher is meant to be given back
             keep_freed_memory()
         self.saved_model = model
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)

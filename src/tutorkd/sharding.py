@@ -17,6 +17,7 @@ from transformers.distributed import DistributedConfig
 
 from tutorkd.hub import load_model, loading
 from tutorkd.objective import MODEL_CLASS
+from tutorkd.runtime import return_freed_memory
 
 
 def load_sharded(
@@ -38,6 +39,8 @@ def load_sharded(
         with torch.device("meta"):  # without memory: it tells what the layers are called
             empty = MODEL_CLASS.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     config.base_model_fsdp_plan = {f"{_longest_list(empty.base_model)}.*": "free_full_weight"}
+    if not torch.accelerator.is_available():
+        return_freed_memory()
     processes = DistributedConfig(fsdp_size=dist.get_world_size())
     model, missing = load_model(
         MODEL_CLASS, name, "teacher", dtype, trust_remote_code, config=config, distributed_config=processes
@@ -91,10 +94,12 @@ def held(weight: Tensor) -> Tensor:
 
 
 def gathered_bytes(model: PreTrainedModel) -> int:
-    """What a pass of a sharded model holds gathered at once: all outside of the layers, and the largest layer."""
+    """What a pass of a sharded model holds gathered at once: all outside of the layers and the largest layer, and again
+    as much for the buffers that their slices arrive in.
+    """
     body = model.base_model
     layers = [weight_bytes(layer) for layer in body.get_submodule(_longest_list(body)).children()]
-    return weight_bytes(model) - sum(layers) + max(layers)
+    return 2 * (weight_bytes(model) - sum(layers) + max(layers))
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -239,7 +239,7 @@ class Baseline:
         rows = DrawnRows(_text(shape, tokenizer))
         collator = MaskingCollator(tokenizer, 0.15, SEED, shape.teacher.vocab_size)
         # The batches that the trainer makes of these rows.
-        sampler = EpochSampler(len(rows), SEED, epoch=count().__next__)
+        sampler = EpochSampler(len(rows), shape.rows, SEED, epoch=count().__next__)
         workers = 4 if ON_GPU else 0  # as the trainer has
         self.batches = DataLoader(
             rows, shape.rows, sampler=sampler, collate_fn=collator, num_workers=workers, pin_memory=ON_GPU

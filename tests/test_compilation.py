@@ -20,7 +20,7 @@ from tutorkd.trainer import DistillationTrainer, build_module
 
 SETTINGS = {"tutor-kd": {"sampling": "greedy"}, "minilm-v2": {"relation_heads": 4}}
 COMMON = {"save_strategy": "no", "disable_tqdm": True, "report_to": "none", "use_cpu": True, "logging_steps": 1}
-# Four full batches of four rows an epoch, then one of two rows, one of which is padded.
+# Of the five batches of four rows in an epoch one or two have a padded row.
 ROWS = [*tiny.rows(17, 16), *tiny.rows(1, 9, seed=1)]
 
 

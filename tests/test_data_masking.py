@@ -87,19 +87,32 @@ def test_masks_don_t_depend_on_the_batch_or_its_padding():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_rows_and_masks_are_the_same_whatever_the_number_of_workers(workers):
-    dataset, sampler, collator = DrawnRows(tiny.rows(18)), EpochSampler(18, seed=3, epoch=lambda: 1), _collator()
+    dataset, sampler, collator = DrawnRows(tiny.rows(18)), EpochSampler(18, 6, seed=3, epoch=lambda: 1), _collator()
     alone = _everything(collator, dataset, sampler, 0)
     spread = _everything(collator, dataset, sampler, workers)
     assert all(torch.equal(alone[key], spread[key]) for key in alone)
 
 
-def test_an_epoch_is_a_permutation_that_differs_from_the_next():
-    epochs = iter(range(2))
-    sampler = EpochSampler(50, seed=0, epoch=lambda: next(epochs))
-    first, second = list(sampler), list(sampler)
+def _epochs(rows: int, rows_a_step: int, first: int, last: int) -> list[list[int]]:
+    """The draws of some epochs."""
+    return [list(EpochSampler(rows, rows_a_step, seed=0, epoch=lambda e=epoch: e)) for epoch in range(first, last)]
+
+
+def test_a_pass_is_a_permutation_that_differs_from_the_next():
+    first, second = _epochs(50, 10, 0, 2)
     assert sorted(first) == list(range(50))
     assert sorted(second) == list(range(50, 100))
     assert [draw % 50 for draw in second] != first
+
+
+@pytest.mark.parametrize(("rows", "rows_a_step", "draws"), [(10, 4, 12), (12, 4, 12), (3, 8, 8)])
+def test_steps_have_all_their_rows_and_no_row_is_read_again_before_all_others_were(rows, rows_a_step, draws):
+    epochs = _epochs(rows, rows_a_step, 0, rows)  # together a whole number of passes
+    assert [len(epoch) for epoch in epochs] == [draws] * rows
+    assert len(EpochSampler(rows, rows_a_step, 0, int)) == draws
+    passes = [draw for epoch in _epochs(rows, rows, 0, draws) for draw in epoch]  # each an epoch of one step
+    assert [draw for epoch in epochs for draw in epoch] == passes
+    assert all(sorted(passes[i * rows :][:rows]) == list(range(i * rows, (i + 1) * rows)) for i in range(draws))
 
 
 def test_streamed_rows_go_on_pass_after_pass_in_another_order_and_are_numbered_throughout():

@@ -21,7 +21,7 @@ SETTINGS = {"minilm-v2": {"relation_heads": 4}}
 
 
 def _rows() -> Dataset:
-    """Nineteen rows, the last of them shorter: the last batch of an epoch is padded."""
+    """Nineteen rows, the last of them shorter: a batch of each pass is padded."""
     return Dataset.from_list([*tiny.rows(18, 12), *tiny.rows(1, 7, seed=1)])
 
 

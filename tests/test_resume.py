@@ -19,7 +19,8 @@ from tutorkd.cli.main import main
 from tutorkd.masked_rows import MaskedRowsTrainer
 
 STEPS = 14
-# 74 rows of 32 tokens make 10 steps of two batches of 4, the last of one batch: 14 steps end in the second epoch.
+# 74 rows of 32 tokens make 10 steps of two batches of 4, the last with rows of the next pass: 14 steps end in the
+# second epoch.
 FLAGS = [
     *("--max_length", "32", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"),
     *("--max_steps", str(STEPS), "--logging_steps", "1", "--eval_steps", "5", "--save_steps", "4"),
@@ -96,7 +97,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
 
 def test_a_run_stopped_three_times_goes_on_to_the_same_weights(root, undisturbed, tmp_path, monkeypatch):
-    for step in (1, 10, 13):  # 10 is the last of the first epoch, of a single batch
+    for step in (1, 10, 13):  # 10 is the last of the first epoch, and has rows of the second pass
         with monkeypatch.context() as patch:
             patch.setattr(StopOnSignal, "on_step_begin", _signal_before(step))
             assert main(distill(root, tmp_path / "out")) == 130
@@ -233,7 +234,7 @@ def test_order_and_masks_follow_the_data_seed_and_the_rest_the_seed(root, tmp_pa
     assert not _equal(first, batches("4", "--seed", "1"))
     name = "training_heads.modified_logit_head.dense.weight"
     assert not torch.equal(weights(tmp_path / "1")[name], weights(tmp_path / "2")[name])
-    epochs = torch.cat([ids.flatten() for ids, _ in first[:19]]), torch.cat([ids.flatten() for ids, _ in first[19:]])
+    epochs = torch.cat([ids.flatten() for ids, _ in first[:20]]), torch.cat([ids.flatten() for ids, _ in first[20:]])
     assert not torch.equal(epochs[0][: len(epochs[1])], epochs[1])
 
 

@@ -28,7 +28,7 @@ class Compilation(TrainerCallback):
     """Compiles a module when its training begins, where that is asked for or pays.
 
     Only batches of one shape go through the compiled passes: as many rows as a batch has, none of them padded, with the
-    number of positions that ``MaskingCollator`` fills them up to. Any other, such as the last of an epoch, takes the
+    number of positions that ``MaskingCollator`` fills them up to. Any other, such as one with a padded row, takes the
     plain passes, which compute the same.
 
     Args:

@@ -112,8 +112,9 @@ class MaskedRowsTrainer(SavingTrainer):
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(rows, DrawnRows):
             return None
-        # The state counts passes: a whole number where an epoch begins, more where a resumed run goes on within one.
-        return EpochSampler(len(rows), self.data_seed, lambda: int(self.state.epoch or 0))
+        rows_a_step = self.get_total_train_batch_size(self.args)
+        # The state counts epochs: a whole number where one begins, more where a resumed run goes on within one.
+        return EpochSampler(len(rows), rows_a_step, self.data_seed, lambda: int(self.state.epoch or 0))
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """As Trainer's, but batches keep their own shapes: what is drawn for them doesn't depend on compiling."""

@@ -30,7 +30,11 @@ class Permutation:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield what stands at the places 0, 1, 2 and so on, in arrays of some thousand int64."""
-        for start in range(0, self._n, _BLOCK):
+        return self.starting_at(0)
+
+    def starting_at(self, place: int) -> Iterator[np.ndarray]:
+        """Yield what stands at a place and those behind it, likewise."""
+        for start in range(place, self._n, _BLOCK):
             yield self._at(np.arange(start, min(start + _BLOCK, self._n), dtype=np.uint64)).astype(np.int64)
 
     def _at(self, places: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Rows to train on: which one is read when, the same whatever the workers."""
+"""Rows to train on: which one is read when, the same whatever the workers and processes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import datasets
@@ -15,28 +16,41 @@ _PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dat
 
 
 class EpochSampler(Sampler[int]):
-    """A permutation of the rows for each epoch, from the seed alone and in memory that doesn't depend on their number.
+    """The order in which rows are read, from the seed alone: one permutation of them after another, without a gap.
 
-    It yields draws, not rows: draw = epoch * rows + row. So a draw names one row in one epoch, and the masks, which
-    depend on the seed and the draw, are new in each epoch without anybody telling the workers which epoch it is.
+    An epoch is as many whole steps as a pass over the rows takes. Its last step is filled up with the first rows of the
+    next pass, and the next epoch goes on behind these. So every step has all of its rows, whatever the number of
+    processes and micro-batches that share them, and no row is read again before all others were.
+
+    It yields draws, not rows: draw = pass * rows + row. So a draw names one row in one pass, and the masks, which
+    depend on the seed and the draw, are new in each pass without anybody telling the workers which one it is.
 
     Args:
         rows: how many there are.
+        rows_a_step: how many a step reads, over all processes and micro-batches.
         seed: of all permutations.
         epoch: asked for the number of the epoch, from 0, whenever one begins. A number that is set from outside
             doesn't reach a sampler under every wrapper that skips batches or spreads them over processes.
     """
 
-    def __init__(self, rows: int, seed: int, epoch: Callable[[], int]):
+    def __init__(self, rows: int, rows_a_step: int, seed: int, epoch: Callable[[], int]):
         self.rows, self.seed, self.epoch = rows, seed, epoch
+        self._length = math.ceil(rows / rows_a_step) * rows_a_step
 
     def __len__(self) -> int:
-        return self.rows
+        """Draws of an epoch."""
+        return self._length
 
     def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch()
-        order = Permutation(self.rows, (self.seed, epoch))
-        return (draw for block in order for draw in (block + epoch * self.rows).tolist())
+        first_pass, place = divmod(self.epoch() * len(self), self.rows)
+        return islice(self._draws(first_pass, place), len(self))
+
+    def _draws(self, number: int, place: int) -> Iterator[int]:
+        """From a place in a pass on, without end, in memory that doesn't depend on the number of rows."""
+        while True:
+            for block in Permutation(self.rows, (self.seed, number)).starting_at(place):
+                yield from (block + number * self.rows).tolist()
+            number, place = number + 1, 0
 
 
 class DrawnRows(Dataset):

@@ -37,6 +37,7 @@ REFUSED = {
     **dict.fromkeys(
         ("remove_unused_columns", "train_sampling_strategy", "length_column_name", "label_names"), _BATCHES
     ),
+    "dataloader_drop_last": "every step has all of its rows, whatever the number of rows",
     **dict.fromkeys(("label_smoothing_factor", "average_tokens_across_devices", "logging_nan_inf_filter"), _LOSSES),
     **dict.fromkeys(("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "use_cache"), _LOSSES),
     **dict.fromkeys(("prediction_loss_only", "include_for_metrics", "batch_eval_metrics"), _FIGURES),

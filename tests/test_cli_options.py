@@ -208,6 +208,7 @@ def test_other_commands_refuse_unknown_options_too(capfd, command):
         ("do_train", "true", "the command says what is done"),
         ("resume_from_checkpoint", "folder", "the same command goes on from its last checkpoint by itself"),
         ("remove_unused_columns", "true", "rows, masks and batches are made by tutorkd"),
+        ("dataloader_drop_last", "true", "every step has all of its rows"),
         ("label_smoothing_factor", "0.1", "losses and their means over the batch are those of the method"),
         ("batch_eval_metrics", "true", "what is computed from held-out rows is fixed"),
         ("fsdp", "full_shard", "start one process a device with torchrun"),

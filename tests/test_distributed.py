@@ -1,13 +1,17 @@
-"""Two processes: the student is spread, the teacher stays whole in each, the result is one process's."""
+"""Several processes: the student is spread, the teacher stays whole in each, the result is one process's."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
 import torch
-from commands import environment
+from commands import complete, environment, lines_of, save, save_corpus
 from safetensors.torch import load_file
 
 TRAINER = """
@@ -27,21 +31,59 @@ def trainer(out, rows, teacher, **changes):
     return TutorKDTrainer("half", teacher, args, data, tiny.tokenizer(), eval_dataset=data)
 """
 
-EQUAL = (
+# Steps of eight rows, in micro-batches of two rows, one padded; of the 18 rows, three steps an epoch with six rows of
+# the next pass. Step 4 is within the second epoch. A run, and two that go on from what other processes saved.
+SHARED = (
     TRAINER
     + """
-out, rows_a_device, compiled = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "compiled"
-# Rows of two lengths, so that devices hold different numbers of tokens; what is compiled has rows of one.
-rows = tiny.rows(24, 12) + tiny.rows(24, 12 if compiled else 9, seed=1)
-changes = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
+out, began = sys.argv[1], sys.argv[2]
+processes = int(os.environ.get("WORLD_SIZE", "1"))
+seen = {}
+
+def run(name, checkpoint=None, **changes):
+    run = trainer(
+        f"{out}/{name}-{processes}", tiny.rows(17, 12) + tiny.rows(1, 9, seed=1), tiny.masked_lm(), max_steps=7,
+        per_device_train_batch_size=2, gradient_accumulation_steps=4 // processes, sampling="greedy", save_steps=4,
+        **changes,
+    )
+    loss, steps = run.compute_loss, seen.setdefault(name, {})
+
+    def compute_loss(model, inputs, *args, **kwargs):
+        before = {"rows": [], "random": torch.random.get_rng_state().sum().item()}
+        note = steps.setdefault(run.state.global_step, before)
+        note["rows"] += zip(inputs.input_ids.tolist(), inputs.corrupted_ids.tolist())
+        return loss(model, inputs, *args, **kwargs)
+
+    run.compute_loss = compute_loss
+    run.train(resume_from_checkpoint=checkpoint)
+    run.save_model()
+    run.save_state()
+    return run
+
+last = run("whole")
+assert type(last.teacher).__name__ == "Teacher"
+assert not any(p.requires_grad for p in last.teacher.parameters())
+if began != "nothing":
+    run("resumed", f"{out}/{began}/checkpoint-4")
+    last = run("again", f"{out}/{began}/checkpoint-4")
+with open(f"{out}/seen-{processes}-{last.args.process_index}.json", "w") as file:
+    json.dump(seen, file)
+last.accelerator.wait_for_everyone()
+last.accelerator.end_training()
+"""
+)
+
+# What is compiled has rows of one length.
+COMPILED = (
+    TRAINER
+    + """
 run = trainer(
-    out, rows, tiny.masked_lm(), max_steps=3, per_device_train_batch_size=rows_a_device, sampling="greedy",
-    eval_strategy="steps", eval_steps=3, save_strategy="no", **changes,
+    sys.argv[1], tiny.rows(48, 12), tiny.masked_lm(), max_steps=3, per_device_train_batch_size=int(sys.argv[2]),
+    sampling="greedy", eval_strategy="steps", eval_steps=3, save_strategy="no", torch_compile=True,
+    torch_compile_backend="aot_eager",
 )
 run.train()
-assert (run._compilation.shape is not None) is compiled
-assert type(run.teacher).__name__ == "Teacher"
-assert not any(p.requires_grad for p in run.teacher.parameters())
+assert run._compilation.shape is not None
 run.save_model()
 run.save_state()
 run.accelerator.wait_for_everyone()
@@ -104,35 +146,122 @@ stopped.accelerator.end_training()
 )
 
 
-def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
+# The command, of whose second process in its sixth step, at its first start, something becomes.
+FAILING = """
+import os, signal, sys, time
+from tutorkd.cli.main import main
+from tutorkd.masked_rows import MaskedRowsTrainer
+
+what, step = sys.argv.pop(1), MaskedRowsTrainer.training_step
+
+def training_step(trainer, *args, **kwargs):
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if first and trainer.state.global_step == 5 and trainer.args.process_index == 1:
+        print("\\nat", time.time(), file=sys.stderr, flush=True)
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("the second process has no more wishes")
+    return step(trainer, *args, **kwargs)
+
+MaskedRowsTrainer.training_step = training_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _start(
+    processes: int, script: str, folder: Path, *arguments: str, restarts: int = 0
+) -> subprocess.CompletedProcess:
     file = folder / "run.py"
     file.write_text(script, encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--max_restarts", str(restarts)]
     launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), str(file), *arguments],
-        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+        # Without the last, torch keeps the addresses of dead processes, for which those that it starts anew may wait.
+        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
     )
+
+
+def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
+    done = _start(processes, script, folder, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("passes", ["plain", "compiled"])
-def test_two_processes_equal_one_with_twice_the_rows(tmp_path, passes):
-    _run(1, EQUAL, tmp_path, str(tmp_path / "one"), "8", passes)
-    _run(2, EQUAL, tmp_path, str(tmp_path / "two"), "4", passes)
+def _assert_equal_to_rounding(one: Path, other: Path) -> None:
+    """What two runs saved, and their logs."""
     for name in ("model.safetensors", "training_heads.safetensors"):
-        one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
-        assert one.keys() == two.keys()
-        for key in one:
-            torch.testing.assert_close(one[key], two[key], atol=2e-5, rtol=1e-3, msg=key)
-    logs = [json.loads((tmp_path / f / "trainer_state.json").read_text())["log_history"] for f in ("one", "two")]
+        tensors, others = load_file(one / name), load_file(other / name)
+        assert tensors.keys() == others.keys()
+        for key in tensors:
+            torch.testing.assert_close(tensors[key], others[key], atol=2e-5, rtol=1e-3, msg=key)
+    logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (one, other)]
     for a, b in zip(*logs, strict=True):
         for key in a.keys() & b.keys():
             if key.startswith(("loss", "reward", "share", "tutor", "grad_norm")):
                 assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> tuple[Path, dict[int, list[dict]]]:
+    """Runs of one, two and four processes, each but the first going on from the one before too; what each rank saw."""
+    folder = tmp_path_factory.mktemp("shared")
+    ranks: dict[int, list[dict[str, Any]]] = {}
+    for processes, began in ((4, "nothing"), (1, "whole-4"), (2, "whole-1")):
+        _run(processes, SHARED, folder, str(folder), began)
+        files = [folder / f"seen-{processes}-{rank}.json" for rank in range(processes)]
+        ranks[processes] = [json.loads(file.read_text()) for file in files]
+    return folder, ranks
+
+
+def _rows(ranks: list[dict], run: str) -> dict[str, list]:
+    """The rows of each step over all processes, masked and not."""
+    return {step: sorted(row for seen in ranks for row in seen[run][step]["rows"]) for step in ranks[0][run]}
+
+
+def test_steps_read_the_same_rows_and_masks_whatever_the_number_of_processes(shared):
+    _, ranks = shared
+    expected = _rows(ranks[1], "whole")
+    assert list(expected) == list("0123456")
+    assert all(len(rows) == 8 for rows in expected.values())
+    passes = [row for step in expected for seen in ranks[1] for row in seen["whole"][step]["rows"]]
+    # Padded to the longest of a micro-batch, the short row has one length or another.
+    first, second = (sorted(row for row, _ in passes[i : i + 18]) for i in (0, 18))
+    assert len({tuple(row) for row in first}) == 18
+    assert sum(row in second for row in first) >= 17
+    for processes in (2, 4):
+        assert _rows(ranks[processes], "whole") == expected
+
+
+def test_runs_of_one_two_and_four_processes_are_equal_to_rounding(shared):
+    folder, _ = shared
+    for processes in (2, 4):
+        _assert_equal_to_rounding(folder / "whole-1", folder / f"whole-{processes}")
+
+
+def test_a_run_goes_on_with_another_number_of_processes_within_an_epoch(shared):
+    folder, ranks = shared
+    for processes in (1, 2):
+        resumed = _rows(ranks[processes], "resumed")
+        assert resumed == {step: rows for step, rows in _rows(ranks[1], "whole").items() if step >= "4"}
+        _assert_equal_to_rounding(folder / "whole-1", folder / f"resumed-{processes}")
+
+
+def test_another_number_of_processes_draws_anew_from_the_seed_and_the_step(shared):
+    _, ranks = shared
+    states = [seen["resumed"]["4"]["random"] for seen in ranks[2]]
+    assert [seen["again"]["4"]["random"] for seen in ranks[2]] == states
+    assert ranks[1][0]["resumed"]["4"]["random"] == states[0]
+    of_the_start = [seen["whole"]["4"]["random"] for seen in ranks[2]]
+    assert len({*states, *of_the_start}) == 4
+
+
+def test_two_compiled_processes_equal_one_with_twice_the_rows(tmp_path):
+    _run(1, COMPILED, tmp_path, str(tmp_path / "one"), "8")
+    _run(2, COMPILED, tmp_path, str(tmp_path / "two"), "4")
+    _assert_equal_to_rounding(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +309,65 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint
     assert {"trainer_state.json", "optimizer.pt", "rng_state_0.pth", "rng_state_1.pth"} <= {
         file.name for file in saved.iterdir()
     }
+
+
+# A process that dies
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A teacher without dropout, a text, and a run of one process that nothing disturbed."""
+    place = tmp_path_factory.mktemp("failing")
+    save(tiny.masked_lm(), place / "teacher")
+    save_corpus(place / "corpus.txt")
+    complete(*_distill(place, "whole", "--gradient_accumulation_steps", "2"))
+    return place
+
+
+def _distill(place: Path, out: str, *more: str) -> list[str]:
+    """Eight steps of four rows, greedy; with a checkpoint at every other step."""
+    given = ["--teacher", str(place / "teacher"), "--corpus", str(place / "corpus.txt"), "--max_steps", "8"]
+    given += ["--cache_dir", str(place / "cache"), "--output_dir", str(place / out), "--sampling", "greedy"]
+    given += ["--max_length", "16", "--per_device_train_batch_size", "2", "--logging_steps", "1", "--save_steps", "2"]
+    return ["distill", *given, "--eval_strategy", "no", "--use_cpu", "--bf16", "false", "--disable_tqdm", "true", *more]
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("killed", "Signal 9 (SIGKILL) received by PID"),
+        ("raises", "RuntimeError: the second process has no more wishes"),
+    ],
+)
+def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(place, capfd, what, told):
+    done = _start(2, FAILING, place, what, *_distill(place, what))
+    (died,) = re.findall(r"^at (\S+)$", done.stderr, re.MULTILINE)
+    assert time.time() - float(died) < 60
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert not (place / what / "trainer_state.json").exists()
+    capfd.readouterr()
+    complete(*_distill(place, what))
+    printed = capfd.readouterr().out
+    assert "a step keeps its rows, in 2 batches of 2 a process" in printed
+    assert f"going on from {place / what}/checkpoint-4" in printed
+    _assert_equal_to_rounding(place / "whole", place / what)
+
+
+def test_torchrun_starts_a_run_again_that_goes_on_from_its_last_checkpoint(place):
+    done = _start(2, FAILING, place, "killed", *_distill(place, "restarted"), restarts=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("going on from") == 1
+    assert f"going on from {place}/restarted/checkpoint-4" in done.stdout
+    assert "done     4 of 8 steps in" in done.stdout
+    _assert_equal_to_rounding(place / "whole", place / "restarted")
+
+
+def test_rows_of_a_step_that_the_processes_can_t_share_are_refused_by_each_in_one_line(place):
+    done = _start(3, FAILING, place, "killed", *_distill(place, "whole"))
+    assert done.returncode == 1
+    refused = [line for line in lines_of(done.stderr) if line.startswith("tutorkd: error: ")]
+    assert refused
+    assert all(
+        "holds a run of 4 rows a step, which 3 processes with 2 rows a batch can't share" in line for line in refused
+    )

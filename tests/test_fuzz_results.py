@@ -143,6 +143,7 @@ RUN = {
     "corpus": ["c.txt"],
     "max_length": 128,
     "processes": 1,
+    "per_device_train_batch_size": 32,
     "corpus_sha256": "0",
     "corpus_files_sha256": "0",
 }

@@ -135,18 +135,53 @@ def test_another_name_is_told_by_its_name(place, capfd):
     assert "holds another run (student: small there, other now)" in fail(capfd, *distill("--student", "other"))
 
 
-@pytest.mark.parametrize(
-    ("began", "how"), [(2, "2 processes, and this is one of 1: start it with torchrun --nproc_per_node 2")]
-)
-def test_another_number_of_processes_is_refused_and_the_way_to_go_on_told(place, capfd, began, how):
+def _began_with(**settings: int) -> None:
+    """As if the run in the folder had begun with other settings."""
     file = Path("student", RUN_FILE)
-    told = yaml.safe_load(file.read_text())
-    for state in ("finished", "interrupted"):
-        if state == "interrupted":
-            _unfinish(place / "student")
-        file.write_text(yaml.safe_dump({**told, "processes": 2}))
-        how = "2 processes, and this is one of 1: start it with torchrun --nproc_per_node 2"
-        assert f"student holds a run of {how}" in fail(capfd, *distill())
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings))
+
+
+def test_a_run_of_more_processes_goes_on_with_one_and_its_steps_keep_their_rows(place, capfd):
+    _unfinish(place / "student")
+    _began_with(processes=3)
+    complete(*distill())
+    printed = capfd.readouterr().out
+    assert "began on another number of processes; a step keeps its rows, in 3 batches of 4 a process" in printed
+    assert "going on from student/checkpoint-2" in printed
+    assert yaml.safe_load(Path("student", RUN_FILE).read_text())["processes"] == 3  # what it began with
+    _unfinish(place / "student")
+    complete(*distill())
+    assert "going on from student/checkpoint-2" in capfd.readouterr().out
+
+
+def test_batches_of_another_size_are_the_same_run_where_a_step_has_the_same_rows(place, capfd):
+    complete(*distill("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"))
+    assert "is finished" in capfd.readouterr().out
+    told = fail(capfd, *distill("--per_device_train_batch_size", "2"))
+    assert "holds another run (per_device_train_batch_size: 4 there, 2 now)" in told
+    told = fail(capfd, *distill("--gradient_accumulation_steps", "2"))
+    assert "holds another run (gradient_accumulation_steps: 1 there, 2 now)" in told
+
+
+@pytest.mark.parametrize(("began", "rows"), [({"processes": 2}, 5), ({"processes": 3}, 8)])
+@pytest.mark.parametrize("finished", [True, False])
+def test_rows_of_a_step_that_the_processes_can_t_share_are_refused(place, capfd, began, rows, finished):
+    if not finished:
+        _unfinish(place / "student")
+    _began_with(**began)
+    step = 4 * began["processes"]
+    assert fail(capfd, *distill("--per_device_train_batch_size", str(rows))) == (
+        f"student holds a run of {step} rows a step, which 1 process with {rows} rows a batch can't share; choose a "
+        f"number of processes and a --per_device_train_batch_size whose product divides {step}, another --output_dir, "
+        "or --restart to throw that run away"
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1, "two", 1.5, True, None])
+@pytest.mark.parametrize("name", ["processes", "per_device_train_batch_size", "gradient_accumulation_steps"])
+def test_a_run_yaml_that_doesn_t_tell_the_rows_of_a_step_is_damaged(place, capfd, name, value):
+    _began_with(**{name: value})
+    assert fail(capfd, *distill()).startswith("student/run.yaml is damaged: it doesn't say which run this is; put it")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "a: [", "teacher: bert\n", "\x00\x01"])

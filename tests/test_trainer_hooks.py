@@ -18,6 +18,7 @@ HOOKS = {
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_get_train_sampler": ["train_dataset"],
     "get_eval_dataloader": None,  # what it is given is handed on
+    "_load_rng_state": ["checkpoint"],
     "get_batch_samples": ["epoch_iterator", "num_batches", "device"],
     "training_step": ["model", "inputs", "num_items_in_batch"],
     "_prepare_inputs": ["inputs"],

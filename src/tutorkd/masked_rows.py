@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
@@ -229,6 +231,14 @@ class MaskedRowsTrainer(SavingTrainer):
             return super()._inner_training_loop(*args, **kwargs)
         finally:
             self._progress.close()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As Trainer's; where other processes wrote the checkpoint, each draws anew, from the seed and the step."""
+        if checkpoint and len(list(Path(checkpoint).glob("rng_state*.pth"))) != self.args.world_size:
+            place = [self.args.seed, self.state.global_step, self.args.process_index]
+            set_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        else:
+            super()._load_rng_state(checkpoint)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's, but training goes on as if it hadn't happened: no random number of its is used."""

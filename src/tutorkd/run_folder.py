@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, how far it came."""
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from tutorkd.settings import resolved
 RUN_FILE = "run.yaml"
 FINISHED_FILE = "trainer_state.json"
 _PROCESSES, _REVISION = "processes", "_revision"
+_ROWS, _ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+_SPREAD = (_ROWS, _ACCUMULATION, _PROCESSES)  # whose product is the rows of a step
 _PARTIAL_RUN_FILE = f".{RUN_FILE}{PARTIAL}"  # what a run that was killed at its start may leave
 
 # What doesn't change the result of a run: where it goes, what it shows and how often, how the work is spread.
@@ -41,9 +44,12 @@ class RunFolder:
 
     Attributes:
         settings: what ``run.yaml`` will say, in plain types.
+        accumulation: the micro-batches of a step with which its rows are as many as they were. It is that of the
+            arguments, unless the folder holds a run of another number of processes.
 
     Raises:
-        UserError: if the folder holds something else, or a run with other settings, or can't be written.
+        UserError: if the folder holds something else, or a run with other settings or with a number of rows a step that
+            these processes can't share, or can't be written.
     """
 
     def __init__(self, path: str | Path, arguments: Sequence[Any], restart: bool):
@@ -55,7 +61,9 @@ class RunFolder:
         settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
         self.settings = with_contents(settings)
         self.settings[TEXT_FILES] = text_files(settings[TEXT], settings["corpus_split"])
-        self.settings[_PROCESSES] = next(each for each in arguments if isinstance(each, TrainingArguments)).world_size
+        config = next(each for each in arguments if isinstance(each, TrainingArguments))
+        self.settings[_PROCESSES] = config.world_size
+        self.accumulation = config.gradient_accumulation_steps
         run_file = self.path / RUN_FILE
         self._restart = restart and run_file.exists()
         self._found: dict[str, Any] = {}
@@ -64,6 +72,7 @@ class RunFolder:
         if run_file.exists():
             self._found = self._read(run_file)
             self._compare()
+            self._share()
         elif self.path.exists() and contents(self.path) - {_PARTIAL_RUN_FILE}:
             raise UserError(f"{self.path} holds something that isn't a run of tutorkd; choose another --output_dir")
 
@@ -73,7 +82,7 @@ class RunFolder:
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             found = None
         known = isinstance(found, dict) and all(isinstance(key, str) for key in found)
-        if not known or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys():
+        if not known or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys() or not _rows_a_step(found):
             raise UserError(
                 f"{file} is damaged: it doesn't say which run this is; put it back from a copy, choose another "
                 "--output_dir, or --restart to throw the run away"
@@ -82,20 +91,32 @@ class RunFolder:
 
     def _compare(self) -> None:
         """Refuse to go on with another run; what the text holds isn't known yet."""
-        before, now = self._found[_PROCESSES], self.settings[_PROCESSES]
-        later = (_PROCESSES, TEXT, TEXT_DIGEST, TEXT_FILES)
+        later = (*_SPREAD, TEXT, TEXT_DIGEST, TEXT_FILES)
         there, here = (
             {key: value for key, value in each.items() if key not in later and not key.endswith(_REVISION)}
             for each in (self._found, self.settings)
         )
         if found := difference(there, here):
             raise self._another(found)
-        if before != now:
-            how = "without torchrun" if before == 1 else f"with torchrun --nproc_per_node {before}"
-            raise UserError(
-                f"{self.path} holds a run of {before} process{'es' * (before != 1)}, and this is one of {now}: start "
-                f"it {how}, choose another --output_dir, or --restart to throw that run away"
-            )
+
+    def _share(self) -> None:
+        """Let a step keep its rows, whatever the processes that share them; refuse where they can't."""
+        rows, processes, each = _rows_a_step(self._found), self.settings[_PROCESSES], self.settings[_ROWS]
+        if rows != _rows_a_step(self.settings):
+            if processes == self._found[_PROCESSES]:
+                there, now = ({key: values.get(key, 1) for key in _SPREAD} for values in (self._found, self.settings))
+                raise self._another(str(difference(there, now)))
+            if rows % (processes * each):
+                who = f"{processes} process{'es' * (processes > 1)} with {each} row{'s' * (each > 1)} a batch"
+                raise UserError(
+                    f"{self.path} holds a run of {rows} rows a step, which {who} can't share; choose a number of "
+                    f"processes and a --{_ROWS} whose product divides {rows}, another --output_dir, or --restart to "
+                    "throw that run away"
+                )
+            self.accumulation = rows // (processes * each)
+        # What it began with stays there, so that the same command goes on with any number, and with this one again.
+        began = {key: self._found[key] for key in _SPREAD if key in self._found}
+        self.settings = {key: value for key, value in self.settings.items() if key not in _SPREAD} | began
 
     def _another(self, found: str) -> UserError:
         return UserError(
@@ -157,6 +178,12 @@ class RunFolder:
                     shutil.rmtree(folder)
             shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
         write_text(self.path / RUN_FILE, yaml.safe_dump(self.settings, sort_keys=True))
+
+
+def _rows_a_step(settings: dict[str, Any]) -> int:
+    """Rows of a step over all processes and micro-batches; 0 for settings that don't tell."""
+    values = [settings.get(_ROWS), settings.get(_ACCUMULATION, 1), settings.get(_PROCESSES)]
+    return math.prod(values) if all(type(value) is int and value > 0 for value in values) else 0
 
 
 def lacking(path: Path) -> str | None:

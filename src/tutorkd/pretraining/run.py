@@ -55,6 +55,9 @@ def run_training(
     check_arguments(config)
     with held(Path(config.output_dir), not dry_run and config.process_index == 0):
         folder = RunFolder(config.output_dir, arguments, restart)
+        if folder.accumulation != config.gradient_accumulation_steps:
+            config.gradient_accumulation_steps = folder.accumulation
+            print(f"the run began on another number of processes; a step keeps its rows, in {_batches(config)}")
         if folder.unchanged and folder.finished and not dry_run:
             return _told_finished(folder)
         prepared = prepare()
@@ -76,6 +79,12 @@ def run_training(
                 _save_initial(prepared.initial_student, prepared.tokenizer, folder)
         train(ready, folder)
     return folder.path
+
+
+def _batches(config: PretrainingConfig) -> str:
+    """How a step's rows are shared, in words."""
+    number, rows = config.gradient_accumulation_steps, config.per_device_train_batch_size
+    return f"{number} batch{'es' * (number > 1)} of {rows} a process"
 
 
 def _told_finished(folder: RunFolder) -> Path:

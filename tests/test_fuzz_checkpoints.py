@@ -34,7 +34,8 @@ def folder(tmp_path_factory):
 def commands_load(folder):
     """What adapt and distill, evaluate and glue, and export do with a checkpoint before they train or write."""
     tokenizer = load_tokenizer(str(folder), "model")
-    settings = {"text_column": "text", "weights": None, "heldout": 0.1, "split": "train", "num_proc": None}
+    settings = {"text_column": "text", "weights": None, "heldout": 0.1, "split": "train"}
+    settings |= dict.fromkeys(("revision", "data_files", "num_proc"))
     check_corpus([str(folder / "texts.txt")], tokenizer, max_length=16, **settings)
     Encoder.from_tokenizer(tokenizer)
     model, _ = load_model(AutoModelForMaskedLM, str(folder), "model")

@@ -61,16 +61,12 @@ class PretrainingConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
     torch_compile: bool | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={
-            "help": "Compile the step with torch.compile (true or false); by default on a GPU, for runs of 1000 steps "
-            "and more."
-        },
+        metadata={"help": "Compile the step (true or false); unset: long runs on a GPU."},
     )
     dataloader_num_workers: int | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "Processes that mask rows and make batches, a number; 0 does it between the steps; by default 4 on "
-            "a GPU, none on a processor, which has no time to spare."
+            "help": "Processes that make batches, a number; 0: between the steps. By default 4 on a GPU, else 0."
         },
     )
 
@@ -145,10 +141,7 @@ class DistillationConfig(PretrainingConfig):
     )
     shard_teacher: bool = field(
         default=False,
-        metadata={
-            "help": "Spread the teacher over the processes of the run: each holds a slice of every weight, and a "
-            "layer is gathered while it runs; for a teacher that is too large for one device. Not compiled."
-        },
+        metadata={"help": "Spread a teacher that is too large for one device over the processes of the run."},
     )
 
     def __post_init__(self):

@@ -61,7 +61,7 @@ class PretrainingConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
     torch_compile: bool | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": "Compile the step (true or false); unset: long runs on a GPU."},
+        metadata={"help": "Compile the step (true or false); unset: if it pays."},
     )
     dataloader_num_workers: int | None = field(  # type: ignore[assignment]
         default=None,

@@ -116,13 +116,8 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True, **settings: Any
     ``settings`` are constants of the method. The student's attention is without dropout: on a GPU that is part of the
     fused kernel, here it would be taken apart.
     """
-    shape = replace(shape, teacher=copy.deepcopy(shape.teacher))
-    shape.teacher.attention_probs_dropout_prob = 0.0
-    tokenizer = _tokenizer(shape.teacher.vocab_size)
-    rows = _text(shape, tokenizer)[: shape.rows]
+    trainer, rows = _prepared(method, shape, bfloat16, settings)
     counter, fake = Counter(), FakeTensorMode(allow_non_fake_inputs=True)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(method, METHODS[method].settings(**settings), shape, folder, bfloat16, rows, tokenizer)
     _empty(nn.ModuleList([trainer.model, trainer.teacher]), fake)
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     with fake:  # the optimizer's state is made in its first step, which isn't the one that is counted
@@ -146,12 +141,7 @@ def count_step(method: str, shape: Shape, bfloat16: bool = True, **settings: Any
 
 def count_graphs(method: str, shape: Shape, bfloat16: bool = True, **settings: Any) -> dict[str, Counts]:
     """Kernels, and the bytes that they read and write, of a step whose passes are compiled. By stage."""
-    shape = replace(shape, teacher=copy.deepcopy(shape.teacher))
-    shape.teacher.attention_probs_dropout_prob = 0.0
-    tokenizer = _tokenizer(shape.teacher.vocab_size)
-    rows = _text(shape, tokenizer)[: shape.rows]
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(method, METHODS[method].settings(**settings), shape, folder, bfloat16, rows, tokenizer)
+    trainer, rows = _prepared(method, shape, bfloat16, settings)
     trainer.masking.full = shape.rows
     batch = trainer.masking([{**row, "draw": draw} for draw, row in enumerate(rows)])
     counts = {"forward": Counts(), "backward": Counts()}
@@ -186,6 +176,18 @@ def count_graphs(method: str, shape: Shape, bfloat16: bool = True, **settings: A
         loss.backward()
     plain = count_step(method, shape, bfloat16, **settings)
     return counts | {stage: plain[stage] for stage in ("clipping, figures", "optimizer")}
+
+
+def _prepared(
+    method: str, shape: Shape, bfloat16: bool, settings: dict[str, Any]
+) -> tuple[DistillationTrainer, list[dict[str, Any]]]:
+    """A method's trainer, its student's attention without dropout, and the rows of a full batch."""
+    shape = replace(shape, teacher=copy.deepcopy(shape.teacher))
+    shape.teacher.attention_probs_dropout_prob = 0.0
+    tokenizer = _tokenizer(shape.teacher.vocab_size)
+    rows = _text(shape, tokenizer)[: shape.rows]
+    with tempfile.TemporaryDirectory() as folder:
+        return _trainer(method, METHODS[method].settings(**settings), shape, folder, bfloat16, rows, tokenizer), rows
 
 
 def _trainer(

@@ -31,6 +31,13 @@ def save(model: PreTrainedModel, folder: Path) -> str:
     return str(folder)
 
 
+def save_causal(model: PreTrainedModel, folder: Path) -> str:
+    """The same of a causal one, with its tokenizer."""
+    model.save_pretrained(folder)
+    tiny.causal_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def save_corpus(path: Path) -> str:
     """Sixty documents, blank-line separated."""
     path.write_text("\n\n".join(tiny.documents()), encoding="utf-8")

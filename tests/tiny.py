@@ -1,16 +1,22 @@
 """Tiny models, tokenizers and text, built here: nothing is downloaded."""
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
     ModernBertConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
     RobertaConfig,
 )
 
@@ -22,6 +28,16 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
 IDS = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+END_OF_TEXT = "<|endoftext|>"  # id 0; there is neither a beginning-of-text nor a padding token, as in GPT-2 and Qwen
+CAUSAL_VOCABULARY = 320
+CAUSAL_FAMILIES = {
+    "llama": LlamaConfig,
+    "qwen3": Qwen3Config,
+    "gemma2": Gemma2Config,
+    "gpt2": GPT2Config,
+    "mistral": MistralConfig,
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -63,6 +79,45 @@ def masked_lm(family: str = "bert", seed: int = 0, **changes) -> PreTrainedModel
     """A masked language model at random, spread widely enough for its answers to differ."""
     torch.manual_seed(seed)
     model = AutoModelForMaskedLM.from_config(config(family, initializer_range=0.2, **changes))
+    return model.eval()
+
+
+def causal_tokenizer() -> PreTrainedTokenizerFast:
+    """Pairs of bytes merged, as GPT-2's are: END_OF_TEXT, 256 bytes and what `documents` often hold, 320 in all."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=CAUSAL_VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(documents(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT)
+
+
+def causal_config(family: str, **changes) -> PretrainedConfig:
+    """A configuration of four layers, hidden size 32, four heads, for the vocabulary of `causal_tokenizer`."""
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    heads = {"num_key_value_heads": 2, "head_dim": 8}
+    extra = {
+        "llama": {"num_key_value_heads": 2},
+        "qwen3": heads,
+        "gemma2": heads | {"query_pre_attn_scalar": 8, "sliding_window": 8},
+        "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        "mistral": {"num_key_value_heads": 2, "sliding_window": 8},
+    }[family]
+    sizes = {"max_position_embeddings": 64} | SIZES | ends | extra | changes
+    if family == "gpt2":
+        sizes["n_inner"] = sizes.pop("intermediate_size")
+    return CAUSAL_FAMILIES[family](vocab_size=CAUSAL_VOCABULARY, **sizes)
+
+
+def tiny_causal(family: str = "llama", seed: int = 0, **changes) -> PreTrainedModel:
+    """A causal language model at random, spread widely enough for its answers to differ."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(causal_config(family, initializer_range=0.2, **changes))
     return model.eval()
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.import_utils import is_gguf_available
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
@@ -40,18 +41,35 @@ def loading(name: str, role: str, presets: Sequence[str] = ()) -> Iterator[None]
     Raises:
         UserError: if there is no such model, it can't be reached, or its files are damaged.
     """
-    local = Path(name).exists()
-    if not local and looks_like_path(name):
-        raise UserError(f"the {role} {name}: there is no such folder{nearest_path(name)}")
+    folder, gguf = files_of(name)
+    local, what = Path(name).exists(), "file" if gguf else "folder"
+    if not local and (looks_like_path(folder) or (gguf and ("/" not in folder or Path(folder).is_dir()))):
+        raise UserError(f"the {role} {name}: there is no such {what}{nearest_path(name)}")
+    if gguf and not is_gguf_available():
+        raise UserError(f"the {role} {name} is a GGUF file, which the package gguf reads: pip install 'tutorkd[gguf]'")
     try:
-        with quiet_transformers(), nullcontext() if local else reaching(name, "model"):
+        with quiet_transformers(), nullcontext() if local else reaching(folder, "model"):
             yield
     except HubRefusal as refusal:
         near = nearest(name, presets) or nearest_path(name)
-        absent = f"is neither {', '.join(presets)} nor a folder here" if presets else "isn't a folder here"
+        absent = f"is neither {', '.join(presets)} nor a {what} here" if presets else f"isn't a {what} here"
         raise UserError(f"the {role} {name} {absent}; {refusal}{near}") from refusal
     except Exception as error:  # errors of transformers, tokenizers and safetensors share no base class
         raise UserError(f"the {role} {name} can't be loaded: {first_line(error)}") from error
+
+
+def files_of(name: str) -> tuple[str, dict[str, str]]:
+    """What transformers' ``from_pretrained`` takes for a name: a folder or repository and, of GGUF, the file in it.
+
+    A GGUF checkpoint is one file, ``folder/file.gguf`` or, on the Hub, ``owner/name/file.gguf``.
+    """
+    path = Path(name)
+    if path.suffix.lower() != ".gguf" or path.is_dir():
+        return name, {}
+    owner, *rest = name.split("/")
+    if path.is_file() or len(rest) < 2 or looks_like_path(f"{owner}/{rest[0]}"):
+        return str(path.parent), {"gguf_file": path.name}
+    return f"{owner}/{rest[0]}", {"gguf_file": "/".join(rest[1:])}
 
 
 def looks_like_path(name: str) -> bool:
@@ -71,11 +89,22 @@ def nearest_path(name: str) -> str:
     return nearest(name, [str(path.with_name(there.name)) for there in path.parent.iterdir()])
 
 
+def load_config(name: str, role: str, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a checkpoint; of the Hub's nothing else is downloaded, but for GGUF, which is one file.
+
+    Raises:
+        UserError: if there is no such model, or it can't be reached or read.
+    """
+    folder, gguf = files_of(name)
+    with loading(name, role):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
+
+
 def load_model(
     kind: Any,
     name: str,
     role: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     trust_remote_code: bool = False,
     presets: Sequence[str] = (),
     **kwargs: Any,
@@ -85,17 +114,22 @@ def load_model(
     transformers fills what a checkpoint lacks at random; only a head, or a pooler, may start that way. ``kwargs`` are
     handed on to its ``from_pretrained``.
 
+    Args:
+        dtype: number format of the weights; "auto" for that of the checkpoint.
+
     Raises:
         UserError: if there is no such model, it can't be reached, or it isn't a whole encoder.
     """
+    folder, gguf = files_of(name)
     with loading(name, role, presets):
         model, info = kind.from_pretrained(
-            name,
+            folder,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,  # the other format is pickle
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
+            **gguf,
             **kwargs,
         )
     return model, check_whole(model, info, name, role)
@@ -141,8 +175,9 @@ def load_tokenizer(
     Raises:
         UserError: if there is no tokenizer, or it lacks one of them, or its longest row isn't a number.
     """
+    folder, gguf = files_of(name)
     with loading(name, role):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
     if not has_vocabulary(tokenizer):
         raise UserError(f"the {role} {name} has no tokenizer: there is no vocabulary beside its weights")
     if not isinstance(tokenizer.model_max_length, int | float):

@@ -413,3 +413,47 @@ def test_nothing_masked_and_nothing_real_give_zero(dtype):
     assert functional.hidden_state_loss(rows, 2 * rows, mask).item() == 0
     assert functional.attention_score_loss(heads, heads, 2 * heads, heads, mask).item() == 0
     assert functional.local_attention_score_loss(heads, heads, 2 * heads, heads, _window(3, 1), mask).item() == 0
+
+
+def _loop_ahead(values, weight, positions, window):
+    """The mean over each position's window, one by one."""
+    length, means = values.shape[1], []
+    for place in positions.tolist():
+        row, first = divmod(place, length)
+        counted = [
+            float(values[row, s].detach()) for s in range(first + 1, min(first + 1 + window, length)) if weight[row, s]
+        ]
+        means.append(sum(counted) / len(counted) if counted else 0.0)
+    return torch.tensor(means)
+
+
+@pytest.mark.parametrize("window", [1, 3, 20])
+def test_rewards_look_ahead_as_far_as_the_window_and_the_row_reach(window):
+    generator = torch.Generator().manual_seed(0)
+    before, after = (3 * torch.randn(3, 9, generator=generator) for _ in range(2))
+    weight = torch.tensor([[1.0] * 9, [1.0] * 9, [1.0] * 5 + [0.0] * 4])
+    positions = torch.tensor([1, 7, 8, 9, 14, 19, 22])  # the last of a row and of its real tokens among them
+    clipped = (after - before).clamp(-1, 1)
+    torch.testing.assert_close(
+        functional.lookahead_teacher_reward(after, before, weight, positions, window),
+        _loop_ahead(clipped, weight, positions, window),
+    )
+    distance = after.abs().requires_grad_()
+    student = functional.lookahead_student_reward(distance, weight, positions, window)
+    torch.testing.assert_close(student, _loop_ahead(distance, weight, positions, window))
+    assert not student.requires_grad
+
+
+def test_rewards_of_no_positions_are_none():
+    nothing = torch.empty(0, dtype=torch.long)
+    assert functional.lookahead_mean(torch.ones(2, 3), torch.ones(2, 3), nothing, 4).shape == (0,)
+
+
+def test_log_probabilities_of_tokens_don_t_depend_on_how_many_are_taken_at_once(monkeypatch):
+    logits, ids = torch.randn(70, 7, requires_grad=True), torch.arange(70) % 7
+    expected = logits.double().log_softmax(-1)[torch.arange(70), ids].float()
+    for at_once in (1, 16, 256):
+        monkeypatch.setattr(functional, "_AT_ONCE", at_once)
+        given = functional.token_log_probability(logits, ids)
+        torch.testing.assert_close(given, expected)
+        assert not given.requires_grad

@@ -23,6 +23,7 @@ Count = Tensor | float | None
 
 # Bounds a term that leaves float32's range, so that sums stay finite; far beyond any logit that training meets.
 _BOUND = 1e30
+_AT_ONCE = 256  # positions whose distributions over the vocabulary are there at once, where none is kept
 
 
 def mean_over(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
@@ -253,6 +254,70 @@ def modified_logit_loss(
     mask = attention_mask.float()
     loss = F.binary_cross_entropy_with_logits(student_logits.float(), target.float(), reduction="none")
     return mean_over(loss * mask, mask.sum(), num_items).sum()
+
+
+def lookahead_mean(values: Tensor, weight: Tensor, positions: Tensor, window: int) -> Tensor:
+    """The mean of what is said of the tokens behind each position, as far as a window and its row reach.
+
+    Args:
+        values: (B, L), about each token.
+        weight: (B, L), 1 where a value counts, else 0.
+        positions: (k,), flat indices into (B * L), of t.
+        window: w; the mean is over t + 1 to t + w.
+
+    Returns:
+        (k,) float32; 0 where nothing counts.
+    """
+    length = values.shape[1]
+    first = positions // length * (length + window) + positions % length + 1
+    behind = first.unsqueeze(-1) + torch.arange(window, device=positions.device)
+    both = torch.stack([values.float() * weight, weight.float()])
+    total, items = F.pad(both, (0, window)).flatten(1)[:, behind].sum(-1)
+    return total / items.clamp(min=1)
+
+
+def lookahead_teacher_reward(
+    log_probability: Tensor, original_log_probability: Tensor, weight: Tensor, positions: Tensor, window: int
+) -> Tensor:
+    """Reward from a causal teacher: how much easier the text behind t becomes for it with the tutor's token.
+
+    R_T,t = mean over s = t+1 ... t+w of clip(log p_T(x_s | x'_<s) - log p_T(x_s | x_<s), -1, 1). A causal model's
+    distribution at t doesn't depend on the token there, so what a replacement does shows behind it alone.
+
+    Args:
+        log_probability: (B, L), log p_T of each token of the text where the teacher reads the tutor's row X'.
+        original_log_probability: (B, L), where it reads the text X.
+        weight, positions, window: as for ``lookahead_mean``.
+
+    Returns:
+        (k,) float32 in [-1, 1].
+    """
+    difference = (log_probability.float() - original_log_probability.float()).clamp(-1, 1)
+    return lookahead_mean(difference, weight, positions, window)
+
+
+def lookahead_student_reward(distance: Tensor, weight: Tensor, positions: Tensor, window: int) -> Tensor:
+    """Reward from a causal student: how far it is from the teacher behind t, where both read the tutor's row.
+
+    R_S,t = mean over s = t+1 ... t+w of TV(p, q)_s, the total variation distance sum |p - q| / 2.
+
+    Args:
+        distance: (B, L), TV of the distributions of each token (``tutorkd.divergence``).
+        weight, positions, window: as for ``lookahead_mean``.
+
+    Returns:
+        (k,) float32 in [0, 1].
+    """
+    return lookahead_mean(distance.detach(), weight, positions, window)
+
+
+def token_log_probability(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """log softmax(logits) at ``token_ids``, (n, V), (n,) -> (n,) float32; carries no gradient.
+
+    Some positions at a time, so that no second (n, V) tensor is there.
+    """
+    parts = zip(logits.detach().split(_AT_ONCE), token_ids.split(_AT_ONCE), strict=True)
+    return torch.cat([_token_log_prob(part, ids) for part, ids in parts])
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_items: Count = None) -> Tensor:

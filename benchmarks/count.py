@@ -199,7 +199,7 @@ def _trainer(
     rows: list[dict[str, Any]],
     tokenizer: BertTokenizer,
 ) -> DistillationTrainer:
-    student = build_student("half", shape.teacher, mlm_head=settings.needs_mlm_head)
+    student = build_student("half", shape.teacher, head=settings.student_head)
     config = DistillationConfig(folder, per_device_train_batch_size=shape.rows, use_cpu=True, bf16=bfloat16)
     teacher = BertForMaskedLM(shape.teacher)
     return DistillationTrainer(student, teacher, config, rows, tokenizer, method=method, settings=settings)

@@ -52,8 +52,8 @@ from tutorkd.callbacks import ProgressTable
 from tutorkd.compilation import plain
 from tutorkd.cost import matmul_rate
 from tutorkd.data.rows import DrawnRows, EpochSampler
+from tutorkd.masking import MaskingCollator
 from tutorkd.methods import tutor_kd
-from tutorkd.objective import MaskingCollator
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher

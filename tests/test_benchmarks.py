@@ -10,6 +10,7 @@ import pytest
 from commands import environment
 
 from tutorkd.methods import METHODS
+from tutorkd.objective import MASKED
 
 SETTINGS = {"minilm-v2": {"relation_heads": 4}}
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -60,9 +61,7 @@ def test_graphs_are_counted_with_what_their_kernels_read_and_write(monkeypatch):
     as_planned = [counts for stage, counts in plain.items() if stage not in ("optimizer", "clipping, figures")]
     for figure in ("operations", "bytes"):
         assert 0 < sum(getattr(c, figure) for c in in_graphs) < sum(getattr(c, figure) for c in as_planned)
-    weights = 4 * sum(
-        p.numel() for p in step.build_student("half", step.CHECK_SHAPE.teacher, mlm_head=True).parameters()
-    )
+    weights = 4 * sum(p.numel() for p in step.build_student("half", step.CHECK_SHAPE.teacher, head=MASKED).parameters())
     assert sum(c.bytes for c in in_graphs) > weights
 
 

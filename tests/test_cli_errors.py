@@ -115,7 +115,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         # No such model or data, or no network (which tests haven't).
         (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
-        (["--teacher", ""], "no teacher: name a masked language model with --teacher"),
+        (["--teacher", ""], "no teacher: name a masked or causal language model with --teacher"),
         (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, extreme-12, extreme-6, "
          "extreme-2 nor a folder here; HF_HUB_OFFLINE keeps"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),
@@ -160,8 +160,8 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
         ("without_tokenizer", "has no tokenizer: there is no vocabulary"),
         ("deberta", "whose attention doesn't go through transformers' attention interface; families that work: BERT,"),
         ("odd", "half of 3 layers isn't a whole number: set --student_layers to a divisor"),
-        ("wrong_sizes", "isn't a whole bert encoder: 65 weights are missing or have another shape"),
-        ("too_deep", "isn't a whole bert encoder: 64 weights are missing or have another shape"),
+        ("wrong_sizes", "isn't a whole bert model: 65 weights are missing or have another shape"),
+        ("too_deep", "isn't a whole bert model: 64 weights are missing or have another shape"),
         ("no_such_family", "can't be loaded: The checkpoint you are trying to load has model type `bertolt`"),
         ("half_of_config.json", "can't be loaded:"),
         ("half_of_model.safetensors", "can't be loaded:"),
@@ -182,7 +182,7 @@ def test_bad_teachers(root, out, capfd, teacher, message):
         ("other_tokens", "differ: cls_token '[SEP]' and '[CLS]', sep_token '[CLS]' and '[SEP]'"),
         ("small_vocabulary", "must share a vocabulary: 90 tokens against 100"),
         ("deberta", "the student is a DebertaV2Model, whose attention doesn't go through transformers' attention"),
-        ("wrong_sizes", "the student {} isn't a whole bert encoder: 65 weights"),
+        ("wrong_sizes", "the student {} isn't a whole bert model: 65 weights"),
         ("half_of_model.safetensors", "the student {} can't be loaded:"),
     ],
 )
@@ -226,8 +226,8 @@ def test_rows_longer_than_the_positions(root, out, capfd, family, positions):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("too_deep", "isn't a whole bert encoder: 64 weights"),
-        ("wrong_sizes", "isn't a whole bert encoder: 65 weights"),
+        ("too_deep", "isn't a whole bert model: 64 weights"),
+        ("wrong_sizes", "isn't a whole bert model: 65 weights"),
         ("without_tokenizer", "has no tokenizer"),
         ("nowhere", "there is no such folder"),
     ],
@@ -291,7 +291,7 @@ def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
 
 
 def test_no_model_no_text_and_no_command(capfd):
-    assert fail(capfd, "adapt") == "no model: name the encoder to adapt with --model"
+    assert fail(capfd, "adapt") == "no model: name the model to adapt with --model"
     assert fail(capfd, "distill", "--teacher", "x").startswith("no text: name it with --corpus")
     assert fail(capfd, "distil").startswith("there is no command 'distil'; there are adapt, distill, evaluate, ")
 

@@ -46,7 +46,7 @@ def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, t
 
 
 def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_folder, monkeypatch):
-    from tutorkd.objective import MaskingCollator
+    from tutorkd.masking import MaskingCollator
 
     plain, seen = MaskingCollator.__call__, {}
 

@@ -7,6 +7,7 @@ import torch
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
+from tutorkd.objective import MASKED
 from tutorkd.pretraining.distillation import DistillArguments, make_student
 from tutorkd.teacher import load_teacher
 
@@ -107,9 +108,9 @@ def test_a_recipe_that_can_t_be_meant_is_refused(changes, message, tmp_path):
 def test_the_student_starts_the_same_with_and_without_an_mlm_head(init, teacher_folder):
     teacher = load_teacher(str(teacher_folder), torch.float32)
     bodies = []
-    for mlm_head in (False, True):
+    for head in (None, MASKED):
         args = DistillArguments(teacher=str(teacher_folder), student="half", student_init=init)
-        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, mlm_head)[0].base_model.state_dict())
+        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, head)[0].base_model.state_dict())
     first = {name: value for name, value in bodies[0].items() if not name.startswith("pooler")}
     for body in bodies:
         assert all(torch.equal(body[name], value) for name, value in first.items())

@@ -12,8 +12,8 @@ from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles
 from tutorkd.config import DistillationConfig
 from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
-from tutorkd.objective import MaskingCollator
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, build_module
@@ -44,7 +44,7 @@ def _batch(full: int | None, rows: list | None = None) -> Batch:
 def _module(method: str, family: str = "bert", **settings):
     teacher = Teacher(tiny.masked_lm(family))
     chosen = METHODS[method].settings(**SETTINGS.get(method, {}) | settings)
-    student = build_student("half", teacher.config, mlm_head=chosen.needs_mlm_head)
+    student = build_student("half", teacher.config, head=chosen.student_head)
     torch.manual_seed(0)
     return build_module(METHODS[method], student, teacher, chosen, tiny.tokenizer()), teacher
 

@@ -15,7 +15,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from tutorkd.batch import Batch
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
-from tutorkd.objective import MaskingCollator
+from tutorkd.masking import MaskingCollator
 
 
 def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:
@@ -128,14 +128,14 @@ def test_streamed_rows_go_on_pass_after_pass_in_another_order_and_are_numbered_t
 
 def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
     ids, mask, positions = torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]]), torch.tensor([1, 3])
-    assert [float(count) for count in Batch.counted(ids, ids, positions, mask).counts] == [2, 4, 10]
-    assert [float(count) for count in Batch.counted(ids, ids, positions).counts] == [2, 6, 18]
+    assert [float(count) for count in Batch.counted(ids, ids, positions, mask).counts] == [2, 4, 10, 2]
+    assert [float(count) for count in Batch.counted(ids, ids, positions).counts] == [2, 6, 18, 4]
 
 
 def test_a_batch_comes_with_its_counts():
     batch = _batch(_collator(), tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))
     masked = len(batch.masked_positions)
-    assert [float(count) for count in batch.counts] == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7]
+    assert [float(count) for count in batch.counts] == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7, 11 + 11 + 6]
 
 
 def test_a_batch_knows_the_tokens_that_are_asked_about():

@@ -49,7 +49,7 @@ def train(name, method, sharded, resume_from=None):
     settings = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
     teacher = prepare_teacher(f"{root}/{teachers[method]}", args)
     torch.manual_seed(0)
-    student = build_student("half", teacher.config, mlm_head=settings.needs_mlm_head)
+    student = build_student("half", teacher.config, head=settings.student_head)
     start = str(initialise_from_teacher(student, teacher))
     trainer = DistillationTrainer(
         student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, method=method, settings=settings

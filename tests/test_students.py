@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.objective import MASKED
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher, student_config
 from tutorkd.teacher import Teacher
 
@@ -162,7 +163,7 @@ def test_layers_of_another_number_or_size_don_t_fit_but_equal_embeddings_do():
 
 def test_a_student_with_an_mlm_head_takes_that_over_too():
     teacher = Teacher(tiny.masked_lm("bert"))
-    student = build_student("half", teacher.config, mlm_head=True)
+    student = build_student("half", teacher.config, head=MASKED)
     initialise_from_teacher(student, teacher)
     hidden = torch.randn(1, 5, 32)
     assert torch.equal(student.cls(hidden), teacher.head(hidden[0])[None])
@@ -219,7 +220,7 @@ def test_weights_of_a_pooler_may_be_missing_and_those_of_layers_may_not(tmp_path
     BertModel(tiny.config("bert", num_hidden_layers=2), add_pooling_layer=False).save_pretrained(tmp_path)
     build_student(str(tmp_path), tiny.config("bert"), pretrained=True)
     tiny.config("bert", num_hidden_layers=4).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"isn't a whole bert encoder: 32 weights are missing.*encoder\.layer\.2"):
+    with pytest.raises(UserError, match=r"isn't a whole bert model: 32 weights are missing.*encoder\.layer\.2"):
         build_student(str(tmp_path), tiny.config("bert"), pretrained=True)
 
 

@@ -10,10 +10,11 @@ from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.config import TutorKDConfig
 from tutorkd.errors import UserError
+from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS, tutor_kd
 from tutorkd.methods.tinybert import TinyBERTSettings
 from tutorkd.methods.tutor_kd import TutorKD
-from tutorkd.objective import MaskingCollator
+from tutorkd.objective import MASKED
 from tutorkd.reader import Ask, Reader
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
@@ -27,7 +28,7 @@ def _config(tmp_path, **changes) -> TutorKDConfig:
 def _pair(tmp_path, family: str = "bert", **changes) -> tuple[TutorKD, Teacher]:
     teacher = Teacher(tiny.masked_lm(family))
     torch.manual_seed(1)
-    student = build_student("half", teacher.config, mlm_head=changes.get("target") == "mlm-logits")
+    student = build_student("half", teacher.config, head=MASKED if changes.get("target") == "mlm-logits" else None)
     return TutorKD(student, teacher, tiny.SPECIAL_IDS, _config(tmp_path, **changes)).eval(), teacher
 
 
@@ -131,7 +132,7 @@ def _padded_vocabulary(settings: TutorKDConfig) -> tuple[TutorKD, Teacher, dict]
 @pytest.mark.parametrize("sampling", ["multinomial", "greedy", "top-k"])
 def test_ids_beyond_the_tokenizer_and_special_tokens_are_never_drawn(tmp_path, tutor, sampling):
     module, teacher, batch = _padded_vocabulary(_config(tmp_path, tutor=tutor, sampling=sampling))
-    drawn = torch.cat([module.teach(batch, teacher).replaced_ids for _ in range(20)])
+    drawn = torch.cat([module.teach(batch, teacher).action.replaced_ids for _ in range(20)])
     assert (drawn >= 5).all()
     assert (drawn < tiny.VOCABULARY).all()
 
@@ -177,7 +178,7 @@ def test_log_policy_and_entropy_of_a_step_are_those_of_what_was_drawn_from(tmp_p
     prior = lesson.teacher_logits.tolist()
     rewards = (lesson.reward_teacher + lesson.reward_student).tolist()
     loss = entropy = divergence = 0.0
-    for row, before, action, reward in zip(logits, prior, lesson.replaced_ids.tolist(), rewards, strict=True):
+    for row, before, action, reward in zip(logits, prior, lesson.action.replaced_ids.tolist(), rewards, strict=True):
         words = range(5, tiny.VOCABULARY)
         support = sorted(words, key=lambda token, row=row: -row[token])[:4] if sampling == "top-k" else words
         assert action in support
@@ -198,7 +199,7 @@ def test_attention_score_loss_of_the_step_compares_layer_l_with_layer_g_of_l(tmp
     batch = _batch()
     lesson = module.teach(batch, teacher)
     mask = batch.attention_mask
-    taught = teacher(batch.with_tokens(lesson.replaced_ids), mask, Ask(attention=[1, 2, 3, 4])).attention
+    taught = teacher(batch.with_tokens(lesson.action.replaced_ids), mask, Ask(attention=[1, 2, 3, 4])).attention
     expected = sum(
         functional.attention_score_loss(
             lesson.learned.attention[i].query,
@@ -366,7 +367,7 @@ def test_mlm_logits_as_target_is_soft_cross_entropy_on_the_tutor_s_row(tmp_path)
     output = module(batch, teacher)
     positions = batch.masked_positions
     lesson = module.teach(batch, teacher)
-    x_prime = batch.input_ids.flatten().index_put((positions,), lesson.replaced_ids).view(4, 12)
+    x_prime = batch.input_ids.flatten().index_put((positions,), lesson.action.replaced_ids).view(4, 12)
     with torch.no_grad():
         teacher_p, student_p = (
             model(input_ids=x_prime).logits.double().softmax(-1).flatten(0, 1)[positions]
@@ -395,8 +396,8 @@ def test_a_mean_baseline_moves_the_tutor_by_advantages(tmp_path):
     batch = _batch()
     plain, teacher = _pair(tmp_path)
     lesson = plain.teach(batch, teacher)
-    log_policy = lesson.policy_logits.double().log_softmax(-1)
-    chosen = log_policy.gather(-1, lesson.replaced_ids[:, None])[:, 0]
+    log_policy = lesson.action.policy_logits.double().log_softmax(-1)
+    chosen = log_policy.gather(-1, lesson.action.replaced_ids[:, None])[:, 0]
     reward = (lesson.reward_teacher + lesson.reward_student).double()
     others = (reward.sum() - reward) / (len(reward) - 1)
     module, teacher = _pair(tmp_path, reward_baseline="mean")
@@ -409,12 +410,12 @@ def test_without_a_tutor_the_student_reads_the_masked_row_or_the_teacher_s_or_ra
     batch = _batch()
     corrupted = batch.corrupted_ids.flatten()[batch.masked_positions]
     module, teacher = _pair(tmp_path, tutor="none")
-    assert torch.equal(module.teach(batch, teacher).replaced_ids, corrupted)
+    assert torch.equal(module.teach(batch, teacher).action.replaced_ids, corrupted)
     module, teacher = _pair(tmp_path, tutor="teacher")  # greedy: the likeliest ordinary token
     lesson = module.teach(batch, teacher)
-    assert torch.equal(lesson.replaced_ids, lesson.teacher_logits[:, 5:].argmax(-1) + 5)
+    assert torch.equal(lesson.action.replaced_ids, lesson.teacher_logits[:, 5:].argmax(-1) + 5)
     module, teacher = _pair(tmp_path, tutor="uniform")  # evenly, whatever the sampling
-    draws = torch.cat([module.teach(batch, teacher).replaced_ids for _ in range(200)])
+    draws = torch.cat([module.teach(batch, teacher).action.replaced_ids for _ in range(200)])
     shares = torch.bincount(draws, minlength=tiny.VOCABULARY)[5:] / len(draws)
     assert (shares - 1 / 95).abs().max() < 5 * (1 / 95 / len(draws)) ** 0.5
     assert module.tutor is None

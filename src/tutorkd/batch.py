@@ -15,10 +15,13 @@ class BatchCounts(NamedTuple):
     masked: Tensor  # masked positions
     real: Tensor  # real positions
     pairs: Tensor  # real (query, key) pairs
+    predicted: Tensor  # real positions with another before them in their row, as a causal model is asked about
 
 
 class Batch(NamedTuple):
-    """Rows of text X, and X^M beside them, in which some tokens are hidden."""
+    """Rows of text X, and X^M beside them, in which some tokens are hidden; none for a causal model, which never sees
+    the token that it is asked about. There the masked positions are those whose tokens a tutor replaces.
+    """
 
     input_ids: Tensor  # (B, L), X
     corrupted_ids: Tensor  # (B, L), X^M
@@ -26,7 +29,7 @@ class Batch(NamedTuple):
     # (k,), 1; 0 at a position that isn't masked and only fills up the number, so that batches have one shape.
     position_weights: Tensor
     attention_mask: Tensor | None  # (B, L), None without padding: then attention runs its fastest kernel
-    # (3,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
+    # (4,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
     num_items: Tensor
 
     @classmethod
@@ -46,7 +49,8 @@ class Batch(NamedTuple):
         weights = torch.ones(len(masked_positions))
         rows, length = input_ids.shape
         lengths = torch.full((rows,), length) if attention_mask is None else attention_mask.sum(-1)
-        counts = torch.tensor([len(masked_positions), lengths.sum(), lengths.square().sum()], dtype=torch.float32)
+        sums = lengths.sum(), lengths.square().sum(), (lengths - 1).clamp(min=0).sum()
+        counts = torch.tensor([len(masked_positions), *sums], dtype=torch.float32)
         if fillers is not None:
             masked_positions = torch.cat([masked_positions, fillers])
             weights = torch.cat([weights, torch.zeros(len(fillers))])
@@ -56,6 +60,13 @@ class Batch(NamedTuple):
     def counts(self) -> BatchCounts:
         """What losses are means over."""
         return BatchCounts(*self.num_items)
+
+    @property
+    def predicted_positions(self) -> Tensor:
+        """(B * (L - 1),), flat indices of all but the first position of each row, padding among them."""
+        rows, length = self.input_ids.shape
+        positions = torch.arange(rows * length, device=self.input_ids.device)
+        return positions.view(rows, length)[:, 1:].flatten()
 
     @property
     def original_ids(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Queries, keys and values of any encoder, taken where transformers hands them to the attention function.
+"""Queries, keys and values of any model, taken where transformers hands them to the attention function.
 
 Every model that goes through transformers' attention interface calls one function with its queries, keys and values.
 Registering one of our own that notes them and then runs the fused kernel serves all families at once.
@@ -17,7 +17,10 @@ from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
 
 IMPLEMENTATION = "sdpa_captured"
-WORKING_FAMILIES = "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ALBERT, ModernBERT, EuroBERT"
+WORKING_FAMILIES = (
+    "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT, ALBERT, ModernBERT, EuroBERT; of causal models Llama, "
+    "Qwen, Mistral, GPT-2"
+)
 
 
 class AttentionInputs(NamedTuple):
@@ -26,8 +29,8 @@ class AttentionInputs(NamedTuple):
     query: Tensor  # (B, H, L, head dimension), as are key and value
     key: Tensor
     value: Tensor  # None where it wasn't asked for
-    # Of a layer with a sliding window, True where the query (L) attends the key (L): broadcasts to (B, 1, L, L), bool.
-    # None of a layer whose queries attend all real keys.
+    # Of a causal layer or one with a sliding window, True where the query (L) attends the key (L): broadcasts to
+    # (B, 1, L, L), bool. None of a layer whose queries attend all real keys.
     window: Tensor | None = None
 
 
@@ -70,9 +73,11 @@ def _captured_sdpa(
     if recording is not None and recording.wants_next():
         groups = query.shape[1] // key.shape[1]
         window = None
-        if kwargs.get("sliding_window") is not None:
-            # There is no mask where the window holds the whole row.
-            everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=query.device)
+        causal = getattr(module, "is_causal", False)
+        if causal or kwargs.get("sliding_window") is not None:
+            # There is no mask where the window holds the whole row, or all before.
+            length = query.shape[2] if causal else 1
+            everything = torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril()
             window = everything if attention_mask is None else attention_mask
         kept_value = repeat_kv(value, groups) if recording.values else cast(Tensor, None)
         recording.kept.append(AttentionInputs(query, repeat_kv(key, groups), kept_value, window))

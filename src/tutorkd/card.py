@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
-from tutorkd.objective import MODEL_CLASS
+from tutorkd.objective import CAUSAL, objective_of
 from tutorkd.probe import FIGURES
 from tutorkd.tables import aligned, escaped
 
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from tutorkd.config import PretrainingConfig
     from tutorkd.methods import Method
     from tutorkd.teacher import Teacher
+
+# What a student is, how it is used, and the Hub's name for that, by what it has a head for.
+_KINDS = {
+    None: (
+        "An encoder",
+        "It has no MLM head: fine-tune it for a task, or pool its last hidden states.",
+        "feature-extraction",
+    ),
+    "masked": ("An encoder", "It has an MLM head; `AutoModel` loads it without.", "feature-extraction"),
+    "causal": ("A causal language model", "It writes with `model.generate`.", "text-generation"),
+}
 
 _PRINT_CLASSES = """\
 classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
@@ -44,16 +55,12 @@ def student_card(
         **_training(config, state),
         **_held_out(state),
     }
-    loader = MODEL_CLASS.__name__ if settings.needs_mlm_head else "AutoModel"
-    head = (
-        "It has an MLM head; `AutoModel` loads it without."
-        if settings.needs_mlm_head
-        else "It has no MLM head: fine-tune it for a task, or pool its last hidden states."
-    )
+    loader = settings.student_head.model_class.__name__ if settings.student_head else "AutoModel"
+    what, head, task = _KINDS[settings.student_head and settings.student_head.name]
     text = f"""\
 # A student of {name}
 
-An encoder trained with {method.title} by tutorkd {__version__}. It is a plain transformers model:
+{what} trained with {method.title} by tutorkd {__version__}. It is a plain transformers model:
 
 ```python
 from transformers import {loader}, AutoTokenizer
@@ -75,13 +82,13 @@ projections); using the student doesn't need it.
 {method.citation}
 ```
 """
-    _write(folder, text, "feature-extraction", ["knowledge-distillation", method.title.lower().replace(" ", "-")], base)
+    _write(folder, text, task, ["knowledge-distillation", method.title.lower().replace(" ", "-")], base)
 
 
 def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
-    """Write README.md of an adapted masked language model."""
+    """Write README.md of an adapted language model."""
     base = model.config.name_or_path or ""
-    name = _public(base) or "an encoder"
+    name, objective = _public(base) or "a model", objective_of(model)
     facts = {
         "model": _sizes(model),
         **_training(config, state),
@@ -90,12 +97,13 @@ def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfi
     text = f"""\
 # {name}, adapted
 
-A masked language model, trained further on a corpus by tutorkd {__version__}; load it with
-`{MODEL_CLASS.__name__}.from_pretrained`.
+A {objective.noun}, trained further on a corpus by tutorkd {__version__}; load it with
+`{objective.model_class.__name__}.from_pretrained`.
 
 {_table(facts)}
 """
-    _write(folder, text, "fill-mask", ["masked-lm"], base)
+    task, tag = ("text-generation", "causal-lm") if objective is CAUSAL else ("fill-mask", "masked-lm")
+    _write(folder, text, task, [tag], base)
 
 
 def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool, figures: str) -> None:

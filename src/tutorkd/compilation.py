@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from tutorkd.batch import Batch
 from tutorkd.config import PretrainingConfig, shards
 from tutorkd.errors import UserError
-from tutorkd.objective import MaskingCollator
+from tutorkd.masking import MaskingCollator
+from tutorkd.spacing import SpacedCollator
 from tutorkd.words import one_line
 
 LEAST_STEPS = 1000  # of a run that is compiled unasked: compiling takes up to two minutes, and saves 40 ms a step
@@ -28,7 +29,7 @@ class Compilation(TrainerCallback):
     """Compiles a module when its training begins, where that is asked for or pays.
 
     Only batches of one shape go through the compiled passes: as many rows as a batch has, none of them padded, with the
-    number of positions that ``MaskingCollator`` fills them up to. Any other, such as one with a padded row, takes the
+    number of positions that the collator fills them up to. Any other, such as one with a padded row, takes the
     plain passes, which compute the same.
 
     Args:
@@ -37,7 +38,7 @@ class Compilation(TrainerCallback):
         note: says in a few words what is going on.
     """
 
-    def __init__(self, module: nn.Module, masking: MaskingCollator, note: Callable[[str], None]):
+    def __init__(self, module: nn.Module, masking: MaskingCollator | SpacedCollator, note: Callable[[str], None]):
         self.module, self.masking, self.note = module, masking, note
         self.on = self.asked = self.noted = False
         self.shape: tuple[int, int, int] | None = None  # of the batches that go through the compiled passes

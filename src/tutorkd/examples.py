@@ -39,7 +39,7 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
         batch: Batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
         lesson = module.teach(batch, trainer.teacher)
         originals = tokenizer.convert_ids_to_tokens(batch.original_ids.tolist())
-        replaced = tokenizer.convert_ids_to_tokens(lesson.replaced_ids.tolist())
+        replaced = tokenizer.convert_ids_to_tokens(lesson.action.replaced_ids.tolist())
         answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid()
         figures = (lesson.ratio, answers, lesson.reward_teacher, lesson.reward_student)
         rows = zip(originals, replaced, *(values.tolist() for values in figures), strict=True)

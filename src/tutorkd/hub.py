@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_gguf_available
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
-from tutorkd.objective import SPECIAL_TOKENS
+from tutorkd.objective import MASKED
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def load_model(
         dtype: number format of the weights; "auto" for that of the checkpoint.
 
     Raises:
-        UserError: if there is no such model, it can't be reached, or it isn't a whole encoder.
+        UserError: if there is no such model, it can't be reached, or it isn't a whole model.
     """
     folder, gguf = files_of(name)
     with loading(name, role, presets):
@@ -136,13 +136,13 @@ def load_model(
 
 
 def check_whole(model: PreTrainedModel, info: Mapping[str, Any], name: str, role: str) -> list[str]:
-    """Refuse a checkpoint that isn't a whole encoder; returns the names of the head's weights that it lacks.
+    """Refuse a checkpoint that isn't a whole model; returns the names of the head's weights that it lacks.
 
     Args:
         info: what ``from_pretrained`` gives with ``output_loading_info``.
 
     Raises:
-        UserError: if weights of the encoder are missing or have another shape than its configuration says.
+        UserError: if weights of the body are missing or have another shape than its configuration says.
     """
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
@@ -150,7 +150,7 @@ def check_whole(model: PreTrainedModel, info: Mapping[str, Any], name: str, role
     wrong = [key for key in lacking if key.startswith(body) and "pooler" not in key.split(".")]
     if wrong:
         raise UserError(
-            f"the {role} {name} isn't a whole {model.config.model_type} encoder: {len(wrong)} weights are missing or "
+            f"the {role} {name} isn't a whole {model.config.model_type} model: {len(wrong)} weights are missing or "
             f"have another shape than its config.json says, such as {wrong[0]}"
         )
     return [key for key in lacking if not key.startswith(body)]
@@ -162,15 +162,16 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 CLASSIFICATION = ("pad_token",)
+_USES = {MASKED.special_tokens: "masked language modelling needs", CLASSIFICATION: "batches of rows need"}
 
 
 def load_tokenizer(
-    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = SPECIAL_TOKENS
+    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = MASKED.special_tokens
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, fast, with the special tokens that its use needs.
 
     Args:
-        needed: SPECIAL_TOKENS or CLASSIFICATION.
+        needed: an objective's ``special_tokens``, or CLASSIFICATION.
 
     Raises:
         UserError: if there is no tokenizer, or it lacks one of them, or its longest row isn't a number.
@@ -184,6 +185,6 @@ def load_tokenizer(
         raise UserError(f"the tokenizer of the {role} {name} has a model_max_length that isn't a number")
     for token in needed:
         if getattr(tokenizer, token) is None:
-            use = "masked language modelling needs" if needed is SPECIAL_TOKENS else "batches of rows need"
+            use = _USES.get(tuple(needed), "training on text needs")
             raise UserError(f"the tokenizer of the {role} {name} has no {token}, which {use}")
     return tokenizer

@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from tutorkd.hub import load_config
+from tutorkd.objective import CAUSAL, MASKED, Objective
 
 Kind = Literal["masked", "causal"]
 
@@ -37,3 +38,12 @@ def kind_of_config(config: PretrainedConfig) -> Kind | None:
     if config.model_type in masked or "AutoModelForMaskedLM" in own:
         return "causal" if getattr(config, "is_decoder", False) and config.model_type in causal else "masked"
     return "causal" if config.model_type in causal or "AutoModelForCausalLM" in own else None
+
+
+def objective_of_checkpoint(name: str, trust_remote_code: bool = False) -> Objective:
+    """What a checkpoint is trained for further: causal if it is one, else masked, as any encoder may be.
+
+    Raises:
+        UserError: as ``kind_of_checkpoint``.
+    """
+    return CAUSAL if kind_of_checkpoint(name, trust_remote_code) == "causal" else MASKED

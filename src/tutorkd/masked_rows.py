@@ -1,4 +1,4 @@
-"""The trainer's step: transformers' own, around a module that computes its losses on masked rows."""
+"""The trainer's step: transformers' own, around a module that computes its losses on rows of text."""
 
 import copy
 from collections.abc import Sequence
@@ -22,10 +22,12 @@ from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
-from tutorkd.objective import MaskingCollator
+from tutorkd.masking import MaskingCollator
+from tutorkd.objective import CAUSAL, Objective, objective_of
 from tutorkd.probe import IGNORED
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.saving import SavingTrainer
+from tutorkd.spacing import SpacedCollator
 from tutorkd.step import Figure, spread
 from tutorkd.window import Window
 
@@ -34,7 +36,7 @@ _SCALE_HALVINGS = 25
 
 
 class MaskedRowsTrainer(SavingTrainer):
-    """``Trainer`` on packed rows that are masked anew each epoch.
+    """``Trainer`` on packed rows that are masked anew each epoch, or read as they are by causal models.
 
     Batch size, accumulation, precision, resuming, checkpoints and ``report_to`` are ``Trainer``'s. Losses are means
     over the whole batch however it is split, the log's figures are averaged on the device and read at log time, a
@@ -50,6 +52,7 @@ class MaskedRowsTrainer(SavingTrainer):
         processing_class: the tokenizer.
         stage: what the progress bar calls this.
         figures: what is shown of the log, in its order, beside the loss.
+        spacing: of a causal model, the share of the tokens that a tutor replaces, and how many lie between two.
 
     Raises:
         UserError: for settings that can't be trained with; before the first step.
@@ -69,6 +72,7 @@ class MaskedRowsTrainer(SavingTrainer):
         processing_class: PreTrainedTokenizerBase,
         stage: str,
         figures: Sequence[Figure],
+        spacing: tuple[float, int] = (0.0, 0),
         **kwargs: Any,
     ):
         check_arguments(args)
@@ -81,7 +85,13 @@ class MaskedRowsTrainer(SavingTrainer):
             prepare_for_checkpointing(module, model, args)
         self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
-        self.masking = MaskingCollator(processing_class, args.mlm_probability, self.data_seed, model.config.vocab_size)
+        self.objective: Objective = objective_of(model)
+        of_rows = self.data_seed, model.config.vocab_size
+        self.masking: MaskingCollator | SpacedCollator = (
+            SpacedCollator(processing_class, *spacing, *of_rows)
+            if self.objective is CAUSAL
+            else MaskingCollator(processing_class, args.mlm_probability, *of_rows)
+        )
         with compiling_left_to_us(args):
             super().__init__(
                 model=module,
@@ -147,13 +157,17 @@ class MaskedRowsTrainer(SavingTrainer):
 
     # The step
 
+    def _learned_from(self, module: nn.Module, batch: Batch) -> Batch:
+        """The batch that a step reads, where it isn't the text's."""
+        return batch
+
     def _forward_arguments(self) -> dict[str, Any]:
         """What the module's forward pass takes beside the batch."""
         return {}
 
     def compute_loss(self, model, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None):
         """The losses of one micro-batch, each over the counts of the whole batch."""
-        batch: Batch = inputs
+        batch = self._learned_from(self.accelerator.unwrap_model(model), inputs)
         with self._compilation.around(batch):
             output = model(batch, **self._forward_arguments())
         mask = batch.attention_mask
@@ -266,9 +280,12 @@ class MaskedRowsTrainer(SavingTrainer):
             with torch.no_grad(), plain():
                 return module(batch, **self._forward_arguments()).loss, None, None
         looks = self._look(module, batch)
-        first, *others = (spread(values, batch.masked_positions, batch.input_ids, IGNORED) for values in looks)
+        asked = self.objective.asked(batch)
+        first, *others = (spread(values, asked, batch.input_ids, IGNORED) for values in looks)
         return None, first, tuple(others)
 
     def _look(self, module: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """What held-out rows are judged by: tensors (k,) over the masked positions, for ``compute_metrics``."""
+        """What held-out rows are judged by: a tensor of the positions that the objective asks about, or several, for
+        ``compute_metrics``.
+        """
         raise NotImplementedError

@@ -25,13 +25,15 @@ AUC = Figure("eval_probe_auc", "probe AUC", "probe AUC, 0.5 to 1")
 CORRELATION = Figure("eval_probe_correlation", "probe corr.", "probe correlation, -1 to 1")
 ACCURACY = Figure("eval_accuracy", "accuracy")
 PERPLEXITY = Figure("eval_perplexity", "perplexity")
-FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY)  # all that a look at held-out rows may give
+KL_TO_TEACHER = Figure("eval_kl_to_teacher", "KL(T||S)", "KL(T || S) on held-out rows, nats")
+FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY, KL_TO_TEACHER)  # all that a look at held-out rows may give
 
 
 class HeldOut(NamedTuple):
     """What held-out rows are judged by in the place of the loss."""
 
-    look: Callable[..., tuple[Tensor, ...]]  # of module, batch, teacher and generator: tensors (k,) at masked positions
+    # Of module, batch, teacher and generator: tensors at the positions that the objective asks about.
+    look: Callable[..., tuple[Tensor, ...]]
     metrics: Callable[[EvalPrediction], dict[str, float]]  # of all that was looked at, spread over the rows
     figures: tuple[Figure, ...]
 
@@ -74,3 +76,22 @@ def mlm_metrics(prediction: EvalPrediction) -> dict[str, float]:
         return {}
     loss = float(np.asarray(prediction.predictions)[asked].mean())
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "accuracy": float(named[asked].mean())}
+
+
+def causal_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Perplexity of the text and, where there was a teacher, the mean KL divergence from it in nats.
+
+    Args:
+        prediction: ``predictions`` (rows, L) cross-entropies; ``label_ids`` none, or (rows, L) divergences; ``IGNORED``
+            where nothing was asked.
+    """
+    losses = np.asarray(prediction.predictions)
+    asked = losses != IGNORED
+    if not asked.any():
+        return {}
+    loss = float(losses[asked].mean())
+    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+    if prediction.label_ids:
+        (divergences,) = (np.asarray(values) for values in prediction.label_ids)
+        metrics["kl_to_teacher"] = float(divergences[asked].mean())
+    return metrics

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from tutorkd.capture import AttentionInputs, Recording, take_attention
-from tutorkd.objective import logit_positions
+from tutorkd.objective import objective_of
 from tutorkd.sharding import is_sharded, outline
 from tutorkd.step import at_positions
 
@@ -18,8 +18,8 @@ from tutorkd.step import at_positions
 class _PassThrough(nn.Module):
     """Stands where a language model has its body, and hands on the hidden states that it is given."""
 
-    def forward(self, *args, inputs_embeds: Tensor, **kwargs) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
+    def forward(self, *args, inputs_embeds: Tensor, **kwargs) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
 
 
 class Head(nn.Module):
@@ -54,6 +54,7 @@ class Ask(NamedTuple):
     hidden: Sequence[int] = ()  # layers whose hidden states are read, in rising order; 0 is the embedding output
     attention: Sequence[int] = ()  # layers whose queries and keys are read, counted from 1, in rising order
     values: bool = False  # whether the values of these layers are read too
+    logits: bool = True  # whether the head is run where positions are given
 
 
 class Reading(NamedTuple):
@@ -61,7 +62,7 @@ class Reading(NamedTuple):
 
     hidden: tuple[Tensor, ...]  # (B, L, d) each, as ``Ask.hidden``
     attention: tuple[AttentionInputs, ...]  # as ``Ask.attention``
-    features: Tensor  # (k, d), the last hidden states that logits are computed from
+    features: Tensor  # (k, d), the last hidden states that logits are computed from, where positions were given
     logits: Tensor  # (k, V)
 
 
@@ -77,6 +78,7 @@ class Reader(nn.Module):
         super().__init__()
         self.model = model
         self.config = model.config
+        self.objective = objective_of(model)
         if has_head(model):
             self.head = Head(model)
         with suppress(ValueError):  # a family whose attention can't be read may still be trained without
@@ -116,8 +118,9 @@ class Reader(nn.Module):
         hidden = tuple(output.hidden_states[layer] if inner else last for layer in ask.hidden)
         features = logits = cast(Tensor, None)  # whoever reads them has asked for them
         if positions is not None:
-            features = at_positions(last, logit_positions(positions))
-            logits = self.head(features)
+            features = at_positions(last, self.objective.logit_positions(positions))
+            if ask.logits:
+                logits = self.head(features)
         return Reading(hidden, tuple(recording.kept), features, logits)
 
 

@@ -16,14 +16,13 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from tutorkd.hub import load_model, loading
-from tutorkd.objective import MODEL_CLASS
 from tutorkd.runtime import return_freed_memory
 
 
 def load_sharded(
-    name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    kind: Any, name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A frozen masked language model on this process's device, of whose weights it reads and holds a slice each.
+    """A frozen model of ``kind``, an auto class, on this process's device, holding a slice of each weight.
 
     All processes of the run call this together. A layer is gathered while it runs; what stands outside of the layers,
     such as embeddings and head, during a whole pass (``run_sharded``).
@@ -37,13 +36,13 @@ def load_sharded(
     with loading(name, "teacher"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         with torch.device("meta"):  # without memory: it tells what the layers are called
-            empty = MODEL_CLASS.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+            empty = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     config.base_model_fsdp_plan = {f"{_longest_list(empty.base_model)}.*": "free_full_weight"}
     if not torch.accelerator.is_available():
         return_freed_memory()
     processes = DistributedConfig(fsdp_size=dist.get_world_size())
     model, missing = load_model(
-        MODEL_CLASS, name, "teacher", dtype, trust_remote_code, config=config, distributed_config=processes
+        kind, name, "teacher", dtype, trust_remote_code, config=config, distributed_config=processes
     )
     model.requires_grad_(False)
     sharded = cast(Any, model)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, ElectraConfig, PretrainedConfig,
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model, loading
-from tutorkd.objective import MODEL_CLASS
+from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head
 from tutorkd.sharding import whole
 from tutorkd.teacher import Teacher
@@ -44,7 +44,11 @@ class Initialisation:
 
 
 def student_config(
-    name: str, teacher: PretrainedConfig, sizes: Mapping[str, int] | None = None, trust_remote_code: bool = False
+    name: str,
+    teacher: PretrainedConfig,
+    sizes: Mapping[str, int] | None = None,
+    trust_remote_code: bool = False,
+    objective: Objective = MASKED,
 ) -> PretrainedConfig:
     """Configuration of a student by preset, Hub name or path.
 
@@ -53,6 +57,7 @@ def student_config(
             (ELECTRA models with the paper's sizes and the teacher's vocabulary), a Hub name, or a path.
         teacher: the teacher's configuration.
         sizes: overrides, by the names of transformers' configurations, such as ``num_hidden_layers``.
+        objective: what teacher and student are for.
 
     Raises:
         UserError: if there is no such student, the teacher's depth is odd, or the family has no such size.
@@ -64,7 +69,7 @@ def student_config(
             )
         config = type(teacher).from_dict(teacher.to_dict())
         if "num_hidden_layers" not in (sizes or {}):
-            _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code)
+            _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code, objective)
     elif name in EXTREME_LAYERS:
         config = ElectraConfig(
             num_hidden_layers=EXTREME_LAYERS[name],
@@ -83,9 +88,10 @@ def student_config(
         if not hasattr(config, key):
             raise UserError(f"a student of the family {config.model_type} has no size {key}")
         if key == "num_hidden_layers":
-            _set_layers(config, value, trust_remote_code)
+            _set_layers(config, value, trust_remote_code, objective)
         else:
             setattr(config, key, value)
+    _fit_heads(config, teacher)
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"the student's hidden size {config.hidden_size} isn't a multiple of its {config.num_attention_heads} heads"
@@ -93,14 +99,29 @@ def student_config(
     return config
 
 
-def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool) -> None:
+def _fit_heads(config: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Set what follows from the number of heads: of keys and values, and a head's size where it isn't its own."""
+    heads, of_teacher = config.num_attention_heads, teacher.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None)
+    if groups and heads % groups:  # as many heads share a key as in the teacher
+        config.num_key_value_heads = max(1, round(groups * heads / of_teacher))
+        if heads % config.num_key_value_heads:
+            raise UserError(
+                f"a student of {heads} attention heads can't share the keys of {groups} as the teacher's {of_teacher} "
+                f"do: choose a multiple of {groups}"
+            )
+    if getattr(config, "head_dim", None) and teacher.hidden_size == of_teacher * (getattr(teacher, "head_dim", 0) or 0):
+        config.head_dim = config.hidden_size // heads
+
+
+def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool, objective: Objective) -> None:
     """Change the depth; what a configuration lists layer by layer is thinned to the layers kept, or repeated."""
     before = config.num_hidden_layers
     listed = [key for key, value in config.to_dict().items() if isinstance(value, list) and len(value) == before]
-    if before % layers:
+    kept = kept_layers(layers, before, objective)
+    if kept is None:
         kept = [1 + i % before for i in range(layers)]
     else:
-        kept = matching_layers(layers, before)
         if listed:  # a model without memory tells what its layers are made of
             with torch.device("meta"):
                 parts = _layer_parts(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code))
@@ -114,6 +135,19 @@ def matching_layers(student_layers: int, teacher_layers: int) -> list[int]:
     """g(l) = l N / m for l = 1 ... m, counted from 1."""
     step = teacher_layers // student_layers
     return [layer * step for layer in range(1, student_layers + 1)]
+
+
+def kept_layers(student_layers: int, teacher_layers: int, objective: Objective) -> list[int] | None:
+    """The teacher's layers, counted from 1, that a student starts from; None where there are none to choose.
+
+    For masked models those whose output the student's are trained to match. Of causal ones, whose layers needn't be
+    compared one by one, some in even distances with both ends among them: the first turns tokens into what the others
+    read, the last makes what the head reads.
+    """
+    if objective is CAUSAL and student_layers <= teacher_layers:
+        gaps = max(student_layers - 1, 1)
+        return [1 + round(i * (teacher_layers - 1) / gaps) for i in range(student_layers)]
+    return None if teacher_layers % student_layers else matching_layers(student_layers, teacher_layers)
 
 
 def _layer_parts(model: PreTrainedModel) -> list[set[str]]:
@@ -141,22 +175,23 @@ def build_student(
     teacher: PretrainedConfig,
     sizes: Mapping[str, int] | None = None,
     pretrained: bool = False,
-    mlm_head: bool = False,
+    head: Objective | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A student at random or, with ``pretrained``, with its checkpoint's weights; without a head, or with an MLM head.
+    """A student at random or, with ``pretrained``, with its checkpoint's weights; with a head for an objective, or
+    without one.
 
     Takes what ``student_config`` takes and raises what it raises.
     """
     if pretrained:
-        kind = MODEL_CLASS if mlm_head else AutoModel
+        kind = head.model_class if head else AutoModel
         return load_model(kind, name, "student", trust_remote_code=trust_remote_code, presets=PRESETS)[0]
-    config = student_config(name, teacher, sizes, trust_remote_code)
+    config = student_config(name, teacher, sizes, trust_remote_code, head or MASKED)
     # The encoder is drawn first, so that a seed gives the same one with and without a head.
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    if not mlm_head:
+    if head is None:
         return encoder
-    model = MODEL_CLASS.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = head.model_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # one of the two may have a pooler
     return model
 
@@ -171,14 +206,15 @@ def has_weights(name: str) -> bool:
 
 @torch.no_grad()
 def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initialisation:
-    """Copy the teacher's embeddings, layers and, if the student has one, MLM head, wherever name and shape agree.
+    """Copy the teacher's embeddings, layers and, if the student has one, head, wherever name and shape agree.
 
-    Layer l of the student takes layer g(l) of the teacher, whose output it will be trained to match, or where that one
-    is built differently (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two
-    models of one family: a layer is an item of the module list that is as long as the model is deep.
+    Layer l of the student takes the teacher's that ``kept_layers`` gives, or where that one is built differently
+    (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two models of one family: a
+    layer is an item of the module list that is as long as the model is deep.
     """
     body = cast(PreTrainedModel, student.base_model)
-    layers = matching_layers(body.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    depths = body.config.num_hidden_layers, teacher.config.num_hidden_layers
+    layers = kept_layers(*depths, teacher.objective) or matching_layers(*depths)
     if (parts := _layer_parts(body)) and len(parts) <= teacher.config.num_hidden_layers:
         layers = _alike(parts, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()

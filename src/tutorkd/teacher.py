@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model
-from tutorkd.objective import MODEL_CLASS
+from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Head, Reader, Reading
 from tutorkd.sharding import is_sharded, load_sharded, outline, run_sharded, whole
 
@@ -34,22 +34,31 @@ def frozen(module: Frozen, dtype: torch.dtype | None = None) -> Frozen:
 
 
 class Teacher(Reader):
-    """A frozen masked language model.
+    """A frozen language model, masked or causal.
 
     Args:
-        model: any masked language model with a trained head. It stays as it is: its weights are read, and shared where
+        model: any language model with a trained head. It stays as it is: its weights are read, and shared where
             ``dtype`` allows, but whether they are trained, its mode, configuration and number format are its own. One
             of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
         dtype: number format of the weights; the model's by default.
 
     Raises:
-        UserError: if its attention can't be captured.
+        UserError: if the attention of a masked model can't be captured.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
-        sharded = is_sharded(model)
-        super().__init__(model if sharded else frozen(model, dtype))
-        prepare_for_capture(self.body, "teacher", partial(run_sharded, model, self.body) if sharded else None)
+        super().__init__(model if is_sharded(model) else frozen(model, dtype))
+        if self.objective is MASKED:
+            self.prepare_for_capture()
+
+    def prepare_for_capture(self) -> None:
+        """See that its attention can be read, as a masked one's always can.
+
+        Raises:
+            UserError: if it can't.
+        """
+        read = partial(run_sharded, self.model, self.body) if self.sharded else None
+        prepare_for_capture(self.body, "teacher", read)
 
     @property
     def sharded(self) -> bool:
@@ -84,23 +93,28 @@ class Teacher(Reader):
 
 
 def load_teacher(
-    name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False, sharded: bool = False
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    sharded: bool = False,
+    objective: Objective = MASKED,
 ) -> Teacher:
-    """Load a masked language model by Hub name or path, refusing one whose MLM head was never trained.
+    """Load a language model by Hub name or path, refusing one whose head was never trained.
 
     Args:
+        objective: whether it is a masked or a causal one.
         sharded: spread it over the processes of the run, all of which call this together.
 
     Raises:
         UserError: if there is no such model, it can't be reached, its head is missing, or its family doesn't work.
     """
     if sharded:
-        model, missing = load_sharded(name, dtype, trust_remote_code)
+        model, missing = load_sharded(objective.model_class, name, dtype, trust_remote_code)
     else:
-        model, missing = load_model(MODEL_CLASS, name, "teacher", dtype, trust_remote_code)
+        model, missing = load_model(objective.model_class, name, "teacher", dtype, trust_remote_code)
     if missing:
         raise UserError(
-            f"the teacher {name} has no trained MLM head ({len(missing)} weights are missing, such as {missing[0]}); "
-            f"train one with: tutorkd adapt --model {name} --corpus YOUR_TEXT --output_dir teacher"
+            f"the teacher {name} has no trained {objective.head} ({len(missing)} weights are missing, such as "
+            f"{missing[0]}); train one with: tutorkd adapt --model {name} --corpus YOUR_TEXT --output_dir teacher"
         )
     return Teacher(model)

@@ -10,13 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd import probe
 from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, nearest
 from tutorkd.gradients import GradientPart
+from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.masked_rows import MaskedRowsTrainer
-from tutorkd.methods import METHODS, Method
+from tutorkd.methods import CAUSAL_METHODS, METHODS, Method, methods_for
+from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
+from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
-from tutorkd.probe import mlm_metrics
+from tutorkd.objective import Objective
+from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, build_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
@@ -40,18 +44,34 @@ class MaskedLMTrainer(MaskedRowsTrainer):
         teacher_card(folder, self.saved_model, self.args, self.state)
 
 
+class CausalLMTrainer(MaskedRowsTrainer):
+    """Causal-language-model training of ``model`` (body and head), as ``tutorkd adapt`` does it."""
+
+    def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
+        figures = (*CLM_FIGURES, probe.LOSS, probe.PERPLEXITY)
+        super().__init__(
+            CausalLM(model), model, args, compute_metrics=causal_metrics, stage="adapt", figures=figures, **kwargs
+        )
+
+    def _look(self, module, batch):
+        return (module.score(batch),)
+
+    def _write_card(self, folder: Path) -> None:
+        teacher_card(folder, self.saved_model, self.args, self.state)
+
+
 class DistillationTrainer(MaskedRowsTrainer):
-    """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``.
+    """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``, a causal one by one of ``CAUSAL_METHODS``.
 
     Args:
-        model: the student: an encoder without a head or, where the method needs it, a masked language model; or what
+        model: the student: an encoder without a head or, where the method needs it, a language model; or what
             ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
             where the checkpoint that it was loaded from is in 16 bits.
-        teacher_model: a masked language model by Hub name or path, loaded, or as a ``Teacher``. A model of
+        teacher_model: a masked or causal language model by Hub name or path, loaded, or as a ``Teacher``. A model of
             your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
-        method: a name in ``METHODS``.
+        method: a name in ``METHODS``, or ``CAUSAL_METHODS``.
         settings: the method's constants; its defaults if left out.
         module: what ``build_module`` made of the same, where that was done before there were rows.
 
@@ -74,14 +94,14 @@ class DistillationTrainer(MaskedRowsTrainer):
         module: nn.Module | None = None,
         **kwargs: Any,
     ):
-        self.method = METHODS[method]
-        self.settings = self.method.settings() if settings is None else settings
         teacher = prepare_teacher(teacher_model, args)
+        self.method = choose_method(method, teacher.objective)
+        self.settings = self.method.settings() if settings is None else settings
         named = isinstance(teacher_model, str)
         check_tokenizer("teacher", teacher.config.name_or_path, processing_class, fetch=named)
         if isinstance(model, str):
             check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
-            model = build_student(model, teacher.config, mlm_head=self.settings.needs_mlm_head)
+            model = build_student(model, teacher.config, head=self.settings.student_head)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class)
         self.held_out = self.method.held_out(self.settings)
@@ -100,10 +120,14 @@ class DistillationTrainer(MaskedRowsTrainer):
             stage="distill",
             figures=(*self.method.figures, STUDENT_NORM, *norms, *looked_at),
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
+            spacing=self.method.spacing(self.settings),
             **kwargs,
         )
         self.teacher = teacher.to(args.device)
         self._probe_generator = torch.Generator(args.device)
+
+    def _learned_from(self, module, batch):
+        return self.method.own_text(module, batch)
 
     def _forward_arguments(self) -> dict[str, Any]:
         return {"teacher": self.teacher}
@@ -149,6 +173,21 @@ class TutorKDTrainer(DistillationTrainer):
         )
 
 
+def choose_method(name: str, objective: Objective) -> Method:
+    """A method by name.
+
+    Raises:
+        UserError: if there is no such method for models of this objective.
+    """
+    methods = methods_for(objective)
+    if name not in methods:
+        known = f"the method {name} isn't for a {objective.noun}" if name in {**METHODS, **CAUSAL_METHODS} else ""
+        raise UserError(
+            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose of {', '.join(methods)}"
+        )
+    return methods[name]
+
+
 def build_module(
     method: Method,
     student: PreTrainedModel,
@@ -171,9 +210,15 @@ def build_module(
 
 
 def prepare_teacher(
-    teacher: str | PreTrainedModel | Teacher, args: DistillationConfig, trust_remote_code: bool = False
+    teacher: str | PreTrainedModel | Teacher,
+    args: DistillationConfig,
+    trust_remote_code: bool = False,
+    objective: Objective | None = None,
 ) -> Teacher:
     """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own.
+
+    Args:
+        objective: of a teacher by name; by default its checkpoint tells.
 
     Raises:
         UserError: what ``load_teacher`` raises, or if a teacher is to be sharded that was loaded whole.
@@ -181,7 +226,8 @@ def prepare_teacher(
     low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)
     dtype = torch.bfloat16 if low else torch.float32
     if isinstance(teacher, str):
-        return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher)
+        objective = objective or objective_of_checkpoint(teacher, trust_remote_code)
+        return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher, objective)
     if isinstance(teacher, Teacher) and teacher.sharded:
         return teacher
     if args.shard_teacher:

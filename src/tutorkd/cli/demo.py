@@ -31,7 +31,7 @@ from tutorkd.files import write_text
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.locks import held
 from tutorkd.methods import METHODS
-from tutorkd.objective import MODEL_CLASS
+from tutorkd.objective import MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.pretraining.adaptation import Adaptation, adapt, read_adaptation
@@ -187,13 +187,13 @@ def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     tokenizer = load_tokenizer(encoder, "encoder")
     set_seed(0)
     with loading(encoder, "encoder"):
-        model = MODEL_CLASS.from_pretrained(encoder, dtype=torch.float32)
+        model = MASKED.model_class.from_pretrained(encoder, dtype=torch.float32)
     make = partial(MaskedLMTrainer, model, processing_class=tokenizer)
     with on_fabricated_rows(make, tokenizer, adaptation.config) as trainer:
         adapting = seconds_a_step(trainer, adaptation.text.max_length)
     teacher = Teacher(model)
     student, lines = make_student(
-        distillation.args, teacher, tokenizer, distillation.config.seed, distillation.settings.needs_mlm_head
+        distillation.args, teacher, tokenizer, distillation.config.seed, distillation.settings.student_head
     )
     make_distilling = trainer_of(distillation, Pair(teacher, student, lines), tokenizer)
     with on_fabricated_rows(make_distilling, tokenizer, distillation.config) as trainer:

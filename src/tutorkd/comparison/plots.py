@@ -16,7 +16,7 @@ from sklearn.isotonic import isotonic_regression
 
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
-from tutorkd.methods import METHODS
+from tutorkd.methods import CAUSAL_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
 
@@ -29,7 +29,7 @@ _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _LABEL_GAP = 0.055  # of the axes' height between two labels
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
-_FIGURES = (LOSS, *(figure for method in METHODS.values() for figure in method.figures))
+_FIGURES = (LOSS, *(figure for method in (*METHODS.values(), *CAUSAL_METHODS.values()) for figure in method.figures))
 _DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 
 

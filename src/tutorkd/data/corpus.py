@@ -105,6 +105,7 @@ def prepare_corpus(
     cache_dir: str | os.PathLike[str] | None = None,
     streaming: bool = False,
     seed: int = 42,
+    framed: bool = True,
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
@@ -150,6 +151,9 @@ def prepare_corpus(
         cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
         streaming: read the text as the training goes.
         seed: decides on held-out documents, and on the order and the mix of streamed rows.
+        framed: whether a cls token begins and a sep token ends each row. If not, as causal models are trained, a row
+            is `max_length` tokens of text, an eos token closes each document, and a bos token begins it if the
+            tokenizer puts one before a text; neither cls nor sep token is needed.
 
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
@@ -158,7 +162,7 @@ def prepare_corpus(
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = Encoder.from_tokenizer(tokenizer)
+    encoder = Encoder.from_tokenizer(tokenizer, framed)
     settings = PackSettings(max_length, text_column, heldout, seed)
     resolved = _resolved(names, split, revision, data_files)
     if streaming:
@@ -221,6 +225,7 @@ def check_corpus(
     revision: Sequence[str] | None,
     data_files: Sequence[str] | None,
     num_proc: int | None,
+    framed: bool = True,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
@@ -231,7 +236,7 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = Encoder.from_tokenizer(tokenizer)
+    encoder = Encoder.from_tokenizer(tokenizer, framed)
     resolved = _resolved(sources, split, revision, data_files)
     for source in resolved:
         source.check(text_column)

@@ -34,10 +34,13 @@ def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer reduced to what packing needs: text to ids, and the ids that frame a row.
+    """A tokenizer reduced to what packing needs: text to ids, and the ids around documents and rows.
 
     Attributes:
+        cls_id, sep_id: begin and end a row of a masked model; the second closes each document.
         dtype: of ids, uint16 where none is above 65,535, else int32.
+        framed: whether rows are a masked model's; a causal model's are text from end to end.
+        begin_id: what the tokenizer of a causal model puts before a text, if anything.
     """
 
     backend: Tokenizer
@@ -45,28 +48,36 @@ class Encoder:
     sep_id: int
     unknown_id: int | None
     dtype: np.dtype
+    framed: bool = True
+    begin_id: int | None = None
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "Encoder":
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, framed: bool = True) -> "Encoder":
         """Take the encoder out of a tokenizer, which stays as it is.
 
         Raises:
-            UserError: the tokenizer isn't a fast one, or has no cls or sep token.
+            UserError: the tokenizer isn't a fast one, or has no cls or sep token, or no eos token where rows aren't
+                framed.
         """
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.is_fast:
             raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
-        missing = [token for token in ("cls_token", "sep_token") if getattr(tokenizer, f"{token}_id") is None]
+        needed = ("cls_token", "sep_token") if framed else ("eos_token",)
+        missing = [token for token in needed if getattr(tokenizer, f"{token}_id") is None]
         if missing:
-            raise UserError(f"tokenizer {name} has no {' and no '.join(missing)}, which begin and end every row")
+            use = "which begin and end every row" if framed else "which ends every document"
+            raise UserError(f"tokenizer {name} has no {' and no '.join(missing)}, {use}")
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
-        frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        eos_id, begin_id = tokenizer.eos_token_id, None
+        frame = (tokenizer.cls_token_id, tokenizer.sep_token_id) if framed else (eos_id, eos_id)
+        if not framed and (own := tokenizer("a")["input_ids"]) and own[0] == tokenizer.bos_token_id:
+            begin_id = own[0]
         unknown_id = tokenizer.unk_token_id
         largest = max(*frame, *backend.get_vocab().values())
         dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
-        return cls(backend, *frame, None if unknown_id in frame else unknown_id, dtype)
+        return cls(backend, *frame, None if unknown_id in frame else unknown_id, dtype, framed, begin_id)
 
     @property
     def features(self) -> Features:
@@ -75,7 +86,9 @@ class Encoder:
 
     def identity(self) -> dict[str, Any]:
         """Return what the ids depend on, whatever truncation or padding the tokenizer was saved with."""
-        return {"tokenizer": self.backend.to_str(), "cls": self.cls_id, "sep": self.sep_id, "unknown": self.unknown_id}
+        ids = {"cls": self.cls_id, "sep": self.sep_id, "unknown": self.unknown_id}
+        rows = {} if self.framed else {"framed": False, "begin": self.begin_id}
+        return {"tokenizer": self.backend.to_str()} | ids | rows
 
     def unknown(self, ids: np.ndarray) -> int:
         """Return how many of some ids are the unknown token."""
@@ -96,6 +109,8 @@ class Encoder:
         found = False
         for ids in self._parts(text):
             if len(ids):
+                if not found and self.begin_id is not None:
+                    yield np.array([self.begin_id], self.dtype)
                 found = True
                 yield np.array(ids, self.dtype)
         if found:
@@ -166,7 +181,7 @@ def require_known(name: str, unknown_share: float) -> None:
 
 
 class RowPacker:
-    """Cuts a stream of documents into rows: cls, `max_length` - 2 tokens, sep.
+    """Cuts a stream of documents into rows: cls, `max_length` - 2 tokens, sep; of a causal model `max_length` tokens.
 
     The stream is the documents' tokens in order with one separator between two documents. No token is lost;
     every row is full but possibly the last, which is shorter and not padded. Ids have the encoder's `dtype`.
@@ -180,7 +195,7 @@ class RowPacker:
     def push(self, tokens: np.ndarray) -> np.ndarray:
         """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length)."""
         tokens = np.concatenate([self._rest, tokens])
-        inside = self._max_length - 2
+        inside = self._max_length - 2 * self._encoder.framed
         # one token stays back: if no document follows, the last separator must not become part of a row
         count = max(0, len(tokens) - 1) // inside
         # a copy, or the slice would keep all of the tokens in memory
@@ -193,6 +208,8 @@ class RowPacker:
         return self._frame(rest.reshape(1 if len(rest) else 0, len(rest)))
 
     def _frame(self, inside: np.ndarray) -> np.ndarray:
+        if not self._encoder.framed:
+            return inside
         rows = np.empty((inside.shape[0], inside.shape[1] + 2), self._encoder.dtype)
         rows[:, 0] = self._encoder.cls_id
         rows[:, 1:-1] = inside

@@ -1,26 +1,47 @@
-"""Methods of distillation, one file each; all that the trainer knows of one is in ``METHODS``."""
+"""Methods of distillation, one file each; all that the trainer knows of one is in ``METHODS``, of causal models
+in ``CAUSAL_METHODS``."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from tutorkd.batch import Batch
 from tutorkd.gradients import GradientPart
-from tutorkd.methods import distilbert, kd, masked_lm, minilm, minilm_v2, tinybert, tutor_kd
+from tutorkd.methods import (
+    causal_distilbert,
+    causal_kd,
+    causal_lm,
+    causal_tutor_kd,
+    distilbert,
+    kd,
+    masked_lm,
+    minilm,
+    minilm_v2,
+    next_token,
+    tinybert,
+    tutor,
+    tutor_kd,
+)
+from tutorkd.objective import CAUSAL, Objective
 from tutorkd.probe import HeldOut
 from tutorkd.step import Figure
 
 
 class Method(NamedTuple):
-    """A method as the trainer sees it."""
+    """A method as the trainer sees it, for masked or for causal models."""
 
     title: str
     citation: str  # BibTeX
-    settings: type  # dataclass of the method's constants; its needs_mlm_head: the student isn't a bare encoder
+    settings: type  # dataclass of the method's constants; its student_head: what the student needs a head for
     module: Callable[..., nn.Module]  # of student, teacher, settings and tokenizer: what is trained
     figures: tuple[Figure, ...]  # what the module gives beside its loss
     gradient_parts: Callable[[Any], list[GradientPart]] = lambda module: []  # clipped apart from the student's gradient
     held_out: Callable[[Any], HeldOut | None] = lambda settings: None  # of the settings; None: held-out rows' loss
+    # Of module and batch, before a step: the batch that is learned from; by default the text.
+    own_text: Callable[[Any, Batch], Batch] = lambda module, batch: batch
+    # Of the settings, for causal models: the share of the tokens that a tutor replaces, and how many lie between two.
+    spacing: Callable[[Any], tuple[float, int]] = lambda settings: (0.0, 0)
 
 
 def _of_pair(kind: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -35,7 +56,7 @@ METHODS: dict[str, Method] = {
         tutor_kd.TutorKDSettings,
         tutor_kd.build,
         tutor_kd.FIGURES,
-        tutor_kd.gradient_parts,
+        tutor.gradient_parts,
         tutor_kd.held_out,
     ),
     "kd": Method("KD", kd.CITATION, kd.KDSettings, _of_pair(kd.KD), kd.FIGURES),
@@ -61,3 +82,51 @@ METHODS: dict[str, Method] = {
         masked_lm.FIGURES,
     ),
 }
+
+
+def _judged(settings: Any) -> HeldOut:
+    return next_token.HELD_OUT
+
+
+CAUSAL_METHODS: dict[str, Method] = {
+    "tutor-kd": Method(
+        "Tutor-KD",
+        tutor_kd.CITATION,
+        causal_tutor_kd.CausalTutorKDSettings,
+        causal_tutor_kd.build,
+        causal_tutor_kd.FIGURES,
+        tutor.gradient_parts,
+        held_out=_judged,
+        spacing=lambda settings: (settings.replaced_share, settings.window),
+    ),
+    "kd": Method(
+        "KD",
+        causal_kd.CITATION,
+        causal_kd.CausalKDSettings,
+        _of_pair(causal_kd.CausalKD),
+        causal_kd.FIGURES,
+        held_out=_judged,
+        own_text=causal_kd.own_text,
+    ),
+    "distilbert": Method(
+        "DistilBERT",
+        distilbert.CITATION,
+        causal_distilbert.CausalDistilBERTSettings,
+        _of_pair(causal_distilbert.CausalDistilBERT),
+        causal_distilbert.FIGURES,
+        held_out=_judged,
+    ),
+    "clm": Method(
+        "causal language modelling",
+        causal_lm.CITATION,
+        causal_lm.CausalLMSettings,
+        lambda student, teacher, settings, tokenizer: causal_lm.CausalLM(student),
+        causal_lm.FIGURES,
+        held_out=_judged,
+    ),
+}
+
+
+def methods_for(objective: Objective) -> dict[str, Method]:
+    """The methods by name that train models of an objective."""
+    return CAUSAL_METHODS if objective is CAUSAL else METHODS

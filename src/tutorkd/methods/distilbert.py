@@ -27,6 +27,7 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.methods.masked_lm import MLM_LOSS, masked_lm_loss
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
+from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
@@ -51,7 +52,7 @@ FIGURES = (SOFT_CROSS_ENTROPY, MLM_LOSS, COSINE)
 class DistilBERTSettings:
     """Constants of DistilBERT."""
 
-    needs_mlm_head: ClassVar[bool] = True
+    student_head: ClassVar[Objective | None] = MASKED
 
     soft_cross_entropy_weight: float = field(
         default=5.0, metadata={"help": "Weight of L_ce (training command of the authors' released code)."}
@@ -88,6 +89,20 @@ def cosine_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, num_it
     return mean_over((distance * mask).sum(), mask.sum(), num_items)
 
 
+def check_hidden_sizes(student: PreTrainedModel, teacher: Teacher, settings: DistilBERTSettings) -> None:
+    """Refuse a pair whose hidden states have no angle between them.
+
+    Raises:
+        UserError: if the cosine counts and the sizes differ.
+    """
+    s, t = student.config.hidden_size, teacher.config.hidden_size
+    if settings.cosine_weight and s != t:
+        raise UserError(
+            f"distilbert needs hidden states of one size, but the student's is {s}, the teacher's {t}: "
+            f"give the student the teacher's (--student_hidden_size {t}), or leave the cosine out (--cosine_weight 0)"
+        )
+
+
 class DistilBERT(nn.Module):
     """The trained module: a masked language model.
 
@@ -106,13 +121,7 @@ class DistilBERT(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: DistilBERTSettings):
         super().__init__()
         check_soft_targets("distilbert", student, teacher, settings.temperature)
-        s, t = student.config.hidden_size, teacher.config.hidden_size
-        if settings.cosine_weight and s != t:
-            raise UserError(
-                f"distilbert needs hidden states of one size, but the student's is {s}, the teacher's {t}: "
-                f"give the student the teacher's (--student_hidden_size {t}), or leave the cosine out "
-                "(--cosine_weight 0)"
-            )
+        check_hidden_sizes(student, teacher, settings)
         self.student = student
         self.reader = Reader(student)
         self.args = settings
@@ -120,7 +129,7 @@ class DistilBERT(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X, X^M and M."""
         c, positions, weights = self.args, batch.masked_positions, batch.position_weights
-        masked, real, _ = batch.counts
+        masked, real, *_ = batch.counts
         rows = batch.corrupted_ids, batch.attention_mask
         taught, learned = (
             reader(*rows, Ask(hidden=[reader.config.num_hidden_layers] if c.cosine_weight else []), positions)

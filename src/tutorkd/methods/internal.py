@@ -1,7 +1,7 @@
 """Internal representations of student and teacher compared layer by layer, as Tutor-KD and TinyBERT do it.
 
-Teacher depth N, student depth m: layer l of the student matches layer g(l) = l N / m of the teacher, and l = 0 is the
-embedding output.
+Teacher depth N, student depth m: layer l of the student matches layer g(l) of the teacher, which of masked models is
+l N / m, and l = 0 is the embedding output.
 """
 
 import torch
@@ -13,7 +13,7 @@ from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.functional import Count
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure
-from tutorkd.students import matching_layers
+from tutorkd.students import kept_layers
 from tutorkd.teacher import Teacher
 
 HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
@@ -40,8 +40,8 @@ def matched_layers(
     student: PreTrainedModel, teacher: Teacher, hidden_states: bool, attention_scores: bool
 ) -> tuple[Ask, Ask]:
     """What is asked of the student's and of the teacher's layers, one matching the other in its place."""
-    depth = student.config.num_hidden_layers
-    layers = list(range(1, depth + 1)), matching_layers(depth, teacher.config.num_hidden_layers)
+    depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+    layers = list(range(1, depths[0] + 1)), kept_layers(*depths, teacher.objective) or []
     learned, taught = (
         Ask(hidden=[0, *each] if hidden_states else [], attention=each if attention_scores else []) for each in layers
     )

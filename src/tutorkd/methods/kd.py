@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
+from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
@@ -41,7 +42,7 @@ FIGURES = (SOFT_CROSS_ENTROPY,)
 class KDSettings:
     """Constants of KD."""
 
-    needs_mlm_head: ClassVar[bool] = True
+    student_head: ClassVar[Objective | None] = MASKED
 
     temperature: float = field(
         default=2.0,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over, weighted
+from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
@@ -39,7 +40,7 @@ FIGURES = (MLM_ACCURACY,)
 class MaskedLMSettings:
     """Masked-language modelling has no constants beside the masking's, which all methods share."""
 
-    needs_mlm_head: ClassVar[bool] = True
+    student_head: ClassVar[Objective | None] = MASKED
 
 
 def masked_lm_loss(

@@ -32,6 +32,7 @@ from tutorkd.capture import prepare_for_capture, shared_window
 from tutorkd.errors import UserError
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
+from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
@@ -56,7 +57,7 @@ FIGURES = (ATTENTION_DISTRIBUTION, VALUE_RELATION)
 class MiniLMSettings:
     """Constants of MiniLM."""
 
-    needs_mlm_head: ClassVar[bool] = False
+    student_head: ClassVar[Objective | None] = None
 
     attention_distribution_weight: float = field(
         default=1.0, metadata={"help": "Weight of L_AT (a plain sum in Wang et al. 2020, section 3)."}

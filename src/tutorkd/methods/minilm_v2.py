@@ -31,6 +31,7 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
+from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
@@ -56,7 +57,7 @@ FIGURES = (QUERY_RELATION, KEY_RELATION, VALUE_RELATION)
 class MiniLMv2Settings:
     """Constants of MiniLM v2."""
 
-    needs_mlm_head: ClassVar[bool] = False
+    student_head: ClassVar[Objective | None] = None
 
     relation_heads: int = field(
         default=48,

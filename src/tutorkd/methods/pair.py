@@ -102,6 +102,16 @@ def check_layers(student: PreTrainedModel, teacher: Teacher, attention_score_wei
             f"a student of {s.num_hidden_layers} layers can't be matched to a teacher of {t.num_hidden_layers}: "
             f"choose a depth that divides it, such as {divisors}"
         )
+    check_heads(student, teacher, attention_score_weight)
+
+
+def check_heads(student: PreTrainedModel, teacher: Teacher, attention_score_weight: float) -> None:
+    """Refuse a pair whose attention scores are to be compared and can't be.
+
+    Raises:
+        UserError: if the models differ in heads.
+    """
+    s, t = student.config, teacher.config
     if attention_score_weight and s.num_attention_heads != t.num_attention_heads:
         raise UserError(
             f"attention scores of {s.num_attention_heads} student heads and {t.num_attention_heads} teacher heads "

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over, weighted
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.objective import MODEL_CLASS
+from tutorkd.objective import MASKED
 from tutorkd.reader import has_head
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
@@ -87,7 +87,7 @@ def check_mlm_head(method: str, student: PreTrainedModel) -> None:
     if not has_head(student):
         raise UserError(
             f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
-            f"the student with {MODEL_CLASS.__name__}"
+            f"the student with {MASKED.model_class.__name__}"
         )
 
 
@@ -99,5 +99,14 @@ def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, 
     """
     check_mlm_head(method, student)
     check_vocabulary(student, teacher)
+    check_temperature(temperature)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that isn't one.
+
+    Raises:
+        UserError: if it isn't above 0.
+    """
     if not temperature > 0:
         raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 leaves logits as they are")

@@ -35,6 +35,7 @@ from tutorkd.methods.internal import (
     summed_hidden_state_loss,
 )
 from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
@@ -58,7 +59,7 @@ FIGURES = (HIDDEN_STATE, ATTENTION_SCORE)
 class TinyBERTSettings:
     """Constants of TinyBERT's general distillation."""
 
-    needs_mlm_head: ClassVar[bool] = False
+    student_head: ClassVar[Objective | None] = None
 
     hidden_state_weight: float = field(
         default=1.0, metadata={"help": "Weight of L_hid (a plain sum in the authors' released code)."}
@@ -101,7 +102,7 @@ class TinyBERT(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
-        _, real, pairs = batch.counts
+        _, real, pairs, _ = batch.counts
         taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
         learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
         mask = batch.mask

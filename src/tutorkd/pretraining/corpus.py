@@ -9,6 +9,7 @@ from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.data.corpus import check_corpus
 from tutorkd.data.sources import HubDataset, resolve_source
 from tutorkd.errors import UserError
+from tutorkd.objective import MASKED, Objective
 
 _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
@@ -39,7 +40,7 @@ class CorpusArguments:
         default=None, metadata={"help": "Files in Hub data sets, a glob; one for all or each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, [CLS] and [SEP] included."})
+    max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
     heldout: float = field(
         default=0.01, metadata={"help": "Share of the documents that is held out for the figures on unseen text."}
     )
@@ -54,15 +55,19 @@ class CorpusArguments:
         default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
     )
 
-    def load(self, tokenizer: PreTrainedTokenizerBase) -> PackedCorpus:
-        """The packed rows.
+    def load(self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED) -> PackedCorpus:
+        """The packed rows, for models of an objective.
 
         Raises:
             UserError: what ``prepare_corpus`` raises, or if no corpus was named.
         """
         self.require()
         return prepare_corpus(
-            self.corpus, tokenizer, **self._settings(), cache_dir=self.cache_dir, streaming=self.streaming
+            self.corpus,
+            tokenizer,
+            **self._settings(objective),
+            cache_dir=self.cache_dir,
+            streaming=self.streaming,
         )
 
     def described(self, packed: PackedCorpus) -> list[str]:
@@ -79,21 +84,21 @@ class CorpusArguments:
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
         return lines
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    def check(self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED) -> list[str]:
         """Look at the beginning of each local file, before anything is spent; returns lines of what is left out.
 
         Raises:
             UserError: what ``check_corpus`` raises, or if no corpus was named.
         """
         self.require()
-        return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **self._settings())]
+        return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **self._settings(objective))]
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""
         resolved = [resolve_source(name, self.corpus_split) for name in self.corpus]
         return [source.name for source in resolved if isinstance(source, HubDataset) and not source.offline]
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, objective: Objective) -> dict[str, Any]:
         return {
             "max_length": self.max_length,
             "text_column": self.text_column,
@@ -103,6 +108,7 @@ class CorpusArguments:
             "revision": self.corpus_revision,
             "data_files": self.corpus_data_files,
             "num_proc": self.num_proc,
+            "framed": objective is MASKED,
         }
 
     def require(self) -> None:

@@ -11,10 +11,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.config import DistillationConfig
-from tutorkd.errors import UserError, nearest
+from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer
-from tutorkd.methods import METHODS
+from tutorkd.kinds import objective_of_checkpoint
+from tutorkd.methods import CAUSAL_METHODS, METHODS, methods_for
 from tutorkd.methods.pair import check_tokenizer
+from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.positions import check_positions
@@ -23,11 +25,11 @@ from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
-from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
+from tutorkd.trainer import DistillationTrainer, build_module, choose_method, prepare_teacher
 
 DESCRIPTION = (
-    "Distils a masked language model into a small encoder, with Tutor-KD (EMNLP 2022) or a rival method. The options "
-    "of a method are shown by: tutorkd distill --method METHOD --help"
+    "Distils a masked or a causal language model into a small one, with Tutor-KD (EMNLP 2022) or a rival method. The "
+    "options of a method are shown by: tutorkd distill --method METHOD --help"
 )
 
 
@@ -37,11 +39,17 @@ class DistillArguments:
 
     _argument_group_name = "teacher and student"
 
-    method: str = field(default="tutor-kd", metadata={"help": f"Method: one of {', '.join(METHODS)}."})
-    teacher: str = field(default="", metadata={"help": "Masked language model: a Hub name or a path."})
+    method: str = field(
+        default="tutor-kd",
+        metadata={"help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}."},
+    )
+    teacher: str = field(default="", metadata={"help": "Masked or causal language model: a Hub name or a path."})
+    objective: Literal["auto", "masked", "causal"] = field(
+        default="auto", metadata={"help": "By default what the teacher is."}
+    )
     student: str = field(
         default="half",
-        metadata={"help": f"One of {', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
+        metadata={"help": f"{', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
     )
     student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
     student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
@@ -55,8 +63,8 @@ class DistillArguments:
     student_init: Literal["auto", "teacher", "random"] = field(
         default="auto",
         metadata={
-            "help": "Where the student starts: at the teacher's layers and embeddings where shapes allow, at random, "
-            "or auto: a checkpoint's own weights if the student has any, else the teacher's."
+            "help": "The student's start: the teacher's layers and embeddings where shapes allow, random, or auto: a "
+            "checkpoint's own weights if it has any, else the teacher's."
         },
     )
     save_initial_student: bool = field(
@@ -73,13 +81,15 @@ class Distillation:
     """The options of one run of ``tutorkd distill``.
 
     Attributes:
-        settings: the method's constants, an instance of its dataclass in ``METHODS``.
+        settings: the method's constants, an instance of its dataclass in ``METHODS``, or ``CAUSAL_METHODS``.
+        objective: what teacher and student are.
     """
 
     args: DistillArguments
     text: CorpusArguments
     settings: Any
     config: DistillationConfig
+    objective: Objective = MASKED
 
     @property
     def arguments(self) -> list[Any]:
@@ -87,10 +97,10 @@ class Distillation:
         return [self.args, self.text, self.settings, self.config]
 
 
-def parser(method: str = "tutor-kd") -> OptionParser:
+def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionParser:
     """Options of ``tutorkd distill``, the method's constants among them."""
     defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
-    classes = [DistillArguments, CorpusArguments, METHODS[method].settings, DistillationConfig]
+    classes = [DistillArguments, CorpusArguments, methods_for(objective)[method].settings, DistillationConfig]
     return OptionParser("distill", DESCRIPTION, classes, defaults)
 
 
@@ -102,22 +112,35 @@ def read_distillation(
     Raises:
         UserError: if there is no such method, and what ``OptionParser.read`` raises.
     """
-    return Distillation(*parser(_chosen_method(argv, recipe or {})).read(argv, recipe, where))
+    method, objective = _chosen(argv, recipe or {})
+    choose_method(method, objective)
+    args, text, settings, config = parser(method, objective).read(argv, recipe, where)
+    return Distillation(args, text, settings, config, objective)
 
 
-def _chosen_method(argv: Sequence[str], recipe: Mapping[str, Any]) -> str:
-    """The method that flags or recipe name; it decides which constants there are to be set."""
+def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Objective]:
+    """Method and objective that flags or recipe name; they decide which constants there are to be set."""
     ahead = ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--method", "--config"):
+    for flag in ("--method", "--config", "--objective", "--teacher"):
         ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
+    ahead.add_argument("--trust_remote_code", nargs="?", const="true")
     flags, _ = ahead.parse_known_args(argv)
     recipe = load_recipe(flags.config) if flags.config else recipe
-    method = flags.method or str(recipe.get("method", "tutor-kd"))
-    if method not in METHODS:
-        raise UserError(
-            f"there is no method {method!r}{nearest(method, list(METHODS))}; choose of {', '.join(METHODS)}"
-        )
-    return method
+    named = {key: value for key, value in vars(flags).items() if value is not None}
+    chosen = {"method": "tutor-kd", "objective": "auto", "teacher": "", **recipe, **named}
+    return str(chosen["method"]), _objective(chosen)
+
+
+def _objective(chosen: Mapping[str, Any]) -> Objective:
+    known = {"masked": MASKED, "causal": CAUSAL}.get(str(chosen["objective"]))
+    if known is not None:
+        return known
+    if not chosen["teacher"]:
+        return MASKED
+    try:
+        return objective_of_checkpoint(str(chosen["teacher"]), str(chosen.get("trust_remote_code")).lower() == "true")
+    except UserError:  # a teacher that can't be loaded is told where it is loaded, behind mistakes in the options
+        return MASKED
 
 
 def distill(options: Distillation) -> Path:
@@ -129,7 +152,7 @@ def distill(options: Distillation) -> Path:
     """
     args, text, config = options.args, options.text, options.config
     if not args.teacher:
-        raise UserError("no teacher: name a masked language model with --teacher")
+        raise UserError("no teacher: name a masked or causal language model with --teacher")
     return run_training(options.arguments, text, config, args.restart, args.dry_run, lambda: prepare(options))
 
 
@@ -140,17 +163,19 @@ def prepare(options: Distillation) -> Prepared:
         UserError: if model, text or settings can't be used, or not together.
     """
     args, text = options.args, options.text
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
-    lines = text.check(tokenizer)
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
+    lines = text.check(tokenizer, options.objective)
     pair = load_pair(options, tokenizer)
     check_positions(pair.teacher.body, "teacher", text.max_length)
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
-    module = build_module(METHODS[args.method], pair.student, pair.teacher, options.settings, tokenizer)
+    method = choose_method(args.method, options.objective)
+    module = build_module(method, pair.student, pair.teacher, options.settings, tokenizer)
     return Prepared(
         tokenizer,
         partial(trainer_of(options, pair, tokenizer), module=module),
-        [*lines, *pair.lines, f"method   {METHODS[args.method].title}"],
+        [*lines, *pair.lines, f"method   {method.title}"],
+        options.objective,
         pair.student if args.save_initial_student else None,
     )
 
@@ -170,8 +195,8 @@ def load_pair(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> Pair
         UserError: if one of them can't be loaded or made, or they don't belong together.
     """
     args = options.args
-    teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code)
-    student, lines = make_student(args, teacher, tokenizer, options.config.seed, options.settings.needs_mlm_head)
+    teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, options.objective)
+    student, lines = make_student(args, teacher, tokenizer, options.config.seed, options.settings.student_head)
     return Pair(teacher, student, lines)
 
 
@@ -190,9 +215,9 @@ def trainer_of(
 
 
 def make_student(
-    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int, mlm_head: bool
+    args: DistillArguments, teacher: Teacher, tokenizer: PreTrainedTokenizerBase, seed: int, head: Objective | None
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The student that the options ask for, with or without an MLM head.
+    """The student that the options ask for, with a head or without one.
 
     Returns:
         The student, and lines that say what it and the teacher are, and how it starts.
@@ -214,7 +239,7 @@ def make_student(
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
     set_seed(seed)
-    student = build_student(args.student, teacher.config, sizes, pretrained, mlm_head, args.trust_remote_code)
+    student = build_student(args.student, teacher.config, sizes, pretrained, head, args.trust_remote_code)
     if pretrained:
         start = "its own weights"
     elif args.student_init == "random":

@@ -26,7 +26,7 @@ def on_fabricated_rows(
     Raises:
         UserError: for settings that can't be trained with.
     """
-    row = {"input_ids": [tokenizer.cls_token_id, tokenizer.sep_token_id]}
+    row = {"input_ids": tokenizer.all_special_ids[:1] * 2}
     config = copy.copy(config)
     with TemporaryDirectory() as scratch:
         config.output_dir, config.push_to_hub = scratch, False

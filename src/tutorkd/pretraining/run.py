@@ -11,6 +11,7 @@ from tutorkd.config import PretrainingConfig
 from tutorkd.files import written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
+from tutorkd.objective import Objective
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.plan import plan
 from tutorkd.pretraining.training import ready_trainer, saving, train
@@ -26,6 +27,7 @@ class Prepared(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     make: Callable[..., MaskedRowsTrainer]  # of args, train_dataset and eval_dataset
     lines: list[str]  # what is said of it
+    objective: Objective
     initial_student: PreTrainedModel | None = None  # to be saved as it starts
 
 
@@ -65,7 +67,7 @@ def run_training(
         if dry_run:
             print(plan(arguments, prepared.make, prepared.tokenizer, text, config))
             return folder.path
-        corpus = text.load(prepared.tokenizer)
+        corpus = text.load(prepared.tokenizer, prepared.objective)
         print("\n".join(text.described(corpus)))
         folder.check_contents(corpus.digest)
         if folder.finished:

@@ -1,0 +1,74 @@
+"""Text corrupted for masked language modelling."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.batch import Batch
+
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
+
+
+class MaskingCollator:
+    """Rows to a ``Batch``: padded, with X^M beside X, and counted.
+
+    Each ordinary token is chosen with ``probability``; of the chosen, 80 % become [MASK], 10 % a random ordinary
+    token, 10 % stay (Devlin et al. 2019, section 3.1). Special tokens are neither chosen nor put in.
+
+    Attributes:
+        full: rows of a batch whose number of positions is filled up to one that hardly any batch goes beyond, where no
+            row is padded, so that all such batches have one shape; by default none is.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
+        self.probability, self.seed = probability, seed
+        self.full: int | None = None
+        self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
+        self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+        self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        shape = (len(rows), int(lengths.max()))
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        # Not chosen, unless drawn below.
+        choice, action, token = np.ones(shape), np.ones(shape), np.zeros(shape)
+        for i, row in enumerate(rows):
+            n = lengths[i]
+            input_ids[i, :n] = row["input_ids"]
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
+            choice[i, :n], action[i, :n], token[i, :n] = generator.random((3, n))
+        real = np.arange(shape[1]) < lengths[:, None]
+        chosen = (choice < self.probability) & real & ~np.isin(input_ids, self.special_ids)
+        random_ids = self.ordinary_ids[(token * len(self.ordinary_ids)).astype(np.int64)]
+        corrupted_ids = np.where(chosen & (action < MASK_SHARE), self.mask_id, input_ids)
+        put_random = chosen & (action >= MASK_SHARE) & (action < MASK_SHARE + RANDOM_SHARE)
+        corrupted_ids = np.where(put_random, random_ids, corrupted_ids)
+        positions, whole = np.flatnonzero(chosen), bool(real.all())
+        fillers = None
+        if whole and len(rows) == self.full and len(positions) < chosen.size:
+            # The first token that isn't masked, which whatever is written there leaves as it is.
+            missing = max(self._most_positions(*shape) - len(positions), 0)
+            fillers = torch.full((missing,), int(np.argmin(chosen)))
+        return Batch.counted(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(corrupted_ids),
+            torch.from_numpy(positions),
+            None if whole else torch.from_numpy(real.astype(np.int64)),
+            fillers,
+        )
+
+    def is_full(self, batch: Batch) -> bool:
+        """Whether a batch has the shape that batches are filled up to."""
+        rows, length, positions = batch.shape
+        return batch.attention_mask is None and rows == self.full and positions == self._most_positions(rows, length)
+
+    def _most_positions(self, rows: int, length: int) -> int:
+        """What one batch of 30,000 goes beyond: the mean number of masked positions and four standard deviations."""
+        tokens = rows * length
+        most = tokens * self.probability + 4 * math.sqrt(tokens * self.probability * (1 - self.probability))
+        return min(math.ceil(most / 8) * 8, tokens)  # tensor cores take eights

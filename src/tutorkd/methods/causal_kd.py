@@ -1,0 +1,134 @@
+"""KD of causal models: the student's next-token distributions are drawn to the teacher's at all positions.
+
+    L = mean over positions s of D(p_T(. | y_<s), q_S(. | y_<s))
+
+D is one of the divergences of ``tutorkd.divergence``. The rows y are the text (word-level KD) or, in a share of them,
+what the student goes on to write from the first half of the row, as on-policy GKD has it: it is then corrected where
+its own text leads it.
+
+Reference: Agarwal et al., "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", ICLR
+2024, algorithm 1 (arXiv 2306.13649); no gradient flows through what is written.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tutorkd.batch import Batch
+from tutorkd.errors import UserError
+from tutorkd.functional import mean_over
+from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
+from tutorkd.methods.pair import check_vocabulary
+from tutorkd.objective import CAUSAL, Objective
+from tutorkd.reader import Ask, Reader
+from tutorkd.step import StepOutput
+from tutorkd.teacher import Teacher
+
+CITATION = """\
+@inproceedings{agarwal-etal-2024-onpolicy,
+  title = {On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes},
+  author = {Agarwal, Rishabh and Vieillard, Nino and Zhou, Yongchao and Stanczyk, Piotr and Ramos, Sabela and
+            Geist, Matthieu and Bachem, Olivier},
+  booktitle = {The Twelfth International Conference on Learning Representations},
+  year = {2024}
+}"""
+
+FIGURES = (DIVERGENCE,)
+
+
+@dataclass
+class CausalKDSettings(DivergenceSettings):
+    """Constants of KD of causal models."""
+
+    student_head: ClassVar[Objective | None] = CAUSAL
+
+    on_policy_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of the rows whose second half the student writes itself (on-policy GKD), 0 to 1."},
+    )
+
+
+class CausalKD(nn.Module):
+    """The trained module: a causal language model.
+
+    Args:
+        student: body and head.
+        teacher: a ``Teacher`` of a causal language model.
+        settings: the divergence, and the share of rows that the student writes.
+
+    Raises:
+        UserError: if the vocabularies differ, or a share is out of its range.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: CausalKDSettings):
+        super().__init__()
+        check_vocabulary(student, teacher)
+        check_divergence(settings)
+        if not 0 <= settings.on_policy_share <= 1:
+            raise UserError(f"--on_policy_share must be from 0 to 1, not {settings.on_policy_share:g}")
+        self.student = student
+        self.reader = Reader(student)
+        self.args = settings
+
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on rows X."""
+        rows, asked = (batch.input_ids, batch.attention_mask), Asked.of(batch, batch.input_ids)
+        taught = teacher(*rows, positions=asked.positions)
+        learned = self.reader(*rows, Ask(logits=False), asked.positions)
+        divergences, _ = compare(self.reader, learned.features, taught.logits, self.args)
+        loss = mean_over((divergences * asked.weights).sum(), asked.weights.sum(), batch.counts.predicted)
+        return StepOutput(loss, {DIVERGENCE.name: loss.detach()})
+
+
+@torch.no_grad()
+def own_text(module: CausalKD, batch: Batch) -> Batch:
+    """The batch with the student's own continuations in a share of its rows, each row by chance.
+
+    It writes from the first half of a row to the row's end, at temperature 1, over the end of a document too, as rows
+    are packed. A row with padding stays as it is.
+    """
+    share, length = module.args.on_policy_share, batch.input_ids.shape[1]
+    if not share:
+        return batch
+    whole = batch.mask.bool().all(-1)
+    chosen = (torch.rand(len(whole), device=whole.device) < share) & whole
+    if not chosen.any():
+        return batch
+    input_ids = batch.input_ids.clone()
+    input_ids[chosen] = _continued(module.student, input_ids[chosen], length // 2)
+    return batch._replace(input_ids=input_ids, corrupted_ids=input_ids)
+
+
+def _continued(student: PreTrainedModel, rows: Tensor, kept: int) -> Tensor:
+    """Rows (n, L) of which all but the first tokens are the student's own."""
+    training = student.training
+    student.eval()
+    try:
+        return student.generate(  # type: ignore[operator]
+            input_ids=rows[:, :kept],
+            attention_mask=torch.ones_like(rows[:, :kept]),
+            max_length=rows.shape[1],
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=-1,  # no token: rows are as long as they were
+            pad_token_id=0,
+        )
+    finally:
+        student.train(training)
+
+
+def check_divergence(settings: DivergenceSettings) -> None:
+    """Refuse a mixture that isn't one.
+
+    Raises:
+        UserError: naming its range.
+    """
+    if not 0 <= settings.skew < 1:
+        raise UserError(f"--skew must be from 0 to below 1, not {settings.skew:g}")

@@ -1,0 +1,237 @@
+"""Tutor-KD for causal language models: one training step from top to bottom.
+
+The paper (Kim et al., EMNLP 2022; see ``tutorkd.methods.tutor_kd``) stops at masked models. In a causal model T a
+replaced token changes only what comes after it, so rewards look ahead over a window w (``tutorkd.functional``):
+
+1. T reads X: log p_T(x_s | x_<s), hidden states. Positions M, with at least w tokens between them.
+2. x'_t ~ pi(. | x_<t) for t in M gives X'; the tutor pi is a head on T's last hidden states.
+3. T reads X'. 4. The student S reads X'.
+5. R_T,t: how much easier the text behind t has become for T; R_S,t: how far S is from T there. The policy gradient
+   subtracts the mean of the others' rewards; L_kl holds pi near p_T(. | x_<t).
+
+    L = L_div + w_mod L_mod + w_hid L_hid + w_att L_att + w_pol L_pol + w_kl L_kl
+
+L_div is the mean over all positions of X' of a divergence of S from T. L_mod asks S's state at t for the modified logit
+a_t = min(1, p_T(x'_t | x_<t) / p_T(x_t | x_<t)), in the mean over M. L_hid and L_att are the encoder's; all three are
+off by default.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd import functional
+from tutorkd.batch import Batch
+from tutorkd.capture import prepare_for_capture
+from tutorkd.errors import UserError
+from tutorkd.methods.causal_kd import check_divergence
+from tutorkd.methods.internal import (
+    ATTENTION_SCORE,
+    HIDDEN_STATE,
+    Projection,
+    matched_layers,
+    summed_attention_score_loss,
+    summed_hidden_state_loss,
+)
+from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
+from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
+from tutorkd.methods.pair import check_heads, check_vocabulary
+from tutorkd.methods.tutor import (
+    PLAUSIBILITY,
+    POLICY,
+    REWARD_STUDENT,
+    REWARD_TEACHER,
+    SHARE_ORIGINAL,
+    SHARE_RATIO_1,
+    TUTOR_ENTROPY,
+    Action,
+    TutorSettings,
+    act,
+    make_tutor,
+    not_text,
+    tutor_figures,
+    tutor_losses,
+)
+from tutorkd.objective import CAUSAL, Objective
+from tutorkd.reader import Ask, Reader, Reading
+from tutorkd.step import StepOutput, at_positions, spread
+from tutorkd.teacher import Teacher
+
+FIGURES = (
+    *(DIVERGENCE, MODIFIED_LOGIT, HIDDEN_STATE, ATTENTION_SCORE, POLICY, PLAUSIBILITY),
+    *(REWARD_TEACHER, REWARD_STUDENT, SHARE_ORIGINAL, SHARE_RATIO_1, TUTOR_ENTROPY),
+)
+
+
+@dataclass
+class CausalTutorKDSettings(TutorSettings, DivergenceSettings):
+    """Constants of Tutor-KD for causal models, which have no source but ours."""
+
+    _argument_group_name = "method: Tutor-KD"
+    student_head: ClassVar[Objective | None] = CAUSAL
+
+    window: int = field(
+        default=8, metadata={"help": "Tokens behind a replaced one that rewards look at, and least tokens between two."}
+    )
+    replaced_share: float = field(
+        default=0.05, metadata={"help": "Share of the tokens that the tutor replaces; at most 1 / (window + 1)."}
+    )
+    divergence_weight: float = field(default=1.0, metadata={"help": "Weight of L_div."})
+    modified_logit_weight: float = field(default=0.0, metadata={"help": "Weight of L_mod; 0 turns it off."})
+    hidden_state_weight: float = field(default=0.0, metadata={"help": "Weight of L_hid; 0 turns it off."})
+    attention_score_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
+    )
+
+
+class CausalLesson(NamedTuple):
+    """What one batch went through."""
+
+    teacher_logits: Tensor  # (k, V), about the positions M, reading X
+    action: Action  # the tutor's
+    ratio: Tensor  # (k,), a_t
+    reward_teacher: Tensor  # (k,)
+    reward_student: Tensor  # (k,)
+    asked: Asked  # of X'
+    divergences: Tensor  # (P,), of S from T, reading X'
+    taught: Reading  # the teacher's, reading X'
+    learned: Reading  # the student's, reading X'
+
+
+class CausalTutorKD(nn.Module):
+    """The trained module: student and tutor's head, and what the other losses need.
+
+    Args:
+        student: a causal language model.
+        teacher: a ``Teacher`` of one.
+        forbidden_ids: token ids that are never drawn: special tokens, and ids beyond the tokenizer's.
+        settings: weights of the losses, window, sampling, the tutor's start.
+
+    Raises:
+        UserError: if the pair can't be trained together (vocabularies, heads), or a setting is out of its range.
+    """
+
+    forbidden_ids: Tensor
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: Teacher, forbidden_ids: list[int], settings: CausalTutorKDSettings
+    ):
+        super().__init__()
+        check_vocabulary(student, teacher)
+        check_divergence(settings)
+        if settings.window < 1:
+            raise UserError(f"--window must be 1 or more tokens, not {settings.window}")
+        if not 0 < settings.replaced_share <= 1 / (settings.window + 1):
+            raise UserError(
+                f"--replaced_share must be above 0 and at most 1 / (window + 1) = {1 / (settings.window + 1):.3g}, not "
+                f"{settings.replaced_share:g}"
+            )
+        hidden, scores = settings.hidden_state_weight != 0, settings.attention_score_weight != 0
+        check_heads(student, teacher, settings.attention_score_weight)
+        if scores:
+            teacher.prepare_for_capture()
+            prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
+        self.student = student
+        self.reader = Reader(student)
+        self.args = settings
+        self.tutor = make_tutor(teacher, forbidden_ids, settings)
+        learned, taught = matched_layers(student, teacher, hidden, scores)
+        if settings.modified_logit_weight:
+            self.modified_logit_head = ModifiedLogitHead(student)
+            learned = learned._replace(hidden=learned.hidden or [student.config.num_hidden_layers])  # the head reads it
+        self.asked_of_student, self.asked_of_teacher = learned._replace(logits=False), taught
+        if hidden:
+            self.projection = Projection(student, teacher)
+        self.register_buffer("forbidden_ids", torch.tensor(forbidden_ids, dtype=torch.long), persistent=False)
+
+    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
+        """One step on X and M."""
+        c, mask, weights = self.args, batch.mask, batch.position_weights
+        masked, real, pairs, predicted = batch.counts
+        lesson = self.teach(batch, teacher)
+        learned, taught, asked = lesson.learned, lesson.taught, lesson.asked
+
+        # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
+        total = (lesson.divergences * asked.weights).sum()
+        losses = {DIVERGENCE.name: functional.mean_over(total, asked.weights.sum(), predicted)}
+        if c.modified_logit_weight:
+            state = at_positions(learned.hidden[-1], batch.masked_positions)
+            answers = self.modified_logit_head(state)
+            row = answers.unsqueeze(0), lesson.ratio.unsqueeze(0), weights.unsqueeze(0)
+            losses[MODIFIED_LOGIT.name] = functional.modified_logit_loss(*row, masked)
+        if c.hidden_state_weight:
+            losses[HIDDEN_STATE.name] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
+        if c.attention_score_weight:
+            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
+        rewards = lesson.reward_teacher, lesson.reward_student
+        losses |= tutor_losses(
+            c, lesson.action, lesson.teacher_logits, self.forbidden_ids, *rewards, True, masked, weights
+        )
+        coefficients = {
+            DIVERGENCE.name: c.divergence_weight,
+            MODIFIED_LOGIT.name: c.modified_logit_weight,
+            HIDDEN_STATE.name: c.hidden_state_weight,
+            ATTENTION_SCORE.name: c.attention_score_weight,
+            POLICY.name: c.policy_weight,
+            PLAUSIBILITY.name: c.plausibility_weight,
+        }
+        loss = torch.stack([coefficients[name] * value for name, value in losses.items()]).sum()
+        means = tutor_figures(lesson.action, batch.original_ids, lesson.ratio, *rewards, masked, weights)
+        return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
+
+    def teach(self, batch: Batch, teacher: Teacher) -> CausalLesson:
+        """The reading and writing part of a step, up to the rewards."""
+        mask, original_ids, positions = batch.attention_mask, batch.original_ids, batch.masked_positions
+        asked = Asked.of(batch, batch.input_ids)
+        length = batch.input_ids.shape[1]
+
+        # 1. The teacher reads X.
+        clean = teacher(batch.input_ids, mask, self.asked_of_teacher if self.args.tutor == "none" else Ask(), asked[0])
+        easy = functional.token_log_probability(clean.logits, asked.ids)
+        among = positions - positions // length - 1  # the place of M among the positions that were asked about
+        teacher_logits = clean.logits[among]
+
+        # 2. The tutor replaces tokens, which gives X'.
+        action = act(self.args, self.tutor, clean.features[among], teacher_logits, self.forbidden_ids, original_ids)
+        replaced_ids = torch.where(batch.position_weights > 0, action.replaced_ids, original_ids)
+        tutored_ids = batch.with_tokens(replaced_ids)
+
+        # 3. The teacher reads X', unless that is X.
+        taught = clean
+        if self.args.tutor != "none":
+            del clean  # its logits are as large as those that follow
+            taught = teacher(tutored_ids, mask, self.asked_of_teacher, asked.positions)
+
+        # 4. The student reads X'.
+        tutored = Asked.of(batch, tutored_ids)
+        learned = self.reader(tutored_ids, mask, self.asked_of_student, asked.positions)
+        divergences, distances = compare(self.reader, learned.features, taught.logits, self.args)
+
+        easier = functional.token_log_probability(taught.logits, tutored.ids)
+        counted = spread(tutored.weights, tutored.positions, like=batch.input_ids, elsewhere=0.0)
+        easier, easy, distances = (
+            spread(each, tutored.positions, like=batch.input_ids, elsewhere=0.0) for each in (easier, easy, distances)
+        )
+        ahead = counted, positions, self.args.window
+        return CausalLesson(
+            teacher_logits,
+            action._replace(replaced_ids=replaced_ids),
+            functional.modified_logit_target(teacher_logits, original_ids, replaced_ids),
+            functional.lookahead_teacher_reward(easier, easy, *ahead),
+            functional.lookahead_student_reward(distances, *ahead),
+            tutored,
+            divergences,
+            taught,
+            learned,
+        )
+
+
+def build(
+    student: PreTrainedModel, teacher: Teacher, settings: CausalTutorKDSettings, tokenizer: PreTrainedTokenizerBase
+) -> CausalTutorKD:
+    """A ``CausalTutorKD`` whose tutor draws tokens of text alone."""
+    return CausalTutorKD(student, teacher, not_text(tokenizer, teacher), settings)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from commands import complete, environment, lines_of, save, save_corpus
+from commands import complete, lines_of, save, save_corpus
+from launch import assert_equal_to_rounding, run_on, start
 from safetensors.torch import load_file
 
 TRAINER = """
@@ -168,49 +167,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def _start(
-    processes: int, script: str, folder: Path, *arguments: str, restarts: int = 0
-) -> subprocess.CompletedProcess:
-    file = folder / "run.py"
-    file.write_text(script, encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--max_restarts", str(restarts)]
-    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(file), *arguments],
-        # Without the last, torch keeps the addresses of dead processes, for which those that it starts anew may wait.
-        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def _run(processes: int, script: str, folder: Path, *arguments: str) -> None:
-    done = _start(processes, script, folder, *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def _assert_equal_to_rounding(one: Path, other: Path) -> None:
-    """What two runs saved, and their logs."""
-    for name in ("model.safetensors", "training_heads.safetensors"):
-        tensors, others = load_file(one / name), load_file(other / name)
-        assert tensors.keys() == others.keys()
-        for key in tensors:
-            torch.testing.assert_close(tensors[key], others[key], atol=2e-5, rtol=1e-3, msg=key)
-    logs = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (one, other)]
-    for a, b in zip(*logs, strict=True):
-        for key in a.keys() & b.keys():
-            if key.startswith(("loss", "reward", "share", "tutor", "grad_norm")):
-                assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> tuple[Path, dict[int, list[dict]]]:
     """Runs of one, two and four processes, each but the first going on from the one before too; what each rank saw."""
     folder = tmp_path_factory.mktemp("shared")
     ranks: dict[int, list[dict[str, Any]]] = {}
     for processes, began in ((4, "nothing"), (1, "whole-4"), (2, "whole-1")):
-        _run(processes, SHARED, folder, str(folder), began)
+        run_on(processes, SHARED, folder, str(folder), began)
         files = [folder / f"seen-{processes}-{rank}.json" for rank in range(processes)]
         ranks[processes] = [json.loads(file.read_text()) for file in files]
     return folder, ranks
@@ -238,7 +201,7 @@ def test_steps_read_the_same_rows_and_masks_whatever_the_number_of_processes(sha
 def test_runs_of_one_two_and_four_processes_are_equal_to_rounding(shared):
     folder, _ = shared
     for processes in (2, 4):
-        _assert_equal_to_rounding(folder / "whole-1", folder / f"whole-{processes}")
+        assert_equal_to_rounding(folder / "whole-1", folder / f"whole-{processes}")
 
 
 def test_a_run_goes_on_with_another_number_of_processes_within_an_epoch(shared):
@@ -246,7 +209,7 @@ def test_a_run_goes_on_with_another_number_of_processes_within_an_epoch(shared):
     for processes in (1, 2):
         resumed = _rows(ranks[processes], "resumed")
         assert resumed == {step: rows for step, rows in _rows(ranks[1], "whole").items() if step >= "4"}
-        _assert_equal_to_rounding(folder / "whole-1", folder / f"resumed-{processes}")
+        assert_equal_to_rounding(folder / "whole-1", folder / f"resumed-{processes}")
 
 
 def test_another_number_of_processes_draws_anew_from_the_seed_and_the_step(shared):
@@ -259,16 +222,16 @@ def test_another_number_of_processes_draws_anew_from_the_seed_and_the_step(share
 
 
 def test_two_compiled_processes_equal_one_with_twice_the_rows(tmp_path):
-    _run(1, COMPILED, tmp_path, str(tmp_path / "one"), "8")
-    _run(2, COMPILED, tmp_path, str(tmp_path / "two"), "4")
-    _assert_equal_to_rounding(tmp_path / "one", tmp_path / "two")
+    run_on(1, COMPILED, tmp_path, str(tmp_path / "one"), "8")
+    run_on(2, COMPILED, tmp_path, str(tmp_path / "two"), "4")
+    assert_equal_to_rounding(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> tuple[Path, list[dict]]:
     """A run of two processes never stopped, one that goes on from its step 8, one that is stopped; what each saw."""
     folder = tmp_path_factory.mktemp("interrupted")
-    _run(2, INTERRUPTED, folder, str(folder))
+    run_on(2, INTERRUPTED, folder, str(folder))
     return folder, [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -340,7 +303,7 @@ def _distill(place: Path, out: str, *more: str) -> list[str]:
     ],
 )
 def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(place, capfd, what, told):
-    done = _start(2, FAILING, place, what, *_distill(place, what))
+    done = start(2, FAILING, place, what, *_distill(place, what))
     (died,) = re.findall(r"^at (\S+)$", done.stderr, re.MULTILINE)
     assert time.time() - float(died) < 60
     assert done.returncode == 1
@@ -351,20 +314,20 @@ def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(pl
     printed = capfd.readouterr().out
     assert "a step keeps its rows, in 2 batches of 2 a process" in printed
     assert f"going on from {place / what}/checkpoint-4" in printed
-    _assert_equal_to_rounding(place / "whole", place / what)
+    assert_equal_to_rounding(place / "whole", place / what)
 
 
 def test_torchrun_starts_a_run_again_that_goes_on_from_its_last_checkpoint(place):
-    done = _start(2, FAILING, place, "killed", *_distill(place, "restarted"), restarts=1)
+    done = start(2, FAILING, place, "killed", *_distill(place, "restarted"), restarts=1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("going on from") == 1
     assert f"going on from {place}/restarted/checkpoint-4" in done.stdout
     assert "done     4 of 8 steps in" in done.stdout
-    _assert_equal_to_rounding(place / "whole", place / "restarted")
+    assert_equal_to_rounding(place / "whole", place / "restarted")
 
 
 def test_rows_of_a_step_that_the_processes_can_t_share_are_refused_by_each_in_one_line(place):
-    done = _start(3, FAILING, place, "killed", *_distill(place, "whole"))
+    done = start(3, FAILING, place, "killed", *_distill(place, "whole"))
     assert done.returncode == 1
     refused = [line for line in lines_of(done.stderr) if line.startswith("tutorkd: error: ")]
     assert refused

@@ -1,6 +1,7 @@
 """A run that was stopped and goes on equals one never stopped; and what else may not change a run's result."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -260,3 +261,17 @@ def _streamed(root: Path) -> Path:
     if not (root / "streamed").exists():
         complete(*distill(root, root / "streamed", "--streaming"))
     return root / "streamed"
+
+
+def test_of_several_workers_a_stream_gets_one(root, tmp_path, monkeypatch, capfd):
+    working = []
+    compute_loss = MaskedRowsTrainer.compute_loss
+
+    def counting(*args, **kwargs):
+        working.append(len(multiprocessing.active_children()))
+        return compute_loss(*args, **kwargs)
+
+    monkeypatch.setattr(MaskedRowsTrainer, "compute_loss", counting)
+    complete(*distill(root, tmp_path / "out", "--streaming", "--dataloader_num_workers", "3", "--max_steps", "2"))
+    assert working == [1] * 4
+    assert "a stream is read by one data loader worker; of 3 the others aren't started" in capfd.readouterr().out

@@ -80,6 +80,8 @@ class MaskedRowsTrainer(SavingTrainer):
             raise UserError("there are no rows to train on: train_dataset is empty")
         if args.eval_strategy != "no" and eval_dataset is None:
             raise UserError("there are no held-out rows to look at: pass eval_dataset, or set eval_strategy to no")
+        if not hasattr(train_dataset, "__len__"):  # a stream has one order, in which one worker alone can read it
+            args.dataloader_num_workers = min(args.dataloader_num_workers or 0, 1)
         module.float()  # 16 bits round AdamW's steps away; what is saved is what was trained
         if args.gradient_checkpointing:
             prepare_for_checkpointing(module, model, args)

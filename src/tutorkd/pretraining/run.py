@@ -74,7 +74,10 @@ def run_training(
             if config.should_save:
                 folder.claim()  # notes where the same text is now
             return _told_finished(folder)
+        workers = config.dataloader_num_workers
         ready = ready_trainer(prepared.make, config, corpus.train, corpus.heldout)
+        if config.dataloader_num_workers != workers:
+            print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
         if config.should_save:  # one process alone
             folder.claim()
             if prepared.initial_student is not None and not folder.checkpoint:

@@ -147,7 +147,7 @@ stopped.accelerator.end_training()
 
 # The command, of whose second process in its sixth step, at its first start, something becomes.
 FAILING = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from tutorkd.cli.main import main
 from tutorkd.masked_rows import MaskedRowsTrainer
 
@@ -159,6 +159,10 @@ def training_step(trainer, *args, **kwargs):
         print("\\nat", time.time(), file=sys.stderr, flush=True)
         if what == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "worker":
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+            time.sleep(60)  # torch raises an error within it
         raise RuntimeError("the second process has no more wishes")
     return step(trainer, *args, **kwargs)
 
@@ -279,11 +283,12 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A teacher without dropout, a text, and a run of one process that nothing disturbed."""
+    """A teacher without dropout, a text, and runs of one process that nothing disturbed, one of them of a stream."""
     place = tmp_path_factory.mktemp("failing")
     save(tiny.masked_lm(), place / "teacher")
     save_corpus(place / "corpus.txt")
     complete(*_distill(place, "whole", "--gradient_accumulation_steps", "2"))
+    complete(*_distill(place, "streamed", "--gradient_accumulation_steps", "2", "--streaming"))
     return place
 
 
@@ -296,25 +301,26 @@ def _distill(place: Path, out: str, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "told", "whole", "more"),
     [
-        ("killed", "Signal 9 (SIGKILL) received by PID"),
-        ("raises", "RuntimeError: the second process has no more wishes"),
+        ("killed", "Signal 9 (SIGKILL) received by PID", "whole", []),
+        ("raises", "RuntimeError: the second process has no more wishes", "whole", []),
+        ("worker", "is killed by signal: Killed", "streamed", ["--streaming", "--dataloader_num_workers", "2"]),
     ],
 )
-def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(place, capfd, what, told):
-    done = start(2, FAILING, place, what, *_distill(place, what))
+def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(place, capfd, what, told, whole, more):
+    done = start(2, FAILING, place, what, *_distill(place, what, *more))
     (died,) = re.findall(r"^at (\S+)$", done.stderr, re.MULTILINE)
     assert time.time() - float(died) < 60
     assert done.returncode == 1
     assert told in done.stderr
     assert not (place / what / "trainer_state.json").exists()
     capfd.readouterr()
-    complete(*_distill(place, what))
+    complete(*_distill(place, what, *more))
     printed = capfd.readouterr().out
     assert "a step keeps its rows, in 2 batches of 2 a process" in printed
     assert f"going on from {place / what}/checkpoint-4" in printed
-    assert_equal_to_rounding(place / "whole", place / what)
+    assert_equal_to_rounding(place / whole, place / what)
 
 
 def test_torchrun_starts_a_run_again_that_goes_on_from_its_last_checkpoint(place):

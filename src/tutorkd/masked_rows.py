@@ -47,7 +47,8 @@ class MaskedRowsTrainer(SavingTrainer):
             it was loaded from is in 16 bits.
         model: the part of ``module`` that is saved as a plain transformers model.
         args: ``PretrainingConfig``.
-        train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``.
+        train_dataset: rows of token ids in a column ``input_ids``, such as ``prepare_corpus(...).train``. For a stream,
+            ``args.dataloader_num_workers`` is brought down to 1.
         eval_dataset: likewise, held out.
         processing_class: the tokenizer.
         stage: what the progress bar calls this.

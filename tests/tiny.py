@@ -108,10 +108,10 @@ def causal_config(family: str, **changes) -> PretrainedConfig:
         "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
         "mistral": {"num_key_value_heads": 2, "sliding_window": 8},
     }[family]
-    sizes = {"max_position_embeddings": 64} | SIZES | ends | extra | changes
+    sizes = {"vocab_size": CAUSAL_VOCABULARY, "max_position_embeddings": 64} | SIZES | ends | extra | changes
     if family == "gpt2":
         sizes["n_inner"] = sizes.pop("intermediate_size")
-    return CAUSAL_FAMILIES[family](vocab_size=CAUSAL_VOCABULARY, **sizes)
+    return CAUSAL_FAMILIES[family](**sizes)
 
 
 def tiny_causal(family: str = "llama", seed: int = 0, **changes) -> PreTrainedModel:

@@ -49,14 +49,16 @@ def milliseconds_per_sentence(
     return milliseconds_a_call(answer, sentences)
 
 
-def milliseconds_a_call(answer: Callable[[Item], object], items: Sequence[Item]) -> Milliseconds:
-    """Time to answer for one item at a time, behind some answers to warm up that don't count."""
+def milliseconds_a_call(
+    answer: Callable[[Item], object], items: Sequence[Item], warm_up: int = _WARM_UP
+) -> Milliseconds:
+    """Time to answer for one item at a time, behind ``warm_up`` answers that don't count."""
     times = []
-    for item in chain(islice(cycle(items), _WARM_UP), items):
+    for item in chain(islice(cycle(items), warm_up), items):
         start = time.perf_counter()
         answer(item)
         times.append(time.perf_counter() - start)
-    median, first, third = 1000 * np.quantile(times[_WARM_UP:], [0.5, 0.25, 0.75])
+    median, first, third = 1000 * np.quantile(times[warm_up:], [0.5, 0.25, 0.75])
     return Milliseconds(float(median), float(first), float(third))
 
 

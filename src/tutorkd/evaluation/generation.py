@@ -1,0 +1,147 @@
+"""What a causal language model writes, how fast, and in how much memory."""
+
+import ctypes
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, cast
+
+import psutil
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.evaluation.heldout import NOT_SCORED, Row
+from tutorkd.hub import quiet_transformers
+
+_AT_ONCE = 16
+_WARM_UP = 1
+_SECONDS_BETWEEN_LOOKS = 0.002
+
+
+class Speed(NamedTuple):
+    """Tokens a second, over prompts: half of them lie between the quartiles."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+
+def continue_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    seed: int,
+    tell: Callable[[int], object] = lambda prompts: None,
+) -> list[Row]:
+    """What a model writes behind prompts of equal length, drawn from its own distribution at temperature 1.
+
+    Args:
+        new_tokens: longest continuation; one that ends by itself is shorter, and its end counts as a token of it.
+        seed: of the draws; the process's own random numbers stay as they are.
+        tell: called with the number of prompts that were continued since.
+
+    Returns:
+        A row for each prompt, in which the continuation is scored and the prompt isn't.
+    """
+    ends = _ends(model, tokenizer)
+    # What isn't said here the checkpoint's generation_config.json would say, a cut distribution among it.
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    settings = {**sampling, "max_new_tokens": new_tokens, "eos_token_id": ends or None, "pad_token_id": 0}
+    rows = []
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for first in range(0, len(prompts), _AT_ONCE):
+            batch = prompts[first : first + _AT_ONCE]
+            for prompt, ids in zip(batch, _generate(model, batch, settings), strict=True):
+                written = ids[len(prompt) :]
+                end = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
+                written = written[: end + 1]
+                rows.append(Row([*prompt, *written[:-1]], [NOT_SCORED] * (len(prompt) - 1) + written))
+            tell(len(batch))
+    return rows
+
+
+def generation_speed(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    tell: Callable[[int], object] = lambda prompts: None,
+) -> Speed:
+    """Tokens a second that a model writes for one prompt at a time, with its cache, each time the likeliest token.
+
+    Reading the prompt counts in the time. A prompt to warm up doesn't.
+    """
+
+    def answer(prompt: list[int]) -> None:
+        _generate(model, [prompt], _greedy(new_tokens))
+        tell(1)
+
+    took = milliseconds_a_call(answer, prompts, _WARM_UP)
+    return Speed(*(1000 * new_tokens / each for each in (took.median, took.third_quartile, took.first_quartile)))
+
+
+def generation_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> int:
+    """Weights, and what writing behind one prompt takes at its peak beside them.
+
+    On a GPU the latter is what torch allocates; elsewhere it is by how much the process's resident memory grows, looked
+    at every 2 ms, with what was freed before given back to the system first where the C library can.
+    """
+    weights = sum({each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}.values())
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+        _generate(model, [prompt], _greedy(new_tokens))
+        return weights + torch.cuda.max_memory_allocated(model.device) - before
+    with suppress(OSError, AttributeError):  # another system or C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with _resident_memory() as looks:
+        _generate(model, [prompt], _greedy(new_tokens))
+    return weights + max(looks) - looks[0]
+
+
+@contextmanager
+def _resident_memory() -> Iterator[list[int]]:
+    """The process's resident memory at the beginning, during the block and at its end, in bytes."""
+    process, done = psutil.Process(), threading.Event()
+    looks = [process.memory_info().rss]
+
+    def look() -> None:
+        while not done.wait(_SECONDS_BETWEEN_LOOKS):
+            looks.append(process.memory_info().rss)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield looks
+    finally:
+        done.set()
+        thread.join()
+        looks.append(process.memory_info().rss)
+
+
+def _greedy(new_tokens: int) -> dict[str, Any]:
+    return {"do_sample": False, "max_new_tokens": new_tokens, "eos_token_id": None, "pad_token_id": 0}
+
+
+@torch.inference_mode()
+def _generate(model: PreTrainedModel, prompts: Sequence[list[int]], settings: dict[str, Any]) -> list[list[int]]:
+    """Prompts of equal length with what the model writes behind them, by these settings and no others."""
+    ids = torch.tensor(prompts, device=model.device)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(**settings)
+    try:
+        with quiet_transformers():
+            return cast(Any, model).generate(ids, attention_mask=torch.ones_like(ids)).tolist()
+    finally:
+        model.generation_config = own
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a text, by the tokenizer and by the checkpoint's settings for generation."""
+    told = getattr(model.generation_config, "eos_token_id", None)
+    ends = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
+    return sorted({end for end in ends if end is not None})

@@ -1,0 +1,121 @@
+"""Held-out text, and its rows for a causal language model, in which each token is scored once."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.data.packing import nonblank
+from tutorkd.data.sources import no_text, resolve_source
+from tutorkd.errors import UserError
+from tutorkd.hub import quiet_transformers
+
+NOT_SCORED = -100  # torch's own index for a target that doesn't count
+_DOCUMENTS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class HeldoutText:
+    """Documents without the white space around them; none is context of another."""
+
+    documents: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all documents in UTF-8."""
+        return sum(len(document.encode()) for document in self.documents)
+
+    @property
+    def sha256(self) -> str:
+        """What tells the text from others, in whatever files it is."""
+        found = hashlib.sha256()
+        for document in self.documents:
+            found.update(document.encode() + b"\0")
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a model reads and what it is asked for: the token behind each one that it reads, or NOT_SCORED."""
+
+    input_ids: list[int]
+    targets: list[int]
+
+
+def read_text(names: Sequence[str], column: str) -> HeldoutText:
+    """The documents of files, folders, globs and Hub data sets, of these the split ``validation``.
+
+    Args:
+        column: that holds the text, in files that have columns.
+
+    Raises:
+        UserError: if they can't be found or read, or one of them holds no text.
+    """
+    documents: list[str] = []
+    for name in names:
+        source = resolve_source(name, "validation")
+        before = len(documents)
+        documents += tqdm(nonblank(source.stream(column)), f"reading {name}", unit=" documents", leave=False)
+        if len(documents) == before:
+            raise no_text(name)
+    return HeldoutText(tuple(documents))
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    """The token that stands before a text: the beginning of one or, where there is none, the end of another.
+
+    Raises:
+        UserError: if the tokenizer of the model ``name`` has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise UserError(
+        f"the tokenizer of the model {name} has neither a bos_token nor an eos_token, behind which the first token of "
+        "a text would be scored; set one in its tokenizer_config.json"
+    )
+
+
+def rows_of(text: HeldoutText, tokenizer: PreTrainedTokenizerBase, start: int, max_length: int) -> list[Row]:
+    """Rows of at most ``max_length`` tokens (2 or more), each ``start`` and a piece of a document.
+
+    Pieces don't overlap. The first token of a document is scored behind ``start``, the first of any other piece at the
+    end of the row before, where it has most context. So each token is scored once, and none without context.
+    """
+    rows = []
+    for ids in _tokenized(text, tokenizer):
+        for begin in range(0, max(len(ids) - 1, 1), max_length - 1):
+            targets = [NOT_SCORED if begin else ids[0], *ids[begin + 1 : begin + max_length]]
+            inputs = [start, *ids[begin : begin + max_length - 1]]
+            rows.append(Row(inputs[: len(targets)], targets))
+    return rows
+
+
+def prompts_of(rows: Sequence[Row], count: int, length: int) -> list[list[int]]:
+    """The beginnings of rows, ``length`` tokens each, of ``count`` rows spread evenly over those that are longer.
+
+    Raises:
+        UserError: if no row is longer.
+    """
+    long = [row.input_ids for row in rows if len(row.input_ids) > length]
+    if not long:
+        longest = max(len(row.input_ids) for row in rows)
+        raise UserError(
+            f"no row of the text is longer than a prompt of {length} tokens, the longest has {longest}: give longer "
+            "text, a larger --max_length or a smaller --prompt_length"
+        )
+    chosen = np.linspace(0, len(long) - 1, min(count, len(long))).astype(int)
+    return [long[index][:length] for index in chosen]
+
+
+def _tokenized(text: HeldoutText, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    with quiet_transformers():  # which warn of documents longer than a row
+        batches = (
+            tokenizer(list(text.documents[first : first + _DOCUMENTS_AT_ONCE]), add_special_tokens=False)["input_ids"]
+            for first in range(0, len(text.documents), _DOCUMENTS_AT_ONCE)
+        )
+        yield from filter(None, chain.from_iterable(batches))

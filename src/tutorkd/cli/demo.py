@@ -165,7 +165,7 @@ def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
         UserError: for a key or value that a stage can't take.
     """
     where = {name: f"{config}, stage {name}" for name in STAGES}
-    (evaluate,) = arguments.parser().read([], settings["evaluate"], where["evaluate"])
+    (evaluate,) = arguments.encoder_parser().read([], settings["evaluate"], where["evaluate"])
     return Stages(
         read_adaptation([], settings["adapt"], where["adapt"]),
         read_distillation([], settings["distill"], where["distill"]),

@@ -1,4 +1,4 @@
-"""``tutorkd evaluate``: how good, how small and how fast encoders are on labelled text."""
+"""``tutorkd evaluate``: how good, how small and how fast models are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,22 +6,40 @@ from pathlib import Path
 from rich.console import Console
 
 from tutorkd.evaluation import evaluate_models, results_table
-from tutorkd.evaluation.arguments import CLASSIFIER, parser
+from tutorkd.evaluation.arguments import CLASSIFIER, EvaluateArguments, LanguageArguments, parser
 from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classification import evaluation_plan
+from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
+from tutorkd.evaluation.language_report import language_table
 
 
 def run(argv: Sequence[str]) -> int:
-    (args,) = parser().read(argv)
+    args, language = parser().read(argv)
+    return _causal(args, language) if are_causal(args.models, args, language) else _encoders(args)
+
+
+def _encoders(args: EvaluateArguments) -> int:
     if args.dry_run:
-        plan = evaluation_plan(args.models, args)
-        width = max(map(len, plan))
-        print("\n".join(f"{name:<{width}} {fact}" for name, fact in plan.items()))
-        return 0
+        return _tell(evaluation_plan(args.models, args))
     results = evaluate_models(args.models, args)
     Console(highlight=False).print(results_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
     if args.save_models:
         for model in args.models:
             print(f"classifier of {model}: {Path(args.output_dir) / find_checkpoint(model).slug / CLASSIFIER}")
+    return 0
+
+
+def _causal(args: EvaluateArguments, language: LanguageArguments) -> int:
+    if args.dry_run:
+        return _tell(language_plan(args.models, args, language))
+    results = evaluate_language_models(args.models, args, language)
+    Console(highlight=False).print(language_table(results, args, language))
+    print(f"written to {args.output_dir}: results.md, results.json")
+    return 0
+
+
+def _tell(plan: dict[str, str]) -> int:
+    width = max(map(len, plan))
+    print("\n".join(f"{name:<{width}} {fact}" for name, fact in plan.items()))
     return 0

@@ -132,7 +132,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         ("seeds", [str(seed) for seed in seeds]),
     ):
         _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
-    _check_keys(evaluate, evaluation.parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
+    _check_keys(evaluate, evaluation.encoder_parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
     for variant in variants:
         _check_variant(variant, common, where)
     for student in students:
@@ -147,7 +147,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
         scored = {**evaluate, "seed": seed, "output_dir": str(folder / "evaluation")}
-        (tuning,) = evaluation.parser().read([], scored, f"{where}, evaluate")
+        (tuning,) = evaluation.encoder_parser().read([], scored, f"{where}, evaluate")
         return Cell(kind, title, name, seed, folder, read_distillation([], settings, about), tuning)
 
     cells = []

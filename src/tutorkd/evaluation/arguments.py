@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from tutorkd.errors import UserError
 from tutorkd.evaluation.finetune import FineTuneArguments
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
     "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
-    "milliseconds a sentence on this machine."
+    "milliseconds a sentence on this machine. Causal language models are compared as they are: perplexity on held-out "
+    "text, distance from a teacher, speed and memory of generation, tasks of lm-eval."
 )
 CLASSIFIER = "classifier"  # folder of a fine-tuned model, in that of its result
 NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")  # a result doesn't depend on them
@@ -19,7 +21,9 @@ class EvaluateArguments(FineTuneArguments):
 
     models: list[str] = field(
         default_factory=list,
-        metadata={"help": "Encoder checkpoints to compare: paths or Hub names (one or more)."},
+        metadata={
+            "help": "Checkpoints to compare, encoders or causal language models: paths or Hub names (one or more)."
+        },
     )
     train: str = field(
         default="",
@@ -50,6 +54,52 @@ class EvaluateArguments(FineTuneArguments):
     )
 
 
+@dataclass
+class LanguageArguments:
+    """What causal language models are measured on, beside ``max_length``, ``text_column``, ``seed`` and ``bf16``."""
+
+    _argument_group_name = "causal language models"
+
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Model that the others are held against (a path or Hub name); it is evaluated, too."},
+    )
+    text: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Held-out text: a txt, jsonl, csv (also .gz, .bz2, .zst) or parquet file, a folder of them, a "
+            "glob, or the validation split of a Hub data set, name:config (one or more)."
+        },
+    )
+    prompts: int = field(default=64, metadata={"help": "Prompts out of the text that a model continues (rows)."})
+    prompt_length: int = field(default=32, metadata={"help": "Length of a prompt in tokens."})
+    new_tokens: int = field(default=64, metadata={"help": "Longest continuation of a prompt in tokens."})
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks, groups or tags of lm-eval, which is installed with tutorkd[lm-eval] (one or more)."},
+    )
+    task_path: str | None = field(
+        default=None, metadata={"help": "Folder with tasks of your own in lm-eval's yaml format (a path)."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name in ("prompts", "prompt_length", "new_tokens"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.task_path is not None and not self.tasks:
+            raise UserError("task_path says where tasks are, not which to run: name them with --tasks")
+
+
 def parser() -> OptionParser:
     """Options of ``tutorkd evaluate``."""
-    return OptionParser("evaluate", DESCRIPTION, [EvaluateArguments], {"output_dir": "tutorkd-evaluation"})
+    return _parser(EvaluateArguments, LanguageArguments)
+
+
+def encoder_parser() -> OptionParser:
+    """Those about encoders alone, for commands that evaluate what they trained."""
+    return _parser(EvaluateArguments)
+
+
+def _parser(*classes: type) -> OptionParser:
+    return OptionParser("evaluate", DESCRIPTION, classes, {"output_dir": "tutorkd-evaluation"})

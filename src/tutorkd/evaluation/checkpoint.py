@@ -1,16 +1,18 @@
-"""An encoder checkpoint on disk, and the classifier that is made of it."""
+"""A checkpoint on disk, whether it can be evaluated, and the classifier that is made of an encoder."""
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.hub import CLASSIFICATION, check_whole, load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, check_whole, files_of, load_config, load_tokenizer, loading
 from tutorkd.positions import longest_row
 
 _ROLE = "model"
@@ -31,7 +33,7 @@ class Checkpoint:
 
     Attributes:
         name: as the user gave it.
-        folder: the folder with its files.
+        folder: the folder with its files, or its one file in GGUF.
         bytes: size of the weight files on disk.
         identity: the source (absolute path or Hub name), size, and time of change (ns) or Hub revision.
     """
@@ -59,6 +61,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         UserError: if there is no such model, it can't be reached, or it has no safetensors weights.
     """
+    if files_of(name)[1]:
+        return _find_gguf(name)
     local = Path(name).is_dir()
     with loading(name, _ROLE):
         folder = Path(name).resolve() if local else Path(snapshot_download(name, allow_patterns=_FILES))
@@ -72,6 +76,18 @@ def find_checkpoint(name: str) -> Checkpoint:
     else:
         version = {"source": name, "revision": folder.name}
     return Checkpoint(name, str(folder), size, {**version, "bytes": size})
+
+
+def _find_gguf(name: str) -> Checkpoint:
+    repository, gguf = files_of(name)
+    inside = Path(gguf["gguf_file"])
+    local = Path(name).is_file()
+    with loading(name, _ROLE):
+        file = Path(name).resolve() if local else Path(hf_hub_download(repository, inside.as_posix()))
+    stat = file.stat()
+    version: dict[str, Any] = {"source": str(file) if local else name}
+    version |= {"modified_ns": stat.st_mtime_ns} if local else {"revision": file.parents[len(inside.parts) - 1].name}
+    return Checkpoint(name, str(file), stat.st_size, {**version, "bytes": stat.st_size})
 
 
 def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | None:
@@ -90,16 +106,41 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | No
         config = AutoConfig.from_pretrained(checkpoint.folder)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(f"the model {name}: transformers has no sequence classifier for {config.model_type}")
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"the model {name} embeds {config.vocab_size} tokens, but its tokenizer has {len(tokenizer)}: "
-            "give it the tokenizer that it was trained with"
-        )
+    _check_vocabulary(name, config.vocab_size, tokenizer)
     with torch.device("meta"):
         limit = longest_row(AutoModelForSequenceClassification.from_config(config))
     if limit is not None and max_length is not None and max_length > limit:
         raise UserError(f"max_length {max_length} is longer than the {limit} positions of the model {name}")
     return limit
+
+
+def check_language_model(checkpoint: Checkpoint, lengths: Mapping[str, int]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a causal language model, checked without reading weights.
+
+    Args:
+        lengths: of rows in tokens, by the setting that says so.
+
+    Raises:
+        UserError: if its tokenizer is missing or another model's, or its positions are fewer.
+    """
+    name = checkpoint.name
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=())
+    config = load_config(checkpoint.folder, _ROLE)
+    _check_vocabulary(name, config.get_text_config().vocab_size, tokenizer)
+    with torch.device("meta"):
+        limit = longest_row(AutoModelForCausalLM.from_config(config))
+    for setting, length in lengths.items():
+        if limit is not None and length > limit:
+            raise UserError(f"{setting} {length} is longer than the {limit} positions of the model {name}")
+    return tokenizer
+
+
+def _check_vocabulary(name: str, embedded: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    if len(tokenizer) > embedded:
+        raise UserError(
+            f"the model {name} embeds {embedded} tokens, but its tokenizer has {len(tokenizer)}: "
+            "give it the tokenizer that it was trained with"
+        )
 
 
 def load_classifier(

@@ -20,17 +20,15 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_che
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
+from tutorkd.evaluation.records import earlier, machine, record_of, take_up
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
-from tutorkd.files import stored_result, write_text, writing, written_whole
+from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
-from tutorkd.identity import difference
 from tutorkd.locks import held
 
-RECORD_FILE = "result.json"
 FIGURE_TYPES = get_type_hints(EvaluationResult)
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "classifier": bool, "result": FIGURE_TYPES}
 _TIMED_SENTENCES = 200
-_MACHINE = ("device", "threads")
 
 
 def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
@@ -56,14 +54,10 @@ def _evaluate(
     checkpoints: list[Checkpoint], train: Dataset, validation: Dataset, args: EvaluateArguments
 ) -> list[EvaluationResult]:
     settings, output = _settings(args, train, validation), Path(args.output_dir)
-    if args.restart:
-        for record in _records(output):
-            record.unlink()
-    else:
-        _compare(output, settings)
+    take_up(output, _RECORD_TYPES, settings, args.restart)
     results = []
     for checkpoint in checkpoints:
-        record = output / checkpoint.slug / RECORD_FILE
+        record = record_of(output, checkpoint)
         classifier = record.with_name(CLASSIFIER) if args.save_models else None
         result = _earlier(record, settings, checkpoint, args.save_models)
         if result is None:
@@ -100,11 +94,11 @@ def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str
     checkpoints, train, validation = _prepare(models, args)
     settings = _settings(args, train, validation)
     if not args.restart:
-        _compare(Path(args.output_dir), settings)
+        take_up(Path(args.output_dir), _RECORD_TYPES, settings, restart=False)
     steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
         not args.restart
-        and _earlier(Path(args.output_dir) / checkpoint.slug / RECORD_FILE, settings, checkpoint, args.save_models)
+        and _earlier(record_of(Path(args.output_dir), checkpoint), settings, checkpoint, args.save_models)
         for checkpoint in checkpoints
     ]
     return {
@@ -204,42 +198,20 @@ def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
 def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
     """All that a result depends on beside the weights; the data also by their content."""
     settings = {key: value for key, value in asdict(args).items() if key not in NOT_SETTINGS}
-    accelerator = torch.accelerator.current_accelerator()
     return {
         **settings,
         "bf16": args.uses_bfloat16(),
         "data_sha256": digest([train, validation])[:12],
-        "device": accelerator.type if accelerator else "cpu",
-        "threads": torch.get_num_threads(),  # times are comparable at equal counts only
+        **machine(),
     }
-
-
-def _records(output: Path) -> dict[Path, dict[str, Any]]:
-    """What the whole records of an output folder hold, by path."""
-    found = {path: stored_result(path, _RECORD_TYPES) for path in sorted(output.glob(f"*/{RECORD_FILE}"))}
-    return {path: content for path, content in found.items() if content is not None}
-
-
-def _compare(output: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that holds results of other settings or data."""
-    for content in _records(output).values():
-        there, now = (
-            {key: value for key, value in each.items() if key not in _MACHINE}
-            for each in (content["settings"], settings)
-        )
-        if found := difference(there, now):
-            raise UserError(
-                f"{output} holds another run ({found}); choose another --output_dir, or --restart to throw "
-                "its results away"
-            )
 
 
 def _earlier(
     record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
 ) -> EvaluationResult | None:
     """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
-    content = stored_result(record, _RECORD_TYPES)
-    if content is None or content["weights"] != checkpoint.identity or difference(content["settings"], settings):
+    content = earlier(record, _RECORD_TYPES, settings, checkpoint)
+    if content is None:
         return None
     if with_classifier and not (content["classifier"] and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
         return None

@@ -59,7 +59,7 @@ def read_text(names: Sequence[str], column: str) -> HeldoutText:
     for name in names:
         source = resolve_source(name, "validation")
         before = len(documents)
-        documents += tqdm(nonblank(source.stream(column)), f"reading {name}", unit=" documents", leave=False)
+        documents += tqdm(nonblank(source.stream(column)), f"reading {name}", unit=" documents")
         if len(documents) == before:
             raise no_text(name)
     return HeldoutText(tuple(documents))

@@ -1,0 +1,294 @@
+"""Comparison of causal language models as they are: on held-out text, on their own, and on tasks of lm-eval."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
+from tutorkd.evaluation.checkpoint import Checkpoint, check_language_model, find_checkpoint
+from tutorkd.evaluation.generation import continue_prompts, generation_bytes, generation_speed
+from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, rows_of, start_token
+from tutorkd.evaluation.language_report import LanguageResult, language_markdown
+from tutorkd.evaluation.likelihood import score
+from tutorkd.evaluation.records import earlier, machine, record_of, take_up
+from tutorkd.evaluation.tasks import Tasks
+from tutorkd.files import write_text
+from tutorkd.hub import load_model
+from tutorkd.kinds import kind_of_checkpoint
+from tutorkd.locks import held
+
+_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(LanguageResult)}
+_TIMED_PROMPTS = 5
+_OF_ENCODERS = ("train", "validation", "save_models")  # settings that are theirs alone
+
+
+def are_causal(models: Sequence[str], args: EvaluateArguments, language: LanguageArguments) -> bool:
+    """Whether these are causal language models; false where they are encoders, or none is given.
+
+    Raises:
+        UserError: if some are and some aren't, or an option is given that is for the other kind alone.
+    """
+    names = [*([language.teacher] if language.teacher else []), *models]
+    kinds = {name: kind_of_checkpoint(name) == "causal" for name in names} if names else {}
+    if len(set(kinds.values())) > 1:
+        one, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
+        raise UserError(
+            f"{one} is a causal language model and {other} isn't: they are measured by other figures; evaluate them "
+            "in two commands"
+        )
+    causal = any(kinds.values())
+    ours = [name for name in ("teacher", "text", "tasks") if getattr(language, name)]
+    theirs = [name for name in _OF_ENCODERS if getattr(args, name)]
+    if causal and theirs:
+        raise UserError(f"--{theirs[0]} is for encoders, and {names[0]} is a causal language model: give it --text")
+    if kinds and not causal and ours:
+        raise UserError(
+            f"--{ours[0]} is for causal language models, and {names[0]} isn't one: give it --train and --validation"
+        )
+    return causal
+
+
+@dataclass
+class _Model:
+    """A checkpoint with what it makes of the text; its weights once they are asked for."""
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    text: HeldoutText | None
+    args: EvaluateArguments
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        assert self.text
+        start = start_token(self.tokenizer, self.checkpoint.name)
+        return rows_of(self.text, self.tokenizer, start, self.args.max_length)
+
+    @cached_property
+    def weights(self) -> PreTrainedModel:
+        """Where the machine computes, in the checkpoint's number format unless ``bf16`` says another.
+
+        Raises:
+            UserError: if it isn't whole.
+        """
+        dtype = "auto" if self.args.bf16 is None else torch.bfloat16 if self.args.bf16 else torch.float32
+        model, missing = load_model(AutoModelForCausalLM, self.checkpoint.folder, "model", dtype)
+        if missing:
+            raise UserError(
+                f"the model {self.checkpoint.name} has no trained LM head ({len(missing)} weights are missing, such as "
+                f"{missing[0]})"
+            )
+        return model.eval().to(torch.accelerator.current_accelerator() or "cpu")
+
+    def why_not_compared(self, teacher: "_Model") -> str | None:
+        """What keeps its distributions from being held against a teacher's; None where nothing does."""
+        same = self.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
+        if same and (self.text is None or self.rows == teacher.rows):
+            return None
+        return "its tokens aren't the teacher's; compare bits per byte"
+
+
+@dataclass
+class _Evaluation:
+    """All that is measured, checked before the first model is loaded."""
+
+    models: list[_Model]  # the teacher first
+    teacher: _Model | None
+    text: HeldoutText | None
+    tasks: Tasks | None
+    settings: dict[str, Any]
+
+
+def evaluate_language_models(
+    models: Sequence[str], args: EvaluateArguments, language: LanguageArguments
+) -> list[LanguageResult]:
+    """Measure each model, the teacher first, and write results.json and results.md to ``args.output_dir``.
+
+    A model whose result stands there for the same weights isn't measured again; results of other text, settings or
+    teacher are refused. ``args.restart`` throws both away. On another device or number of threads, models are measured
+    anew. Whatever can be checked is checked for all models before the first one is loaded.
+
+    Raises:
+        UserError: for a model, text or task that can't be used, and for a folder that holds results of others.
+    """
+    evaluation = _prepare(models, args, language)
+    output = Path(args.output_dir)
+    with held(output):
+        take_up(output, _RECORD_TYPES, evaluation.settings, args.restart)
+        results = [_result(model, evaluation, args, language) for model in evaluation.models]
+        summary = {"settings": evaluation.settings, "results": [asdict(result) for result in results]}
+        write_text(output / "results.json", json.dumps(summary, indent=2))
+        write_text(output / "results.md", language_markdown(results, args, language))
+    return results
+
+
+def language_plan(models: Sequence[str], args: EvaluateArguments, language: LanguageArguments) -> dict[str, str]:
+    """What `evaluate_language_models` would do, after all the checks that it makes before the first model is loaded.
+
+    Raises:
+        UserError: as `evaluate_language_models`, before it loads a model.
+    """
+    evaluation = _prepare(models, args, language)
+    output = Path(args.output_dir)
+    if not args.restart:
+        take_up(output, _RECORD_TYPES, evaluation.settings, restart=False)
+    plan = {}
+    for model in evaluation.models:
+        done = not args.restart and _earlier(model, evaluation, output)
+        tokens = f", {sum(len(row.targets) for row in model.rows):,} tokens to read" if model.text else ""
+        size = f"{model.checkpoint.bytes / 1e6:.1f} MB"
+        plan[f"model {model.checkpoint.title}"] = size + tokens + (", finished" if done else "")
+    if evaluation.text:
+        plan["text"] = f"{len(evaluation.text.documents):,} documents, {evaluation.text.bytes:,} bytes"
+    if evaluation.tasks:
+        plan["tasks"] = ", ".join(evaluation.tasks.names)
+    return plan
+
+
+def _prepare(models: Sequence[str], args: EvaluateArguments, language: LanguageArguments) -> _Evaluation:
+    if not (language.text or language.tasks):
+        raise UserError("nothing to evaluate on: give held-out text with --text, or tasks of lm-eval with --tasks")
+    if args.max_length < 2:
+        raise UserError(f"max_length {args.max_length} is too short for a row: a token is scored behind another one")
+    tasks = Tasks(language.tasks, language.task_path) if language.tasks else None
+    text = read_text(language.text, args.text_column) if language.text else None
+    lengths = {
+        "max_length": args.max_length,
+        "prompt_length + new_tokens": language.prompt_length + language.new_tokens,
+    }
+    found = {
+        each.slug: each for each in map(find_checkpoint, [language.teacher, *models] if language.teacher else models)
+    }
+    ready = [
+        _Model(checkpoint, check_language_model(checkpoint, lengths if text else {}), text, args)
+        for checkpoint in found.values()
+    ]
+    for model in ready if text else []:
+        prompts_of(model.rows, 1, language.prompt_length)
+    settings = {
+        "text_sha256": text and text.sha256[:12],
+        "teacher": ready[0].checkpoint.identity if language.teacher else None,
+        "tasks": tasks and tasks.names,
+        "task_path": language.task_path and str(Path(language.task_path).resolve()),
+        **{name: getattr(args, name) for name in ("max_length", "seed", "bf16")},
+        **{name: getattr(language, name) for name in ("prompts", "prompt_length", "new_tokens")},
+        **machine(),
+    }
+    return _Evaluation(ready, ready[0] if language.teacher else None, text, tasks, settings)
+
+
+def _earlier(model: _Model, evaluation: _Evaluation, output: Path) -> LanguageResult | None:
+    content = earlier(record_of(output, model.checkpoint), _RECORD_TYPES, evaluation.settings, model.checkpoint)
+    if content is None:
+        return None
+    figures = {key: content["result"][key] for key in get_type_hints(LanguageResult)}
+    return LanguageResult(**{**figures, "name": model.checkpoint.name})
+
+
+def _result(
+    model: _Model, evaluation: _Evaluation, args: EvaluateArguments, language: LanguageArguments
+) -> LanguageResult:
+    """What an earlier run found, or else what is measured now and kept."""
+    output = Path(args.output_dir)
+    result = _earlier(model, evaluation, output)
+    record = record_of(output, model.checkpoint)
+    note = f"finished before, in {record}"
+    if result is None:
+        result = _measure(model, evaluation, args, language)
+        content = {"settings": evaluation.settings, "weights": model.checkpoint.identity, "result": asdict(result)}
+        write_text(record, json.dumps(content, indent=2))
+        note = f"measured in {result.seconds:.0f} s"
+    perplexity = "" if result.perplexity is None else f"perplexity {result.perplexity:,.2f}, "
+    tqdm.write(f"{model.checkpoint.title}: {perplexity}{note}", file=sys.stderr)
+    if result.not_compared:
+        tqdm.write(f"{model.checkpoint.title}: no KL divergence: {result.not_compared}", file=sys.stderr)
+    return result
+
+
+def _measure(
+    model: _Model, evaluation: _Evaluation, args: EvaluateArguments, language: LanguageArguments
+) -> LanguageResult:
+    start = time.perf_counter()
+    teacher = evaluation.teacher if model is not evaluation.teacher else None
+    reason = model.why_not_compared(teacher) if teacher else None
+    figures: dict[str, Any] = dict.fromkeys(get_type_hints(LanguageResult))
+    if evaluation.text:
+        figures |= _on_text(model, evaluation.text, None if reason else teacher, args, language)
+    weights = model.weights
+    figures |= {
+        "name": model.checkpoint.name,
+        "is_teacher": model is evaluation.teacher,
+        "parameters": weights.num_parameters(),
+        "bytes": model.checkpoint.bytes,
+        "number_format": str(weights.dtype).removeprefix("torch."),
+        "not_compared": reason,
+        "tasks": evaluation.tasks.run(weights, model.tokenizer, args.seed) if evaluation.tasks else {},
+        "threads": torch.get_num_threads(),
+        "device": str(weights.device),
+        "seconds": time.perf_counter() - start,
+    }
+    if model is not evaluation.teacher:
+        del model.weights  # the teacher's stay for the next one
+    return LanguageResult(**figures)
+
+
+def _on_text(
+    model: _Model,
+    text: HeldoutText,
+    teacher: _Model | None,
+    args: EvaluateArguments,
+    language: LanguageArguments,
+) -> dict[str, Any]:
+    """Figures on held-out text, on the model's own, and of generation."""
+    weights, title = model.weights, model.checkpoint.title
+    prompts = prompts_of(model.rows, language.prompts, language.prompt_length)
+    # first of all, so that nothing else has left memory to be used again
+    occupied = generation_bytes(weights, prompts[0], language.new_tokens)
+    timed = prompts[:_TIMED_PROMPTS]
+    with _bar(f"{title}: speed", len(timed) + 1, " prompts") as bar:
+        speed = generation_speed(weights, timed, language.new_tokens, bar.update)
+    with _bar(f"{title}: text", len(model.rows), " rows") as bar:
+        scores = score(weights, model.rows, teacher.weights if teacher else None, tell=bar.update)
+    figures = {
+        "documents": len(text.documents),
+        "text_bytes": text.bytes,
+        "text_tokens": int(scores.tokens.sum()),
+        "perplexity": scores.perplexity,
+        "bits_per_byte": float(scores.nats.sum()) / math.log(2) / text.bytes,
+        "tokens_per_second": speed.median,
+        "tokens_per_second_first_quartile": speed.first_quartile,
+        "tokens_per_second_third_quartile": speed.third_quartile,
+        "generation_bytes": occupied,
+    }
+    if teacher is None:
+        return figures
+    with _bar(f"{title}: own text", len(prompts), " prompts") as bar:
+        written = continue_prompts(weights, model.tokenizer, prompts, language.new_tokens, args.seed, bar.update)
+    with _bar(f"{title}: own text, read", len(written), " rows") as bar:
+        own = score(teacher.weights, written, weights, tell=bar.update)
+    error = own.divergence_standard_error
+    return {
+        **figures,
+        "divergence": scores.divergence_per_token,
+        "own_tokens": int(own.tokens.sum()),
+        "own_divergence": own.divergence_per_token,
+        "own_divergence_standard_error": None if math.isnan(error) else error,
+        "own_perplexity": own.perplexity,
+    }
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[tqdm]:
+    with tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True) as bar:
+        yield bar

@@ -1,0 +1,173 @@
+"""Figures of causal language models, and tables of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
+from tutorkd.tables import aligned
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """One model's figures; None where it wasn't measured.
+
+    Attributes:
+        name: as the user gave it.
+        is_teacher: whether the others are held against it.
+        parameters: shared ones counted once.
+        bytes: size of the checkpoint's weight files.
+        number_format: of the weights as they were computed with.
+        documents, text_bytes: of the held-out text, in UTF-8.
+        text_tokens: how many tokens the model's tokenizer makes of it.
+        perplexity: per token, exp of the mean negative log-likelihood.
+        bits_per_byte: negative log-likelihood of the text in bits, through its bytes.
+        divergence: KL(teacher || model) per token of the text, in nats.
+        own_tokens: tokens of the model's own continuations.
+        own_divergence: KL(model || teacher) per token of these, in nats.
+        own_divergence_standard_error: over prompts.
+        own_perplexity: the teacher's, of these, per token.
+        tokens_per_second: of generation, median over prompts, one at a time.
+        tokens_per_second_first_quartile, tokens_per_second_third_quartile: half of the prompts lie between the two.
+        generation_bytes: weights, and what generation takes at its peak beside them.
+        not_compared: why the model isn't held against the teacher, where one was given.
+        tasks: metrics of lm-eval by task.
+        seconds: time of the evaluation.
+    """
+
+    name: str
+    is_teacher: bool
+    parameters: int
+    bytes: int
+    number_format: str
+    documents: int | None
+    text_bytes: int | None
+    text_tokens: int | None
+    perplexity: float | None
+    bits_per_byte: float | None
+    divergence: float | None
+    own_tokens: int | None
+    own_divergence: float | None
+    own_divergence_standard_error: float | None
+    own_perplexity: float | None
+    tokens_per_second: float | None
+    tokens_per_second_first_quartile: float | None
+    tokens_per_second_third_quartile: float | None
+    generation_bytes: int | None
+    not_compared: str | None
+    tasks: dict[str, dict[str, float]]
+    threads: int
+    device: str
+    seconds: float
+
+
+def language_table(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> Table:
+    """For the terminal: a column for each model, a row for each figure that any of them has."""
+    table = Table(
+        caption=_caption(results, args, language),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("")
+    for result in results:
+        # Text, so that brackets in a name aren't read as markup.
+        table.add_column(Text(_heading(result)), justify="right", overflow="fold")
+    for label, figures in _rows(results):
+        table.add_row(Text(label), *map(Text, figures))
+    return table
+
+
+def language_markdown(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> str:
+    """The same as Markdown."""
+    rows = [[label, *figures] for label, figures in _rows(results)]
+    table = aligned(["", *map(_heading, results)], rows, words=1)
+    return f"{table}\n\n{_caption(results, args, language)}\n"
+
+
+def _heading(result: LanguageResult) -> str:
+    return f"{result.name} (teacher)" if result.is_teacher else result.name
+
+
+_FIGURES: list[tuple[str, Callable[[LanguageResult], str | None]]] = [
+    ("parameters", lambda result: f"{result.parameters / 1e6:,.1f} M"),
+    ("size on disk", lambda result: f"{result.bytes / 1e6:,.1f} MB"),
+    ("number format", lambda result: result.number_format),
+    ("tokens of the text", lambda result: _number(result.text_tokens, ",")),
+    ("perplexity per token", lambda result: _number(result.perplexity, ",.2f")),
+    ("bits per byte", lambda result: _number(result.bits_per_byte, ".4f")),
+    ("KL(teacher || model)", lambda result: _number(result.divergence, ".4f")),
+    ("KL(model || teacher), own text", lambda result: _number(result.own_divergence, ".4f", _own_error(result))),
+    ("teacher's perplexity, own text", lambda result: _number(result.own_perplexity, ",.2f")),
+    ("tokens/s", lambda result: _number(result.tokens_per_second, ".1f", _quartiles(result))),
+    ("memory of generation", lambda result: _megabytes(result.generation_bytes)),
+]
+
+
+def _rows(results: Sequence[LanguageResult]) -> Iterator[tuple[str, list[str]]]:
+    figures = list(_FIGURES)
+    names = dict.fromkeys((task, name) for result in results for task, found in result.tasks.items() for name in found)
+    for task, name in names:
+        if not _is_error(name):
+            figures.append((f"{task}: {name}", partial(_metric, task, name)))
+    for label, figure in figures:
+        found = [figure(result) for result in results]
+        if any(found):
+            yield label, [each or "-" for each in found]
+
+
+def _number(value: float | None, form: str, behind: str = "") -> str | None:
+    return None if value is None else f"{value:{form}}{behind}"
+
+
+def _own_error(result: LanguageResult) -> str:
+    return f" ± {_number(result.own_divergence_standard_error, '.4f') or '?'}"
+
+
+def _quartiles(result: LanguageResult) -> str:
+    return f" ({result.tokens_per_second_first_quartile:.1f}-{result.tokens_per_second_third_quartile:.1f})"
+
+
+def _megabytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:,.1f} MB"
+
+
+def _is_error(metric: str) -> bool:
+    return metric.split(" ")[0].endswith("_stderr")
+
+
+def _metric(task: str, name: str, result: LanguageResult) -> str | None:
+    found = result.tasks.get(task, {})
+    metric, *filtered = name.split(" ", 1)
+    error = found.get(" ".join([f"{metric}_stderr", *filtered]))
+    return _number(found.get(name), ".4f", "" if error is None else f" ± {error:.4f}")
+
+
+def _caption(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> str:
+    first = results[0]
+    said = []
+    if language.text:
+        where = "torch's on the GPU" if first.device.startswith("cuda") else "resident in the process"
+        said = [
+            f"Text: {first.documents:,} documents, {first.text_bytes:,} bytes, in rows of at most {args.max_length} "
+            "tokens, each token scored once; KL: nats a token."
+        ]
+        if language.teacher:
+            said.append(
+                f"Own text: what a model writes behind at most {language.prompts} prompts of {language.prompt_length} "
+                f"tokens, up to {language.new_tokens} tokens drawn at temperature 1 with seed {args.seed}; ± is the "
+                "standard error over prompts."
+            )
+        said.append(
+            f"tokens/s: one prompt at a time, the likeliest {language.new_tokens} tokens, median (quartiles); memory: "
+            f"weights, and the peak of generation beside them, {where}; {first.device}, threads: {first.threads}."
+        )
+    for result in results:
+        if result.not_compared:
+            said.append(f"No KL for {result.name}: {result.not_compared}.")
+    return " ".join(said) or f"Tasks of lm-eval; {first.device}."

@@ -21,7 +21,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import DataLoader
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from tutorkd.data import cached, packing, prepare_corpus, sources, stream
+from tutorkd.data import cached, packing, prepare_corpus, shards, sources, stream
 from tutorkd.data.corpus import check_corpus
 from tutorkd.data.packing import PackedWriter
 from tutorkd.errors import UserError
@@ -118,7 +118,7 @@ def test_no_token_and_no_separator_too_many_at_the_edge_of_a_row(tmp_path, prepa
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_rows_hold_the_whole_token_stream_in_order(tmp_path, prepare, request, family, monkeypatch):
     tokenizer = request.getfixturevalue(family)
-    monkeypatch.setattr(cached, "_BYTES_PER_BATCH", 300)  # many batches, as of a large corpus
+    monkeypatch.setattr(cached, "_CHARACTERS_PER_BATCH", 300)  # many batches, as of a large corpus
     packed = prepare([corpus(tmp_path / "a.jsonl")], tokenizer=tokenizer, heldout=0)
     assert rows_of(packed.train) == packed_by_hand(TEXTS, tokenizer, 16)
     assert {len(row) for row in rows_of(packed.train)[:-1]} == {16}
@@ -149,7 +149,7 @@ def test_an_id_takes_two_bytes_where_the_vocabulary_lets_it(tmp_path, prepare, l
 
 def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, monkeypatch):
     monkeypatch.setattr("tutorkd.data.packing.ROWS_PER_BATCH", 3)
-    monkeypatch.setattr(cached, "_BYTES_PER_BATCH", 300)
+    monkeypatch.setattr(cached, "_CHARACTERS_PER_BATCH", 300)
     packed = prepare([corpus(tmp_path / "a.jsonl")], heldout=0)
     assert packed.train.data.column(0).num_chunks > 2
     assert rows_of(packed.train) == packed_by_hand(TEXTS, bert, 16)
@@ -221,13 +221,6 @@ def test_held_out_documents_of_a_small_corpus(tmp_path, prepare, bert, count, sh
     assert packed.heldout.features == packed.train.features
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path, prepare):
-    path = corpus(tmp_path / "a.jsonl", [*TEXTS, None, *TEXTS])
-    parts = [prepare([path], num_proc=n, cache_dir=tmp_path / f"{n}", heldout=0.2) for n in (1, 3)]
-    assert rows_of(parts[0].train) == rows_of(parts[1].train)
-    assert rows_of(parts[0].heldout) == rows_of(parts[1].heldout)
-
-
 def test_more_processes_than_documents(tmp_path, prepare, bert):
     packed = prepare([corpus(tmp_path / "a.jsonl", ["ak", None])], num_proc=8, heldout=0)
     assert rows_of(packed.train) == packed_by_hand(["ak"], bert, 16)
@@ -246,8 +239,9 @@ def test_a_small_corpus_starts_no_process(tmp_path, prepare, monkeypatch):
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_an_interruption_stays_one_and_leaves_nothing(tmp_path, prepare, monkeypatch, num_proc):
+def test_an_interruption_stays_one_and_leaves_nothing_that_counts(tmp_path, prepare, monkeypatch, num_proc):
     parent = os.getpid()
+    monkeypatch.setattr(shards, "BYTES_PER_SHARD", 1000)
 
     def interrupt(encoder, texts):
         with suppress(FileExistsError):  # one signal, whichever process comes first
@@ -259,7 +253,7 @@ def test_an_interruption_stays_one_and_leaves_nothing(tmp_path, prepare, monkeyp
     monkeypatch.setattr(cached, "_tokenize_batch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare([corpus(tmp_path / "a.jsonl")], num_proc=num_proc)
-    assert entries(tmp_path / "cache") == []
+    assert [name[-8:] for name in entries(tmp_path / "cache")] == [".partial"]
 
 
 def test_a_second_call_reads_no_text(tmp_path, prepare):
@@ -441,8 +435,9 @@ def test_a_cache_that_cannot_be_written(tmp_path, prepare):
 def test_a_killed_run_leaves_nothing_that_counts(tmp_path, prepare, bert, monkeypatch):
     path = corpus(tmp_path / "a.jsonl")
 
-    def killed_midway(documents, heldout, encoder, max_length, folder):
-        (folder / "train.arrow").write_bytes(b"half")
+    def killed_midway(path, encoder, settings, train, heldout, progress):
+        train._file.write(b"half")
+        train._file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patched:
@@ -452,11 +447,10 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path, prepare, bert, monkey
         process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(entries(tmp_path / "cache")) == 1
-    packed = prepare([path], heldout=0)
-    assert rows_of(packed.train) == packed_by_hand(TEXTS, bert, 16)
     packed = prepare([path])
     assert not packed.corpora[0].reused
-    assert set(entries(tmp_path / "cache")) == {part.name for part in (tmp_path / "cache").glob("[!.]*")}
+    assert rows_of(packed.train) == rows_of(prepare([path], cache_dir=tmp_path / "other").train)
+    assert entries(tmp_path / "cache") == [packed.corpora[0].cache_path.name]
 
 
 def test_of_runs_at_once_one_makes_the_rows(tmp_path, prepare, bert):

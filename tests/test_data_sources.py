@@ -418,7 +418,7 @@ def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, colu
     monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: loaded)
     source = resolve_source("org/name")
     with pytest.raises(UserError, match=f"org/name: {said}"):
-        list(source.stream(column)) if streaming else source.load(column, tmp_path)
+        list(source.stream(column)) if streaming else source.shards(column)
 
 
 def test_a_stream_that_breaks_off_is_told_in_one_line(monkeypatch):

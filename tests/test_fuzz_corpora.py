@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutorkd.data.readers import read_documents
+from tutorkd.errors import UserError
 
 rows = st.lists(st.tuples(texts, values), max_size=6)
 line_ends = st.sampled_from(["\n", "\r\n"])
@@ -158,6 +159,23 @@ def test_valid_parquet_is_read_as_arrow_reads_it(read, content):
 def test_any_parquet_is_read_as_arrow_reads_it_or_refused(read, content):
     found = or_refused("a.parquet", read, "a.parquet", content)
     assert found is None or found == pq.read_table(io.BytesIO(content), columns=["text"])["text"].to_pylist()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@fuzzed(60)
+@given(data=st.data())
+def test_any_file_in_parts_is_read_as_the_whole_or_refused_alike(tmp_path, name, data):
+    def outcome(spans):
+        try:
+            return [text for span in spans for text in read_documents(tmp_path / name, "text", span) if text]
+        except UserError as error:
+            return str(error)
+
+    content = data.draw(mutated(txt_files() if name == "a.txt" else jsonl_files()))
+    (tmp_path / name).write_bytes(content)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(content)), max_size=5)))
+    spans = [range(*borders) for borders in itertools.pairwise([0, *cuts, len(content)])]
+    assert outcome(spans) == outcome([None])
 
 
 ARCHIVES = {

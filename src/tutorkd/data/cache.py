@@ -28,11 +28,11 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
     """Fill the folder `target` unless it is there; return whether it already was.
 
     `build(new, scratch)` writes into `new`, which becomes `target` by one rename when it is done; `scratch`
-    is thrown away. A lock lets one process build while others wait for its result; what a killed one left is
-    removed by the next.
+    is thrown away. A lock lets one process build while others wait for its result. What one left that was killed or
+    interrupted, in both folders, is given to the next.
 
     Raises:
-        UserError: the disk is full or the place can't be written; nothing stays behind.
+        UserError: the disk is full, or `build` raised it: nothing stays behind; or the place can't be written.
     """
     if target.exists():
         return True
@@ -42,20 +42,26 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
         with FileLock(target.with_name(f".{target.name}.lock")):
             if target.exists():
                 return True
-            shutil.rmtree(partial, ignore_errors=True)
+            new, scratch = partial / "new", partial / "scratch"
+            for folder in (new, scratch):
+                folder.mkdir(parents=True, exist_ok=True)
             try:
-                new, scratch = partial / "new", partial / "scratch"
-                new.mkdir(parents=True)
-                scratch.mkdir()
                 build(new, scratch)
-                new.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            except (UserError, OSError) as error:
+                if isinstance(error, UserError) or _no_space(error):
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+            new.rename(target)
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _no_space(error):
             raise UserError(
                 f"disk full while writing the corpus cache in {target.parent}; free some space, or move the "
                 "cache with TUTORKD_CACHE"
             ) from error
         raise UserError(f"cannot prepare the corpus cache in {target.parent}: {error.strerror or error}") from error
     return False
+
+
+def _no_space(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,7 +1,15 @@
-"""One corpus, tokenised and packed once and from then on mapped from the cache."""
+"""One corpus, tokenised and packed once and from then on mapped from the cache.
+
+Shard by shard: some processes tokenise each its shard into a file of token ids, and this process, which alone knows
+what came before, packs one such file after the other into the rows, in the order of the shards. After each it notes how
+far the rows are and removes the tokens. A row may begin in one shard and end in another, so that rows don't depend on
+where shards end; which documents are held out does, being drawn shard by shard.
+"""
 
 import json
 import os
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +22,15 @@ from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key
 from tutorkd.data.packing import Encoder, PackedWriter, nonblank, require_known
+from tutorkd.data.readers import batches
+from tutorkd.data.shards import Shard
 from tutorkd.data.sources import Source, no_text
+from tutorkd.data.workers import in_order
+from tutorkd.errors import UserError
+from tutorkd.files import flush, write_text
 
-_FORMAT = 3  # raise it when the same settings come to give other rows, or the same as another type
-_BYTES_PER_WORKER = 8 << 20  # text that keeps one process busy for seconds; below, starting it costs more
-_BYTES_PER_BATCH = 1 << 20
+_FORMAT = 4  # raise it when the same settings come to give other rows, or the same as another type
+_CHARACTERS_PER_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,34 @@ def cached_corpus(
     """Return the packed rows of a source, from the folder `cache` if they are there.
 
     Raises:
-        UserError: the source can't be read, holds no text or mostly unknown tokens, or the cache can't be written.
+        UserError: the source can't be read, holds no text or mostly unknown tokens, the cache can't be written, or a
+            process was killed.
     """
     key = cache_key({"format": _FORMAT}, source.identity(streaming=False), encoder.identity(), asdict(settings))
     folder = cache / key
-    reused = build_once(folder, partial(_build, source, encoder, settings, num_proc))
+    try:
+        reused = build_once(folder, partial(_build, source, encoder, settings, num_proc))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"corpus {source.name!r}: a process that tokenised it was killed, as happens when memory runs short; the "
+            "same command goes on with what is left, with fewer processes if given --num_proc"
+        ) from error
     counts = json.loads((folder / "corpus.json").read_text())["counts"]
     train, heldout = (Dataset.from_file(str(folder / f"{split}.arrow")) for split in ("train", "heldout"))
     return PackedPart(train, heldout, **counts, path=folder, reused=reused)
+
+
+@dataclass
+class _Progress:
+    """How far the rows of a corpus are: whole shards, and what has to be known of them to go on."""
+
+    shards: int = 0
+    documents: int = 0
+    heldout_documents: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    train: dict[str, Any] | None = None
+    heldout: dict[str, Any] | None = None
 
 
 def heldout_count(documents: int, share: float) -> int:
@@ -70,78 +102,95 @@ def heldout_count(documents: int, share: float) -> int:
 def _build(
     source: Source, encoder: Encoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
 ) -> None:
-    texts = source.load(settings.text_column, scratch)
-    documents = _tokenize(texts, encoder, num_proc, scratch / "tokens.arrow") if len(texts) else texts
-    if not len(documents):
-        raise no_text(source.name)
-    held = heldout_count(len(documents), settings.heldout)
-    chosen = np.random.default_rng(settings.seed).choice(len(documents), held, replace=False, shuffle=False)
-    counts = _pack(documents, np.sort(chosen), encoder, settings.max_length, new)
-    require_known(source.name, counts["unknown"] / counts["tokens"])
-    counts |= {"documents": len(documents), "heldout_documents": held}
+    shards = source.shards(settings.text_column)
+    note = scratch / "progress.json"
+    progress = _Progress(**json.loads(note.read_text())) if note.exists() else _Progress()
+    left = range(progress.shards, len(shards))
+    with (
+        PackedWriter.resumed(new / "train.arrow", encoder, settings.max_length, progress.train) as train,
+        PackedWriter.resumed(new / "heldout.arrow", encoder, settings.max_length, progress.heldout) as heldout,
+        _bar(shards, progress.shards) as bar,
+    ):
+        tokenize = partial(_tokenize, shards, encoder, scratch)
+        for number in in_order(tokenize, left, min(num_proc or _cpus(), len(left))):
+            tokens = _tokens(scratch, number)
+            _pack(tokens, encoder, settings, train, heldout, progress)
+            progress.train, progress.heldout = train.keep(), heldout.keep()
+            write_text(note, json.dumps(asdict(progress)))
+            tokens.unlink()
+            bar.update(shards[number].size)
+        if not progress.documents:
+            raise no_text(source.name)
+        require_known(source.name, progress.unknown / progress.tokens)
+    counts = {name: getattr(progress, name) for name in ("documents", "heldout_documents", "tokens", "unknown")}
+    counts["digest"] = cache_key({"train": train.digest, "heldout": heldout.digest})
     (new / "corpus.json").write_text(json.dumps({"source": source.name, "counts": counts}))
 
 
-def _tokenize(texts: Dataset, encoder: Encoder, num_proc: int | None, path: Path) -> Dataset:
-    if num_proc is None:
-        num_proc = min(_cpus(), texts.data.nbytes // _BYTES_PER_WORKER)
-    num_proc = min(num_proc, len(texts))
-    try:
-        return texts.with_format("arrow").map(
-            partial(_tokenize_batch, encoder),
-            batched=True,
-            batch_size=_batch_size(texts),
-            features=encoder.features,
-            cache_file_name=str(path),
-            load_from_cache_file=False,
-            new_fingerprint="tokens",  # spares hashing the tokenizer; the cache's own key has it
-            num_proc=num_proc if num_proc > 1 else None,
-            desc="Tokenizing",
-        )
-    except Exception as error:
-        # an interruption comes out of `map` as the time-out of the workers that it was waiting for
-        if error.__context__ is None or isinstance(error.__context__, Exception):
-            raise
-        raise error.__context__ from None
+def _bar(shards: Sequence[Shard], done: int) -> tqdm:
+    sizes = [shard.size for shard in shards]
+    return tqdm(total=sum(sizes), initial=sum(sizes[:done]), desc="Tokenizing", unit="B", unit_scale=True)
 
 
-def _tokenize_batch(encoder: Encoder, texts: pa.Table) -> pa.Table:
+def _tokens(scratch: Path, number: int) -> Path:
+    return scratch / f"{number}.arrow"
+
+
+def _tokenize(shards: Sequence[Shard], encoder: Encoder, scratch: Path, number: int) -> None:
+    """Write the token ids of a shard's documents, unless they are there: a list each, which a separator closes."""
+    path = _tokens(scratch, number)
+    if path.exists():
+        return
+    partial = scratch / f".{number}.{os.getpid()}"
+    schema = encoder.features.arrow_schema
+    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for texts in batches(nonblank(shards[number].read()), _CHARACTERS_PER_BATCH):
+            writer.write_batch(pa.record_batch([_tokenize_batch(encoder, texts)], schema=schema))
+    flush(partial)
+    partial.rename(path)
+
+
+def _tokenize_batch(encoder: Encoder, texts: Sequence[str]) -> pa.ListArray:
     pieces, lengths = [np.empty(0, encoder.dtype)], [0]
-    for text in nonblank(value.as_py() for value in texts["text"]):
+    for text in texts:
         if document := list(encoder(text)):
             pieces += document
             lengths.append(sum(map(len, document)))
-    offsets = np.cumsum(lengths, dtype=np.int32)
-    return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, np.concatenate(pieces))})
+    return pa.ListArray.from_arrays(np.cumsum(lengths, dtype=np.int32), np.concatenate(pieces))
 
 
-def _pack(documents: Dataset, heldout: np.ndarray, encoder: Encoder, max_length: int, folder: Path) -> dict[str, Any]:
-    """Write train.arrow and heldout.arrow; return the tokens, those unknown (no separators), and a digest."""
-    tokens = unknown = first = 0
-    with (
-        PackedWriter(pa.OSFile(str(folder / "train.arrow"), "wb"), encoder, max_length) as train_rows,
-        PackedWriter(pa.OSFile(str(folder / "heldout.arrow"), "wb"), encoder, max_length) as heldout_rows,
-        tqdm(total=len(documents), desc="Packing", unit=" documents") as bar,
-    ):
-        for table in documents.with_format("arrow").iter(_batch_size(documents)):
-            batch = table["input_ids"].combine_chunks()
-            begin, end = np.searchsorted(heldout, [first, first + len(batch)])
-            held = np.zeros(len(batch), bool)
-            held[heldout[begin:end] - first] = True
-            for rows, chosen in ((train_rows, ~held), (heldout_rows, held)):
-                ids = batch.filter(pa.array(chosen)).flatten().to_numpy()
+def _pack(
+    path: Path,
+    encoder: Encoder,
+    settings: PackSettings,
+    train: PackedWriter,
+    heldout: PackedWriter,
+    progress: _Progress,
+) -> None:
+    """Write the documents of the next shard, from its file of tokens, and count them; tokens without separators.
+
+    As many are held out as make the share right for all documents so far.
+    """
+    with pa.memory_map(str(path)) as file:
+        documents = sum(batch.num_rows for batch in pa.ipc.open_stream(file))
+    held = heldout_count(progress.documents + documents, settings.heldout) - progress.heldout_documents
+    drawn = np.random.default_rng([settings.seed, progress.shards])  # with a 0 behind it the seed is as if alone
+    is_held = np.zeros(documents, bool)
+    is_held[drawn.choice(documents, held, replace=False, shuffle=False)] = True
+    first = 0
+    with pa.OSFile(str(path)) as file:
+        for batch in pa.ipc.open_stream(file):
+            chosen = is_held[first : first + batch.num_rows]
+            for rows, part in ((train, ~chosen), (heldout, chosen)):
+                ids = batch.column(0).filter(pa.array(part)).flatten().to_numpy()
                 rows.write(ids)
-                tokens += len(ids)
-                unknown += encoder.unknown(ids)
-            first += len(batch)
-            bar.update(len(batch))
-    digest = cache_key({"train": train_rows.digest, "heldout": heldout_rows.digest})
-    return {"tokens": tokens - len(documents), "unknown": unknown, "digest": digest}
-
-
-def _batch_size(dataset: Dataset) -> int:
-    """Documents that make a batch of about a mebibyte, be they sentences or books."""
-    return max(1, _BYTES_PER_BATCH * len(dataset) // max(1, dataset.data.nbytes))
+                progress.tokens += len(ids)
+                progress.unknown += encoder.unknown(ids)
+            first += batch.num_rows
+    progress.shards += 1
+    progress.tokens -= documents
+    progress.documents += documents
+    progress.heldout_documents += held
 
 
 def _cpus() -> int:

@@ -116,9 +116,12 @@ def prepare_corpus(
     of thousands of characters, in which they may differ near the place where two parts meet).
 
     Rows are kept on disk, memory-mapped, corpus by corpus, under a key made of the data (local: path, size
-    and time of change of each file), the tokenizer and the settings: a second call reads no text. A run that
-    was killed leaves nothing that counts as finished, and of several runs that want the same rows one makes
-    them.
+    and time of change of each file), the tokenizer and the settings: a second call reads no text. They are made
+    shard by shard, a shard being some megabytes of text that one process tokenises, in memory that doesn't depend on
+    the size of the text (but a compressed or csv file is one shard, and so is a row group of parquet). Rows run on over
+    the borders of shards. Of a run that was killed the finished shards stay, and the same call goes on behind them, to
+    the same rows. Of several runs that want the same rows one makes them while the others wait, which on a file system
+    that computers share takes locks (`flock`) that work between them.
 
     Streaming reads, tokenises and packs the text during training and keeps nothing on disk. It gives up: the
     held-out share (the first `STREAM_HELDOUT_DOCUMENTS` documents are held out instead, whatever the corpus's
@@ -133,21 +136,21 @@ def prepare_corpus(
             characters is cut at a line end.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
-        text_column: the column that holds the text, for all sources but txt; in jsonl and parquet files `a.b` is the
-            column `b` inside `a`.
+        text_column: the column that holds the text, for all sources but txt; in jsonl and parquet files and Hub data
+            sets `a.b` is the column `b` inside `a`.
         weights: shares, in any unit, of the rows from each corpus. One corpus then has each of its rows once, and the
             others are repeated until they have their shares; of a stream, rows are drawn at random in these shares
             until each has been drawn once. Corpora follow one another, with weights too: it is whoever reads the rows
             that draws them in a random order, as the trainers do.
-        heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random.
-            If it isn't 0, at least one document is held out of two or more.
+        heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random from
+            each shard. If it isn't 0, at least one document is held out of two or more.
         split: the split of Hub data sets.
         revision: a branch, tag or commit of Hub data sets, one for all or a sequence of one for each source; "" is
             the main branch.
         data_files: a path or glob of the files in a Hub data set that are read, which then are its split train;
             likewise, "" being those that the data set says.
         num_proc: processes that tokenise; by default, one for each processor, and none beside this one for a
-            small corpus. It doesn't change the rows.
+            corpus of a single shard. It doesn't change the rows.
         cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
         streaming: read the text as the training goes.
         seed: decides on held-out documents, and on the order and the mix of streamed rows.
@@ -158,7 +161,7 @@ def prepare_corpus(
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
             or no text at all, or is mostly unknown to the tokenizer (more than half of the tokens; of a stream, at
-            its beginning); settings out of range; an unfit tokenizer; a full disk.
+            its beginning); settings out of range; an unfit tokenizer; a full disk; a process that tokenised was killed.
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc)

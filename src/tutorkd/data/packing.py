@@ -1,11 +1,13 @@
 """From text to token ids, and from token ids to full rows."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -192,6 +194,11 @@ class RowPacker:
         self._max_length = max_length
         self._rest = np.empty(0, self._encoder.dtype)
 
+    @property
+    def rest(self) -> list[int]:
+        """Tokens that aren't in a row yet, fewer than a row has; to be pushed first by a packer that goes on."""
+        return self._rest.tolist()
+
     def push(self, tokens: np.ndarray) -> np.ndarray:
         """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length)."""
         tokens = np.concatenate([self._rest, tokens])
@@ -218,20 +225,46 @@ class RowPacker:
 
 
 class PackedWriter:
-    """Packs documents into a new Arrow file of rows, or an Arrow buffer of them; closes it at the end."""
+    """Packs documents into a new Arrow stream of rows, in a file or a buffer; closes it at the end."""
 
-    def __init__(self, file: pa.NativeFile, encoder: Encoder, max_length: int) -> None:
+    def __init__(self, file: pa.NativeFile | BinaryIO, encoder: Encoder, max_length: int) -> None:
         self._packer = RowPacker(encoder, max_length)
         self._file = file
         self._schema = encoder.features.arrow_schema
-        self._writer = pa.ipc.new_stream(file, self._schema)
         self._waiting: list[np.ndarray] = []
         self._hash = hashlib.sha256()
+        if not file.tell():
+            file.write(self._schema.serialize())
+
+    @classmethod
+    def resumed(cls, path: Path, encoder: Encoder, max_length: int, kept: dict[str, Any] | None) -> "PackedWriter":
+        """Return a writer that goes on where another one of the same file was when it gave `kept`; `None`: anew.
+
+        What was written since is cut off.
+        """
+        file = path.open("r+b" if kept else "wb")
+        if kept is None:
+            return cls(file, encoder, max_length)
+        file.truncate(kept["bytes"])
+        file.seek(kept["bytes"])
+        writer = cls(file, encoder, max_length)
+        with pa.OSFile(str(path)) as written, pa.ipc.open_stream(written) as batches:
+            for batch in batches:
+                writer._hash.update(batch.column(0).flatten().to_numpy())
+        writer._packer.push(np.array(kept["rest"], encoder.dtype))
+        return writer
 
     @property
     def digest(self) -> str:
         """The SHA-256 of the rows, 64 hexadecimal digits, once the writer is closed."""
         return self._hash.hexdigest()
+
+    def keep(self) -> dict[str, Any]:
+        """Have all full rows on the disk, in a file; return what it takes to go on from here, JSON-able."""
+        self._write_waiting()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._file.tell(), "rest": self._packer.rest}
 
     def write(self, tokens: np.ndarray) -> None:
         """Add tokens, (n,), of which a separator closes each document."""
@@ -246,7 +279,7 @@ class PackedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file, self._writer:
+        with self._file:
             if error is None:
                 self._write_waiting()
                 self._write_rows(self._packer.flush())
@@ -261,4 +294,4 @@ class PackedWriter:
             self._hash.update(rows.data)
             offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
             column = pa.ListArray.from_arrays(offsets, rows.reshape(-1))
-            self._writer.write_batch(pa.record_batch([column], schema=self._schema))
+            self._file.write(pa.record_batch([column], schema=self._schema).serialize())

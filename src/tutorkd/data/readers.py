@@ -3,6 +3,10 @@
 The readers yield documents one by one, so that memory stays the same for any file size, and name the file and
 the place in it (line, byte, row) when something is wrong. They yield a document as it stands, also when it is
 missing (`None`) or blank: leaving those out is the consumer's task.
+
+A file may be read span by span: spans of bytes of plain txt and jsonl, of row groups of parquet. Spans that follow one
+another give what the whole file does, but for txt that has no blank line for as long as `LONGEST_TXT_DOCUMENT`: there a
+document ends at the first line end behind the border of two spans.
 """
 
 import bz2
@@ -10,7 +14,9 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -53,15 +59,24 @@ def batches(documents: Iterable[AnyDocument], characters: int) -> Iterator[list[
         yield batch
 
 
-def read_documents(path: Path, column: str) -> Iterator[Document]:
+def read_documents(path: Path, column: str, span: range | None = None) -> Iterator[Document]:
     """Yield the documents of a file of which `kind_of_file` knows the kind; `column` is unused for txt.
+
+    Args:
+        span: the part of the file to read: bytes of plain txt or jsonl, row groups of parquet; by default, all.
 
     Raises:
         UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text in a
             column of that name.
     """
+    read = READERS[kind_of_file(path) or ""]
     try:
-        yield from READERS[kind_of_file(path) or ""](path, column)
+        try:
+            yield from read(path, column, span)
+        except UserError:
+            if span and span.start:  # where that is in the file is found by reading on from its beginning
+                deque(read(path, column, range(span.stop)), maxlen=0)
+            raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
 
@@ -88,6 +103,16 @@ def require_column(where: object, column: str, columns: Iterable[str]) -> None:
     raise UserError(f"{where}: no column {column!r} among {known}{more}{hint}")
 
 
+def require_dotted(
+    where: object,
+    column: str,
+    columns: Iterable[tuple[str, Any]],
+    inside: Callable[[Any], Iterable[tuple[str, Any]]],
+) -> None:
+    """Do as `require_column` of columns that may have columns inside, of which `a.b` is the column `b` inside `a`."""
+    require_column(where, column, _dotted(columns, inside, column.count(".") + 2))
+
+
 def _dotted(
     columns: Iterable[tuple[str, Any]], inside: Callable[[Any], Iterable[tuple[str, Any]]], depth: int, prefix: str = ""
 ) -> Iterator[str]:
@@ -105,20 +130,44 @@ def not_text(where: object, column: str, kind: object) -> UserError:
     return UserError(f"{where}: column {column!r} holds {kind}, not text; choose another text column")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line with its line end, always a plain newline)."""
-    offset = 0
+def _lines(path: Path, span: range | None = None, behind_blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line with its line end, always a plain newline).
+
+    Of a span of bytes they are the lines between the two places where a span begins (see `_line_at`), the first being
+    number 1.
+    """
     with _opened(path) as file:
+        offset, end = 0, sys.maxsize
+        if span is not None:
+            offset, end = (_line_at(file, byte, behind_blank) for byte in (span.start, span.stop))
+            file.seek(offset)
+        begins_file = offset == 0
         for number, line in enumerate(file, 1):
+            if offset >= end:
+                return
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
                 place = f"byte {offset + error.start} (line {number})"
                 raise UserError(f"{path}: not UTF-8 at {place}; convert the file to UTF-8") from error
             offset += len(line)
-            if number == 1:
+            if number == 1 and begins_file:
                 text = text.removeprefix("\ufeff")
             yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
+
+
+def _line_at(file: BinaryIO, byte: int, behind_blank: bool) -> int:
+    """Where, from a byte on, a line begins or, if it isn't far, one behind a blank line; there or at the end."""
+    if byte == 0:
+        return 0
+    file.seek(byte - 1)
+    begins = place = byte - 1 + len(file.readline())
+    while behind_blank and place - begins < LONGEST_TXT_DOCUMENT:
+        line = file.readline()
+        place += len(line)
+        if not line.strip():
+            return place
+    return begins
 
 
 @contextmanager
@@ -149,10 +198,10 @@ COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": 
 """What unpacks a file, by its extension."""
 
 
-def _read_txt(path: Path, column: str) -> Iterator[Document]:
+def _read_txt(path: Path, column: str, span: range | None) -> Iterator[Document]:
     document: list[str] = []
     length = 0
-    for _, text in _lines(path):
+    for _, text in _lines(path, span, behind_blank=True):
         # a carriage return alone, an old Mac's line end, ends a line too
         for line in io.StringIO(text.replace("\r", "\n")) if "\r" in text else (text,):
             if line.strip():
@@ -165,10 +214,11 @@ def _read_txt(path: Path, column: str) -> Iterator[Document]:
     yield "".join(document)
 
 
-def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+def json_rows(path: Path, columns: Sequence[str], span: range | None = None) -> Iterator[tuple[int, list[Any]]]:
     """Yield each object's line number and its values in some columns, `None` where it lacks one.
 
-    A column `a.b` that isn't a key of its own is the key `b` of the object at `a`.
+    A column `a.b` that isn't a key of its own is the key `b` of the object at `a`. Of a span of bytes the lines that
+    begin in it are read, and counted from there.
 
     Raises:
         UserError: a line that isn't a JSON object or has one of the keys twice, text without a UTF-8 form, or a first
@@ -176,8 +226,8 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[An
     """
     keys = {key for column in columns for key in (column, *column.split("."))}
     decode = json.JSONDecoder(object_pairs_hook=partial(_keyed, keys)).decode
-    first = True
-    for number, line in _lines(path):
+    first = span is None or span.start == 0
+    for number, line in _lines(path, span):
         if not line.strip():
             continue
         try:
@@ -189,10 +239,9 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[An
             raise UserError(f"{path}: line {number} isn't a JSON object; one object a line is needed")
         if first:
             for column in columns:
-                names = _dotted(row.items(), _items, column.count(".") + 2)
-                require_column(f"{path}: line {number}", column, names)
+                require_dotted(f"{path}: line {number}", column, row.items(), inner_items)
             first = False
-        values = [_value(row, column, f"{path}: line {number}") for column in columns]
+        values = [value_at(row, column, f"{path}: line {number}") for column in columns]
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, str) and not _encodes(value):
                 raise UserError(
@@ -202,11 +251,17 @@ def json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[An
         yield number, values
 
 
-def _items(value: Any) -> Iterable[tuple[str, Any]]:
+def inner_items(value: Any) -> Iterable[tuple[str, Any]]:
+    """Return the items of a mapping, and of anything else none."""
     return value.items() if isinstance(value, dict) else ()
 
 
-def _value(row: dict[str, Any], column: str, where: str) -> Any:
+def value_at(row: dict[str, Any], column: str, where: str) -> Any:
+    """Return what a row has in a column, which may be `a.b`: the key `b` of the mapping at `a`; `None` if it has none.
+
+    Raises:
+        UserError: there is something other than a mapping, with where that is.
+    """
     if column in row or "." not in column:
         return row.get(column)
     value: Any = row
@@ -245,8 +300,8 @@ def _what_is_wrong(error: ValueError | RecursionError) -> str:
     return "a number has too many digits"  # Python refuses to convert it, since that could take forever
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
-    for number, (document,) in json_rows(path, [column]):
+def _read_jsonl(path: Path, column: str, span: range | None) -> Iterator[Document]:
+    for number, (document,) in json_rows(path, [column], span):
         if document is not None and not isinstance(document, str):
             raise not_text(f"{path}: line {number}", column, type(document).__name__)
         yield document
@@ -294,14 +349,14 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
         ) from error
 
 
-def _read_csv(path: Path, column: str) -> Iterator[Document]:
+def _read_csv(path: Path, column: str, span: None) -> Iterator[Document]:
     return (document for _, (document,) in csv_rows(path, [column]))
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[Document]:
+def _read_parquet(path: Path, column: str, span: range | None) -> Iterator[Document]:
     with open_parquet(path) as file:
         schema = file.schema_arrow
-        require_column(path, column, _dotted(_fields(schema), _fields, column.count(".") + 2))
+        require_dotted(path, column, _fields(schema), _fields)
         name, *inner = [column] if column in schema.names else column.split(".")
         require_column(path, name, schema.names)
         kind = schema.field(name).type
@@ -310,7 +365,9 @@ def _read_parquet(path: Path, column: str) -> Iterator[Document]:
         if not is_text(kind):
             raise not_text(path, column, kind)
         first = 0
-        for batch in file.iter_batches(batch_size=100, columns=[column]):
+        for batch in file.iter_batches(
+            batch_size=100, columns=[column], row_groups=None if span is None else list(span)
+        ):
             # by name: the columns "text.a" and so on are read along with "text"
             texts = batch.column(name)
             yield from _parquet_texts(path, pc.struct_field(texts, inner) if inner else texts, first)
@@ -358,7 +415,7 @@ def _parquet_texts(path: Path, column: pa.Array, first_row: int) -> list[Documen
         raise
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,

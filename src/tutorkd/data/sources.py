@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
-from datasets.utils import tqdm
 
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.packing import nonblank
@@ -20,21 +18,21 @@ from tutorkd.data.readers import (
     COMPRESSIONS,
     READERS,
     Document,
-    batches,
+    inner_items,
     is_text,
     kind_of_file,
     not_text,
     read_documents,
-    require_column,
+    require_dotted,
+    value_at,
 )
+from tutorkd.data.shards import Shard, cut_files, cut_rows
 from tutorkd.errors import UserError
 from tutorkd.hub import looks_like_path, nearest_path
 
 _KNOWN = f"{', '.join(READERS)} (all but the last also with {', '.join(COMPRESSIONS)} behind)"
 _PACKED = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", *COMPRESSIONS}
 _KINDS_NAMED = 6
-_TEXTS = pa.schema({"text": pa.string()})
-_CHARACTERS_PER_WRITE = 1 << 20
 _DOCUMENTS_PER_READ = 64
 
 
@@ -83,14 +81,9 @@ class LocalFiles:
         """Yield every document, in order."""
         return chain.from_iterable(read_documents(file, column) for file in self.files)
 
-    def load(self, column: str, folder: Path) -> Dataset:
-        """Return a data set with the one column `text`, memory-mapped from a file written into `folder`."""
-        path = folder / "text.arrow"
-        documents = tqdm(self.stream(column), desc="Reading", unit=" documents")
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _TEXTS) as writer:
-            for batch in batches(documents, _CHARACTERS_PER_WRITE):
-                writer.write_batch(pa.record_batch([pa.array(batch, pa.string())], schema=_TEXTS))
-        return Dataset.from_file(str(path))
+    def shards(self, column: str) -> list[Shard]:
+        """Return all documents, in order, cut into shards."""
+        return cut_files(self.files, column)
 
 
 @dataclass(frozen=True)
@@ -136,13 +129,18 @@ class HubDataset:
     def check(self, column: str) -> None:
         """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
         if self.offline:
-            self._require_text(column, self._dataset.features)
+            self._names(column, self._dataset.features)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
+        outer = None
         for batch in self._batches():
-            require_column(self.name, column, batch)
-            for document in batch[column]:
+            if outer is None:
+                known = self._iterable.features or {name: values[0] for name, values in batch.items()}
+                require_dotted(self.name, column, known.items(), inner_items)
+                outer = column if column in batch else column.partition(".")[0]
+            for value in batch[outer]:
+                document = value_at({outer: value}, column, self.name)
                 if document is not None and not isinstance(document, str):
                     raise not_text(self.name, column, type(document).__name__)
                 yield document
@@ -156,17 +154,21 @@ class HubDataset:
         except Exception as error:  # errors of the network, arrow and `datasets` share no base class
             raise unreadable(self.name, error) from error
 
-    def load(self, column: str, folder: Path) -> Dataset:
-        """Return a data set with the one column `text`, memory-mapped from the cache of `datasets`."""
-        self._require_text(column, self._dataset.features)
-        texts = self._dataset.select_columns([column])
-        return texts if column == "text" else texts.rename_column(column, "text")
+    def shards(self, column: str) -> list[Shard]:
+        """Return all documents, in order, cut into shards that are read from the cache of `datasets`."""
+        outer, *inner = self._names(column, self._dataset.features)
+        return cut_rows(self._dataset.select_columns([outer]), inner)
 
-    def _require_text(self, column: str, features: Features) -> None:
-        require_column(self.name, column, features)
-        feature = features[column]
+    def _names(self, column: str, features: Features) -> list[str]:
+        """The column's name and, where it is inside others, theirs before it; raises if it isn't text."""
+        require_dotted(self.name, column, features.items(), inner_items)
+        names = [column] if column in features else column.split(".")
+        feature: Any = features
+        for name in names:
+            feature = feature[name]
         if not (isinstance(feature, Value) and is_text(feature.pa_type)):
             raise not_text(self.name, column, feature)
+        return names
 
 
 Source = LocalFiles | HubDataset

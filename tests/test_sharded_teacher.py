@@ -26,7 +26,7 @@ from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
-from tutorkd.sharding import held
+from tutorkd.quantization import stored
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import load_teacher
 from tutorkd.trainer import DistillationTrainer, prepare_teacher
@@ -62,7 +62,7 @@ def train(name, method, sharded, resume_from=None):
     found["runs"][name] = {
         "start": start,
         "log": [{k: v for k, v in line.items() if not k.endswith(timed)} for line in trainer.state.log_history],
-        "held": sum(held(weight).numel() for weight in weights),
+        "held": sum(part.numel() for weight in weights for part in stored(weight)),
         "all": sum(weight.numel() for weight in weights),
     }
     return trainer

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -142,6 +142,17 @@ class StopOnSignal(TrainerCallback):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
+
+
+class AtTheBeginning(TrainerCallback):
+    """Does something when a run begins, and not where it goes on."""
+
+    def __init__(self, do: Callable[[], None]):
+        self.do = do
+
+    def on_train_begin(self, args, state: TrainerState, control, **kwargs):
+        if not state.global_step:
+            self.do()
 
 
 class StepsAsAsked(TrainerCallback):

@@ -1,6 +1,7 @@
 """Model cards."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
 from tutorkd.objective import CAUSAL, objective_of
-from tutorkd.probe import FIGURES
+from tutorkd.probe import FIGURES, TEACHER_ACCURACY
+from tutorkd.step import Figure
 from tutorkd.tables import aligned, escaped
 
 if TYPE_CHECKING:
@@ -48,12 +50,13 @@ def student_card(
     name = _public(base) or "a teacher"
     constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
     facts = {
-        "teacher": f"{name}, {teacher.config.num_hidden_layers} layers",
+        "teacher": f"{name}, {teacher.config.num_hidden_layers} layers{' in int8' * teacher.quantised}",
+        **_logged(state, "rounding", list(TEACHER_ACCURACY.values())),
         "student": _sizes(student),
         "method": method.title,
         "constants": ", ".join(f"{key} {value}" for key, value in constants.items()) or "none",
         **_training(config, state),
-        **_held_out(state),
+        **_logged(state, "held-out text", FIGURES),
     }
     loader = settings.student_head.model_class.__name__ if settings.student_head else "AutoModel"
     what, head, task = _KINDS[settings.student_head and settings.student_head.name]
@@ -92,7 +95,7 @@ def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfi
     facts = {
         "model": _sizes(model),
         **_training(config, state),
-        **_held_out(state),
+        **_logged(state, "held-out text", FIGURES),
     }
     text = f"""\
 # {name}, adapted
@@ -157,11 +160,11 @@ def _training(config: "PretrainingConfig", state: TrainerState) -> dict[str, str
     }
 
 
-def _held_out(state: TrainerState) -> dict[str, str]:
-    """What the last look at held-out text gave, as the log calls it."""
+def _logged(state: TrainerState, fact: str, figures: Sequence[Figure]) -> dict[str, str]:
+    """What the log last told of figures, as it calls them; nothing if it never did."""
     for entry in reversed(state.log_history):
-        if told := [f"{figure.label} {entry[figure.name]:.3f}" for figure in FIGURES if figure.name in entry]:
-            return {"held-out text": ", ".join(told)}
+        if told := [f"{figure.label} {entry[figure.name]:.3f}" for figure in figures if figure.name in entry]:
+            return {fact: ", ".join(told)}
     return {}
 
 

@@ -136,8 +136,11 @@ def compiling_left_to_us(args: PretrainingConfig) -> Iterator[None]:
 class DistillationConfig(PretrainingConfig):
     """For training a student from a frozen teacher, by any method."""
 
-    teacher_dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on."}
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "int8"] = field(
+        default="auto",
+        metadata={
+            "help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on; int8: that of its layers."
+        },
     )
     shard_teacher: bool = field(
         default=False,
@@ -148,6 +151,11 @@ class DistillationConfig(PretrainingConfig):
         super().__post_init__()
         if not self.shard_teacher:
             return
+        if self.teacher_dtype == "int8":
+            raise ValueError(
+                "teacher_dtype can't be int8 with shard_teacher, whose slices are of numbers in 16 or 32 bits: leave "
+                "one of them out"
+            )
         if self.world_size == 1:
             raise ValueError(
                 "shard_teacher can't be true for one process, which has nobody to share with: start one process a "
@@ -163,6 +171,12 @@ class DistillationConfig(PretrainingConfig):
                 "torch_compile can't be true with shard_teacher, whose layers are gathered between their passes: leave "
                 "one of them out"
             )
+
+    @property
+    def teacher_format(self) -> torch.dtype:
+        """Number format of the teacher; of one whose layers are in 8 bits that of the rest, and of what it computes."""
+        low = self.teacher_dtype == "bfloat16" or (self.teacher_dtype in ("auto", "int8") and self.bf16)
+        return torch.bfloat16 if low else torch.float32
 
 
 def shards(args: PretrainingConfig) -> bool:

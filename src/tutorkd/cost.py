@@ -15,7 +15,8 @@ from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles, plain
 from tutorkd.config import PretrainingConfig
 from tutorkd.masked_rows import MaskedRowsTrainer
-from tutorkd.sharding import gathered_bytes, held
+from tutorkd.quantization import stored
+from tutorkd.sharding import gathered_bytes
 
 # What the products of a step reach of ``matmul_rate``. Measured on two cores of a processor, where it was from 40 to
 # 82 %; and on an H100 in bfloat16, where a step of Tutor-KD (BERT-base into half its depth, 128 rows of 128 tokens,
@@ -77,7 +78,7 @@ def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
         tokens=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max_length,
         flops=count.flops * args.gradient_accumulation_steps,
         # a gradient and AdamW's two moments, in float32, beside the weights
-        static_bytes=sum(held(p).nbytes for p in parameters) + gathered + 12 * trained,
+        static_bytes=sum(part.nbytes for p in parameters for part in stored(p)) + gathered + 12 * trained,
         activation_bytes=count.saved_bytes,
     )
 
@@ -108,7 +109,7 @@ def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     args, module = trainer.args, trainer.model
     # The same row with the same masks, so that two cost twice what one does.
     batch = trainer._prepare_inputs(trainer.masking([_typical_row(trainer, max_length)] * rows))
-    weights = {held(parameter).untyped_storage().data_ptr() for parameter in _parameters(trainer)}
+    weights = {part.untyped_storage().data_ptr() for p in _parameters(trainer) for part in stored(p)}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,16 +7,19 @@ fills the masked positions of held-out rows, and the student is asked which toke
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import EvalPrediction
 
-from tutorkd.step import Figure
+from tutorkd.batch import Batch
+from tutorkd.reader import Reader
+from tutorkd.step import Figure, spread
 
 IGNORED = -100.0  # marks positions that are not asked about
 # Trainer puts "eval_" before the names that the functions below give.
@@ -27,6 +30,12 @@ ACCURACY = Figure("eval_accuracy", "accuracy")
 PERPLEXITY = Figure("eval_perplexity", "perplexity")
 KL_TO_TEACHER = Figure("eval_kl_to_teacher", "KL(T||S)", "KL(T || S) on held-out rows, nats")
 FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY, KL_TO_TEACHER)  # all that a look at held-out rows may give
+
+# By number format: what a teacher names of the tokens of held-out rows, in 8 bits and before it was rounded.
+TEACHER_ACCURACY = {
+    "int8": Figure("teacher_accuracy_int8", "held-out tokens right: int8 teacher"),
+    **{name: Figure(f"teacher_accuracy_{name}", f"in {name}") for name in ("float32", "bfloat16")},
+}
 
 
 class HeldOut(NamedTuple):
@@ -95,3 +104,24 @@ def causal_metrics(prediction: EvalPrediction) -> dict[str, float]:
         (divergences,) = (np.asarray(values) for values in prediction.label_ids)
         metrics["kl_to_teacher"] = float(divergences[asked].mean())
     return metrics
+
+
+@torch.no_grad()
+def accuracy(
+    reader: Reader, batches: Iterable[Batch], gather: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+) -> float | None:
+    """Share of the tokens asked about that a language model names; None where none is.
+
+    Args:
+        batches: on the reader's device.
+        gather: of tensors (B,), a number a row of this process's batch, those of all processes.
+    """
+    named = asked = 0.0
+    for batch in batches:
+        positions = reader.objective.asked(batch)
+        ids, real = (each.flatten()[positions] for each in (batch.input_ids, batch.mask))
+        right = reader(batch.corrupted_ids, batch.attention_mask, positions=positions).logits.argmax(-1) == ids
+        counted = (right * real).float(), real.float()
+        rows = gather(tuple(spread(each, positions, batch.input_ids, 0.0).sum(-1) for each in counted))
+        named, asked = named + float(rows[0].sum()), asked + float(rows[1].sum())
+    return named / asked if asked else None

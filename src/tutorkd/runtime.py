@@ -77,7 +77,7 @@ def describe() -> dict[str, str]:
     """The machine and the versions of what results depend on, as printed by ``tutorkd env``."""
     packages = (
         *("tutorkd", "torch", "transformers", "accelerate"),
-        *("datasets", "tokenizers", "safetensors", "onnxruntime"),
+        *("datasets", "tokenizers", "safetensors", "onnxruntime", "torchao"),
     )
     versions = {}
     for package in packages:

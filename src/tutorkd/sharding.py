@@ -87,9 +87,9 @@ def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
-def held(weight: Tensor) -> Tensor:
-    """What this process holds of a weight."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+def layer_stack(body: nn.Module) -> nn.Module:
+    """The list of an encoder's layers; of those that all share one, that one's."""
+    return body.get_submodule(_longest_list(body))
 
 
 def gathered_bytes(model: PreTrainedModel) -> int:
@@ -97,7 +97,7 @@ def gathered_bytes(model: PreTrainedModel) -> int:
     as much for the buffers that their slices arrive in.
     """
     body = model.base_model
-    layers = [weight_bytes(layer) for layer in body.get_submodule(_longest_list(body)).children()]
+    layers = [weight_bytes(layer) for layer in layer_stack(body).children()]
     return 2 * (weight_bytes(model) - sum(layers) + max(layers))
 
 

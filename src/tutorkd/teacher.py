@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from accelerate import cpu_offload
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model
 from tutorkd.objective import MASKED, Objective
+from tutorkd.quantization import quantise
 from tutorkd.reader import Head, Reader, Reading
 from tutorkd.sharding import is_sharded, load_sharded, outline, run_sharded, whole
 
@@ -42,12 +44,16 @@ class Teacher(Reader):
             of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
         dtype: number format of the weights; the model's by default.
 
+    Attributes:
+        quantised: whether the matrices of its layers are in 8 bits.
+
     Raises:
         UserError: if the attention of a masked model can't be captured.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
         super().__init__(model if is_sharded(model) else frozen(model, dtype))
+        self.quantised = False
         if self.objective is MASKED:
             self.prepare_for_capture()
 
@@ -69,16 +75,29 @@ class Teacher(Reader):
         """Stays in evaluation mode: the teacher has no dropout."""
         return super().train(False)
 
+    def quantise(self) -> None:
+        """Round the matrices of its layers to 8 bits; a model that it was made of stays as it is."""
+        quantise(self.model)
+        self.quantised = True
+
+    def visiting(self, device: torch.device) -> "Teacher":
+        """A teacher that reads on a device which may be too small for it: the same weights, which stay where they are,
+        but for each layer's while it runs.
+        """
+        visitor = frozen(self)
+        cpu_offload(visitor.model, device)
+        return visitor
+
     @torch.no_grad()
-    def forward(self, *args: Any, **kwargs: Any) -> Reading:
+    def forward(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Reading:
         """As a ``Reader``'s, without gradients. A teacher in 16 bits computes in these throughout, as it would alone;
         autocast, which would keep what its layers hand on in float32, is for weights in float32.
         """
         low = self.model.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(self.model.device.type, enabled=False) if low else nullcontext():
+        with torch.autocast(input_ids.device.type, enabled=False) if low else nullcontext():
             if self.sharded:
-                return run_sharded(self.model, super().forward, *args, **kwargs)
-            return super().forward(*args, **kwargs)
+                return run_sharded(self.model, super().forward, input_ids, *args, **kwargs)
+            return super().forward(input_ids, *args, **kwargs)
 
     @torch.no_grad()
     def copy_of_head(self) -> Head:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import probe
+from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.errors import UserError, nearest
@@ -21,6 +22,7 @@ from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.objective import Objective
 from tutorkd.probe import causal_metrics, mlm_metrics
+from tutorkd.quantization import check_quantizer
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, build_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
@@ -68,7 +70,8 @@ class DistillationTrainer(MaskedRowsTrainer):
             ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
             where the checkpoint that it was loaded from is in 16 bits.
         teacher_model: a masked or causal language model by Hub name or path, loaded, or as a ``Teacher``. A model of
-            your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device.
+            your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device
+            and, where ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``, or ``CAUSAL_METHODS``.
@@ -118,16 +121,36 @@ class DistillationTrainer(MaskedRowsTrainer):
             eval_dataset,
             processing_class,
             stage="distill",
-            figures=(*self.method.figures, STUDENT_NORM, *norms, *looked_at),
+            figures=(*self.method.figures, STUDENT_NORM, *norms, *looked_at, *probe.TEACHER_ACCURACY.values()),
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
             spacing=self.method.spacing(self.settings),
             **kwargs,
         )
-        self.teacher = teacher.to(args.device)
+        self.teacher = teacher
+        if args.teacher_dtype == "int8" and not teacher.quantised:
+            self._quantise_teacher()
+        self.teacher.to(args.device)
         self._probe_generator = torch.Generator(args.device)
 
     def _learned_from(self, module, batch):
         return self.method.own_text(module, batch)
+
+    def _quantise_teacher(self) -> None:
+        """In place; what that costs on held-out rows, if there are any, stands in the log of a run that begins."""
+        before = self._accuracy(self.teacher.visiting(self.args.device))
+        self.teacher.quantise()
+        after = self._accuracy(self.teacher.to(self.args.device))
+        if before is not None and after is not None:
+            own = str(self.args.teacher_format).removeprefix("torch.")
+            figures = {probe.TEACHER_ACCURACY["int8"].name: after, probe.TEACHER_ACCURACY[own].name: before}
+            self.add_callback(AtTheBeginning(lambda: self.log(figures)))
+
+    def _accuracy(self, teacher: Teacher) -> float | None:
+        if self.eval_dataset is None:
+            return None
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            batches = map(self._prepare_inputs, self.get_eval_dataloader())
+            return probe.accuracy(teacher, batches, self.accelerator.gather_for_metrics)
 
     def _forward_arguments(self) -> dict[str, Any]:
         return {"teacher": self.teacher}
@@ -217,14 +240,18 @@ def prepare_teacher(
 ) -> Teacher:
     """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own.
 
+    One that is to be int8 isn't rounded yet: student and heads start at its weights as they are.
+
     Args:
         objective: of a teacher by name; by default its checkpoint tells.
 
     Raises:
-        UserError: what ``load_teacher`` raises, or if a teacher is to be sharded that was loaded whole.
+        UserError: what ``load_teacher`` raises, if a teacher is to be sharded that was loaded whole, or if what rounds
+            to int8 isn't installed.
     """
-    low = args.teacher_dtype == "bfloat16" or (args.teacher_dtype == "auto" and args.bf16)
-    dtype = torch.bfloat16 if low else torch.float32
+    dtype = args.teacher_format
+    if args.teacher_dtype == "int8":
+        check_quantizer()
     if isinstance(teacher, str):
         objective = objective or objective_of_checkpoint(teacher, trust_remote_code)
         return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher, objective)

@@ -1,6 +1,7 @@
 """``tutorkd COMMAND``: finds the command, and tells a user's mistake in one line."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # the first of which transformers loads wherever it is installed
+        logging.getLogger(name).setLevel(logging.ERROR)
     first = os.environ.get("RANK", "0") == "0"  # of several processes this one speaks, and each tells its mistakes
     if not first:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

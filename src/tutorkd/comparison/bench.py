@@ -70,8 +70,10 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
         with fabricated_trainer(cell.distill) as trainer:
             seconds = seconds_a_step(trainer, cell.distill.text.max_length)
             training[key] = seconds * cell.distill.config.max_steps
-            student, teacher = trainer.saved_model, trainer.teacher.requires_grad_(True)
-            models = {cell.student: cast(PreTrainedModel, student.base_model), "": teacher.body}
+            student, teacher = trainer.saved_model, trainer.teacher.requires_grad_(True).body
+            if trainer.teacher.quantised:  # what is in 8 bits isn't fine-tuned
+                teacher = type(teacher)(teacher.config)
+            models = {cell.student: cast(PreTrainedModel, student.base_model), "": teacher}
         for name in models.keys() - tuning.keys():
             tuning[name] = fine_tuning_seconds(models[name], rows, args.max_length // 2, args)
     by_name = {cell.name: (cell.variant, cell.student) for cell in cells}

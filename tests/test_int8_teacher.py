@@ -15,8 +15,8 @@ from transformers import AlbertConfig, AutoModelForMaskedLM
 from tutorkd import quantization
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
+from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
-from tutorkd.objective import MaskingCollator
 from tutorkd.quantization import quantised_bytes, stored
 from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
@@ -66,7 +66,7 @@ def _trainer(folder, model, method: str = "tutor-kd", **changes) -> Distillation
     settings = METHODS[method].settings(**SETTINGS.get(method, {}))
     teacher = prepare_teacher(model, args)
     torch.manual_seed(0)
-    student = build_student("half", teacher.config, mlm_head=settings.needs_mlm_head)
+    student = build_student("half", teacher.config, head=settings.student_head)
     initialise_from_teacher(student, teacher)
     return DistillationTrainer(
         student, teacher, args, _text(), tiny.tokenizer(), eval_dataset=_text(), method=method, settings=settings

@@ -6,17 +6,18 @@ from typing import NamedTuple, cast
 import torch
 
 from tutorkd.batch import Batch
-from tutorkd.methods.tutor_kd import TutorKD
+from tutorkd.methods.causal_tutor_kd import CausalTutorKD
+from tutorkd.methods.tutor_kd import Lesson, TutorKD
 from tutorkd.trainer import DistillationTrainer
 
 
 class Replacement(NamedTuple):
-    """One masked token of a sentence and what became of it."""
+    """One token of a sentence that the tutor replaced, and what came of it."""
 
     original: str
     replacement: str
     ratio: float  # a^T, the teacher's
-    answer: float  # a^S, the student's
+    answer: float | None  # a^S, the student's; a causal student isn't asked
     reward_teacher: float
     reward_student: float
 
@@ -30,8 +31,8 @@ class Example(NamedTuple):
 
 @torch.no_grad()
 def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> list[Example]:
-    """Let the tutor rewrite each sentence once, with masks and samples from the trainer's seed."""
-    tokenizer, module = trainer.processing_class, cast(TutorKD, trainer.model.eval())
+    """Let the tutor rewrite each sentence once, with positions and samples from the trainer's seed."""
+    tokenizer, module = trainer.processing_class, cast(TutorKD | CausalTutorKD, trainer.model.eval())
     torch.manual_seed(trainer.args.seed)
     examples = []
     for draw, sentence in enumerate(sentences):
@@ -40,8 +41,10 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
         lesson = module.teach(batch, trainer.teacher)
         originals = tokenizer.convert_ids_to_tokens(batch.original_ids.tolist())
         replaced = tokenizer.convert_ids_to_tokens(lesson.action.replaced_ids.tolist())
-        answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid()
-        figures = (lesson.ratio, answers, lesson.reward_teacher, lesson.reward_student)
-        rows = zip(originals, replaced, *(values.tolist() for values in figures), strict=True)
+        answers: list[float | None] = [None] * len(originals)
+        if isinstance(lesson, Lesson):
+            answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid().tolist()
+        rewards = lesson.reward_teacher.tolist(), lesson.reward_student.tolist()
+        rows = zip(originals, replaced, lesson.ratio.tolist(), answers, *rewards, strict=True)
         examples.append(Example(sentence, [Replacement(*row) for row in rows]))
     return examples

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from commands import SHORT, complete, save_corpus
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tutorkd import hub
@@ -113,3 +114,23 @@ def test_a_file_that_isn_t_there_or_isn_t_gguf_is_told_in_one_line(written, tmp_
         UserError, match=r"is a GGUF file, which the package gguf reads: pip install 'tutorkd\[gguf\]'$"
     ):
         load_config(written[1], "teacher")
+
+
+def test_a_model_in_gguf_is_one_like_any_other_that_can_be_saved(written, tmp_path):
+    _, path = written
+    loaded, _ = load_model(AutoModelForCausalLM, path, "teacher")
+    loaded.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    ids = torch.arange(1, 31).view(2, 15)
+    assert torch.equal(again.eval()(ids).logits, loaded.eval()(ids).logits)
+    assert not hasattr(load_config(path, "teacher"), "quantization_config")
+
+
+def test_a_student_of_a_teacher_in_gguf_is_trained_and_saved(written, tmp_path):
+    _, path = written
+    out = tmp_path / "out"
+    text = save_corpus(tmp_path / "text.txt")
+    complete("distill", "--teacher", path, "--corpus", text, "--method", "kd", "--output_dir", str(out), *SHORT)
+    student = AutoModelForCausalLM.from_pretrained(out)
+    assert student.config.num_hidden_layers == 2
+    assert not hasattr(student.config, "quantization_config")

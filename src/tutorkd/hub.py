@@ -97,7 +97,10 @@ def load_config(name: str, role: str, trust_remote_code: bool = False) -> Pretra
     """
     folder, gguf = files_of(name)
     with loading(name, role):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
+    if gguf and hasattr(config, "quantization_config"):
+        del config.quantization_config  # as ``load_model`` does
+    return config
 
 
 def load_model(
@@ -132,6 +135,9 @@ def load_model(
             **gguf,
             **kwargs,
         )
+    if gguf:  # its numbers have been turned into ``dtype``: it is a model as any other, which can be saved and copied
+        model.hf_quantizer.remove_quantization_config(model)
+        model.config.name_or_path = name
     return model, check_whole(model, info, name, role)
 
 

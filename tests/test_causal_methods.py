@@ -282,7 +282,6 @@ def test_attention_that_can_t_be_read_is_refused_where_it_is_asked_for():
 @pytest.mark.parametrize("method", ["tutor-kd", "kd", "clm"])
 def test_no_more_than_two_tensors_over_positions_and_vocabulary_are_there(method, monkeypatch):
     monkeypatch.setattr(next_token, "AT_ONCE", 16)
-    monkeypatch.setattr("tutorkd.divergence._AT_ONCE", 8)
     monkeypatch.setattr(functional, "_AT_ONCE", 8)
     module, teacher = _module(method, **({"window": 4} if method == "tutor-kd" else {}))
     batch = _batch(rows=48)

@@ -98,3 +98,11 @@ def test_no_positions_give_no_values():
     student, teacher = (each[:0] for each in _logits())
     values, distances = divergence(student.requires_grad_(), teacher)
     assert values.shape == distances.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_rounds_nothing(kind):
+    student, teacher = _logits()
+    plain, _ = divergence(student, teacher, kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(divergence(student, teacher, kind)[0], plain)

@@ -25,7 +25,8 @@ from torch.autograd.function import once_differentiable
 
 Divergence = Literal["forward-kl", "reverse-kl", "js", "skew-kl"]
 
-_AT_ONCE = 64  # positions whose distributions are there in float32: small enough for a processor's cache
+_AT_ONCE_ON_CPU = 8  # positions whose distributions are there in float32: few enough for a processor's cache
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class _Divergences(torch.autograd.Function):
@@ -36,16 +37,18 @@ class _Divergences(torch.autograd.Function):
         ctx, student_logits: Tensor, teacher_logits: Tensor, kind: Divergence, skew: float
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(student_logits)
-        parts = (tensor.split(_AT_ONCE) for tensor in (student_logits, teacher_logits, gradient))
+        at_once = _AT_ONCE_ON_CPU if student_logits.device.type == "cpu" else max(len(student_logits), 1)
+        parts = (tensor.split(at_once) for tensor in (student_logits, teacher_logits, gradient))
         divergences, distances = [], []
-        for student, teacher, part in zip(*parts, strict=True):
-            log_q, log_p = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
-            q, p = log_q.exp(), log_p.exp()
-            divergence, slope = _divergence_and_slope(p, log_p, q, log_q, kind, skew)
-            # Through the softmax: d/dz = q (g - sum q g), with g the slope in q, of which q g is at hand.
-            part.copy_(slope - q * slope.sum(-1, keepdim=True))
-            divergences.append(divergence)
-            distances.append((p - q).abs().sum(-1) / 2)
+        with torch.autocast(student_logits.device.type, enabled=False):  # which would round factors to 16 bits
+            for student, teacher, part in zip(*parts, strict=True):
+                log_q, log_p = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
+                q, p = log_q.exp(), log_p.exp()
+                divergence, slope = _divergence_and_slope(p, log_p, q, log_q, kind, skew)
+                # Through the softmax: d/dz = q (g - sum q g), with g the slope in q, of which q g is at hand.
+                part.copy_(torch.addcmul(slope, q, slope.sum(-1, keepdim=True), value=-1))
+                divergences.append(divergence)
+                distances.append((p - q).abs().sum(-1) / 2)
         ctx.save_for_backward(gradient)
         distance = torch.cat(distances)
         ctx.mark_non_differentiable(distance)
@@ -63,22 +66,22 @@ def _divergence_and_slope(
 ) -> tuple[Tensor, Tensor]:
     """The divergence (n,), and q times its derivative in q (n, V)."""
     if kind == "forward-kl":
-        return (p * (log_p - log_q)).sum(-1), -p
+        return torch.linalg.vecdot(p, log_p - log_q), -p
     if kind == "reverse-kl":
-        ratio = log_q - log_p
-        return (q * ratio).sum(-1), q * ratio
+        slope = (log_q - log_p).mul_(q)
+        return slope.sum(-1), slope
     if kind == "js":
-        log_m = ((p + q) / 2).log()
-        of_p, of_q = _times_log_ratio(p, log_p, log_m), _times_log_ratio(q, log_q, log_m)
-        return (of_p + of_q).sum(-1) / 2, of_q / 2
-    mixture = skew * p + (1 - skew) * q
-    divergence = _times_log_ratio(p, log_p, mixture.log()).sum(-1)
-    return divergence, -(1 - skew) * p * (q / mixture).nan_to_num(0.0)
+        log_m = _mixture(p, q, 0.5).log_()
+        of_q = (log_q - log_m).mul_(q)
+        return (torch.linalg.vecdot(p, log_p - log_m) + of_q.sum(-1)) / 2, of_q / 2
+    mixture = _mixture(p, q, skew)
+    slope = (q / mixture).mul_(p).mul_(skew - 1)
+    return torch.linalg.vecdot(p, log_p - mixture.log_()), slope
 
 
-def _times_log_ratio(weight: Tensor, log_weight: Tensor, log_mixture: Tensor) -> Tensor:
-    """weight * (log weight - log mixture), 0 where the weight has underflown to 0, with whatever mixture."""
-    return torch.where(weight > 0, weight * (log_weight - log_mixture), 0.0)
+def _mixture(p: Tensor, q: Tensor, share: float) -> Tensor:
+    """share p + (1 - share) q; above 0 also where both have underflown, and what is taken of it counts for nothing."""
+    return torch.lerp(q, p, share).clamp_(min=_TINY)
 
 
 def divergence(

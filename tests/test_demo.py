@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
-from commands import history, save
+from commands import history, save, save_causal
 
 from tutorkd import demo_data
 from tutorkd.cli.main import main
@@ -115,3 +115,51 @@ def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys)
         reviews = ["--encoder", "x", "--reviews", str(_reviews(tmp_path / "reviews.csv"))]
         assert main(["demo", "--config", str(recipe), "--output_dir", str(tmp_path / "out"), *reviews]) == 2
         assert message in capsys.readouterr().err
+
+
+CAUSAL_RECIPE = """
+distill:
+  {student: half, max_steps: 3, max_length: 24, per_device_train_batch_size: 4, logging_steps: 1, eval_steps: 3,
+   save_steps: 3, window: 3, replaced_share: 0.2}
+evaluate: {max_length: 24, prompts: 4, prompt_length: 8, new_tokens: 8}
+"""
+
+
+@pytest.fixture
+def causal_command(tmp_path):
+    recipe, teacher = tmp_path / "recipe.yaml", save_causal(tiny.tiny_causal(), tmp_path / "causal")
+    recipe.write_text(CAUSAL_RECIPE, encoding="utf-8")
+    paths = ["--output_dir", str(tmp_path / "out"), "--reviews", str(_reviews(tmp_path / "reviews.csv"))]
+    return ["demo", "--causal", "--config", str(recipe), "--teacher", teacher, *paths]
+
+
+def test_the_demo_of_causal_models_runs_all_stages_and_doesn_t_run_finished_ones_again(
+    tmp_path, capsys, causal_command, monkeypatch
+):
+    monkeypatch.setattr("tutorkd.cli.causal_demo._SENTENCE", (10, 1000))
+    assert main(causal_command) == 0
+    shown = capsys.readouterr().out
+    for expected in ("about", "1. distill", "2. evaluate", "3. summary", "perplexity per token", "tutor wrote", "real"):
+        assert expected in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["name"] for row in summary] == ["teacher", "student", "same student, not distilled"]
+    assert summary[0]["is_teacher"]
+    assert main(causal_command) == 0
+    shown = capsys.readouterr().out
+    assert "about" not in shown
+    assert "is finished" in shown
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
+def test_text_of_the_demo_and_what_it_is_measured_on_share_no_review(tmp_path):
+    paths = demo_data.split_text(_reviews(tmp_path / "reviews.csv"), tmp_path / "data")
+    text, heldout = (pd.read_parquet(paths[name])["text"].tolist() for name in ("text", "heldout"))
+    assert heldout + text == tiny.documents(30)
+    assert len(heldout) == 7
+
+
+def test_the_demo_says_which_option_is_for_which_model(capsys, causal_command):
+    assert main([*causal_command, "--encoder", "x"]) == 2
+    assert "--encoder is for the demo without --causal" in capsys.readouterr().err
+    assert main(["demo", "--teacher", "x"]) == 2
+    assert "--teacher is for the demo with --causal" in capsys.readouterr().err

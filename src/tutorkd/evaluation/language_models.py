@@ -41,7 +41,7 @@ def are_causal(models: Sequence[str], args: EvaluateArguments, language: Languag
         UserError: if some are and some aren't, or an option is given that is for the other kind alone.
     """
     names = [*([language.teacher] if language.teacher else []), *models]
-    kinds = {name: kind_of_checkpoint(name) == "causal" for name in names} if names else {}
+    kinds = {name: kind_of_checkpoint(name) == "causal" for name in names}
     if len(set(kinds.values())) > 1:
         one, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
         raise UserError(

@@ -94,6 +94,26 @@ def _heading(result: LanguageResult) -> str:
     return f"{result.name} (teacher)" if result.is_teacher else result.name
 
 
+def _number(value: float | None, form: str, behind: str = "") -> str | None:
+    return None if value is None else f"{value:{form}}{behind}"
+
+
+def _own_divergence(result: LanguageResult) -> str | None:
+    error = _number(result.own_divergence_standard_error, ".4f")
+    return _number(result.own_divergence, ".4f", f" ± {error}" if error else "")
+
+
+def _speed(result: LanguageResult) -> str | None:
+    if result.tokens_per_second is None:
+        return None
+    quartiles = f"{result.tokens_per_second_first_quartile:.1f}-{result.tokens_per_second_third_quartile:.1f}"
+    return f"{result.tokens_per_second:.1f} ({quartiles})"
+
+
+def _megabytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:,.1f} MB"
+
+
 _FIGURES: list[tuple[str, Callable[[LanguageResult], str | None]]] = [
     ("parameters", lambda result: f"{result.parameters / 1e6:,.1f} M"),
     ("size on disk", lambda result: f"{result.bytes / 1e6:,.1f} MB"),
@@ -102,9 +122,9 @@ _FIGURES: list[tuple[str, Callable[[LanguageResult], str | None]]] = [
     ("perplexity per token", lambda result: _number(result.perplexity, ",.2f")),
     ("bits per byte", lambda result: _number(result.bits_per_byte, ".4f")),
     ("KL(teacher || model)", lambda result: _number(result.divergence, ".4f")),
-    ("KL(model || teacher), own text", lambda result: _number(result.own_divergence, ".4f", _own_error(result))),
+    ("KL(model || teacher), own text", _own_divergence),
     ("teacher's perplexity, own text", lambda result: _number(result.own_perplexity, ",.2f")),
-    ("tokens/s", lambda result: _number(result.tokens_per_second, ".1f", _quartiles(result))),
+    ("tokens/s", _speed),
     ("memory of generation", lambda result: _megabytes(result.generation_bytes)),
 ]
 
@@ -119,22 +139,6 @@ def _rows(results: Sequence[LanguageResult]) -> Iterator[tuple[str, list[str]]]:
         found = [figure(result) for result in results]
         if any(found):
             yield label, [each or "-" for each in found]
-
-
-def _number(value: float | None, form: str, behind: str = "") -> str | None:
-    return None if value is None else f"{value:{form}}{behind}"
-
-
-def _own_error(result: LanguageResult) -> str:
-    return f" ± {_number(result.own_divergence_standard_error, '.4f') or '?'}"
-
-
-def _quartiles(result: LanguageResult) -> str:
-    return f" ({result.tokens_per_second_first_quartile:.1f}-{result.tokens_per_second_third_quartile:.1f})"
-
-
-def _megabytes(count: int | None) -> str | None:
-    return None if count is None else f"{count / 1e6:,.1f} MB"
 
 
 def _is_error(metric: str) -> bool:

@@ -136,5 +136,5 @@ def _score_piece(logits: list[Tensor], targets: Tensor) -> Tensor:
                     log_q = log_q[:, :common].log_softmax(-1)
                 divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
             figures = torch.stack([scored.to(nats.dtype), nats * scored, divergence * scored])
-            sums[:, row] += figures.double().sum(-1).cpu()
+            sums[:, row] += figures.cpu().double().sum(-1)
     return sums

@@ -1,8 +1,11 @@
 """Checkpoints in GGUF, written here as llama.cpp's converter writes them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 import tiny
 import torch
@@ -83,6 +86,24 @@ def test_a_model_in_gguf_gives_the_answers_of_the_one_that_was_written(written):
     assert kind_of_checkpoint(path) == "causal"
 
 
+def test_what_was_loaded_is_trained_and_saved_as_any_other_model(written, tmp_path):
+    loaded, _ = load_model(AutoModelForCausalLM, written[1], "student")
+    ids = torch.arange(1, 31).view(2, 15)
+    loaded(ids, labels=ids).loss.backward()
+    assert all(weight.grad is not None for weight in loaded.parameters())
+    torch.optim.SGD(loaded.parameters(), 0.1).step()
+    loaded.save_pretrained(tmp_path / "saved")
+    load_tokenizer(written[1], "student", needed=()).save_pretrained(tmp_path / "saved")
+    again, missing = load_model(AutoModelForCausalLM, str(tmp_path / "saved"), "student")
+    assert missing == []
+    assert "quantization_config" not in again.config.to_dict()
+    assert not hasattr(load_config(written[1], "student"), "quantization_config")
+    assert torch.equal(again.eval()(ids).logits, loaded.eval()(ids).logits)
+    text = tiny.documents(1)[0]
+    tokenizer = load_tokenizer(str(tmp_path / "saved"), "student", needed=("eos_token",))
+    assert tokenizer(text)["input_ids"] == tiny.causal_tokenizer()(text)["input_ids"]
+
+
 def test_its_tokenizer_gives_the_ids_of_the_one_that_was_written(written):
     tokenizer = load_tokenizer(written[1], "teacher", needed=("eos_token",))
     assert tokenizer.eos_token == tiny.END_OF_TEXT
@@ -116,16 +137,6 @@ def test_a_file_that_isn_t_there_or_isn_t_gguf_is_told_in_one_line(written, tmp_
         load_config(written[1], "teacher")
 
 
-def test_a_model_in_gguf_is_one_like_any_other_that_can_be_saved(written, tmp_path):
-    _, path = written
-    loaded, _ = load_model(AutoModelForCausalLM, path, "teacher")
-    loaded.save_pretrained(tmp_path / "saved")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    ids = torch.arange(1, 31).view(2, 15)
-    assert torch.equal(again.eval()(ids).logits, loaded.eval()(ids).logits)
-    assert not hasattr(load_config(path, "teacher"), "quantization_config")
-
-
 def test_a_student_of_a_teacher_in_gguf_is_trained_and_saved(written, tmp_path):
     _, path = written
     out = tmp_path / "out"
@@ -134,3 +145,41 @@ def test_a_student_of_a_teacher_in_gguf_is_trained_and_saved(written, tmp_path):
     student = AutoModelForCausalLM.from_pretrained(out)
     assert student.config.num_hidden_layers == 2
     assert not hasattr(student.config, "quantization_config")
+
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+from transformers import AutoModelForCausalLM
+from tutorkd.evaluation.checkpoint import find_checkpoint
+from tutorkd.hub import load_model, load_tokenizer
+from tutorkd.kinds import kind_of_checkpoint
+name = "lab/packed/sub/small.gguf"
+found = find_checkpoint(name)
+layers = load_model(AutoModelForCausalLM, name, "teacher")[0].config.num_hidden_layers
+tokens = len(load_tokenizer(name, "teacher", needed=("eos_token",)))
+there = sorted(file.name for file in Path(sys.argv[1]).rglob("*.gguf"))
+print(json.dumps([kind_of_checkpoint(name), layers, tokens, found.bytes, found.identity, there]))
+"""
+
+
+def test_a_file_of_the_hub_is_fetched_alone(tmp_path):
+    repository = tmp_path / "packed"
+    (repository / "sub").mkdir(parents=True)
+    write(tiny.tiny_causal("llama", num_hidden_layers=2), repository / "sub" / "small.gguf")
+    write(tiny.tiny_causal("llama"), repository / "large.gguf")
+    with hub_server.serving() as hub:
+        hub.add("models", "lab/packed", repository)
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, str(tmp_path / "home")],
+            env=hub.environment(tmp_path / "home"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    kind, layers, tokens, size, identity, there = json.loads(done.stdout.splitlines()[-1])
+    assert (kind, layers, tokens, there) == ("causal", 2, 320, ["small.gguf"])
+    assert size == (repository / "sub" / "small.gguf").stat().st_size == identity["bytes"]
+    assert identity["source"] == "lab/packed/sub/small.gguf"
+    assert identity["revision"]

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 from transformers.utils.import_utils import is_gguf_available
 
@@ -124,6 +131,9 @@ def load_model(
         UserError: if there is no such model, it can't be reached, or it isn't a whole model.
     """
     folder, gguf = files_of(name)
+    # Unpacked it is a model as any other, which can be trained, saved and copied. Where the package kernels is
+    # installed, weights would else stay in their blocks.
+    unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     with loading(name, role, presets):
         model, info = kind.from_pretrained(
             folder,
@@ -133,10 +143,10 @@ def load_model(
             ignore_mismatched_sizes=True,  # told below, by name
             output_loading_info=True,
             **gguf,
+            **unpacked,
             **kwargs,
         )
-    if gguf:  # its numbers have been turned into ``dtype``: it is a model as any other, which can be saved and copied
-        model.hf_quantizer.remove_quantization_config(model)
+    if gguf:
         model.config.name_or_path = name
     return model, check_whole(model, info, name, role)
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.generation import continue_prompts, generation_bytes, generation_speed
@@ -243,3 +244,12 @@ def test_speed_and_memory_are_of_generation(monkeypatch):
     assert 0 < speed.first_quartile <= speed.median <= speed.third_quartile
     weights = sum(weight.nbytes for weight in model.parameters())
     assert weights <= generation_bytes(model, [0, 5, 6], 8) < weights + 2**28
+
+
+def test_weights_that_are_only_mapped_so_far_count_once(tmp_path):
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2}
+    tiny.tiny_causal(**sizes).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    weights = sum(weight.nbytes for weight in model.parameters())
+    assert weights > 5e7
+    assert generation_bytes(model, [0, 5, 6], 8) < weights + 2e7

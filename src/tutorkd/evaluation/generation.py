@@ -89,6 +89,7 @@ def generation_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int)
     On a GPU the latter is what torch allocates; elsewhere it is by how much the process's resident memory grows, looked
     at every 2 ms, with what was freed before given back to the system first where the C library can.
     """
+    _generate(model, [prompt], _greedy(1))  # which reads weights from the disk that are only mapped so far
     weights = sum({each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}.values())
     gc.collect()
     if model.device.type == "cuda":

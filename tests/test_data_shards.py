@@ -192,6 +192,20 @@ def test_rows_of_a_data_set_of_the_hub_are_those_of_a_file(tmp_path, prepare, mo
             prepare("org/name", text_column="data.txt", streaming=streaming)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_text_that_changes_while_it_is_read_is_refused_and_leaves_nothing(tmp_path, prepare, monkeypatch, processes):
+    path = write(tmp_path / "a.jsonl")
+
+    def tokenize(parts, encoder, scratch, number, plain=cached._tokenize):
+        os.utime(path, (number, number))
+        plain(parts, encoder, scratch, number)
+
+    monkeypatch.setattr(cached, "_tokenize", tokenize)
+    with pytest.raises(UserError, match=r"a.jsonl' changed while it was read; try again once its files stay"):
+        prepare(path, num_proc=processes)
+    assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
+
+
 # Killed, and at once
 
 

@@ -64,13 +64,21 @@ def cached_corpus(
     """Return the packed rows of a source, from the folder `cache` if they are there.
 
     Raises:
-        UserError: the source can't be read, holds no text or mostly unknown tokens, the cache can't be written, or a
-            process was killed.
+        UserError: the source can't be read, changes meanwhile, holds no text or mostly unknown tokens; the cache
+            can't be written; or a process was killed.
     """
-    key = cache_key({"format": _FORMAT}, source.identity(streaming=False), encoder.identity(), asdict(settings))
-    folder = cache / key
+    identity = source.identity(streaming=False)
+    folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), asdict(settings))
+
+    def build(new: Path, scratch: Path) -> None:
+        _build(source, encoder, settings, num_proc, new, scratch)
+        if source.identity(streaming=False) != identity:
+            raise UserError(
+                f"corpus {source.name!r} changed while it was read; try again once its files stay as they are"
+            )
+
     try:
-        reused = build_once(folder, partial(_build, source, encoder, settings, num_proc))
+        reused = build_once(folder, build)
     except BrokenProcessPool as error:
         raise UserError(
             f"corpus {source.name!r}: a process that tokenised it was killed, as happens when memory runs short; the "

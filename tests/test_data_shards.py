@@ -268,8 +268,11 @@ def test_after_a_kill_finished_shards_are_not_made_again_and_the_rows_are_the_sa
     path = write(tmp_path / "a.jsonl")
     undisturbed = prepare(path, cache="other")
     killed(path)
+    (scratch,) = (tmp_path / "cache").glob(".*.partial/scratch")
+    (scratch / ".9.1").touch()  # as a process that was killed in the midst of a shard leaves
 
     def read(parts, column, plain=shards._read_parts):
+        assert not (scratch / ".9.1").exists()
         ((_, span),) = parts
         (tmp_path / f"read-{span.start // SIZE}").touch()
         return plain(parts, column)

@@ -111,6 +111,8 @@ def _build(
     source: Source, encoder: Encoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
 ) -> None:
     shards = source.shards(settings.text_column)
+    for partial_file in scratch.glob(".*"):  # of processes that were killed
+        partial_file.unlink()
     note = scratch / "progress.json"
     progress = _Progress(**json.loads(note.read_text())) if note.exists() else _Progress()
     left = range(progress.shards, len(shards))

@@ -1,5 +1,6 @@
-"""The benchmarks run: a few kills, and the comparison of the step with the authors'."""
+"""The benchmarks run: a few kills, a small text, and the comparison of the step with the authors'."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny
 from commands import environment
 
 from tutorkd.methods import METHODS
@@ -27,6 +29,23 @@ def _run(script: str, *flags: str) -> str:
 def test_a_killed_run_goes_on_to_the_same_weights(processes, kills):
     printed = _run("kill.py", "--kills", str(kills), "--processes", str(processes))
     assert f"killed {kills} times, " in printed
+
+
+def test_preparing_a_text_is_measured(tmp_path):
+    made = _run("corpus.py", "--gigabytes", "0.0003", "--processes", "2", "--scratch", str(tmp_path))
+    figures = dict(re.findall(r"^\| (.*\S) +\| +(.*\S) \|$", made, re.MULTILINE))
+    assert figures["text"].startswith("0.00 GB, ")
+    tokens, seconds = (float(figures[name].split()[0].replace(",", "")) for name in ("tokens/s", "second start"))
+    assert tokens > 0
+    assert seconds > 0
+    assert not list(tmp_path.iterdir())
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\n\n".join(tiny.documents()))
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    given = _run("corpus.py", "--folder", str(folder), "--tokenizer", str(tmp_path / "tokenizer"))
+    tokens = sum(len(text.split()) for text in tiny.documents())
+    assert f"{tokens:,} tokens |" in given
 
 
 def test_our_step_and_the_authors_compute_the_same():

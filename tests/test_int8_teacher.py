@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 
+import psutil
 import pytest
 import tiny
 import torch
@@ -14,13 +15,15 @@ from transformers import AlbertConfig, AutoModelForMaskedLM
 
 from tutorkd import quantization
 from tutorkd.config import DistillationConfig
+from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
+from tutorkd.pretraining.memory import Setting, device_bytes, memory_facts, settings
 from tutorkd.quantization import quantised_bytes, stored
 from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
-from tutorkd.teacher import Teacher
+from tutorkd.teacher import Teacher, load_teacher
 from tutorkd.trainer import DistillationTrainer, prepare_teacher
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
@@ -63,13 +66,13 @@ def _config(folder, **changes):
 
 def _trainer(folder, model, method: str = "tutor-kd", **changes) -> DistillationTrainer:
     args = _config(folder, **changes)
-    settings = METHODS[method].settings(**SETTINGS.get(method, {}))
+    constants = METHODS[method].settings(**SETTINGS.get(method, {}))
     teacher = prepare_teacher(model, args)
     torch.manual_seed(0)
-    student = build_student("half", teacher.config, head=settings.student_head)
+    student = build_student("half", teacher.config, head=constants.student_head)
     initialise_from_teacher(student, teacher)
     return DistillationTrainer(
-        student, teacher, args, _text(), tiny.tokenizer(), eval_dataset=_text(), method=method, settings=settings
+        student, teacher, args, _text(), tiny.tokenizer(), eval_dataset=_text(), method=method, settings=constants
     )
 
 
@@ -193,7 +196,6 @@ def test_the_log_begins_with_what_rounding_cost_and_the_card_tells_it(tmp_path):
 
 def test_without_held_out_rows_nothing_is_told(tmp_path):
     args = _config(tmp_path)
-    settings = METHODS["minilm"].settings()
     trainer = DistillationTrainer(
         build_student("half", tiny.config("bert")),
         tiny.masked_lm(),
@@ -201,7 +203,7 @@ def test_without_held_out_rows_nothing_is_told(tmp_path):
         tiny.rows(8),
         tiny.tokenizer(),
         method="minilm",
-        settings=settings,
+        settings=METHODS["minilm"].settings(),
     )
     trainer.train()
     assert trainer.teacher.quantised
@@ -262,6 +264,57 @@ def test_the_saved_initial_student_has_the_teacher_s_own_weights(root, tmp_path)
     teacher = AutoModelForMaskedLM.from_pretrained(root / "teacher").base_model.state_dict()
     name = "encoder.layer.{}.output.dense.weight"
     assert torch.equal(start[name.format(0)], teacher[name.format(1)])
+
+
+# What it takes
+
+
+def test_the_memory_that_is_foretold_is_what_the_run_would_take(tmp_path):
+    trainers = {dtype: _trainer(tmp_path, _teacher(), teacher_dtype=dtype) for dtype in ("float32", "bfloat16", "int8")}
+    costs = {dtype: measure_step(trainer, 16) for dtype, trainer in trainers.items()}
+    ways = {way.flags: way.peak_bytes for way in settings(trainers["float32"], costs["float32"])}
+    assert ways.pop("as it is") == costs["float32"].peak_bytes
+    assert ways.pop("--teacher_dtype int8") == costs["int8"].peak_bytes
+    # What is kept of a teacher in bfloat16 for the backward pass isn't the same.
+    kept = costs["float32"].activation_bytes
+    assert ways.pop("--teacher_dtype bfloat16") - kept == costs["bfloat16"].static_bytes
+    assert not ways
+    assert [way.name for way in settings(trainers["int8"], costs["int8"])] == ["as it is"]
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "told"),
+    [
+        (9, "as it is, into 9.0 GiB"),
+        (7, "--teacher_dtype bfloat16, into 7.0 GiB"),
+        (3, "nothing of these, into 3.0 GiB"),
+    ],
+)
+def test_the_first_setting_that_fits_is_named(gibibytes, told):
+    sizes = [8, 6, 5.5, 4]
+    flags = ["as it is", "--teacher_dtype bfloat16", "--shard_teacher true", "--teacher_dtype int8"]
+    ways = [
+        Setting(f"way {n}", flag, int(size * 2**30)) for n, (flag, size) in enumerate(zip(flags, sizes, strict=True))
+    ]
+    facts = memory_facts(ways, gibibytes * 2**30)
+    assert facts.pop("fits") == told
+    assert list(facts.values()) == ["about 8.0 GiB a device", "about 6.0 GiB", "about 5.5 GiB", "about 4.0 GiB"]
+
+
+def test_a_machine_s_memory_is_shared_by_its_processes(monkeypatch):
+    all_of_it = psutil.virtual_memory().total
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert device_bytes(torch.device("cpu")) == all_of_it // 4
+
+
+def test_a_file_that_a_teacher_was_mapped_from_isn_t_kept_in_memory(root):
+    teacher = load_teacher(str(root / "teacher"))
+    before = {weight.untyped_storage().data_ptr() for weight in teacher.parameters()}
+    teacher.quantise()
+    assert not before & {
+        part.untyped_storage().data_ptr() for weight in teacher.parameters() for part in stored(weight)
+    }
+    assert teacher.model.get_output_embeddings().weight is teacher.model.get_input_embeddings().weight
 
 
 # What it can't be

@@ -1,4 +1,4 @@
-"""A teacher spread over two processes: the run is that of a teacher that is whole in each."""
+"""A teacher spread over two processes, or four: the run is that of a teacher that is whole in each."""
 
 import json
 import subprocess
@@ -10,22 +10,22 @@ import tiny
 import torch
 from commands import environment, fail, save, save_corpus
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM
 
 from tutorkd.config import DistillationConfig
-from tutorkd.pretraining.plan import memory_of_teacher
 from tutorkd.sharding import gathered_bytes, weight_bytes
 
 METHODS = {"tutor-kd": "bert", "kd": "legacy", "minilm-v2": "modernbert"}
 
-SCRIPT = """
+RUNS = """
 import contextlib, io, json, sys
 import datasets, torch
 import tiny
 from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig
+from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
+from tutorkd.pretraining.memory import settings
 from tutorkd.quantization import stored
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import load_teacher
@@ -46,13 +46,13 @@ def config(name, sharded, **changes):
 
 def train(name, method, sharded, resume_from=None):
     args = config(name, sharded)  # KD's in bfloat16, the teacher too
-    settings = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
+    constants = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
     teacher = prepare_teacher(f"{root}/{teachers[method]}", args)
     torch.manual_seed(0)
-    student = build_student("half", teacher.config, head=settings.student_head)
+    student = build_student("half", teacher.config, head=constants.student_head)
     start = str(initialise_from_teacher(student, teacher))
     trainer = DistillationTrainer(
-        student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, method=method, settings=settings
+        student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, method=method, settings=constants
     )
     trainer.train(resume_from_checkpoint=resume_from)
     trainer.save_model()
@@ -68,8 +68,14 @@ def train(name, method, sharded, resume_from=None):
     return trainer
 
 for method in teachers:
-    train(f"{method}-whole", method, False)
-    trainer = train(f"{method}-sharded", method, True)
+    for kind in ("whole", "sharded"):
+        trainer = train(f"{method}-{kind}", method, kind == "sharded")
+        ways = settings(trainer, measure_step(trainer, 16))
+        found["runs"][f"{method}-{kind}"]["settings"] = {way.name: way.peak_bytes for way in ways}
+"""
+
+RESUMED_AND_REFUSED = """
+for method in teachers:
     train(f"{method}-resumed", method, True, f"{root}/{method}-sharded/checkpoint-2")
 
 # What torch notes of a pass for a backward pass to come.
@@ -94,7 +100,9 @@ with contextlib.redirect_stdout(plan):
     command += ["--max_length", "16", "--max_steps", "4", "--output_dir", f"{root}/planned"]
     found["planned"] = main([*command, "--dry_run", "true", "--shard_teacher", "true"])
 found["plan"] = plan.getvalue()
+"""
 
+END = """
 with open(f"{root}/found-{trainer.args.process_index}.json", "w") as file:
     json.dump(found, file)
 trainer.accelerator.wait_for_everyone()
@@ -117,24 +125,37 @@ def _save_teachers(root: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """A folder with runs of two processes, and what each of these found."""
-    root = tmp_path_factory.mktemp("sharded")
-    _save_teachers(root)
-    save_corpus(root / "corpus.txt")
-    script = root / "run.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+def _run(root: Path, processes: int, script: str, methods: dict[str, str]) -> list[dict]:
+    """What each process found."""
+    (root / "run.py").write_text(script, encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--rdzv_backend", "c10d"]
+    given = [str(root / "run.py"), str(root), json.dumps(methods)]
     done = subprocess.run(
-        [sys.executable, *launcher, "--rdzv_endpoint", "localhost:0", str(script), str(root), json.dumps(METHODS)],
+        [sys.executable, *launcher, "--rdzv_endpoint", "localhost:0", *given],
         env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return root, [json.loads((root / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+    return [json.loads((root / f"found-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A folder with runs of two processes, and what each of these found."""
+    root = tmp_path_factory.mktemp("sharded")
+    _save_teachers(root)
+    save_corpus(root / "corpus.txt")
+    return root, _run(root, 2, RUNS + RESUMED_AND_REFUSED + END, METHODS)
+
+
+@pytest.fixture(scope="module")
+def ran_by_four(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Likewise of four, whose slices of a tiny model's vectors are of eight numbers."""
+    root = tmp_path_factory.mktemp("by_four")
+    _save_teachers(root)
+    return root, _run(root, 4, RUNS + END, {"tutor-kd": "bert"})
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -144,16 +165,39 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_losses_and_final_weights_are_those_of_a_whole_teacher(ran, method):
-    root, (found, _) = ran
-    whole, sharded = (found["runs"][f"{method}-{kind}"] for kind in ("whole", "sharded"))
+def _equal(root: Path, runs: dict, method: str) -> None:
+    whole, sharded = (runs[f"{method}-{kind}"] for kind in ("whole", "sharded"))
     assert len([line for line in whole["log"] if "loss" in line]) == 4
     assert sharded["log"] == whole["log"]
     assert sharded["start"] == whole["start"]
     one, two = (_weights(root / f"{method}-{kind}") for kind in ("whole", "sharded"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_final_weights_are_those_of_a_whole_teacher(ran, method):
+    root, (found, _) = ran
+    _equal(root, found["runs"], method)
+
+
+def test_so_are_they_with_four_processes_which_hold_a_quarter_each(ran_by_four):
+    root, processes = ran_by_four
+    _equal(root, processes[0]["runs"], "tutor-kd")
+    quarters = [found["runs"]["tutor-kd-sharded"] for found in processes]
+    assert sum(quarter["held"] for quarter in quarters) == quarters[0]["all"]
+    assert all(quarter["held"] == pytest.approx(quarter["all"] / 4, rel=0.02) for quarter in quarters)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_memory_that_is_foretold_of_a_sharded_teacher_is_what_it_takes(request, processes):
+    _, (found, *_) = request.getfixturevalue("ran" if processes == 2 else "ran_by_four")
+    whole, sharded = (found["runs"][f"tutor-kd-{kind}"]["settings"] for kind in ("whole", "sharded"))
+    assert list(whole) == ["as it is", "bfloat16 teacher", "sharded teacher", "int8 teacher"]
+    assert list(sharded) == ["as it is", "whole teacher", "bfloat16 teacher", "int8 teacher"]
+    assert whole["sharded teacher"] == pytest.approx(sharded["as it is"], rel=0.001)
+    assert sharded["whole teacher"] == pytest.approx(whole["as it is"], rel=0.001)
+    assert sharded["int8 teacher"] == pytest.approx(whole["int8 teacher"], rel=0.001)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -186,13 +230,10 @@ def test_what_a_sharded_teacher_can_t_be_is_refused(ran):
         assert "there is no such folder" in found["absent"]
 
 
-def test_the_plan_says_what_the_teacher_takes_of_a_process(ran):
+def test_the_plan_says_what_a_whole_teacher_would_take_of_a_process(ran):
     first, second = ran[1]  # which says nothing
     assert (first["planned"], second["planned"]) == (0, 0)
-    assert "with --shard_teacher on 2 processes" in first["plan"]
-    with torch.device("meta"):
-        model = BertForMaskedLM(BertConfig())  # 109.5 M weights, 24.5 M outside of the layers, 7.1 M in each
-    assert memory_of_teacher(model, 4) == "0.4 GiB a process, 0.3 with --shard_teacher on 4 processes"
+    assert "\n  whole teacher      about 0.0 GiB\n" in first["plan"]
 
 
 def test_gathered_at_once_are_embeddings_head_and_one_layer_with_their_buffers():

@@ -28,6 +28,9 @@ def quantise(model: PreTrainedModel) -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_  # an extra
 
     quantize_(layer_stack(model.base_model), Int8WeightOnlyConfig(set_inductor_config=False))
+    for weight in model.parameters():
+        if len(stored(weight)) == 1:  # else it would keep the whole file that it is mapped from in memory
+            weight.data = weight.data.clone()
 
 
 def quantised_bytes(model: PreTrainedModel) -> int:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
 from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.memory import device_bytes, memory_facts, settings
 from tutorkd.settings import resolved
-from tutorkd.sharding import gathered_bytes, weight_bytes
 from tutorkd.words import duration
 
 
@@ -45,21 +45,11 @@ def plan(
         "tokens a step": f"{cost.tokens:,}",
         "steps": steps,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
-        "peak memory": f"about {cost.peak_bytes / 2**30:.1f} GiB a device",
+        **memory_facts(settings(trainer, cost), device_bytes(config.device)),
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s, {total}",
     }
-    teacher, processes = trainer._forward_arguments().get("teacher"), config.world_size
-    if teacher is not None and processes > 1:
-        facts["teacher"] = memory_of_teacher(teacher.model, processes)
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
     written = yaml.safe_dump(recipe, sort_keys=False).rstrip()
     return "\n".join(["", "# resolved recipe", written, "", *(f"{name:<20} {fact}" for name, fact in facts.items())])
-
-
-def memory_of_teacher(model: PreTrainedModel, processes: int) -> str:
-    """What its weights take of each process's memory, whole and sharded."""
-    size = weight_bytes(model)
-    sharded = size / processes + gathered_bytes(model)
-    return f"{size / 2**30:.1f} GiB a process, {sharded / 2**30:.1f} with --shard_teacher on {processes} processes"

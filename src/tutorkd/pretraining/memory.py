@@ -1,0 +1,60 @@
+"""What a run takes of a device's memory with its teacher in this or that setting, and which of them fits."""
+
+import os
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from tutorkd.cost import StepCost
+from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.quantization import quantised_bytes
+from tutorkd.sharding import gathered_bytes, weight_bytes
+from tutorkd.trainer import DistillationTrainer
+
+
+class Setting(NamedTuple):
+    """A way to hold the teacher."""
+
+    name: str
+    flags: str  # that ask for it
+    peak_bytes: int  # of each process
+
+
+def settings(trainer: MaskedRowsTrainer, cost: StepCost) -> list[Setting]:
+    """The run as it is and, if it has a teacher, with that held otherwise; in the order in which they are tried."""
+    ways = [Setting("as it is", "as it is", cost.peak_bytes)]
+    if not isinstance(trainer, DistillationTrainer):
+        return ways
+    teacher, processes = trainer.teacher, trainer.args.world_size
+    whole, rounded = weight_bytes(teacher.model), quantised_bytes(teacher.model)
+    sharded = whole // processes + gathered_bytes(teacher.model)
+    now = sharded if teacher.sharded else rounded if teacher.quantised else whole
+    rest = cost.peak_bytes - now
+    if teacher.sharded:
+        ways.append(Setting("whole teacher", "--shard_teacher false", rest + whole))
+    if teacher.model.dtype == torch.float32 and not teacher.quantised:
+        ways.append(Setting("bfloat16 teacher", "--teacher_dtype bfloat16", rest + now // 2))
+    if processes > 1 and not teacher.sharded:
+        ways.append(Setting("sharded teacher", "--shard_teacher true", rest + sharded))
+    if not teacher.quantised:
+        ways.append(Setting("int8 teacher", "--teacher_dtype int8", rest + rounded))
+    return ways
+
+
+def device_bytes(device: torch.device) -> int:
+    """Memory that each process has for itself: a GPU's, or its share of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def memory_facts(ways: list[Setting], there: int) -> dict[str, str]:
+    """Lines for the plan, by name: what each takes, and the first that fits into ``there`` bytes."""
+    fits = next((way.flags for way in ways if way.peak_bytes <= there), "nothing of these")
+    first, *others = (f"about {way.peak_bytes / 2**30:.1f} GiB" for way in ways)
+    return {
+        "peak memory": f"{first} a device",
+        **{f"  {way.name}": fact for way, fact in zip(ways[1:], others, strict=True)},
+        "fits": f"{fits}, into {there / 2**30:.1f} GiB",
+    }

@@ -6,6 +6,7 @@ import json
 import pytest
 import tiny
 import torch
+from accelerate import dispatch_model
 from commands import save
 from transformers import AutoModel, AutoModelForMaskedLM
 
@@ -120,6 +121,41 @@ def test_a_teacher_cast_to_bfloat16_is_the_one_that_is_loaded_in_bfloat16(tmp_pa
         for teacher in (AutoModelForMaskedLM.from_pretrained(path), path)
     )
     assert torch.equal(given, loaded)
+
+
+def _placed(model):
+    """The same model with accelerate's hooks, as if parts of it lay on two devices."""
+    parts = ["bert.embeddings", "cls", *(f"bert.encoder.layer.{layer}" for layer in range(4))]
+    placed = dispatch_model(copy.deepcopy(model), dict.fromkeys(parts, "cpu"), force_hooks=True)
+    placed.hf_device_map = {part: index % 2 for index, part in enumerate(parts)}
+    return placed
+
+
+def test_a_teacher_that_was_placed_on_several_devices_reads_as_any_other_and_stays_there():
+    model, ids = tiny.masked_lm(), torch.tensor([[2, *range(5, 30), 3]])
+    plain, placed = Teacher(model), Teacher(_placed(model))
+    ask, positions = Ask(hidden=[0, 2, 4], attention=[1, 4], values=True), torch.tensor([3, 7])
+    one, two = (teacher(ids, ask=ask, positions=positions) for teacher in (plain, placed))
+    assert torch.equal(one.logits, two.logits)
+    for mine, others in zip((*one.hidden, *one.attention[1][:3]), (*two.hidden, *two.attention[1][:3]), strict=True):
+        assert torch.equal(mine, others)
+    head = placed.copy_of_head()
+    assert torch.equal(head(one.features), one.logits)
+    assert not any(hasattr(part, "_hf_hook") for part in head.modules())
+    assert placed.to("meta").visiting(torch.device("meta")) is placed
+    assert {weight.device.type for weight in placed.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("teacher_dtype", ["auto", "int8"])
+def test_a_student_learns_of_a_placed_teacher_what_it_does_of_any_other(tmp_path, teacher_dtype):
+    logs = []
+    for teacher in (tiny.masked_lm(), _placed(tiny.masked_lm())):
+        torch.manual_seed(0)  # the student's start
+        trainer = _distil("half", teacher, tmp_path, teacher_dtype=teacher_dtype, logging_steps=1)
+        trainer.train()
+        logs.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert len(logs[0]) == 2
+    assert logs[0] == logs[1]
 
 
 def test_a_student_that_shares_the_teacher_s_weights_is_refused(tmp_path):

@@ -32,6 +32,8 @@ class Head(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         shell = outline(model) if is_sharded(model) else copy.copy(model)
+        for name in ("forward", "_old_forward", "_hf_hook"):  # accelerate's, which would run the whole model
+            vars(shell).pop(name, None)
         shell._parameters, shell._buffers = model._parameters, model._buffers
         shell._modules = dict(model._modules)
         setattr(shell, model.base_model_prefix, _PassThrough())
@@ -114,7 +116,7 @@ class Reader(nn.Module):
             asked["recording"] = recording
         output = self.body(input_ids=input_ids, attention_mask=attention_mask, **asked)
         recording.close()
-        last = output.last_hidden_state
+        last = output.last_hidden_state.to(input_ids.device)  # from a model that is spread over devices
         hidden = tuple(output.hidden_states[layer] if inner else last for layer in ask.hidden)
         features = logits = cast(Tensor, None)  # whoever reads them has asked for them
         if positions is not None:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -75,6 +77,15 @@ class Teacher(Reader):
         """Stays in evaluation mode: the teacher has no dropout."""
         return super().train(False)
 
+    @property
+    def placed(self) -> bool:
+        """Whether whoever loaded its model put parts of it on several devices (``device_map``)."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    def to(self, *args: Any, **kwargs: Any) -> "Teacher":
+        """As any module's, but one that was placed stays where it is."""
+        return self if self.placed else super().to(*args, **kwargs)
+
     def quantise(self) -> None:
         """Round the matrices of its layers to 8 bits; a model that it was made of stays as it is."""
         quantise(self.model)
@@ -82,8 +93,10 @@ class Teacher(Reader):
 
     def visiting(self, device: torch.device) -> "Teacher":
         """A teacher that reads on a device which may be too small for it: the same weights, which stay where they are,
-        but for each layer's while it runs.
+        but for each layer's while it runs. One that was placed reads where it is.
         """
+        if self.placed:
+            return self
         visitor = frozen(self)
         cpu_offload(visitor.model, device)
         return visitor
@@ -91,19 +104,21 @@ class Teacher(Reader):
     @torch.no_grad()
     def forward(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Reading:
         """As a ``Reader``'s, without gradients. A teacher in 16 bits computes in these throughout, as it would alone;
-        autocast, which would keep what its layers hand on in float32, is for weights in float32.
+        autocast, which would keep what its layers hand on in float32, is for weights in float32. What one that was
+        placed gives is brought to the device of ``input_ids``.
         """
         low = self.model.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(input_ids.device.type, enabled=False) if low else nullcontext():
             if self.sharded:
                 return run_sharded(self.model, super().forward, input_ids, *args, **kwargs)
-            return super().forward(input_ids, *args, **kwargs)
+            reading = super().forward(input_ids, *args, **kwargs)
+            return send_to_device(reading, input_ids.device) if self.placed else reading
 
     @torch.no_grad()
     def copy_of_head(self) -> Head:
         """An independent head, whole in each process."""
         if not self.sharded:
-            return copy.deepcopy(self.head)
+            return remove_hook_from_module(copy.deepcopy(self.head), recurse=True)
         empty, weights = Head(outline(self.model)), self.head.state_dict()
         places = empty.state_dict(keep_vars=True)
         return copy.deepcopy(

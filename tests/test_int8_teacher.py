@@ -11,6 +11,7 @@ import torch
 from commands import assert_same, complete, environment, fail, history, save, save_corpus, weights
 from datasets import Dataset
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AlbertConfig, AutoModelForMaskedLM
 
 from tutorkd import quantization
@@ -160,6 +161,20 @@ def test_every_method_trains_nearly_as_with_the_teacher_unrounded(tmp_path, meth
     assert losses["int8"] == pytest.approx(losses["auto"], rel=0.1)
     if method != "mlm":
         assert losses["int8"] != losses["auto"]
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_step_with_it_is_one_graph(tmp_path, family):
+    torch._dynamo.reset()
+    trainer = _trainer(tmp_path, tiny.masked_lm(family))
+    batch = trainer.masking([{**row, "draw": draw} for draw, row in enumerate(tiny.rows(4, 16))])
+    counter, losses = CompileCounterWithBackend("eager"), []
+    for step in (trainer.model, torch.compile(trainer.model, fullgraph=True, dynamic=False, backend=counter)):
+        torch.manual_seed(1)
+        losses.append(step(batch, teacher=trainer.teacher).loss.detach())
+    torch._dynamo.reset()
+    assert counter.frame_count == 1
+    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("method", ["tutor-kd", "kd"])

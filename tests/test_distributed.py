@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from commands import complete, lines_of, save, save_corpus
+from commands import complete, lines_of, save, save_causal, save_corpus
 from launch import assert_equal_to_rounding, run_on, start
 from safetensors.torch import load_file
 
@@ -83,6 +83,37 @@ run = trainer(
 )
 run.train()
 assert run._compilation.shape is not None
+run.save_model()
+run.save_state()
+run.accelerator.wait_for_everyone()
+run.accelerator.end_training()
+"""
+)
+
+# A causal pair, teacher loaded by name so that it may be sharded. The tutor's tokens don't depend on the process, but
+# what is subtracted from a reward does, the mean of a micro-batch.
+CAUSAL = (
+    TRAINER
+    + """
+from tutorkd.methods import CAUSAL_METHODS
+from tutorkd.config import DistillationConfig
+from tutorkd.trainer import DistillationTrainer
+
+out, teacher, rows, sharded = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "sharded"
+data = datasets.Dataset.from_list([{"input_ids": [(7 * i + 3 * j) % 319 + 1 for j in range(24)]} for i in range(24)])
+torch.manual_seed(0)
+args = DistillationConfig(
+    out, use_cpu=True, disable_tqdm=True, logging_steps=1, report_to="none", max_steps=3, eval_strategy="steps",
+    eval_steps=3, save_strategy="no", per_device_train_batch_size=rows, shard_teacher=sharded, seed=1,
+)
+settings = CAUSAL_METHODS["tutor-kd"].settings(
+    sampling="greedy", rewards="none", window=4, replaced_share=0.1, hidden_state_weight=0.5
+)
+run = DistillationTrainer(
+    "half", teacher, args, data, tiny.causal_tokenizer(), eval_dataset=data, settings=settings
+)
+assert run.teacher.sharded == sharded
+run.train()
 run.save_model()
 run.save_state()
 run.accelerator.wait_for_everyone()
@@ -229,6 +260,15 @@ def test_two_compiled_processes_equal_one_with_twice_the_rows(tmp_path):
     run_on(1, COMPILED, tmp_path, str(tmp_path / "one"), "8")
     run_on(2, COMPILED, tmp_path, str(tmp_path / "two"), "4")
     assert_equal_to_rounding(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_processes_with_a_causal_pair_equal_one_with_a_sharded_teacher_too(tmp_path):
+    teacher = save_causal(tiny.tiny_causal(), tmp_path / "teacher")
+    runs = ("one", 1, "8", "whole"), ("two", 2, "4", "whole"), ("slices", 2, "4", "sharded")
+    for name, processes, rows, sharded in runs:
+        run_on(processes, CAUSAL, tmp_path, str(tmp_path / name), teacher, rows, sharded)
+    assert_equal_to_rounding(tmp_path / "one", tmp_path / "two")
+    assert_equal_to_rounding(tmp_path / "two", tmp_path / "slices")
 
 
 @pytest.fixture(scope="module")

@@ -96,14 +96,14 @@ def nearest_path(name: str) -> str:
     return nearest(name, [str(path.with_name(there.name)) for there in path.parent.iterdir()])
 
 
-def load_config(name: str, role: str, trust_remote_code: bool = False) -> PretrainedConfig:
+def load_config(name: str, role: str, trust_remote_code: bool = False, presets: Sequence[str] = ()) -> PretrainedConfig:
     """The configuration of a checkpoint; of the Hub's nothing else is downloaded, but for GGUF, which is one file.
 
     Raises:
         UserError: if there is no such model, or it can't be reached or read.
     """
     folder, gguf = files_of(name)
-    with loading(name, role):
+    with loading(name, role, presets):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
     if gguf and hasattr(config, "quantization_config"):
         del config.quantization_config  # as ``load_model`` does

@@ -52,4 +52,5 @@ _CAUSAL_CLASSES = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - {*MODEL_FOR_MA
 
 def objective_of(model: PreTrainedModel) -> Objective:
     """What a model is for: causal if its class is a causal language model's, else masked, as encoders are."""
-    return CAUSAL if type(model).__name__ in _CAUSAL_CLASSES else MASKED
+    classes = {kind.__name__ for kind in type(model).__mro__}  # torch's FSDP makes one of its own out of it
+    return MASKED if classes.isdisjoint(_CAUSAL_CLASSES) else CAUSAL

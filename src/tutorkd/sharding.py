@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from tutorkd.hub import load_model, loading
+from tutorkd.errors import UserError
+from tutorkd.hub import files_of, load_config, load_model, loading
 from tutorkd.runtime import return_freed_memory
 
 
@@ -33,10 +34,14 @@ def load_sharded(
     Raises:
         UserError: as ``load_model``.
     """
-    with loading(name, "teacher"):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):  # without memory: it tells what the layers are called
-            empty = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    config = cast(Any, load_config(name, "teacher", trust_remote_code))
+    if files_of(name)[1]:
+        raise UserError(
+            f"the teacher {name} is a GGUF file, of which no process can read a slice: leave shard_teacher out, or "
+            "save it as safetensors first"
+        )
+    with loading(name, "teacher"), torch.device("meta"):  # without memory: it tells what the layers are called
+        empty = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     config.base_model_fsdp_plan = {f"{_longest_list(empty.base_model)}.*": "free_full_weight"}
     if not torch.accelerator.is_available():
         return_freed_memory()

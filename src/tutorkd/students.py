@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
-from tutorkd.hub import load_model, loading
+from tutorkd.hub import load_config, load_model
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head
 from tutorkd.sharding import whole
@@ -80,8 +80,7 @@ def student_config(
             **EXTREME_SIZES,
         )
     else:
-        with loading(name, "student", PRESETS):
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = load_config(name, "student", trust_remote_code, PRESETS)
     for key, value in (sizes or {}).items():
         if value < 1:
             raise UserError(f"a student can't have {value} as its {key}: give 1 or more")

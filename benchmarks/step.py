@@ -53,7 +53,7 @@ from tutorkd.compilation import plain
 from tutorkd.cost import matmul_rate
 from tutorkd.data.rows import DrawnRows, EpochSampler
 from tutorkd.masking import MaskingCollator
-from tutorkd.methods import tutor_kd
+from tutorkd.methods import tutor, tutor_kd
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
@@ -470,7 +470,7 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         ("teacher reads X^M and X'", trainer.teacher.body, "forward"),
         ("teacher's vocabulary head, twice", trainer.teacher.head, "forward"),
         ("tutor's vocabulary head", module.tutor, "forward"),
-        ("sampling", tutor_kd, "sample_replacements"),
+        ("sampling", tutor, "sample_replacements"),
         ("student reads X'", module.student, "forward"),
         ("student's modified-logit head", module.modified_logit_head, "forward"),
         ("ratio", functional, "modified_logit_target"),
@@ -544,7 +544,7 @@ def check() -> None:
         replaced = torch.randint(5, CHECK_SHAPE.teacher.vocab_size, (k,), device=DEVICE)
         replaced[0] = batch.input_ids.flatten()[batch.masked_positions[0]]  # a ratio of exactly 1
 
-        with patch.object(tutor_kd, "sample_replacements", lambda *args, tokens=replaced, **kwargs: tokens):
+        with patch.object(tutor, "sample_replacements", lambda *args, tokens=replaced, **kwargs: tokens):
             output = module(batch, teacher)
         implementation = module.student.config._attn_implementation
         for model in (module.student, ours.teacher):

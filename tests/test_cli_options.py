@@ -375,8 +375,8 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
     first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0]
     if name.startswith("paper"):
         assert first == f"# tutorkd distill --config {name}"
-    elif name == "demo":
-        assert first == "# tutorkd demo"
+    elif name.startswith("demo"):
+        assert first == f"# tutorkd demo{' --causal' * (name == 'demo-causal')}"
     elif name == "glue":
         assert first == "# tutorkd glue MODEL --config glue"
     else:

@@ -11,9 +11,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles
 from tutorkd.config import DistillationConfig
-from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, build_module
@@ -143,7 +143,7 @@ def test_a_step_is_one_graph_that_computes_the_same(method, family, checkpointin
 # A run
 
 
-def _trainer(folder, compiled: bool, backend: str = "aot_eager", layers: int = 4, **args) -> MaskedRowsTrainer:
+def _trainer(folder, compiled: bool, backend: str = "aot_eager", layers: int = 4, **args) -> PackedRowsTrainer:
     given = {"per_device_train_batch_size": 4, "num_train_epochs": 2} | args
     config = DistillationConfig(
         str(folder), torch_compile=compiled, torch_compile_backend=backend if compiled else None, **COMMON | given
@@ -153,7 +153,7 @@ def _trainer(folder, compiled: bool, backend: str = "aot_eager", layers: int = 4
     return DistillationTrainer("half", teacher, config, rows, tiny.tokenizer(), rows, settings=settings)
 
 
-def _logged(trainer: MaskedRowsTrainer) -> list[dict[str, float]]:
+def _logged(trainer: PackedRowsTrainer) -> list[dict[str, float]]:
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
@@ -213,7 +213,7 @@ def _distill(place, out, *more: str) -> list[str]:
 def test_a_stopped_compiled_run_goes_on_to_the_same_weights_bit_for_bit(place, tmp_path, monkeypatch):
     flags = ["--torch_compile", "true", "--max_steps", "6", "--save_steps", "2", "--eval_strategy", "no"]
     complete(*_distill(place, tmp_path / "whole", *flags))
-    step = MaskedRowsTrainer.training_step
+    step = PackedRowsTrainer.training_step
 
     def killed(trainer, *args, **kwargs):
         if trainer.state.global_step == 3:
@@ -223,7 +223,7 @@ def test_a_stopped_compiled_run_goes_on_to_the_same_weights_bit_for_bit(place, t
     from tutorkd.cli.main import main
 
     with monkeypatch.context() as patch:
-        patch.setattr(MaskedRowsTrainer, "training_step", killed)
+        patch.setattr(PackedRowsTrainer, "training_step", killed)
         assert main(_distill(place, tmp_path / "parts", *flags)) == 130
     complete(*_distill(place, tmp_path / "parts", *flags))
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))

@@ -180,9 +180,9 @@ stopped.accelerator.end_training()
 FAILING = """
 import multiprocessing, os, signal, sys, time
 from tutorkd.cli.main import main
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 
-what, step = sys.argv.pop(1), MaskedRowsTrainer.training_step
+what, step = sys.argv.pop(1), PackedRowsTrainer.training_step
 
 def training_step(trainer, *args, **kwargs):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -197,7 +197,7 @@ def training_step(trainer, *args, **kwargs):
         raise RuntimeError("the second process has no more wishes")
     return step(trainer, *args, **kwargs)
 
-MaskedRowsTrainer.training_step = training_step
+PackedRowsTrainer.training_step = training_step
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -482,7 +482,7 @@ def spoil_weights(folder, change):
 def test_incomplete_encoder_is_refused(bert, arguments, tmp_path):
     spoil_weights(tmp_path / "bert", lambda weights: weights.pop("encoder.layer.1.output.dense.weight"))
     with pytest.raises(
-        UserError, match=r"isn't a whole bert encoder: 1 weights .*bert\.encoder\.layer\.1\.output\.dense"
+        UserError, match=r"isn't a whole bert model: 1 weights .*bert\.encoder\.layer\.1\.output\.dense"
     ):
         evaluate_models([bert], arguments)
 
@@ -490,7 +490,7 @@ def test_incomplete_encoder_is_refused(bert, arguments, tmp_path):
 def test_encoder_of_another_shape_is_refused(bert, arguments, tmp_path):
     path = tmp_path / "bert" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 48}))
-    with pytest.raises(UserError, match="isn't a whole bert encoder: 6 weights"):
+    with pytest.raises(UserError, match="isn't a whole bert model: 6 weights"):
         evaluate_models([bert], arguments)
 
 

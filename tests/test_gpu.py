@@ -14,8 +14,8 @@ from datasets import Dataset
 
 from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig, PretrainingConfig
-from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.methods import METHODS
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 pytestmark = [
@@ -36,7 +36,7 @@ def _trainer(folder, method: str, **args) -> DistillationTrainer:
     return DistillationTrainer("half", tiny.masked_lm(), config, rows, tiny.tokenizer(), rows, method, settings)
 
 
-def _logged(trainer: MaskedRowsTrainer) -> list[dict[str, float]]:
+def _logged(trainer: PackedRowsTrainer) -> list[dict[str, float]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 

@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainingArguments
 from tutorkd import TutorKDConfig, TutorKDTrainer
 from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
-from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.methods import METHODS
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 COMMON = {"per_device_train_batch_size": 4, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
@@ -38,7 +38,7 @@ def _norm(parameters) -> float:
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None))
 
 
-def _gradients(monkeypatch, trainer: MaskedRowsTrainer) -> tuple[dict[str, float], dict[str, float]]:
+def _gradients(monkeypatch, trainer: PackedRowsTrainer) -> tuple[dict[str, float], dict[str, float]]:
     """Norms of the parts of the first step's gradient, before and after clipping."""
     before, after = {}, {}
     clip = type(trainer)._get_grad_norm
@@ -133,7 +133,7 @@ def test_steps_in_a_row_that_aren_t_finite_end_the_run_though_others_come_after_
 # float16
 
 
-def _in_float16(trainer: MaskedRowsTrainer, scale: float = 2.0**16) -> None:
+def _in_float16(trainer: PackedRowsTrainer, scale: float = 2.0**16) -> None:
     """Autocast to float16 and a gradient scaler, as accelerate sets them up for --fp16 on a GPU alone."""
     accelerator = trainer.accelerator
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)

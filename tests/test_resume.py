@@ -17,7 +17,7 @@ from commands import assert_same, complete, environment, history, lines_of, save
 
 from tutorkd.callbacks import StopOnSignal
 from tutorkd.cli.main import main
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 
 STEPS = 14
 # 74 rows of 32 tokens make 10 steps of two batches of 4, the last with rows of the next pass: 14 steps end in the
@@ -206,14 +206,14 @@ def test_a_batch_of_8_is_4_batches_of_2(root, tmp_path, make, greedy):
 def _batches(monkeypatch, command: list[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The rows and the masked ones that a run reads."""
     seen = []
-    compute_loss = MaskedRowsTrainer.compute_loss
+    compute_loss = PackedRowsTrainer.compute_loss
 
     def noting(trainer, model, inputs, *args, **kwargs):
         seen.append((inputs.input_ids.clone(), inputs.corrupted_ids.clone()))
         return compute_loss(trainer, model, inputs, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MaskedRowsTrainer, "compute_loss", noting)
+        patch.setattr(PackedRowsTrainer, "compute_loss", noting)
         complete(*command)
     return seen
 
@@ -265,13 +265,13 @@ def _streamed(root: Path) -> Path:
 
 def test_of_several_workers_a_stream_gets_one(root, tmp_path, monkeypatch, capfd):
     working = []
-    compute_loss = MaskedRowsTrainer.compute_loss
+    compute_loss = PackedRowsTrainer.compute_loss
 
     def counting(*args, **kwargs):
         working.append(len(multiprocessing.active_children()))
         return compute_loss(*args, **kwargs)
 
-    monkeypatch.setattr(MaskedRowsTrainer, "compute_loss", counting)
+    monkeypatch.setattr(PackedRowsTrainer, "compute_loss", counting)
     complete(*distill(root, tmp_path / "out", "--streaming", "--dataloader_num_workers", "3", "--max_steps", "2"))
     assert working == [1] * 4
     assert "a stream is read by one data loader worker; of 3 the others aren't started" in capfd.readouterr().out

@@ -5,11 +5,11 @@ import inspect
 import pytest
 from transformers import Trainer
 
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.saving import SavingTrainer
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer, TutorKDTrainer
 
-OURS = [SavingTrainer, MaskedRowsTrainer, MaskedLMTrainer, DistillationTrainer, TutorKDTrainer]
+OURS = [SavingTrainer, PackedRowsTrainer, MaskedLMTrainer, DistillationTrainer, TutorKDTrainer]
 SOURCE = inspect.getsource(Trainer)
 # Name of each overridden hook, to the parameters that it has in Trainer; in the order in which a run comes by them.
 HOOKS = {

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles, plain
 from tutorkd.config import PretrainingConfig
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
 from tutorkd.sharding import gathered_bytes
 
@@ -55,7 +55,7 @@ class StepCost:
         return self.static_bytes + self.activation_bytes
 
 
-def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
+def measure_step(trainer: PackedRowsTrainer, max_length: int) -> StepCost:
     """Run fabricated rows forward and backward, count, and scale to the batch.
 
     Args:
@@ -84,7 +84,7 @@ def measure_step(trainer: MaskedRowsTrainer, max_length: int) -> StepCost:
 
 
 @contextmanager
-def _checkpointing(trainer: MaskedRowsTrainer) -> Iterator[None]:
+def _checkpointing(trainer: PackedRowsTrainer) -> Iterator[None]:
     """Within, the model runs its layers again for their gradient, as Trainer lets it when training begins."""
     model = trainer.saved_model
     # transformers is renaming the second to the first
@@ -98,14 +98,14 @@ class _Count(NamedTuple):
     saved_bytes: int  # kept for the backward pass, weights left out
 
 
-def _count_batch(trainer: MaskedRowsTrainer, max_length: int) -> _Count:
+def _count_batch(trainer: PackedRowsTrainer, max_length: int) -> _Count:
     one, two = (_count(trainer, rows, max_length) for rows in (1, 2))
     rows = trainer.args.per_device_train_batch_size
     # What a second row adds, each row adds; the rest, such as bfloat16 copies of the weights, is there once.
     return _Count(one.flops * rows, one.saved_bytes + (two.saved_bytes - one.saved_bytes) * (rows - 1))
 
 
-def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
+def _count(trainer: PackedRowsTrainer, rows: int, max_length: int) -> _Count:
     args, module = trainer.args, trainer.model
     # The same row with the same masks, so that two cost twice what one does.
     batch = trainer._prepare_inputs(trainer.masking([_typical_row(trainer, max_length)] * rows))
@@ -128,7 +128,7 @@ def _count(trainer: MaskedRowsTrainer, rows: int, max_length: int) -> _Count:
     return _Count(counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()))
 
 
-def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
+def _typical_row(trainer: PackedRowsTrainer, max_length: int) -> dict[str, Any]:
     """A fabricated row in the draw that is in the middle of 64 by how many of its positions are chosen."""
     collator = trainer.masking
     ids = np.random.Generator(np.random.Philox(0)).choice(collator.ordinary_ids, max_length)
@@ -136,7 +136,7 @@ def _typical_row(trainer: MaskedRowsTrainer, max_length: int) -> dict[str, Any]:
     return sorted(rows, key=lambda row: len(collator([row]).masked_positions))[len(rows) // 2]
 
 
-def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:
+def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
     """Time that a step of the run takes here, from forward and backward passes over a full batch behind one to warm up.
 
     Nothing is compiled: where the run will be, the time is cut by what compiling saves a GPU.
@@ -157,7 +157,7 @@ def seconds_a_step(trainer: MaskedRowsTrainer, max_length: int) -> float:
     return seconds * saved * args.gradient_accumulation_steps
 
 
-def _loss(trainer: MaskedRowsTrainer, batch: Batch) -> torch.Tensor:
+def _loss(trainer: PackedRowsTrainer, batch: Batch) -> torch.Tensor:
     """As in a run that isn't compiled."""
     dtype = precision(trainer.args)
     trainer.model.train()
@@ -182,7 +182,7 @@ def share_of_rate(device: torch.device, compiled: bool) -> float:
     return COMPILED_GPU_SHARE if compiled else GPU_SHARE
 
 
-def _parameters(trainer: MaskedRowsTrainer) -> list[nn.Parameter]:
+def _parameters(trainer: PackedRowsTrainer) -> list[nn.Parameter]:
     parts = [trainer.model, *trainer._forward_arguments().values()]
     return list({id(p): p for part in parts for p in part.parameters()}.values())
 

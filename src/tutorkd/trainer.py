@@ -14,13 +14,13 @@ from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.errors import UserError, nearest
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.masked_rows import MaskedRowsTrainer
 from tutorkd.methods import CAUSAL_METHODS, METHODS, Method, methods_for
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.objective import Objective
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
 from tutorkd.step import Figure
@@ -30,7 +30,7 @@ from tutorkd.teacher import Teacher, frozen, load_teacher
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
 
 
-class MaskedLMTrainer(MaskedRowsTrainer):
+class MaskedLMTrainer(PackedRowsTrainer):
     """Masked-language-model training of ``model`` (body and MLM head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
@@ -46,7 +46,7 @@ class MaskedLMTrainer(MaskedRowsTrainer):
         teacher_card(folder, self.saved_model, self.args, self.state)
 
 
-class CausalLMTrainer(MaskedRowsTrainer):
+class CausalLMTrainer(PackedRowsTrainer):
     """Causal-language-model training of ``model`` (body and head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
@@ -62,7 +62,7 @@ class CausalLMTrainer(MaskedRowsTrainer):
         teacher_card(folder, self.saved_model, self.args, self.state)
 
 
-class DistillationTrainer(MaskedRowsTrainer):
+class DistillationTrainer(PackedRowsTrainer):
     """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``, a causal one by one of ``CAUSAL_METHODS``.
 
     Args:
@@ -73,7 +73,7 @@ class DistillationTrainer(MaskedRowsTrainer):
             your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device
             and, where ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
-        train_dataset, eval_dataset, processing_class: as for ``MaskedRowsTrainer``; the tokenizer is the teacher's.
+        train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``, or ``CAUSAL_METHODS``.
         settings: the method's constants; its defaults if left out.
         module: what ``build_module`` made of the same, where that was done before there were rows.

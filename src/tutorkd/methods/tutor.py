@@ -46,14 +46,13 @@ class TutorSettings:
         metadata={"help": "Start of the tutor's head: a copy of the teacher's head, or random as in the paper."},
     )
     sampling: Literal["multinomial", "greedy", "top-k"] = field(
-        default="multinomial", metadata={"help": "How the tutor draws replacements: multinomial, greedy or top-k."}
+        default="multinomial", metadata={"help": "How the tutor draws its tokens."}
     )
     top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
     tutor: Literal["learned", "teacher", "uniform", "none"] = field(
         default="learned",
         metadata={
-            "help": "Who replaces tokens: the learned tutor, the teacher's own distribution, tokens drawn evenly, or "
-            "nobody (students then read the row as it was masked)."
+            "help": "Who replaces tokens: the learned tutor, the teacher's own distribution, even draws, or nobody."
         },
     )
     rewards: Literal["both", "teacher", "student", "none"] = field(

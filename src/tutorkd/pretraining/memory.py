@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from tutorkd.cost import StepCost
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import quantised_bytes
 from tutorkd.sharding import gathered_bytes, weight_bytes
 from tutorkd.trainer import DistillationTrainer
@@ -21,7 +21,7 @@ class Setting(NamedTuple):
     peak_bytes: int  # of each process
 
 
-def settings(trainer: MaskedRowsTrainer, cost: StepCost) -> list[Setting]:
+def settings(trainer: PackedRowsTrainer, cost: StepCost) -> list[Setting]:
     """The run as it is and, if it has a teacher, with that held otherwise; in the order in which they are tried."""
     ways = [Setting("as it is", "as it is", cost.peak_bytes)]
     if not isinstance(trainer, DistillationTrainer):

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.memory import device_bytes, memory_facts, settings
@@ -18,7 +18,7 @@ from tutorkd.words import duration
 
 def plan(
     arguments: Sequence[Any],
-    make: Callable[..., MaskedRowsTrainer],
+    make: Callable[..., PackedRowsTrainer],
     tokenizer: PreTrainedTokenizerBase,
     text: CorpusArguments,
     config: PretrainingConfig,

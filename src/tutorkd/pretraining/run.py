@@ -16,7 +16,7 @@ from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.plan import plan
 from tutorkd.pretraining.training import ready_trainer, saving, train
 from tutorkd.run_folder import RunFolder
-from tutorkd.trainer import MaskedRowsTrainer
+from tutorkd.trainer import PackedRowsTrainer
 
 INITIAL_STUDENT = "initial_student"
 
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
     """What a run trains with, once all that can be refused before text is tokenized has been."""
 
     tokenizer: PreTrainedTokenizerBase
-    make: Callable[..., MaskedRowsTrainer]  # of args, train_dataset and eval_dataset
+    make: Callable[..., PackedRowsTrainer]  # of args, train_dataset and eval_dataset
     lines: list[str]  # what is said of it
     objective: Objective
     initial_student: PreTrainedModel | None = None  # to be saved as it starts

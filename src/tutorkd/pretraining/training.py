@@ -14,14 +14,14 @@ from tutorkd.checkpoints import step_of
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.files import writing, written_whole
-from tutorkd.masked_rows import MaskedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.run_folder import FINISHED_FILE, RunFolder
 from tutorkd.words import duration, one_line
 
-Trainer = TypeVar("Trainer", bound=MaskedRowsTrainer)
+Trainer = TypeVar("Trainer", bound=PackedRowsTrainer)
 
 
-def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
+def train(trainer: PackedRowsTrainer, folder: RunFolder) -> None:
     """Train to the end, from the last checkpoint if there is one, and save into a claimed folder.
 
     Raises:
@@ -60,7 +60,7 @@ def train(trainer: MaskedRowsTrainer, folder: RunFolder) -> None:
     print(f"done     {steps} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
 
 
-def _trained_to_the_end(trainer: MaskedRowsTrainer, checkpoint: Path) -> bool:
+def _trained_to_the_end(trainer: PackedRowsTrainer, checkpoint: Path) -> bool:
     """Whether no step is left behind a checkpoint, which is then loaded; Trainer would make one more."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     if state.global_step < state.max_steps:

@@ -35,7 +35,7 @@ from tutorkd.window import Window
 _SCALE_HALVINGS = 25
 
 
-class MaskedRowsTrainer(SavingTrainer):
+class PackedRowsTrainer(SavingTrainer):
     """``Trainer`` on packed rows that are masked anew each epoch, or read as they are by causal models.
 
     Batch size, accumulation, precision, resuming, checkpoints and ``report_to`` are ``Trainer``'s. Losses are means

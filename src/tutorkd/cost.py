@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles, plain
 from tutorkd.config import PretrainingConfig
+from tutorkd.objective import CAUSAL
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
 from tutorkd.sharding import gathered_bytes
@@ -48,7 +49,7 @@ class StepCost:
     tokens: int
     flops: float  # floating-point operations of all matrix products, forward and backward
     static_bytes: int  # weights, gradients, optimizer state
-    activation_bytes: int  # kept for the backward pass of one micro-batch
+    activation_bytes: int  # of one micro-batch: kept for its backward pass, and a causal teacher's logits beside it
 
     @property
     def peak_bytes(self) -> int:
@@ -79,8 +80,17 @@ def measure_step(trainer: PackedRowsTrainer, max_length: int) -> StepCost:
         flops=count.flops * args.gradient_accumulation_steps,
         # a gradient and AdamW's two moments, in float32, beside the weights
         static_bytes=sum(part.nbytes for p in parameters for part in stored(p)) + gathered + 12 * trained,
-        activation_bytes=count.saved_bytes,
+        activation_bytes=count.saved_bytes + _teacher_logit_bytes(trainer, max_length),
     )
+
+
+def _teacher_logit_bytes(trainer: PackedRowsTrainer, max_length: int) -> int:
+    """What a causal teacher says of all positions, over the whole vocabulary; a masked one's are few."""
+    teacher = trainer._forward_arguments().get("teacher")
+    if teacher is None or teacher.objective is not CAUSAL:
+        return 0
+    numbers = trainer.args.per_device_train_batch_size * max_length * teacher.config.vocab_size
+    return numbers * teacher.model.dtype.itemsize
 
 
 @contextmanager

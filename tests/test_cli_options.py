@@ -243,6 +243,12 @@ def test_a_recipe_for_another_command_is_told_with_the_line_that_runs_it(capfd, 
     assert message in told
 
 
+@pytest.mark.parametrize("content", ["window: 4", "method: kd\non_policy_share: 0.5", "method: clm\nmax_steps: 5"])
+def test_a_recipe_that_distils_causal_models_is_told_too(capfd, recipe, content):
+    flags = recipe(content)
+    assert f"run it with: tutorkd distill --config {flags[1]}" in fail(capfd, "adapt", *flags)
+
+
 def test_a_recipe_for_another_method_isn_t_one_for_another_command(capfd):
     message = fail(capfd, "distill", "--config", "paper-half", "--method", "kd")
     assert message.startswith("paper-half: unknown key 'tutor_init'")

@@ -1,6 +1,6 @@
 """Which command a recipe was made for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tutorkd.cli.demo import STAGES
@@ -8,7 +8,8 @@ from tutorkd.comparison.matrix import SECTIONS
 from tutorkd.errors import UnknownKey
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.glue import arguments as glue
-from tutorkd.methods import METHODS
+from tutorkd.methods import methods_for
+from tutorkd.objective import CAUSAL, MASKED
 from tutorkd.pretraining import adaptation, distillation
 
 
@@ -17,7 +18,7 @@ def told(error: UnknownKey, command: str) -> str:
 
     That is the error's own message, unless another command knows all keys: then the line that runs the recipe.
     """
-    for other, keys in _keys(error.recipe).items():
+    for other, keys in _keys(error.recipe):
         if other != command and set(error.recipe) <= set(keys):
             run = {"compare": f"compare {error.name}", "glue": f"glue MODEL --config {error.name}"}.get(
                 other, f"{other} --config {error.name}"
@@ -26,14 +27,14 @@ def told(error: UnknownKey, command: str) -> str:
     return str(error)
 
 
-def _keys(recipe: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """What the recipes of each command may say."""
+def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each command, and what a recipe for it may say; one that distils either kind of models."""
     method = str(recipe.get("method"))
-    return {
-        "distill": distillation.parser(method if method in METHODS else "tutor-kd").keys,
-        "adapt": adaptation.parser().keys,
-        "evaluate": evaluation.parser().keys,
-        "glue": glue.parser().keys,
-        "compare": SECTIONS,
-        "demo": STAGES,
-    }
+    for objective in (MASKED, CAUSAL):
+        chosen = method if method in methods_for(objective) else "tutor-kd"
+        yield "distill", distillation.parser(chosen, objective).keys
+    yield "adapt", adaptation.parser().keys
+    yield "evaluate", evaluation.parser().keys
+    yield "glue", glue.parser().keys
+    yield "compare", SECTIONS
+    yield "demo", STAGES

@@ -94,6 +94,16 @@ def test_the_teacher_s_twin_is_no_distance_away_on_any_text(arguments, language)
     assert twin.own_perplexity < twin.perplexity
 
 
+def test_models_are_held_against_a_teacher_that_isn_t_measured(arguments, language):
+    _, student = evaluate_language_models(["student"], arguments, language)
+    alone = replace(arguments, output_dir="alone")
+    (same,) = evaluate_language_models(["student"], alone, language, with_teacher=False)
+    assert (same.divergence, same.own_divergence) == (student.divergence, student.own_divergence)
+    assert same.divergence > 0
+    (teacher,) = evaluate_language_models(["./teacher"], replace(alone, restart=True), language, with_teacher=False)
+    assert (teacher.name, teacher.is_teacher, teacher.divergence) == ("./teacher", True, None)
+
+
 def test_the_seed_decides_what_a_model_writes(arguments, language):
     first, again, other = (
         evaluate_language_models(["student"], replace(arguments, seed=seed, output_dir=folder), language)[1]

@@ -103,7 +103,7 @@ class _Model:
 class _Evaluation:
     """All that is measured, checked before the first model is loaded."""
 
-    models: list[_Model]  # the teacher first
+    models: list[_Model]  # that are measured
     teacher: _Model | None
     text: HeldoutText | None
     tasks: Tasks | None
@@ -111,7 +111,7 @@ class _Evaluation:
 
 
 def evaluate_language_models(
-    models: Sequence[str], args: EvaluateArguments, language: LanguageArguments
+    models: Sequence[str], args: EvaluateArguments, language: LanguageArguments, with_teacher: bool = True
 ) -> list[LanguageResult]:
     """Measure each model, the teacher first, and write results.json and results.md to ``args.output_dir``.
 
@@ -119,10 +119,14 @@ def evaluate_language_models(
     teacher are refused. ``args.restart`` throws both away. On another device or number of threads, models are measured
     anew. Whatever can be checked is checked for all models before the first one is loaded.
 
+    Args:
+        with_teacher: whether the teacher is measured too where it isn't one of ``models``; the others are held against
+            it either way.
+
     Raises:
         UserError: for a model, text or task that can't be used, and for a folder that holds results of others.
     """
-    evaluation = _prepare(models, args, language)
+    evaluation = _prepare(models, args, language, with_teacher)
     output = Path(args.output_dir)
     with held(output):
         take_up(output, _RECORD_TYPES, evaluation.settings, args.restart)
@@ -156,7 +160,9 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
     return plan
 
 
-def _prepare(models: Sequence[str], args: EvaluateArguments, language: LanguageArguments) -> _Evaluation:
+def _prepare(
+    models: Sequence[str], args: EvaluateArguments, language: LanguageArguments, with_teacher: bool = True
+) -> _Evaluation:
     if not (language.text or language.tasks):
         raise UserError("nothing to evaluate on: give held-out text with --text, or tasks of lm-eval with --tasks")
     if args.max_length < 2:
@@ -167,25 +173,27 @@ def _prepare(models: Sequence[str], args: EvaluateArguments, language: LanguageA
         "max_length": args.max_length,
         "prompt_length + new_tokens": language.prompt_length + language.new_tokens,
     }
-    found = {
-        each.slug: each for each in map(find_checkpoint, [language.teacher, *models] if language.teacher else models)
+    named = [find_checkpoint(model) for model in models]
+    teachers = [find_checkpoint(language.teacher)] if language.teacher else []
+    ready = {
+        slug: _Model(checkpoint, check_language_model(checkpoint, lengths if text else {}), text, args)
+        for slug, checkpoint in {each.slug: each for each in [*teachers, *named]}.items()
     }
-    ready = [
-        _Model(checkpoint, check_language_model(checkpoint, lengths if text else {}), text, args)
-        for checkpoint in found.values()
-    ]
-    for model in ready if text else []:
+    for model in ready.values() if text else []:
         prompts_of(model.rows, 1, language.prompt_length)
+    teacher = ready[teachers[0].slug] if teachers else None
+    asked = {each.slug for each in named}
+    measured = [model for slug, model in ready.items() if with_teacher or slug in asked]
     settings = {
         "text_sha256": text and text.sha256[:12],
-        "teacher": ready[0].checkpoint.identity if language.teacher else None,
+        "teacher": teacher and teacher.checkpoint.identity,
         "tasks": tasks and tasks.names,
         "task_path": language.task_path and str(Path(language.task_path).resolve()),
         **{name: getattr(args, name) for name in ("max_length", "seed", "bf16")},
         **{name: getattr(language, name) for name in ("prompts", "prompt_length", "new_tokens")},
         **machine(),
     }
-    return _Evaluation(ready, ready[0] if language.teacher else None, text, tasks, settings)
+    return _Evaluation(measured, teacher, text, tasks, settings)
 
 
 def _earlier(model: _Model, evaluation: _Evaluation, output: Path) -> LanguageResult | None:

@@ -17,6 +17,7 @@ ROWS, FILES = {"corpus_sha256": "r"}, {"corpus_files_sha256": "f"}
         (FILES, FILES | {"corpus": ["./c"]}),
         (ROWS, ROWS | {"corpus": ["./c"]}),
         (ROWS | FILES, ROWS | {"corpus_files_sha256": "touched"}),
+        ({"text": ["h"], "text_files_sha256": "h"}, {"text": ["./h"], "text_files_sha256": "h"}),
         ({"temperature": None}, {}),  # an option that there was none of, left at none
         ({}, {"temperature": None}),
     ],
@@ -40,6 +41,11 @@ def test_what_gives_the_same_is_no_difference(there, now):
         (FILES, {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
         (FILES, ROWS | {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
         (ROWS | FILES, {"corpus_sha256": "s"} | FILES, "what corpus ['c'] holds has changed"),
+        (
+            {"text": ["h"], "text_files_sha256": "h"},
+            {"text": ["h"], "text_files_sha256": "i"},
+            "what text ['h'] holds has changed",
+        ),
     ],
 )
 def test_the_first_difference_is_told_and_how_many_more_there_are(there, now, told):

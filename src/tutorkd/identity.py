@@ -15,8 +15,9 @@ from tutorkd.errors import UserError
 from tutorkd.students import PRESETS
 
 # Settings that name something. They are kept to be read; what they stand for is compared, however its name is spelled.
-MODELS, FILES, TEXT = ("model", "teacher", "student"), ("train", "validation"), "corpus"
-TEXT_DIGEST, TEXT_FILES = f"{TEXT}_sha256", f"{TEXT}_files_sha256"
+MODELS, FILES = ("model", "teacher", "student"), ("train", "validation")
+HELDOUT, TEXT = "text", "corpus"
+TEXT_DIGEST, TEXT_FILES, HELDOUT_FILES = f"{TEXT}_sha256", f"{TEXT}_files_sha256", f"{HELDOUT}_files_sha256"
 _MODEL_FILES = (
     "config.json",
     "*.safetensors",
@@ -30,7 +31,8 @@ _DIGITS = 16
 
 
 def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, and for each name of a model or of labelled rows a digest or the Hub's revision of what it stands for.
+    """Settings, and for each name of a model, labelled rows or held-out text a digest or the Hub's revision of what it
+    stands for.
 
     Nothing is fetched: a model of the Hub has a revision once it was loaded here.
     """
@@ -45,6 +47,8 @@ def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in FILES:
         if (path := Path(settings.get(key) or "")).is_file():
             found[f"{key}_sha256"] = _digest([path])
+    if text := settings.get(HELDOUT):
+        found[HELDOUT_FILES] = text_files(text, "validation")
     return found
 
 
@@ -70,6 +74,7 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     them, else its files. A setting that isn't there is None.
     """
     digests = {name: f"{name}_sha256" for name in (*MODELS, *FILES)}
+    digests[HELDOUT] = HELDOUT_FILES
     digests[TEXT] = TEXT_DIGEST if TEXT_DIGEST in there and TEXT_DIGEST in now else TEXT_FILES
     changed = [name for name, key in digests.items() if there.get(key) != now.get(key)]
     settled = {name for name, key in digests.items() if name not in changed and key in there}

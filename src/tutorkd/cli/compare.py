@@ -27,9 +27,9 @@ from tutorkd.processes import run_processes
 from tutorkd.words import duration
 
 DESCRIPTION = (
-    "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; fine-tunes and "
-    "evaluates each student; writes recipe.yaml, results.json, results.md and plots. The same command goes on where "
-    "it stopped."
+    "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; measures each student, "
+    "an encoder after fine-tuning, a causal language model on held-out text; writes recipe.yaml, results.json, "
+    "results.md and plots. The same command goes on where it stopped."
 )
 
 
@@ -54,6 +54,9 @@ class CompareArguments:
     corpus: list[str] | None = field(default=None, metadata={"help": "In the place of the recipe's common corpus."})
     train: str | None = field(default=None, metadata={"help": "In the place of the recipe's evaluate train."})
     validation: str | None = field(default=None, metadata={"help": "In the place of evaluate's validation."})
+    text: list[str] | None = field(
+        default=None, metadata={"help": "In the place of evaluate's text, for causal language models."}
+    )
 
 
 def parser() -> OptionParser:
@@ -117,7 +120,7 @@ def _compare(
     summary = summarise(cells, failed)
     write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     write_text(out / "results.json", json.dumps(summary, indent=2))
-    write_text(out / "results.md", table := markdown(summary))
+    write_text(out / "results.md", table := markdown(summary, cells[0].measures))
     with writing(out):
         draw(cells, summary, out)
     print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
@@ -138,7 +141,7 @@ def _recipe_and_flags(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
     """The recipe with what the flags say in its place."""
-    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation"))):
+    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation", "text"))):
         given = {key: getattr(args, key) for key in keys if getattr(args, key)}
         if given and isinstance(recipe.get(section) or {}, dict):
             recipe[section] = {**(recipe.get(section) or {}), **given}

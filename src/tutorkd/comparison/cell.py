@@ -10,7 +10,6 @@ from tutorkd.comparison.bench import fabricated_trainer
 from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
 from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
-from tutorkd.evaluation import evaluate_models
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.locks import held
@@ -19,7 +18,7 @@ from tutorkd.run_folder import FINISHED_FILE
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Distil, measure, fine-tune and evaluate; goes on where an earlier run stopped. Returns the cell's result.
+    """Distil, and measure what training cost and gave; goes on where an earlier run stopped. Returns the cell's result.
 
     Raises:
         UserError: what the stages raise, or if another process is at the cell.
@@ -42,7 +41,7 @@ def _result(cell: Cell) -> dict[str, Any]:
         model = str(distill(cell.distill))
         training = _training(cell)
     # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
-    (evaluation,) = evaluate_models([model], dataclasses.replace(cell.evaluate, restart=True))
+    evaluation = cell.measures.evaluate(model, dataclasses.replace(cell.evaluate, restart=True), cell.language)
     return {
         "kind": cell.kind,
         "variant": cell.variant,
@@ -50,19 +49,20 @@ def _result(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": cell.settings,
         "training": training,
-        "evaluation": dataclasses.asdict(evaluation),
+        "evaluation": evaluation,
     }
 
 
 def _save_undistilled(cell: Cell) -> str:
-    """The student's encoder as training would find it."""
-    args = cell.distill.args
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code)
+    """The student as training would find it, with its head where that is measured."""
+    args, needed = cell.distill.args, cell.distill.objective.special_tokens
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, needed)
     _, student, lines = load_pair(cell.distill, tokenizer)
     print("\n".join(lines))
     folder = cell.folder / STUDENT_FOLDER
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
-        cast(PreTrainedModel, student.base_model).save_pretrained(scratch)
+        saved = student if cell.measures.with_head else cast(PreTrainedModel, student.base_model)
+        saved.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
     return str(folder)
 

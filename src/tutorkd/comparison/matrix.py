@@ -9,25 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Measures, measures_of
 from tutorkd.errors import UserError, nearest
-from tutorkd.evaluation import EvaluateArguments
+from tutorkd.evaluation import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.evaluation.arguments import NOT_SETTINGS
-from tutorkd.evaluation.classification import FIGURE_TYPES
 from tutorkd.files import stored_result
 from tutorkd.identity import difference, with_contents
-from tutorkd.methods import METHODS
+from tutorkd.objective import Objective
 from tutorkd.options.recipes import check_keys
 from tutorkd.pretraining import distillation
-from tutorkd.pretraining.distillation import DistillArguments, Distillation, read_distillation
+from tutorkd.pretraining.distillation import DistillArguments, Distillation, objective_named, read_distillation
 from tutorkd.run_folder import RunFolder
 from tutorkd.settings import resolved
+from tutorkd.trainer import choose_method
 
 RESULT_FILE = "result.json"
 STUDENT_FOLDER = "student"
 # What a cell's result holds, and of a distilled student's training what `cell.run_cell` tells of it.
 SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, Any]}
-RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any], "evaluation": FIGURE_TYPES}
+RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any]}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
 SECTIONS = ["common", "tokens", "variants", "students", "seeds", "evaluate", "references"]
@@ -36,7 +37,7 @@ TEACHER, UNDISTILLED = "teacher", "not distilled"
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
 # What differs from cell to cell, or is the command's to say.
 _NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
-_NOT_EVALUATE = {*NOT_SETTINGS, "seed"}
+_NOT_EVALUATE = {*NOT_SETTINGS, "seed", "teacher"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Cell:
         folder: of the cell.
         distill: options of ``tutorkd distill``; of the undistilled student, whatever shares its start.
         evaluate: options of ``tutorkd evaluate``.
+        language: those that are about causal language models, which encoders have no use for.
     """
 
     kind: Literal["distilled", "undistilled", "teacher"]
@@ -59,6 +61,12 @@ class Cell:
     folder: Path
     distill: Distillation
     evaluate: EvaluateArguments
+    language: LanguageArguments
+
+    @property
+    def measures(self) -> Measures:
+        """What it is measured by."""
+        return measures_of(self.distill.objective)
 
     @property
     def name(self) -> str:
@@ -79,14 +87,16 @@ class Cell:
             distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill.arguments, restart=False).settings
         else:
             distill = with_contents(distill)
-        evaluate = {key: value for key, value in dataclasses.asdict(self.evaluate).items() if key not in NOT_SETTINGS}
-        evaluate = with_contents(evaluate)
+        options = {**dataclasses.asdict(self.evaluate), **dataclasses.asdict(self.language)}
+        counted = {*self.measures.keys, "seed"}
+        evaluate = with_contents({key: value for key, value in options.items() if key in counted})
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if it is finished and had these settings."""
-        types = RESULT_TYPES | ({"training": TRAINING_TYPES} if self.kind == "distilled" else {})
+        types = {**RESULT_TYPES, "evaluation": self.measures.types}
+        types |= {"training": TRAINING_TYPES} if self.kind == "distilled" else {}
         result = stored_result(self.folder / RESULT_FILE, types)
         if result is None:
             return None
@@ -132,12 +142,16 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         ("seeds", [str(seed) for seed in seeds]),
     ):
         _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
-    _check_keys(evaluate, evaluation.encoder_parser().keys, f"{where}, evaluate", _NOT_EVALUATE)
+    if not common.get("teacher"):
+        raise UserError(f"{where}: no teacher: name it under common or with --teacher")
+    objective = objective_named(common)
+    measures = measures_of(objective)
+    _check_evaluate(evaluate, measures, where)
     for variant in variants:
-        _check_variant(variant, common, where)
+        _check_variant(variant, common, objective, where)
     for student in students:
         _check_keys(student, ["name", *_STUDENT_KEYS], f"{where}, student {student['name']}")
-    budget = _budget(recipe.get("tokens"), common, where)
+    budget = _budget(recipe.get("tokens"), common, objective, where)
 
     def cell(kind: Any, variant: dict[str, Any], student: dict[str, Any], seed: int) -> Cell:
         title = {"distilled": variant["name"], "undistilled": UNDISTILLED, "teacher": TEACHER}[kind]
@@ -146,9 +160,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         settings = {**common, **budget, **_without_name(variant), **_without_name(student)}
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
-        scored = {**evaluate, "seed": seed, "output_dir": str(folder / "evaluation")}
-        (tuning,) = evaluation.encoder_parser().read([], scored, f"{where}, evaluate")
-        return Cell(kind, title, name, seed, folder, read_distillation([], settings, about), tuning)
+        options = read_distillation([], settings, about)
+        told = {**evaluate, "teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
+        return Cell(kind, title, name, seed, folder, options, *evaluation.parser().read([], told, f"{where}, evaluate"))
 
     cells = []
     for seed in seeds:
@@ -156,17 +170,30 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
             cells.append(cell("teacher", variants[0], students[0], seed))
             cells += [cell("undistilled", variants[0], student, seed) for student in students]
         cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
-    if not cells[0].distill.args.teacher:
-        raise UserError(f"{where}: no teacher: name it under common or with --teacher")
     if not cells[0].distill.text.corpus:
         raise UserError(f"{where}: no text: name it under common or with --corpus")
-    for split in ("train", "validation"):
-        if not getattr(cells[0].evaluate, split):
-            raise UserError(f"{where}: no {split} data: name labelled text under evaluate or with --{split}")
+    for key, missing in measures.data.items():
+        if not evaluate.get(key):
+            raise UserError(f"{where}: {missing}")
     return cells
 
 
-def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], where: str) -> None:
+def _check_evaluate(evaluate: Mapping[str, Any], measures: Measures, where: str) -> None:
+    """Refuse keys that don't tell how these models are measured.
+
+    Raises:
+        UserError: saying so where it is the other kind that they are for.
+    """
+    about = f"{where}, evaluate"
+    other = ENCODERS if measures is CAUSAL_MODELS else CAUSAL_MODELS
+    for key in evaluate:
+        if key in other.keys and key not in measures.keys:
+            data = " and ".join(measures.data)
+            raise UserError(f"{about}: {key} is for {other.noun}; {measures.noun} are compared on {data}")
+    _check_keys(evaluate, measures.keys, about, _NOT_EVALUATE)
+
+
+def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective: Objective, where: str) -> None:
     """A variant changes constants of its method and the learning rate, nothing else; ``common`` the rest.
 
     Raises:
@@ -174,14 +201,15 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], where: st
     """
     about = f"{where}, variant {variant['name']}"
     method = variant.setdefault("method", "tutor-kd")
-    if not isinstance(method, str) or method not in METHODS:
-        raise UserError(f"{about}: there is no method {method!r}{nearest(str(method), list(METHODS))}")
-    constants = [field.name for field in dataclasses.fields(METHODS[method].settings)]
+    try:
+        constants = [field.name for field in dataclasses.fields(choose_method(str(method), objective).settings)]
+    except UserError as error:
+        raise UserError(f"{about}: {error}") from error
     _check_keys(variant, ["name", "method", "learning_rate", *constants], about)
-    _check_keys(common, distillation.parser(method).keys, f"{where}, common (method {method})", _NOT_COMMON)
+    _check_keys(common, distillation.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON)
 
 
-def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int]:
+def _budget(tokens: Any, common: Mapping[str, Any], objective: Objective, where: str) -> dict[str, int]:
     """Steps, the same for all cells.
 
     Raises:
@@ -196,7 +224,8 @@ def _budget(tokens: Any, common: Mapping[str, Any], where: str) -> dict[str, int
         return {}
     if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
-    settings = {key: value for key, value in common.items() if key in distillation.parser().keys}
+    known = distillation.parser(objective=objective).keys
+    settings = {key: value for key, value in common.items() if key in known}
     options = read_distillation([], settings, f"{where}, common")
     step = options.config.per_device_train_batch_size * options.config.gradient_accumulation_steps
     step *= options.text.max_length

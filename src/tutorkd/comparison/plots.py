@@ -16,6 +16,7 @@ from sklearn.isotonic import isotonic_regression
 
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
+from tutorkd.comparison.measures import ENCODERS, Score
 from tutorkd.methods import CAUSAL_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
@@ -43,41 +44,40 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
     logs = _logs(cells)
     if any("training_flops" in row["figures"] for row in summary["rows"]):
-        plots["score-cost"] = score_against_cost(summary, styles)
+        plots["score-cost"] = score_against_cost(summary, styles, cells[0].measures.score)
     for student, log in logs.items():
         name = "training" if len(logs) == 1 else f"training-{slug(student)}"
         plots[name] = figures_against_steps(log, student, styles)
     return [file for name, plot in plots.items() for file in save_figure(plot, folder, name)]
 
 
-def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
-    """Accuracy against floating-point operations of training: a labelled point a variant and student."""
-    rows = [row for row in summary["rows"] if "accuracy" in row["figures"]]
+def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score = ENCODERS.score) -> Figure:
+    """Score against floating-point operations of training: a labelled point a variant and student."""
+    rows = [row for row in summary["rows"] if score.name in row["figures"]]
     points = [row for row in rows if "training_flops" in row["figures"]]
     students = list(dict.fromkeys(row["student"] for row in points))
     figure = Figure(figsize=(7.5, max(4.5, 0.3 * len(rows) + 1.5)))
     axes = figure.add_subplot()
     labels = []
     for row in points:
-        x, y = row["figures"]["training_flops"]["mean"], row["figures"]["accuracy"]
+        x, y = row["figures"]["training_flops"]["mean"], row["figures"][score.name]
         colour, dashes = styles[row["variant"]]
         marker = students.index(row["student"]) + _DASHES.index(dashes)
         axes.errorbar(
             x,
-            100 * y["mean"],
-            # One seed has no deviation; what is known of it is how far its score may be off on other rows.
-            yerr=100 * (row["figures"]["standard_error"]["mean"] if y["sd"] is None else y["sd"]),
+            score.scale * y["mean"],
+            yerr=_bar(row, score),
             fmt=_MARKERS[marker % len(_MARKERS)],
             color=colour,
             capsize=3,
             markersize=7,
             alpha=0.8,
         )
-        labels.append((x, 100 * y["mean"], _title(row, students), colour))
+        labels.append((x, score.scale * y["mean"], _title(row, students), colour))
     edge = axes.get_xlim()[1]
     for row in rows:
         if row not in points:
-            y = 100 * row["figures"]["accuracy"]["mean"]
+            y = score.scale * row["figures"][score.name]["mean"]
             axes.axhline(y, color=_GREY, linewidth=1, linestyle="--")
             labels.append((edge, y, _title(row, students), _GREY))
     axes.margins(x=0.1, y=0.1)
@@ -86,19 +86,30 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles) -> Figure:
     axes.xaxis.set_major_formatter(EngFormatter("FLOP"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("training, floating-point operations of matrix products (FLOP)")
-    axes.set_ylabel("accuracy after fine-tuning, %")
+    axes.set_ylabel(score.axis)
     axes.grid(alpha=0.25)
     seeds = max(len(row["seeds"]) for row in points)
     over = f", mean over {seeds} seeds" if seeds > 1 else ", one seed"
     bars = {
         "standard deviation over seeds"
-        if row["figures"]["accuracy"]["sd"] is not None
+        if row["figures"][score.name]["sd"] is not None
         else "standard error of the score"
         for row in points
+        if _bar(row, score) is not None
     }
-    over += f"; bars: {' or, of one seed, '.join(sorted(bars))}"
+    over += f"; bars: {' or, of one seed, '.join(sorted(bars))}" if bars else ""
+    over += "; lower is better" if score.lower_is_better else ""
     axes.set_title(f"Score against cost{over}", loc="left", fontsize=11)
     return figure
+
+
+def _bar(row: Mapping[str, Any], score: Score) -> float | None:
+    """Half the length of a point's bar. One seed has no deviation; what is known of it, if anything, is how far its
+    score may be off on other rows.
+    """
+    sd, error = row["figures"][score.name]["sd"], row["figures"].get(score.standard_error, {"mean": None})["mean"]
+    known = error if sd is None else sd
+    return None if known is None else score.scale * known
 
 
 def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:

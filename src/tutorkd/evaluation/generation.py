@@ -15,7 +15,7 @@ from tutorkd.evaluation.cost import milliseconds_a_call
 from tutorkd.evaluation.heldout import NOT_SCORED, Row
 from tutorkd.hub import quiet_transformers
 
-_AT_ONCE = 16
+AT_ONCE = 16
 _WARM_UP = 1
 _SECONDS_BETWEEN_LOOKS = 0.002
 
@@ -53,8 +53,8 @@ def continue_prompts(
     rows = []
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for first in range(0, len(prompts), _AT_ONCE):
-            batch = prompts[first : first + _AT_ONCE]
+        for first in range(0, len(prompts), AT_ONCE):
+            batch = prompts[first : first + AT_ONCE]
             for prompt, ids in zip(batch, _generate(model, batch, settings), strict=True):
                 written = ids[len(prompt) :]
                 end = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)

@@ -18,19 +18,20 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_language_model, find_checkpoint
-from tutorkd.evaluation.generation import continue_prompts, generation_bytes, generation_speed
+from tutorkd.evaluation.generation import AT_ONCE, continue_prompts, generation_bytes, generation_speed
 from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, rows_of, start_token
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import earlier, machine, record_of, take_up
 from tutorkd.evaluation.tasks import Tasks
 from tutorkd.files import write_text
-from tutorkd.hub import load_model
+from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.locks import held
 
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(LanguageResult)}
 _TIMED_PROMPTS = 5
+_ROWS_OF_ESTIMATE = 4
 _OF_ENCODERS = ("train", "validation", "save_models")  # settings that are theirs alone
 
 
@@ -158,6 +159,37 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
     if evaluation.tasks:
         plan["tasks"] = ", ".join(evaluation.tasks.names)
     return plan
+
+
+def measuring_seconds(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, args: EvaluateArguments, language: LanguageArguments
+) -> float:
+    """Seconds that a model's figures on text would take, roughly, from some rows of it and what it writes behind some.
+
+    Args:
+        model: with the tokens of ``language.teacher``.
+        teacher: that it would be held against; None for the teacher itself.
+    """
+    name = str(language.teacher)
+    tokenizer = load_tokenizer(name, "teacher", needed=())
+    rows = rows_of(read_text(language.text, args.text_column), tokenizer, start_token(tokenizer, name), args.max_length)
+    prompts = prompts_of(rows, language.prompts, language.prompt_length)
+    model.eval()
+    some = rows[:: math.ceil(len(rows) / _ROWS_OF_ESTIMATE)]
+    start = time.perf_counter()
+    score(model, some, teacher)
+    per_token = (time.perf_counter() - start) / sum(len(row.input_ids) for row in some)
+    speed = generation_speed(model, prompts[:1], language.new_tokens).median
+    # The prompt that memory is looked at for, one to warm up, and those that are timed.
+    seconds = (2 + min(_TIMED_PROMPTS, len(prompts))) * language.new_tokens / speed
+    seconds += per_token * sum(len(row.input_ids) for row in rows)
+    if teacher is not None:
+        batch = prompts[:AT_ONCE]
+        start = time.perf_counter()
+        written = continue_prompts(model, tokenizer, batch, language.new_tokens, args.seed)
+        writing = time.perf_counter() - start + per_token * sum(len(row.input_ids) for row in written)
+        seconds += writing * len(prompts) / len(batch)
+    return seconds
 
 
 def _prepare(

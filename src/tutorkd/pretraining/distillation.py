@@ -127,18 +127,19 @@ def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Object
     flags, _ = ahead.parse_known_args(argv)
     recipe = load_recipe(flags.config) if flags.config else recipe
     named = {key: value for key, value in vars(flags).items() if value is not None}
-    chosen = {"method": "tutor-kd", "objective": "auto", "teacher": "", **recipe, **named}
-    return str(chosen["method"]), _objective(chosen)
+    chosen = {"method": "tutor-kd", **recipe, **named}
+    return str(chosen["method"]), objective_named(chosen)
 
 
-def _objective(chosen: Mapping[str, Any]) -> Objective:
-    known = {"masked": MASKED, "causal": CAUSAL}.get(str(chosen["objective"]))
+def objective_named(options: Mapping[str, Any]) -> Objective:
+    """The objective of a run by its options ``objective`` and ``teacher``; masked where they don't tell."""
+    known = {"masked": MASKED, "causal": CAUSAL}.get(str(options.get("objective")))
     if known is not None:
         return known
-    if not chosen["teacher"]:
+    if not options.get("teacher"):
         return MASKED
     try:
-        return objective_of_checkpoint(str(chosen["teacher"]), str(chosen.get("trust_remote_code")).lower() == "true")
+        return objective_of_checkpoint(str(options["teacher"]), str(options.get("trust_remote_code")).lower() == "true")
     except UserError:  # a teacher that can't be loaded is told where it is loaded, behind mistakes in the options
         return MASKED
 

@@ -1,0 +1,214 @@
+"""What students are measured by: encoders after fine-tuning, causal language models as they are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple, cast, get_type_hints
+
+from transformers import PreTrainedModel
+
+from tutorkd import probe
+from tutorkd.evaluation import EvaluateArguments, LanguageArguments, evaluate_language_models, evaluate_models
+from tutorkd.evaluation.arguments import NOT_SETTINGS
+from tutorkd.evaluation.classification import FIGURE_TYPES
+from tutorkd.evaluation.cost import fine_tuning_seconds
+from tutorkd.evaluation.labelled import align_labels, load_labelled
+from tutorkd.evaluation.language_models import language_plan, measuring_seconds
+from tutorkd.evaluation.language_report import LanguageResult
+from tutorkd.objective import CAUSAL, Objective
+from tutorkd.words import duration
+
+Figures = Mapping[str, Mapping[str, Any]]  # of a row: name to mean, sd and n over seeds
+
+
+class Score(NamedTuple):
+    """The figure that variants are put in order by."""
+
+    name: str
+    axis: str  # what a plot says at its axis
+    scale: float = 1.0  # from the figure to what is shown
+    lower_is_better: bool = False
+    standard_error: str | None = None  # the figure that says how far one seed's may be off on other text
+
+
+class Column(NamedTuple):
+    """A column of the table; where a row lacks the figure it says "-"."""
+
+    heading: str
+    figure: str
+    words: Callable[[Mapping[str, Any]], str]  # of the figure's mean, sd and n
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What differs between the two kinds of models that are compared.
+
+    Attributes:
+        noun: what they are called.
+        keys: what a recipe's section ``evaluate`` may say; a result depends on these, and on the seed.
+        data: keys that must be there, each with what is said where it isn't.
+        types: of a result.
+        with_head: whether a student's head is measured too.
+        figures: of a result those that have a mean over seeds.
+        caption: of finished cells, as ``results.json`` has them, what the table's figures are.
+        check: raises UserError for data that nothing can be measured on.
+        evaluate: a checkpoint's result.
+        seconds: what measuring a model takes here, beside its teacher unless it is the teacher; a rough figure.
+    """
+
+    noun: str
+    keys: tuple[str, ...]
+    data: Mapping[str, str]
+    types: Mapping[str, Any]
+    with_head: bool
+    score: Score
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]
+    columns: tuple[Column, ...]
+    caption: Callable[[Sequence[Mapping[str, Any]]], str]
+    check: Callable[[EvaluateArguments, LanguageArguments], None]
+    evaluate: Callable[[str, EvaluateArguments, LanguageArguments], dict[str, Any]]
+    seconds: Callable[[PreTrainedModel, PreTrainedModel | None, EvaluateArguments, LanguageArguments], float]
+
+
+def measures_of(objective: Objective) -> Measures:
+    """Those of models of an objective."""
+    return CAUSAL_MODELS if objective is CAUSAL else ENCODERS
+
+
+def _spread(form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
+    """Mean ± deviation."""
+
+    def words(found: Mapping[str, Any]) -> str:
+        return " ± ".join(f"{scale * each:{form}}" for each in (found["mean"], found["sd"]) if each is not None)
+
+    return words
+
+
+def _tera(found: Mapping[str, Any]) -> str:
+    flops = found["mean"]
+    return f"{flops / 1e12:,.0f}" if flops >= 1e14 else f"{flops / 1e12:.3g}"
+
+
+_COSTS = (
+    Column("parameters", "parameters", lambda found: f"{found['mean'] / 1e6:.1f} M"),
+    Column("training", "training_seconds", lambda found: duration(found["mean"])),
+    Column("training TFLOP", "training_flops", _tera),
+)
+
+
+def _training(evaluation: Mapping[str, Any]) -> str:
+    return (
+        "Training: mean time, held-out looks included, and floating-point operations of matrix products, on "
+        f"{evaluation['device']}, threads: {evaluation['threads']}."
+    )
+
+
+def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
+    evaluation = finished[0]["evaluation"]
+    error = 100 * max(cell["evaluation"]["standard_error"] for cell in finished)
+    # Of these the accuracy is a share of the rows, not something learned.
+    told = [cell["name"] for cell in finished if cell["evaluation"].get("only_class") is not None]
+    one_class = f" Not learned, one class for every row: {', '.join(told)}." if told else ""
+    return (
+        f"Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
+        f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
+        f"points. Parameters: of the classifier. {_training(evaluation)}{one_class}"
+    )
+
+
+def _check_labelled(args: EvaluateArguments, language: LanguageArguments) -> None:
+    columns = (args.text_column, args.text_pair_column, args.label_column)
+    train = load_labelled(args.train, "train", *columns)
+    align_labels(load_labelled(args.validation, "validation", *columns), train, args.validation)
+
+
+def _fine_tuned(model: str, args: EvaluateArguments, language: LanguageArguments) -> dict[str, Any]:
+    (result,) = evaluate_models([model], args)
+    return asdict(result)
+
+
+def _fine_tuning_seconds(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, args: EvaluateArguments, language: LanguageArguments
+) -> float:
+    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    return fine_tuning_seconds(cast(PreTrainedModel, model.base_model), rows, args.max_length // 2, args)
+
+
+_LABELLED_FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
+ENCODERS = Measures(
+    noun="encoders",
+    keys=tuple(field.name for field in fields(EvaluateArguments) if field.name not in (*NOT_SETTINGS, "seed")),
+    data={
+        split: f"no {split} data: name labelled text under evaluate or with --{split}"
+        for split in ("train", "validation")
+    },
+    types=FIGURE_TYPES,
+    with_head=False,
+    score=Score("accuracy", "accuracy after fine-tuning, %", 100, standard_error="standard_error"),
+    figures=lambda evaluation: {name: evaluation[name] for name in _LABELLED_FIGURES},
+    columns=(
+        Column("accuracy %", "accuracy", _spread(".1f", 100)),
+        Column("macro F1 %", "macro_f1", _spread(".1f", 100)),
+        *_COSTS,
+        Column(probe.AUC.label, f"last_{probe.AUC.name}", lambda found: f"{found['mean']:.3f}"),
+    ),
+    caption=_labelled_caption,
+    check=_check_labelled,
+    evaluate=_fine_tuned,
+    seconds=_fine_tuning_seconds,
+)
+
+
+def _language_figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    names = (*_ON_TEXT, "tokens_per_second", "generation_bytes", "parameters")
+    found = {name: evaluation[name] for name in names}
+    tasks = evaluation["tasks"].items()
+    found |= {f"{task}: {name}": value for task, metrics in tasks for name, value in metrics.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _language_caption(finished: Sequence[Mapping[str, Any]]) -> str:
+    evaluation, settings = finished[0]["evaluation"], finished[0]["settings"]["evaluate"]
+    return (
+        f"Mean ± standard deviation over seeds, on {evaluation['documents']:,} documents, "
+        f"{evaluation['text_bytes']:,} bytes, in rows of at most {settings['max_length']} tokens. The lower the "
+        "perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher stands "
+        f"first. Own text: what a student writes behind at most {settings['prompts']} prompts of "
+        f"{settings['prompt_length']} tokens, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: "
+        f"one prompt at a time. {_training(evaluation)}"
+    )
+
+
+def _check_text(args: EvaluateArguments, language: LanguageArguments) -> None:
+    language_plan([], replace(args, restart=True), language)
+
+
+def _as_it_is(model: str, args: EvaluateArguments, language: LanguageArguments) -> dict[str, Any]:
+    (result,) = evaluate_language_models([model], args, language, with_teacher=False)
+    return asdict(result)
+
+
+_ON_TEXT = ("perplexity", "bits_per_byte", "divergence", "own_divergence", "own_perplexity")
+CAUSAL_MODELS = Measures(
+    noun="causal language models",
+    keys=(
+        *("max_length", "text_column", "bf16"),
+        *(field.name for field in fields(LanguageArguments) if field.name != "teacher"),
+    ),
+    data={"text": "no held-out text: name it under evaluate or with --text"},
+    types=get_type_hints(LanguageResult),
+    with_head=True,
+    score=Score("divergence", "KL(teacher || student) on held-out text, nats a token", lower_is_better=True),
+    figures=_language_figures,
+    columns=(
+        Column("perplexity", "perplexity", _spread(",.2f")),
+        Column("bits per byte", "bits_per_byte", _spread(".4f")),
+        Column("KL(teacher || student)", "divergence", _spread(".4f")),
+        Column("KL(student || teacher), own text", "own_divergence", _spread(".4f")),
+        Column("tokens/s", "tokens_per_second", _spread(".1f")),
+        *_COSTS,
+    ),
+    caption=_language_caption,
+    check=_check_text,
+    evaluate=_as_it_is,
+    seconds=measuring_seconds,
+)

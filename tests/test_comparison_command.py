@@ -240,12 +240,14 @@ def test_a_cell_that_another_process_runs_is_left_alone(matrix, tmp_path, capsys
     assert "mlm-half-seed0 is in use by another process" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("compare", "ablations/"))])
+@pytest.mark.parametrize("name", recipe_names("compare"))
 def test_the_packaged_recipes_are_matrices(name, tmp_path):
     recipe = load_recipe(name)
     recipe["common"] |= {"teacher": "t", "corpus": ["c"]}
-    recipe["evaluate"] |= {"train": "a.csv", "validation": "b.csv"}
+    causal = recipe["common"].get("objective") == "causal"
+    recipe["evaluate"] |= {"text": ["a.txt"]} if causal else {"train": "a.csv", "validation": "b.csv"}
     cells = read_cells(recipe, name, tmp_path)
     assert {cell.kind for cell in cells} == {"distilled", "undistilled", "teacher"}
     methods = {cell.distill.args.method for cell in cells}
-    assert len(methods) == (7 if name == "compare-demo" else 1)
+    assert len(methods) == {"compare-demo": 7, "causal-demo": 4}.get(name, 1)
+    assert {cell.distill.objective.name for cell in cells} == {"causal" if causal else "masked"}

@@ -17,7 +17,7 @@ from tutorkd.pretraining import adaptation, distillation
 
 COMMANDS = {"adapt": adaptation, "distill": distillation, "evaluate": evaluation, "glue": glue}
 PACKAGED = {name: recipe_file(name).read_bytes() for name in recipe_names()}
-OF_COMPARE = [name for name in PACKAGED if name.startswith(("compare", "ablations/"))]
+OF_COMPARE = recipe_names("compare")
 # Their values would be looked up on disk or elsewhere, or start something.
 LEFT_OUT = {"hub_token", "push_to_hub", "deepspeed", "fsdp_config", "torch_compile", "torch_compile_backend"}
 
@@ -94,7 +94,9 @@ def small(name):
     """A packaged recipe with one variant, student and seed of each, and all that depends on the machine."""
     content = yaml.safe_load(PACKAGED[name])
     content["common"] = {**content["common"], **NAMED}
-    content["evaluate"] = {**content["evaluate"], "train": "t.csv", "validation": "v.csv"}
+    causal = content["common"].get("objective") == "causal"
+    data = {"text": ["h.txt"]} if causal else {"train": "t.csv", "validation": "v.csv"}
+    content["evaluate"] = {**content["evaluate"], **data}
     content["variants"] = [content["variants"][0], {"name": "b", "method": "kd"}]
     return {**content, "students": ["half"], "seeds": [0], "references": False}
 

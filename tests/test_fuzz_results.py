@@ -17,7 +17,8 @@ from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.config import PretrainingConfig
 from tutorkd.evaluation.checkpoint import Checkpoint
-from tutorkd.evaluation.classification import _compare, _earlier
+from tutorkd.evaluation.classification import _RECORD_TYPES, _earlier
+from tutorkd.evaluation.records import take_up
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
 from tutorkd.export.exporter import _check_folder
 from tutorkd.glue import report, runs, summary
@@ -97,7 +98,7 @@ def test_a_damaged_record_of_an_evaluation_is_refused_or_run_again_or_has_its_fi
     record = tmp_path / "student" / "result.json"
     record.parent.mkdir(exist_ok=True)
     record.write_bytes(content)
-    or_refused("choose another --output_dir", _compare, tmp_path, SETTINGS)
+    or_refused("choose another --output_dir", take_up, tmp_path, _RECORD_TYPES, SETTINGS, False)
     result = _earlier(record, SETTINGS, checkpoint, False)
     if result is not None:
         assert "student" in markdown_table([result])

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from dataclasses import asdict
+from typing import get_type_hints
 
 import glue_data
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from tutorkd.comparison.cell import _training
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
+from tutorkd.comparison.measures import CAUSAL_MODELS
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.config import PretrainingConfig
+from tutorkd.evaluation import LanguageResult
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.classification import _RECORD_TYPES, _earlier
 from tutorkd.evaluation.records import take_up
@@ -30,6 +33,11 @@ from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, RunFolder
 
 RESULT = EvaluationResult("student", 10, 40, 0.5, 0.5, 0.1, 8, 8, 1.0, 0.9, 1.1, None, 1, "cpu", 2.0)
+LANGUAGE_FIGURES = {
+    **dict.fromkeys(("parameters", "bytes", "documents", "text_bytes", "text_tokens", "own_tokens"), 9),
+    **{"generation_bytes": 9, "threads": 1, "name": "student", "device": "cpu", "number_format": "float32"},
+    **{"is_teacher": False, "not_compared": None, "tasks": {"task": {"acc": 0.5}}},
+}
 LOG = [{"loss": 2.0, "step": 2, "tokens_per_second": 5.0}, {"eval_probe_auc": 0.6, "step": 4}]
 
 
@@ -59,6 +67,31 @@ def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data
     table = markdown(summarise([cell], {}))
     assert ("not run" in table) == (found is None)
     assert found is None or _told_apart(found["settings"]) == _told_apart(settings)
+
+
+@pytest.fixture
+def causal_cell(tmp_path):
+    recipe = {
+        "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4, "objective": "causal"},
+        "variants": ["clm"],
+        "evaluate": {"text": ["h.txt"]},
+    }
+    cell = read_cells(recipe, "r", tmp_path)[-1]
+    cell.folder.mkdir(parents=True)
+    return cell
+
+
+@fuzzed(40)
+@given(data=st.data())
+def test_a_damaged_result_of_a_causal_cell_counts_as_none_or_has_its_figures(causal_cell, data):
+    evaluation = {**dict.fromkeys(get_type_hints(LanguageResult), 1.5), **LANGUAGE_FIGURES}
+    whole = {"settings": causal_cell.settings, "training": TRAINING, "evaluation": evaluation}
+    file = causal_cell.folder / RESULT_FILE
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    assert causal_cell.result
+    file.write_bytes(data.draw(damaged_json(whole)))
+    table = markdown(summarise([causal_cell], {}), CAUSAL_MODELS)
+    assert ("not run" in table) == (causal_cell.result is None)
 
 
 def _told_apart(settings):

@@ -195,7 +195,7 @@ CAUSAL_MODELS = Measures(
         *(field.name for field in fields(LanguageArguments) if field.name != "teacher"),
     ),
     data={"text": "no held-out text: name it under evaluate or with --text"},
-    types=get_type_hints(LanguageResult),
+    types={**get_type_hints(LanguageResult), "documents": int, "text_bytes": int},  # there is text
     with_head=True,
     score=Score("divergence", "KL(teacher || student) on held-out text, nats a token", lower_is_better=True),
     figures=_language_figures,

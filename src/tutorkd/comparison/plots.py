@@ -43,8 +43,9 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     plots = {}
     styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
     logs = _logs(cells)
-    if any("training_flops" in row["figures"] for row in summary["rows"]):
-        plots["score-cost"] = score_against_cost(summary, styles, cells[0].measures.score)
+    score = cells[0].measures.score
+    if any({"training_flops", score.name} <= row["figures"].keys() for row in summary["rows"]):
+        plots["score-cost"] = score_against_cost(summary, styles, score)
     for student, log in logs.items():
         name = "training" if len(logs) == 1 else f"training-{slug(student)}"
         plots[name] = figures_against_steps(log, student, styles)

@@ -55,17 +55,23 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
     measuring: dict[str, float] = {}
     for cell in cells:
         key = cell.variant, cell.student
-        if cell.kind != "distilled" or key in training or cell.name in refused:
-            continue
-        with fabricated_trainer(cell.distill) as trainer:
-            seconds = seconds_a_step(trainer, cell.distill.text.max_length)
-            training[key] = seconds * cell.distill.config.max_steps
-            teacher = trainer.teacher.requires_grad_(True).model
-            if trainer.teacher.quantised:  # what is in 8 bits isn't what is measured
-                teacher = type(teacher)(teacher.config)
-            models = {cell.student: (trainer.saved_model, teacher), "": (teacher, None)}
-        for name in models.keys() - measuring.keys():
-            measuring[name] = cell.measures.seconds(*models[name], cell.evaluate, cell.language)
+        if cell.kind == "distilled" and key not in training and cell.name not in refused:
+            training[key] = _time(cell, measuring)
     by_name = {cell.name: (cell.variant, cell.student) for cell in cells}
     seconds_of = {name: training.get(key, 0.0) + measuring.get(key[1], 0.0) for name, key in by_name.items()}
     return seconds_of, refused
+
+
+def _time(cell: Cell, measuring: dict[str, float]) -> float:
+    """Seconds of a cell's training; adds to ``measuring`` those of its student and of the teacher, whose name is empty,
+    unless they are there.
+    """
+    with fabricated_trainer(cell.distill) as trainer:
+        training = seconds_a_step(trainer, cell.distill.text.max_length) * cell.distill.config.max_steps
+        teacher = trainer.teacher.requires_grad_(True).model
+        if trainer.teacher.quantised:  # what is in 8 bits isn't what is measured
+            teacher = type(teacher)(teacher.config)
+        models = {cell.student: (trainer.saved_model, teacher), "": (teacher, None)}
+    for name in models.keys() - measuring.keys():
+        measuring[name] = cell.measures.seconds(*models[name], cell.evaluate, cell.language)
+    return training

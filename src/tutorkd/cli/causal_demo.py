@@ -78,7 +78,8 @@ def demo_causal(
     console.rule("2. evaluate: what they make of reviews that none of them has been trained on, and how fast")
     results = _named(evaluate_language_models(models, args, language))
     console.rule("3. summary")
-    console.print(language_table(results, args, language))
+    told = [replace(result, is_teacher=False) for result in results]  # which the names say
+    console.print(language_table(told, args, language))
     console.print(_verdict(*results))
     write_text(out / "summary.json", json.dumps([asdict(result) for result in results], indent=2))
     examples = _examples(distillation, data["heldout"])

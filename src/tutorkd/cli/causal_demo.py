@@ -17,13 +17,19 @@ from tutorkd.evaluation.language_models import evaluate_language_models
 from tutorkd.evaluation.language_report import LanguageResult, language_table
 from tutorkd.examples import Example, tutor_examples
 from tutorkd.files import write_text, written_whole
-from tutorkd.hub import load_model, load_tokenizer, loading, quiet_transformers
+from tutorkd.hub import load_model, load_tokenizer, quiet_transformers
 from tutorkd.objective import CAUSAL
-from tutorkd.pretraining.distillation import Distillation, distill, load_pair, read_distillation, trainer_of
+from tutorkd.pretraining.distillation import (
+    Distillation,
+    distill,
+    finished_trainer,
+    load_pair,
+    read_distillation,
+    trainer_of,
+)
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.run import INITIAL_STUDENT
 from tutorkd.run_folder import lacking
-from tutorkd.trainer import DistillationTrainer
 from tutorkd.words import duration
 
 REAL_THING = (
@@ -127,12 +133,5 @@ def _examples(options: Distillation, heldout: Path) -> list[Example]:
     """What the tutor does to some sentences, where one learns."""
     if options.args.method != "tutor-kd":
         return []
-    args, config = options.args, options.config
-    tokenizer = load_tokenizer(args.teacher, "teacher", needed=CAUSAL.special_tokens)
     sentences = demo_data.sentences(heldout, *_SENTENCE, EXAMPLES)
-    with loading(config.output_dir, "student"):
-        student = AutoModelForCausalLM.from_pretrained(config.output_dir)
-    no_rows: list[dict[str, list[int]]] = [{}]  # nothing is trained or evaluated
-    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=options.settings)
-    trainer._load_from_checkpoint(config.output_dir)
-    return tutor_examples(trainer, sentences)
+    return tutor_examples(finished_trainer(options), sentences)

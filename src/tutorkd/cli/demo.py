@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from tutorkd import demo_data
 from tutorkd.cli import causal_demo
@@ -36,12 +36,20 @@ from tutorkd.objective import MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.pretraining.adaptation import Adaptation, adapt, read_adaptation
-from tutorkd.pretraining.distillation import Distillation, Pair, distill, make_student, read_distillation, trainer_of
+from tutorkd.pretraining.distillation import (
+    Distillation,
+    Pair,
+    distill,
+    finished_trainer,
+    make_student,
+    read_distillation,
+    trainer_of,
+)
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.run import INITIAL_STUDENT
 from tutorkd.run_folder import lacking
 from tutorkd.teacher import Teacher
-from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
+from tutorkd.trainer import MaskedLMTrainer
 from tutorkd.words import duration
 
 DESCRIPTION = (
@@ -255,18 +263,11 @@ def _verdict(title: str, student: EvaluationResult, undistilled: EvaluationResul
 
 def _examples(options: Distillation, validation: Path) -> list[Example]:
     """What the tutor does to some sentences; nothing where the student has no answer a^S to it."""
-    args, config = options.args, options.config
-    if args.method != "tutor-kd" or options.settings.target != "modified-logit":
+    if options.args.method != "tutor-kd" or options.settings.target != "modified-logit":
         return []
-    tokenizer = load_tokenizer(args.teacher, "teacher")
     rows = datasets.load_dataset("parquet", data_files=str(validation), split="train")
     sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
-    with loading(config.output_dir, "student"):
-        student = AutoModel.from_pretrained(config.output_dir)
-    no_rows: list[dict[str, list[int]]] = [{}]  # nothing is trained or evaluated
-    trainer = DistillationTrainer(student, args.teacher, config, no_rows, tokenizer, no_rows, settings=options.settings)
-    trainer._load_from_checkpoint(config.output_dir)
-    return tutor_examples(trainer, sentences)
+    return tutor_examples(finished_trainer(options), sentences)
 
 
 def _print_examples(console: Console, examples: Sequence[Example], which: str) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
+from tutorkd.functional import mean_over
 from tutorkd.methods.causal_lm import CLM_LOSS
 from tutorkd.methods.distilbert import COSINE, DistilBERTSettings, check_hidden_sizes, cosine_loss
 from tutorkd.methods.next_token import Asked, logits_in_parts
@@ -81,7 +82,7 @@ class CausalDistilBERT(nn.Module):
             hard.append((F.cross_entropy(logits.float(), ids, reduction="none") * weights).sum())
         losses = {
             SOFT_CROSS_ENTROPY.name: torch.stack(soft).sum(),
-            CLM_LOSS.name: torch.stack(hard).sum() / predicted.clamp(min=1),
+            CLM_LOSS.name: mean_over(torch.stack(hard).sum(), asked.weights.sum(), predicted),
         }
         loss = c.soft_cross_entropy_weight * losses[SOFT_CROSS_ENTROPY.name] + c.mlm_weight * losses[CLM_LOSS.name]
         if c.cosine_weight:

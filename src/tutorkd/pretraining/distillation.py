@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer
+from tutorkd.hub import load_tokenizer, loading
 from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.methods import CAUSAL_METHODS, METHODS, methods_for
 from tutorkd.methods.pair import check_tokenizer
@@ -213,6 +213,24 @@ def trainer_of(
         method=options.args.method,
         settings=options.settings,
     )
+
+
+def finished_trainer(options: Distillation) -> DistillationTrainer:
+    """The trainer of a finished run as that left it, heads included: to be looked at, with nothing to train on.
+
+    Raises:
+        UserError: if teacher or student can't be loaded.
+    """
+    args, config, head = options.args, options.config, options.settings.student_head
+    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
+    with loading(config.output_dir, "student"):
+        student = (head.model_class if head else AutoModel).from_pretrained(config.output_dir)
+    no_rows: list[dict[str, list[int]]] = [{}]
+    trainer = DistillationTrainer(
+        *(student, args.teacher, config, no_rows, tokenizer, no_rows, args.method), settings=options.settings
+    )
+    trainer._load_from_checkpoint(config.output_dir)
+    return trainer
 
 
 def make_student(

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
+from tutorkd.row_ids import padded, special_and_ordinary_ids
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
@@ -28,18 +29,15 @@ class MaskingCollator:
         self.probability, self.seed = probability, seed
         self.full: int | None = None
         self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
-        self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
-        self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
+        self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        shape = (len(rows), int(lengths.max()))
-        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        input_ids, lengths = padded(rows, self.pad_id)
+        shape = input_ids.shape
         # Not chosen, unless drawn below.
         choice, action, token = np.ones(shape), np.ones(shape), np.zeros(shape)
         for i, row in enumerate(rows):
             n = lengths[i]
-            input_ids[i, :n] = row["input_ids"]
             generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
             choice[i, :n], action[i, :n], token[i, :n] = generator.random((3, n))
         real = np.arange(shape[1]) < lengths[:, None]

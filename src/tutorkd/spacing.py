@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
+from tutorkd.row_ids import padded, special_and_ordinary_ids
 
 
 class SpacedCollator:
@@ -31,16 +32,13 @@ class SpacedCollator:
         self.full: int | None = None
         pad_id = tokenizer.pad_token_id
         self.pad_id = tokenizer.eos_token_id if pad_id is None else pad_id  # is masked, and never read
-        self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
-        self.ordinary_ids = np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), self.special_ids)
+        self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        shape = (len(rows), int(lengths.max()))
-        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        input_ids, lengths = padded(rows, self.pad_id)
+        shape = input_ids.shape
         positions, fillers = [], 0
         for i, row in enumerate(rows):
-            input_ids[i, : lengths[i]] = row["input_ids"]
             generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
             chosen, missing = self._choose(input_ids[i, : lengths[i]], generator)
             positions.append(chosen + i * shape[1])

@@ -1,0 +1,22 @@
+"""Rows of token ids as one array, and which ids are text: what all collators begin with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+def padded(rows: Sequence[dict[str, Any]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``input_ids`` of rows with padding behind, (B, L) int64, and their lengths, (B,)."""
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    input_ids = np.full((len(rows), int(lengths.max())), pad_id, dtype=np.int64)
+    for ids, row, length in zip(input_ids, rows, lengths, strict=True):
+        ids[:length] = row["input_ids"]
+    return input_ids, lengths
+
+
+def special_and_ordinary_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of special tokens, and those of text that a model of this vocabulary knows; (n,) int64 each, rising."""
+    special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+    return special_ids, np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), special_ids)

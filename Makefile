@@ -4,6 +4,7 @@
 #   make test     lint, types and tests; what continuous integration runs
 #   make test-gpu the tests that need a GPU, on a machine that has one
 #   make test-oldest  the tests with the oldest torch and transformers that are supported, in build/oldest
+#   make docs     the documentation site, in build/docs; warnings are errors
 #   make check    lint and types alone
 #   make clean    take away .venv and what the tools cached
 #
@@ -15,7 +16,7 @@ CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu test-oldest check clean
+.PHONY: demo test test-gpu test-oldest docs check clean
 .NOTPARALLEL:
 
 demo: .venv/installed-demo
@@ -34,6 +35,9 @@ test-oldest:
 	test -x build/oldest/bin/python || $(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install '$(OLDEST_TORCH)' 'transformers==5.17.*' 'accelerate==1.15.*' --editable '.[demo,dev]'
 	build/oldest/bin/pytest --numprocesses auto
+
+docs: .venv/installed-docs,dev
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 
 check: .venv/installed-demo,dev
 	$(BIN)/ruff check

@@ -98,8 +98,12 @@ def divergence(
         skew: a of the skew KL, from 0 (forward KL) to below 1.
 
     Returns:
-        The divergences in nats, (n,) float32; and the total variation distances sum |p - q| / 2, (n,) float32, from 0
-        to 1, which carry no gradient.
+        The divergences in nats, (n,) float32; and the total variation distances ``sum |p - q| / 2``, (n,) float32, from
+        0 to 1, which carry no gradient.
+
+    Example:
+        >>> divergence(torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log(), kind="forward-kl")
+        (tensor([0.1927]), tensor([0.3000]))
     """
     divergences, distances = _Divergences.apply(student_logits, teacher_logits.detach(), kind, skew)
     return divergences, distances

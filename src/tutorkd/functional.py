@@ -27,7 +27,12 @@ _AT_ONCE = 256  # positions whose distributions over the vocabulary are there at
 
 
 def mean_over(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
-    """``total`` over ``num_items`` (by default over the ``items`` at hand); 0 over 0 is 0."""
+    """``total`` over ``num_items`` (by default over the ``items`` at hand); 0 over 0 is 0.
+
+    Example:
+        >>> mean_over(torch.tensor(6.0), 3, None), mean_over(torch.tensor(6.0), 3, num_items=12)
+        (tensor(2.), tensor(0.5000))
+    """
     count = items if num_items is None else num_items
     return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp(min=1)
 
@@ -112,6 +117,11 @@ def modified_logit_target(teacher_logits: Tensor, original_ids: Tensor, replaced
 
     Returns:
         (k,) float32 in [0, 1].
+
+    Example:
+        >>> logits = torch.tensor([[0.1, 0.6, 0.3]]).log()
+        >>> modified_logit_target(logits, original_ids=torch.tensor([1]), replaced_ids=torch.tensor([2]))
+        tensor([0.5000])
     """
     original = teacher_logits.gather(-1, original_ids.unsqueeze(-1)).squeeze(-1).float()
     replaced = teacher_logits.gather(-1, replaced_ids.unsqueeze(-1)).squeeze(-1).float()
@@ -130,6 +140,11 @@ def teacher_reward(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: T
 
     Returns:
         (k,) float32 in [-1, 1].
+
+    Example:
+        >>> logits = torch.tensor([[0.1, 0.6, 0.3]]).log()
+        >>> teacher_reward(logits, original_ids=torch.tensor([1]), replaced_ids=torch.tensor([2]))
+        tensor([0.3000])
     """
     normaliser = _log_normaliser(teacher_logits).unsqueeze(-1)
     pair = torch.stack([original_ids, replaced_ids], dim=-1)
@@ -138,7 +153,7 @@ def teacher_reward(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: T
 
 
 def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
-    """Reward from the student R_S = |a^T - sigmoid(student_logits)|, its distillation error; carries no gradient.
+    """Reward from the student R_S = ``|a^T - sigmoid(student_logits)|``, its distillation error; carries no gradient.
 
     Args:
         target: (k,), the teacher's modified logit a^T.
@@ -146,6 +161,10 @@ def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
 
     Returns:
         (k,) float32 in [0, 1].
+
+    Example:
+        >>> student_reward(target=torch.tensor([1.0]), student_logits=torch.tensor([0.0]))
+        tensor([0.5000])
     """
     return (target.float() - student_logits.detach().float().sigmoid()).abs()
 
@@ -154,13 +173,18 @@ def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor
     """R_S where the student learns the teacher's MLM distribution in place of the modified logit (the ablation).
 
     The paper doesn't define it for that target. Here it is the total variation distance between the two distributions,
-    1/2 sum |P_T(. | X') - P_S(. | X')|: a distillation error from 0 to 1, as |a^T - a^S| is. Carries no gradient.
+    ``1/2 sum |P_T(. | X') - P_S(. | X')|``: a distillation error from 0 to 1, as ``|a^T - a^S|`` is. It carries no
+    gradient.
 
     Args:
         teacher_logits, student_logits: (k, V), MLM logits reading X', at the masked positions.
 
     Returns:
         (k,) float32 in [0, 1].
+
+    Example:
+        >>> mlm_student_reward(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.8, 0.2]]).log())
+        tensor([0.3000])
     """
     difference = teacher_logits.detach().float().softmax(-1) - student_logits.detach().float().softmax(-1)
     return difference.abs().sum(-1) / 2
@@ -179,6 +203,10 @@ def advantage(reward: Tensor, weight: Tensor | None = None) -> Tensor:
 
     Returns:
         (k,) float32; as given where k is 1.
+
+    Example:
+        >>> advantage(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([-1.5000,  0.0000,  1.5000])
     """
     reward = reward.detach().float()
     weight = torch.ones_like(reward) if weight is None else weight
@@ -197,6 +225,10 @@ def policy_loss(policy_logits: Tensor, replaced_ids: Tensor, reward: Tensor, num
 
     Returns:
         () float32.
+
+    Example:
+        >>> policy_loss(torch.zeros(1, 2), replaced_ids=torch.tensor([0]), reward=torch.tensor([1.0]))  # log 2
+        tensor(0.6931)
     """
     log_policy = _token_log_prob(policy_logits, replaced_ids)
     return mean_over(-(log_policy * reward.detach().float()).sum(), len(replaced_ids), num_items)
@@ -217,6 +249,10 @@ def plausibility_loss(
 
     Returns:
         () float32.
+
+    Example:
+        >>> plausibility_loss(torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log())  # 0.8 log 1.6 + 0.2 log 0.4
+        tensor(0.1927)
     """
     # KL = sum P (log P - log pi) with log P = t - lse(t), log pi = p - lse(p) and sum P = 1: two dot products, so that
     # neither (k, V) logarithm is stored.
@@ -230,7 +266,12 @@ def plausibility_loss(
 
 
 def policy_entropy(policy_logits: Tensor) -> Tensor:
-    """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient."""
+    """Entropy of the tutor's distribution in nats, (k, V) -> (k,) float32; carries no gradient.
+
+    Example:
+        >>> policy_entropy(torch.zeros(1, 4))  # log 4
+        tensor([1.3863])
+    """
     logits = policy_logits.detach().float()
     probability, normaliser = _softmax_and_normaliser(logits)
     with _without_autocast(logits):
@@ -250,6 +291,10 @@ def modified_logit_loss(
 
     Returns:
         () float32.
+
+    Example:
+        >>> modified_logit_loss(torch.zeros(1, 2), target=torch.ones(1, 2), attention_mask=torch.ones(1, 2))  # log 2
+        tensor(0.6931)
     """
     mask = attention_mask.float()
     loss = F.binary_cross_entropy_with_logits(student_logits.float(), target.float(), reduction="none")
@@ -267,6 +312,10 @@ def lookahead_mean(values: Tensor, weight: Tensor, positions: Tensor, window: in
 
     Returns:
         (k,) float32; 0 where nothing counts.
+
+    Example:
+        >>> lookahead_mean(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.ones(1, 4), torch.tensor([0]), window=2)
+        tensor([2.5000])
     """
     length = values.shape[1]
     first = positions // length * (length + window) + positions % length + 1
@@ -291,6 +340,11 @@ def lookahead_teacher_reward(
 
     Returns:
         (k,) float32 in [-1, 1].
+
+    Example:
+        >>> on_lesson, on_text = torch.tensor([[0.0, -1.0, -3.0]]), torch.tensor([[0.0, -2.0, -2.5]])
+        >>> lookahead_teacher_reward(on_lesson, on_text, torch.ones(1, 3), torch.tensor([0]), window=2)
+        tensor([0.2500])
     """
     difference = (log_probability.float() - original_log_probability.float()).clamp(-1, 1)
     return lookahead_mean(difference, weight, positions, window)
@@ -299,7 +353,7 @@ def lookahead_teacher_reward(
 def lookahead_student_reward(distance: Tensor, weight: Tensor, positions: Tensor, window: int) -> Tensor:
     """Reward from a causal student: how far it is from the teacher behind t, where both read the tutor's row.
 
-    R_S,t = mean over s = t+1 ... t+w of TV(p, q)_s, the total variation distance sum |p - q| / 2.
+    R_S,t = mean over s = t+1 ... t+w of TV(p, q)_s, the total variation distance ``sum |p - q| / 2``.
 
     Args:
         distance: (B, L), TV of the distributions of each token (``tutorkd.divergence``).
@@ -307,6 +361,10 @@ def lookahead_student_reward(distance: Tensor, weight: Tensor, positions: Tensor
 
     Returns:
         (k,) float32 in [0, 1].
+
+    Example:
+        >>> lookahead_student_reward(torch.tensor([[0.2, 0.4, 0.6]]), torch.ones(1, 3), torch.tensor([0]), window=2)
+        tensor([0.5000])
     """
     return lookahead_mean(distance.detach(), weight, positions, window)
 
@@ -315,6 +373,10 @@ def token_log_probability(logits: Tensor, token_ids: Tensor) -> Tensor:
     """log softmax(logits) at ``token_ids``, (n, V), (n,) -> (n,) float32; carries no gradient.
 
     Some positions at a time, so that no second (n, V) tensor is there.
+
+    Example:
+        >>> token_log_probability(torch.zeros(1, 4), torch.tensor([2]))  # -log 4
+        tensor([-1.3863])
     """
     parts = zip(logits.detach().split(_AT_ONCE), token_ids.split(_AT_ONCE), strict=True)
     return torch.cat([_token_log_prob(part, ids) for part, ids in parts])
@@ -331,6 +393,10 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, attention_mask: Tensor, 
 
     Returns:
         () float32.
+
+    Example:
+        >>> hidden_state_loss(torch.zeros(1, 2, 8), torch.ones(1, 2, 8), attention_mask=torch.ones(1, 2))
+        tensor(1.)
     """
     mask = attention_mask.float()
     difference = (student.float() - teacher.float()) * mask.unsqueeze(-1)
@@ -366,6 +432,11 @@ def attention_score_loss(
 
     Raises:
         ValueError: if student and teacher have different numbers of heads.
+
+    Example:
+        >>> query, key, one = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 3.0), torch.ones(1, 1, 1, 1)
+        >>> attention_score_loss(query, key, one, one, attention_mask=torch.ones(1, 1))  # (2 x 3 - 1 x 1)^2
+        tensor(25.)
     """
     vectors = student_query, student_key, teacher_query.detach(), teacher_key.detach()
     length, head_dimensions = student_query.shape[2], student_query.shape[3] + teacher_query.shape[3]
@@ -409,6 +480,11 @@ def local_attention_score_loss(
 
     Raises:
         ValueError: if student and teacher have different numbers of heads.
+
+    Example:
+        >>> query, key, one = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 3.0), torch.ones(1, 1, 1, 1)
+        >>> local_attention_score_loss(query, key, one, one, one.bool(), attention_mask=torch.ones(1, 1))
+        tensor(25.)
     """
     real = attention_mask.bool()
     pairs = window & real[:, None, :, None] & real[:, None, None, :]

@@ -1,0 +1,95 @@
+"""What the documentation says, held against the code."""
+
+import ast
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+from commands import save, save_corpus
+from transformers import AutoModel
+
+ROOT = Path(__file__).parents[1]
+_HOLE = "\0"  # in the place of a value in a message
+_README_BYTES = 8192
+
+
+def _messages() -> list[str]:
+    """Every text in the code, with holes where values are put in."""
+    texts = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else _HOLE for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def _in_the_page() -> list[str]:
+    told, messages = False, []
+    for line in (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        told = line.startswith("|") and (told or cells[0] == "message begins")
+        if told and cells[0] != "message begins" and set(cells[0]) != {"-"}:
+            messages.append(cells[0])
+    return messages
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+    known, explained = _messages(), _in_the_page()
+    assert len(explained) > 10
+    for message in explained:
+        pieces = re.split(r"\.\.\.|\b(?:teacher|student)\b", message)
+        pattern = ".*".join(re.escape(piece.strip()) for piece in pieces)
+        assert any(re.search(pattern, text, re.DOTALL) for text in known), message
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.encode()) <= _README_BYTES
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", readme) if not link.startswith("http")]
+    assert len(links) > 20
+    for link in links:
+        file, _, place = link.partition("#")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        headings = {_anchor(line) for line in text.splitlines() if line.startswith("#")}
+        assert not place or place in headings, link
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+def test_every_page_is_in_the_table_of_contents():
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index", "results", "contributing"}
+    contents = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert pages == {page for page in pages if re.search(rf"^{re.escape(page)}$", contents, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("module", ["tutorkd.functional", "tutorkd.divergence"])
+def test_examples_in_docstrings_give_what_they_say(module):
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert found.attempted
+    assert not found.failed
+
+
+def test_the_program_in_the_documentation_trains_a_student(tmp_path, monkeypatch):
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    teacher = save(tiny.masked_lm(), tmp_path / "teacher")
+    (tmp_path / "my_text").mkdir()
+    save_corpus(tmp_path / "my_text" / "text.txt")
+    for theirs, ours in (
+        ("google-bert/bert-base-uncased", teacher),
+        ("max_length=128", "max_length=16, cache_dir='cache'"),
+        ("max_steps=1000", "max_steps=2, report_to='none'"),
+    ):
+        assert theirs in program
+        program = program.replace(theirs, ours)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert AutoModel.from_pretrained(tmp_path / "run").config.num_hidden_layers == 2

@@ -43,6 +43,7 @@ check: .venv/installed-demo,dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/typos
 
 clean:
 	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache

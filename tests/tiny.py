@@ -1,5 +1,7 @@
 """Tiny models, tokenizers and text, built here: nothing is downloaded."""
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -138,3 +140,21 @@ def rows(count: int = 32, length: int = 16, seed: int = 0) -> list[dict[str, lis
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(5, VOCABULARY, (count, length - 2), generator=generator).tolist()
     return [{"input_ids": [2, *ids, 3]} for ids in words]
+
+
+def sentence_encoder(folder: Path, pooling: str = "mean", max_length: int = 24, **changes) -> Path:
+    """A folder of sentence-transformers: a BERT at random, its pooling, and vectors of length 1.
+
+    Args:
+        max_length: tokens that the model reads of a text.
+        changes: of the BERT's configuration.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    masked_lm(**changes).base_model.save_pretrained(folder / "body")
+    tokenizer().save_pretrained(folder / "body")
+    body = Transformer(str(folder / "body"), max_seq_length=max_length)
+    model = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), pooling), Normalize()])
+    model.save_pretrained(str(folder / "encoder"), create_model_card=False)
+    return folder / "encoder"

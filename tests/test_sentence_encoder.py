@@ -1,0 +1,65 @@
+"""Models of sentence-transformers: which checkpoints are some, and what keeps one from being loaded."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from commands import save
+from transformers import AutoModel, AutoTokenizer
+
+from tutorkd.errors import UserError
+from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
+
+TEXTS = ["w1 w2 w3", "w7 w8 w9 w10 w11 w12 w13"]
+
+
+def test_a_folder_with_modules_is_a_sentence_encoder_and_one_of_transformers_is_not(tmp_path):
+    assert is_sentence_encoder(str(tiny.sentence_encoder(tmp_path)))
+    assert not is_sentence_encoder(str(save(tiny.masked_lm(), tmp_path / "plain")))
+    assert not is_sentence_encoder(str(tmp_path))
+
+
+def test_vectors_are_means_over_the_words_of_a_text(tmp_path):
+    folder = tiny.sentence_encoder(tmp_path)
+    vectors = load_sentence_encoder(str(folder), "teacher").encode(TEXTS, convert_to_tensor=True)
+    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        with torch.no_grad():
+            mean = body(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(vector, mean / mean.norm(), atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_no_sentence_encoder_is_refused_in_one_line(tmp_path):
+    plain = save(tiny.masked_lm(), tmp_path / "plain")
+    with pytest.raises(UserError, match=r"^the teacher .*plain isn't a model of sentence-transformers: it has no mod"):
+        load_sentence_encoder(str(plain), "teacher")
+    for check in (is_sentence_encoder, lambda name: load_sentence_encoder(name, "teacher")):
+        with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
+            check(str(tmp_path / "nowhere"))
+        with pytest.raises(UserError, match=r"nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"):
+            check("nobody/nothing")
+
+
+def test_a_damaged_folder_is_refused_in_one_line(tmp_path):
+    folder = tiny.sentence_encoder(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"half of i")
+    with pytest.raises(UserError, match=r"^the teacher .*encoder can't be loaded: "):
+        load_sentence_encoder(str(folder), "teacher")
+
+
+def test_code_that_comes_with_a_model_is_not_run_unasked(tmp_path):
+    folder = tiny.sentence_encoder(tmp_path)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "own.Pooling"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    with pytest.raises(UserError, match=r"^the teacher .*encoder can't be loaded: "):
+        load_sentence_encoder(str(folder), "teacher")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tutorkd.sentence_encoder.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'tutorkd\[embedding\]'$"):
+        load_sentence_encoder(str(tmp_path), "teacher")

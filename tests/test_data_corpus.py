@@ -23,7 +23,7 @@ from transformers import BertTokenizerFast, RobertaTokenizerFast
 
 from tutorkd.data import cached, packing, prepare_corpus, shards, sources, stream
 from tutorkd.data.corpus import check_corpus
-from tutorkd.data.packing import PackedWriter
+from tutorkd.data.writer import PackedWriter
 from tutorkd.errors import UserError
 
 WORDS = [f"{a}{b}" for a in "abcdefghij" for b in "klmnopqrst"]
@@ -148,7 +148,7 @@ def test_an_id_takes_two_bytes_where_the_vocabulary_lets_it(tmp_path, prepare, l
 
 
 def test_record_batches_on_disk_do_not_change_the_rows(tmp_path, prepare, bert, monkeypatch):
-    monkeypatch.setattr("tutorkd.data.packing.ROWS_PER_BATCH", 3)
+    monkeypatch.setattr("tutorkd.data.writer.ROWS_PER_BATCH", 3)
     monkeypatch.setattr(cached, "_CHARACTERS_PER_BATCH", 300)
     packed = prepare([corpus(tmp_path / "a.jsonl")], heldout=0)
     assert packed.train.data.column(0).num_chunks > 2
@@ -229,11 +229,11 @@ def test_more_processes_than_documents(tmp_path, prepare, bert):
 def test_a_small_corpus_starts_no_process(tmp_path, prepare, monkeypatch):
     seen = []
 
-    def tokenize_batch(encoder, texts, plain=cached._tokenize_batch):
+    def tokenize_batch(encoder, texts, plain=cached.tokenize_batch):
         seen.append(os.getpid())
         return plain(encoder, texts)
 
-    monkeypatch.setattr(cached, "_tokenize_batch", tokenize_batch)
+    monkeypatch.setattr(cached, "tokenize_batch", tokenize_batch)
     prepare([corpus(tmp_path / "a.jsonl")])
     assert seen == [os.getpid()]
 
@@ -250,7 +250,7 @@ def test_an_interruption_stays_one_and_leaves_nothing_that_counts(tmp_path, prep
             os.kill(parent, signal.SIGINT)
         time.sleep(60)
 
-    monkeypatch.setattr(cached, "_tokenize_batch", interrupt)
+    monkeypatch.setattr(cached, "tokenize_batch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare([corpus(tmp_path / "a.jsonl")], num_proc=num_proc)
     assert [name[-8:] for name in entries(tmp_path / "cache")] == [".partial"]
@@ -649,7 +649,7 @@ def test_text_that_is_mostly_unknown_is_refused(tmp_path, prepare, streaming):
 
 
 def test_a_look_at_the_beginning_refuses_text_that_is_mostly_unknown(tmp_path, bert, monkeypatch):
-    monkeypatch.setattr(packing, "_BEGINNING", 12)
+    monkeypatch.setattr("tutorkd.data.texts._BEGINNING", 12)
 
     def check(texts):
         settings = {"max_length": 16, "text_column": "text", "weights": None, "heldout": 0, "split": "train"}

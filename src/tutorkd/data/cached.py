@@ -21,11 +21,13 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key
-from tutorkd.data.packing import Encoder, PackedWriter, nonblank, require_known
+from tutorkd.data.packing import require_known
 from tutorkd.data.readers import batches
 from tutorkd.data.shards import Shard
 from tutorkd.data.sources import Source, no_text
+from tutorkd.data.texts import RowEncoder
 from tutorkd.data.workers import in_order
+from tutorkd.data.writer import PackedWriter
 from tutorkd.errors import UserError
 from tutorkd.files import flush, write_text
 
@@ -59,7 +61,7 @@ class PackedPart:
 
 
 def cached_corpus(
-    source: Source, encoder: Encoder, settings: PackSettings, cache: Path, num_proc: int | None
+    source: Source, encoder: RowEncoder, settings: PackSettings, cache: Path, num_proc: int | None
 ) -> PackedPart:
     """Return the packed rows of a source, from the folder `cache` if they are there.
 
@@ -108,7 +110,7 @@ def heldout_count(documents: int, share: float) -> int:
 
 
 def _build(
-    source: Source, encoder: Encoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
+    source: Source, encoder: RowEncoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
 ) -> None:
     shards = source.shards(settings.text_column)
     for partial_file in scratch.glob(".*"):  # of processes that were killed
@@ -146,7 +148,7 @@ def _tokens(scratch: Path, number: int) -> Path:
     return scratch / f"{number}.arrow"
 
 
-def _tokenize(shards: Sequence[Shard], encoder: Encoder, scratch: Path, number: int) -> None:
+def _tokenize(shards: Sequence[Shard], encoder: RowEncoder, scratch: Path, number: int) -> None:
     """Write the token ids of a shard's documents, unless they are there: a list each, which a separator closes."""
     path = _tokens(scratch, number)
     if path.exists():
@@ -154,13 +156,14 @@ def _tokenize(shards: Sequence[Shard], encoder: Encoder, scratch: Path, number: 
     partial = scratch / f".{number}.{os.getpid()}"
     schema = encoder.features.arrow_schema
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for texts in batches(nonblank(shards[number].read()), _CHARACTERS_PER_BATCH):
-            writer.write_batch(pa.record_batch([_tokenize_batch(encoder, texts)], schema=schema))
+        for texts in batches(encoder.split(shards[number].read()), _CHARACTERS_PER_BATCH):
+            writer.write_batch(pa.record_batch([tokenize_batch(encoder, texts)], schema=schema))
     flush(partial)
     partial.rename(path)
 
 
-def _tokenize_batch(encoder: Encoder, texts: Sequence[str]) -> pa.ListArray:
+def tokenize_batch(encoder: RowEncoder, texts: Sequence[str]) -> pa.ListArray:
+    """Return the ids of texts, a list for each that has a token."""
     pieces, lengths = [np.empty(0, encoder.dtype)], [0]
     for text in texts:
         if document := list(encoder(text)):
@@ -171,7 +174,7 @@ def _tokenize_batch(encoder: Encoder, texts: Sequence[str]) -> pa.ListArray:
 
 def _pack(
     path: Path,
-    encoder: Encoder,
+    encoder: RowEncoder,
     settings: PackSettings,
     train: PackedWriter,
     heldout: PackedWriter,
@@ -192,13 +195,14 @@ def _pack(
         for batch in pa.ipc.open_stream(file):
             chosen = is_held[first : first + batch.num_rows]
             for rows, part in ((train, ~chosen), (heldout, chosen)):
-                ids = batch.column(0).filter(pa.array(part)).flatten().to_numpy()
-                rows.write(ids)
+                written = batch.column(0).filter(pa.array(part))
+                rows.write(written)
+                ids = written.flatten().to_numpy()
                 progress.tokens += len(ids)
                 progress.unknown += encoder.unknown(ids)
             first += batch.num_rows
     progress.shards += 1
-    progress.tokens -= documents
+    progress.tokens -= documents * encoder.added
     progress.documents += documents
     progress.heldout_documents += held
 

@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
-from tutorkd.data.packing import ROWS_PER_BATCH, Encoder, nonblank, require_known, unknown_at_beginning
+from tutorkd.data.packing import Encoder, require_known
 from tutorkd.data.sources import LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
+from tutorkd.data.texts import RowEncoder, TextEncoder, Texts, unknown_at_beginning
+from tutorkd.data.writer import ROWS_PER_BATCH
 from tutorkd.errors import UserError, kind_of
 
 SourceName = str | os.PathLike[str]
@@ -106,6 +108,7 @@ def prepare_corpus(
     streaming: bool = False,
     seed: int = 42,
     framed: bool = True,
+    texts: Texts | None = None,
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
@@ -157,6 +160,9 @@ def prepare_corpus(
         framed: whether a cls token begins and a sep token ends each row. If not, as causal models are trained, a row
             is `max_length` tokens of text, an eos token closes each document, and a bos token begins it if the
             tokenizer puts one before a text; neither cls nor sep token is needed.
+        texts: pack nothing: each document, or each line or sentence, is a row of its own, with the special tokens that
+            the tokenizer puts around a text, and cut to `max_length` tokens. These are then what is held out and
+            counted as a document.
 
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
@@ -165,7 +171,7 @@ def prepare_corpus(
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = Encoder.from_tokenizer(tokenizer, framed)
+    encoder = _encoder(tokenizer, framed, texts, max_length)
     settings = PackSettings(max_length, text_column, heldout, seed)
     resolved = _resolved(names, split, revision, data_files)
     if streaming:
@@ -229,6 +235,7 @@ def check_corpus(
     data_files: Sequence[str] | None,
     num_proc: int | None,
     framed: bool = True,
+    texts: Texts | None = None,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
@@ -239,13 +246,19 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = Encoder.from_tokenizer(tokenizer, framed)
+    encoder = _encoder(tokenizer, framed, texts, max_length)
     resolved = _resolved(sources, split, revision, data_files)
     for source in resolved:
         source.check(text_column)
         if isinstance(source, LocalFiles):
-            require_known(source.name, unknown_at_beginning(nonblank(source.stream(text_column)), encoder))
+            require_known(source.name, unknown_at_beginning(encoder.split(source.stream(text_column)), encoder))
     return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+
+
+def _encoder(tokenizer: PreTrainedTokenizerBase, framed: bool, texts: Texts | None, max_length: int) -> RowEncoder:
+    if texts is None:
+        return Encoder.from_tokenizer(tokenizer, framed)
+    return TextEncoder.from_tokenizer(tokenizer, texts, max_length)
 
 
 def _names(sources: SourceName | Sequence[SourceName]) -> list[str]:

@@ -1,13 +1,9 @@
 """From text to token ids, and from token ids to full rows."""
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 
-ROWS_PER_BATCH = 8192
-"""Rows that make a record batch, the last one aside."""
-
 _TOKENS_PER_PUSH = 1 << 20
 _CHARACTERS_AT_ONCE = 1 << 17  # a tokenizer needs more than a hundred bytes for each
 _OVERLAP = 1 << 12  # characters
-_BEGINNING = 1 << 18  # characters
 _MOST_UNKNOWN = 0.5  # of the tokens; more isn't the language of the tokenizer
 
 
@@ -92,6 +84,19 @@ class Encoder:
         rows = {} if self.framed else {"framed": False, "begin": self.begin_id}
         return {"tokenizer": self.backend.to_str()} | ids | rows
 
+    @property
+    def added(self) -> int:
+        """Ids of a tokenised document that aren't its text: the separator."""
+        return 1
+
+    def split(self, documents: Iterable[str | None]) -> Iterator[str]:
+        """Yield those of some documents that are tokenised."""
+        return nonblank(documents)
+
+    def packer(self, max_length: int, rest: list[int]) -> "RowPacker":
+        """Return what makes rows of tokenised documents, going on with tokens that aren't in a row yet."""
+        return RowPacker(self, max_length, rest)
+
     def unknown(self, ids: np.ndarray) -> int:
         """Return how many of some ids are the unknown token."""
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
@@ -159,20 +164,6 @@ def _join(part: Encoding, following: Encoding) -> tuple[int, int] | None:
     return (len(part) - len(tail) + run.a + middle, run.b + middle) if run.size else None
 
 
-def unknown_at_beginning(documents: Iterable[str], encoder: Encoder) -> float:
-    """Return the share of unknown tokens at the beginning of a text, from 0 to 1."""
-    tokens = unknown = 0
-    left = _BEGINNING
-    for document in documents:
-        for ids in list(encoder(document[:left]))[:-1]:
-            tokens += len(ids)
-            unknown += encoder.unknown(ids)
-        left -= len(document)
-        if left <= 0:
-            break
-    return unknown / max(1, tokens)
-
-
 def require_known(name: str, unknown_share: float) -> None:
     """Raise a `UserError` if more than half of a corpus is unknown to the tokenizer."""
     if unknown_share > _MOST_UNKNOWN:
@@ -187,20 +178,34 @@ class RowPacker:
 
     The stream is the documents' tokens in order with one separator between two documents. No token is lost;
     every row is full but possibly the last, which is shorter and not padded. Ids have the encoder's `dtype`.
+
+    Args:
+        rest: tokens that another packer of the same documents was left with.
     """
 
-    def __init__(self, encoder: Encoder, max_length: int) -> None:
+    def __init__(self, encoder: Encoder, max_length: int, rest: Sequence[int] = ()) -> None:
         self._encoder = encoder
         self._max_length = max_length
-        self._rest = np.empty(0, self._encoder.dtype)
+        self._rest = np.array(rest, self._encoder.dtype)
 
     @property
     def rest(self) -> list[int]:
-        """Tokens that aren't in a row yet, fewer than a row has; to be pushed first by a packer that goes on."""
+        """Tokens that aren't in a row yet, fewer than a row has; to be given to a packer that goes on."""
         return self._rest.tolist()
 
-    def push(self, tokens: np.ndarray) -> np.ndarray:
-        """Add tokens, of which a separator closes each document; return the full rows, (rows, max_length)."""
+    def push(self, documents: pa.ListArray) -> Iterator[pa.ListArray]:
+        """Add tokenised documents, each of which a separator closes; yield the rows that are full."""
+        tokens = documents.flatten().to_numpy()
+        for start in range(0, len(tokens), _TOKENS_PER_PUSH):
+            yield _as_lists(self._full(tokens[start : start + _TOKENS_PER_PUSH]))
+
+    def flush(self) -> pa.ListArray:
+        """Return what is left as a row that isn't full, or no row if nothing is."""
+        rest, self._rest = self._rest[:-1], np.empty(0, self._encoder.dtype)
+        return _as_lists(self._frame(rest.reshape(1 if len(rest) else 0, len(rest))))
+
+    def _full(self, tokens: np.ndarray) -> np.ndarray:
+        """The full rows, (rows, max_length)."""
         tokens = np.concatenate([self._rest, tokens])
         inside = self._max_length - 2 * self._encoder.framed
         # one token stays back: if no document follows, the last separator must not become part of a row
@@ -208,11 +213,6 @@ class RowPacker:
         # a copy, or the slice would keep all of the tokens in memory
         self._rest = tokens[count * inside :].copy()
         return self._frame(tokens[: count * inside].reshape(count, inside))
-
-    def flush(self) -> np.ndarray:
-        """Return what is left as (1, n) with n < max_length, or (0, n) if nothing is."""
-        rest, self._rest = self._rest[:-1], np.empty(0, self._encoder.dtype)
-        return self._frame(rest.reshape(1 if len(rest) else 0, len(rest)))
 
     def _frame(self, inside: np.ndarray) -> np.ndarray:
         if not self._encoder.framed:
@@ -224,74 +224,7 @@ class RowPacker:
         return rows
 
 
-class PackedWriter:
-    """Packs documents into a new Arrow stream of rows, in a file or a buffer; closes it at the end."""
-
-    def __init__(self, file: pa.NativeFile | BinaryIO, encoder: Encoder, max_length: int) -> None:
-        self._packer = RowPacker(encoder, max_length)
-        self._file = file
-        self._schema = encoder.features.arrow_schema
-        self._waiting: list[np.ndarray] = []
-        self._hash = hashlib.sha256()
-        if not file.tell():
-            file.write(self._schema.serialize())
-
-    @classmethod
-    def resumed(cls, path: Path, encoder: Encoder, max_length: int, kept: dict[str, Any] | None) -> "PackedWriter":
-        """Return a writer that goes on where another one of the same file was when it gave `kept`; `None`: anew.
-
-        What was written since is cut off.
-        """
-        file = path.open("r+b" if kept else "wb")
-        if kept is None:
-            return cls(file, encoder, max_length)
-        file.truncate(kept["bytes"])
-        file.seek(kept["bytes"])
-        writer = cls(file, encoder, max_length)
-        with pa.OSFile(str(path)) as written, pa.ipc.open_stream(written) as batches:
-            for batch in batches:
-                writer._hash.update(batch.column(0).flatten().to_numpy())
-        writer._packer.push(np.array(kept["rest"], encoder.dtype))
-        return writer
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the rows, 64 hexadecimal digits, once the writer is closed."""
-        return self._hash.hexdigest()
-
-    def keep(self) -> dict[str, Any]:
-        """Have all full rows on the disk, in a file; return what it takes to go on from here, JSON-able."""
-        self._write_waiting()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return {"bytes": self._file.tell(), "rest": self._packer.rest}
-
-    def write(self, tokens: np.ndarray) -> None:
-        """Add tokens, (n,), of which a separator closes each document."""
-        for start in range(0, len(tokens), _TOKENS_PER_PUSH):
-            self._waiting.append(self._packer.push(tokens[start : start + _TOKENS_PER_PUSH]))
-            if sum(map(len, self._waiting)) >= ROWS_PER_BATCH:
-                self._write_waiting()
-
-    def __enter__(self) -> "PackedWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            if error is None:
-                self._write_waiting()
-                self._write_rows(self._packer.flush())
-
-    def _write_waiting(self) -> None:
-        if self._waiting:
-            rows, self._waiting = np.concatenate(self._waiting), []
-            self._write_rows(rows)
-
-    def _write_rows(self, rows: np.ndarray) -> None:
-        if len(rows):
-            self._hash.update(rows.data)
-            offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-            column = pa.ListArray.from_arrays(offsets, rows.reshape(-1))
-            self._file.write(pa.record_batch([column], schema=self._schema).serialize())
+def _as_lists(rows: np.ndarray) -> pa.ListArray:
+    """Rows of one length, (rows, n), as a column."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(offsets, rows.reshape(-1))

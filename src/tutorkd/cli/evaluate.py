@@ -5,23 +5,29 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tutorkd.errors import UserError
 from tutorkd.evaluation import evaluate_models, results_table
 from tutorkd.evaluation.arguments import CLASSIFIER, EvaluateArguments, LanguageArguments, parser
 from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classification import evaluation_plan
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
 from tutorkd.evaluation.language_report import language_table
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
 
 
 def run(argv: Sequence[str]) -> int:
-    args, language = parser().read(argv)
-    return _causal(args, language) if are_causal(args.models, args, language) else _encoders(args)
+    args, soft, language = parser().read(argv)
+    if not are_causal(args.models, args, language):
+        return _encoders(args, soft)
+    if soft.distill_from is not None:
+        raise UserError(f"--distill_from is for encoders, and {args.models[0]} is a causal language model")
+    return _causal(args, language)
 
 
-def _encoders(args: EvaluateArguments) -> int:
+def _encoders(args: EvaluateArguments, soft: SoftTargetArguments) -> int:
     if args.dry_run:
-        return _tell(evaluation_plan(args.models, args))
-    results = evaluate_models(args.models, args)
+        return _tell(evaluation_plan(args.models, args, soft))
+    results = evaluate_models(args.models, args, soft)
     Console(highlight=False).print(results_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
     if args.save_models:

@@ -162,7 +162,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         about = f"{where}, variant {variant['name']}, student {student['name']}"
         options = read_distillation([], settings, about)
         told = {**evaluate, "teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
-        return Cell(kind, title, name, seed, folder, options, *evaluation.parser().read([], told, f"{where}, evaluate"))
+        return Cell(
+            kind, title, name, seed, folder, options, *evaluation.cell_parser().read([], told, f"{where}, evaluate")
+        )
 
     cells = []
     for seed in seeds:

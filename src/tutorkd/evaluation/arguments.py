@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.finetune import FineTuneArguments
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
@@ -93,6 +94,11 @@ class LanguageArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd evaluate``."""
+    return _parser(EvaluateArguments, SoftTargetArguments, LanguageArguments)
+
+
+def cell_parser() -> OptionParser:
+    """Those of a comparison's cell, whose models learn from labels alone."""
     return _parser(EvaluateArguments, LanguageArguments)
 
 

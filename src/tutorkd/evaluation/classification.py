@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +22,8 @@ from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predic
 from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
 from tutorkd.evaluation.records import earlier, machine, record_of, take_up
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.task_teacher import SOFT_TARGET, TaskTeacher
 from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
@@ -31,12 +33,40 @@ _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "classif
 _TIMED_SENTENCES = 200
 
 
-def evaluate_models(models: list[str], args: EvaluateArguments) -> list[EvaluationResult]:
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is compared, and on which rows; found to be usable."""
+
+    checkpoints: list[Checkpoint]
+    train: Dataset
+    validation: Dataset
+    soft: SoftTargetArguments | None
+    teacher: TaskTeacher | None
+
+    def settings(self, args: EvaluateArguments) -> dict[str, Any]:
+        """All that a result depends on beside the weights; the data also by their content."""
+        settings = {key: value for key, value in asdict(args).items() if key not in NOT_SETTINGS}
+        if self.soft and self.teacher:
+            settings |= {**asdict(self.soft), "distill_from": self.teacher.checkpoint.identity}
+        return {
+            **settings,
+            "bf16": args.uses_bfloat16(),
+            "data_sha256": digest([self.train, self.validation])[:12],
+            **machine(),
+        }
+
+
+def evaluate_models(
+    models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None = None
+) -> list[EvaluationResult]:
     """Fine-tune and measure each model, and write results.json and results.md to ``args.output_dir``.
 
     A model whose result stands there for the same weights isn't run again; results of other data or settings are
     refused. ``args.restart`` throws both away. On another device or number of threads, models are measured anew.
     Whatever can be checked is checked for all models before the first one runs.
+
+    Args:
+        soft: a classifier that the models learn from beside the labels.
 
     Returns:
         One result a model, in the order of ``models`` (``args.models`` isn't read).
@@ -45,23 +75,24 @@ def evaluate_models(models: list[str], args: EvaluateArguments) -> list[Evaluati
         UserError: for a model or data that can't be used, for a folder that holds results of other data or settings,
             and where training diverges.
     """
-    prepared = _prepare(models, args)
+    evaluation = _prepare(models, args, soft)
     with held(Path(args.output_dir)):
-        return _evaluate(*prepared, args)
+        return _evaluate(evaluation, args)
 
 
-def _evaluate(
-    checkpoints: list[Checkpoint], train: Dataset, validation: Dataset, args: EvaluateArguments
-) -> list[EvaluationResult]:
-    settings, output = _settings(args, train, validation), Path(args.output_dir)
+def _evaluate(evaluation: _Evaluation, args: EvaluateArguments) -> list[EvaluationResult]:
+    settings, output = evaluation.settings(args), Path(args.output_dir)
     take_up(output, _RECORD_TYPES, settings, args.restart)
+    train, validation = evaluation.train, evaluation.validation
     results = []
-    for checkpoint in checkpoints:
+    for checkpoint in evaluation.checkpoints:
         record = record_of(output, checkpoint)
         classifier = record.with_name(CLASSIFIER) if args.save_models else None
         result = _earlier(record, settings, checkpoint, args.save_models)
         if result is None:
-            result, save = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent))
+            if evaluation.teacher and SOFT_TARGET not in train.column_names:
+                train = evaluation.teacher.taught(train, args.max_length)
+            result, save = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent), evaluation.soft)
             content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
             write_text(record, json.dumps({**content, "classifier": False}, indent=2))
             if classifier:  # the larger part, for which there may be no space, comes second
@@ -85,26 +116,29 @@ def _evaluate(
     return results
 
 
-def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str]:
+def evaluation_plan(
+    models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None = None
+) -> dict[str, str]:
     """What `evaluate_models` would do, after all the checks that it makes before the first model runs.
 
     Raises:
         UserError: as `evaluate_models`, before it trains.
     """
-    checkpoints, train, validation = _prepare(models, args)
-    settings = _settings(args, train, validation)
+    evaluation = _prepare(models, args, soft)
+    settings = evaluation.settings(args)
+    train, validation = evaluation.train, evaluation.validation
     if not args.restart:
         take_up(Path(args.output_dir), _RECORD_TYPES, settings, restart=False)
     steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
         not args.restart
         and _earlier(record_of(Path(args.output_dir), checkpoint), settings, checkpoint, args.save_models)
-        for checkpoint in checkpoints
+        for checkpoint in evaluation.checkpoints
     ]
     return {
         **{
             f"model {checkpoint.title}": f"{checkpoint.bytes / 1e6:.1f} MB" + (", finished" if done else "")
-            for checkpoint, done in zip(checkpoints, finished, strict=True)
+            for checkpoint, done in zip(evaluation.checkpoints, finished, strict=True)
         },
         "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",
         "classes": ", ".join(train.features["label"].names),
@@ -112,8 +146,8 @@ def evaluation_plan(models: list[str], args: EvaluateArguments) -> dict[str, str
     }
 
 
-def _prepare(models: list[str], args: EvaluateArguments) -> tuple[list[Checkpoint], Dataset, Dataset]:
-    """What is compared, and on which rows; all checks but those of the output folder."""
+def _prepare(models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None) -> _Evaluation:
+    """All checks but those of the output folder."""
     if not models:
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     for name in ("train", "validation"):
@@ -122,7 +156,11 @@ def _prepare(models: list[str], args: EvaluateArguments) -> tuple[list[Checkpoin
     checkpoints = [find_checkpoint(model) for model in models]
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, args.max_length)
-    return checkpoints, *_load_data(args)
+    train, validation = _load_data(args)
+    if soft is None or soft.distill_from is None:
+        return _Evaluation(checkpoints, train, validation, None, None)
+    teacher = TaskTeacher(soft.distill_from, "single_label_classification", train.features["label"].names)
+    return _Evaluation(checkpoints, train, validation, soft, teacher)
 
 
 def evaluate_checkpoint(
@@ -131,8 +169,12 @@ def evaluate_checkpoint(
     validation: Dataset,
     args: FineTuneArguments,
     output_dir: str,
+    soft: SoftTargetArguments | None = None,
 ) -> tuple[EvaluationResult, Callable[[Path], None]]:
     """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
+
+    Args:
+        soft: how the soft targets are learned that ``train`` has of a `TaskTeacher`.
 
     Returns:
         The result, and what keeps the fine-tuned model and its tokenizer in a folder.
@@ -142,7 +184,7 @@ def evaluate_checkpoint(
     """
     model, tokenizer = load_classifier(checkpoint, train.features["label"].names, args.seed)
     tokenized = tokenize(train, tokenizer, args.max_length)
-    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title)
+    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title, soft)
     # Timed before training, which may leave the model under bfloat16 autocast.
     milliseconds = milliseconds_per_sentence(model, tokenizer, _timed_sentences(validation), args.max_length)
     train_seconds = trainer.train().metrics["train_runtime"]
@@ -193,17 +235,6 @@ def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
     return list(zip(*text_columns(rows.select(chosen)), strict=True))
-
-
-def _settings(args: EvaluateArguments, train: Dataset, validation: Dataset) -> dict[str, Any]:
-    """All that a result depends on beside the weights; the data also by their content."""
-    settings = {key: value for key, value in asdict(args).items() if key not in NOT_SETTINGS}
-    return {
-        **settings,
-        "bf16": args.uses_bfloat16(),
-        "data_sha256": digest([train, validation])[:12],
-        **machine(),
-    }
 
 
 def _earlier(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaughtTrainer
 from tutorkd.runtime import keep_freed_memory, prefers_bfloat16
 from tutorkd.words import one_line
 
@@ -128,8 +131,12 @@ def build_trainer(
     args: FineTuneArguments,
     output_dir: str,
     title: str,
+    soft: SoftTargetArguments | None = None,
 ) -> Trainer:
     """A Trainer ready to fine-tune ``model`` on tokenised rows; nothing is saved.
+
+    Args:
+        soft: how rows that have soft targets are learned; by default labels are all that rows have.
 
     Raises:
         UserError: if this device can't do what ``args`` ask for.
@@ -151,6 +158,7 @@ def build_trainer(
             bf16=args.uses_bfloat16(),
             use_cpu=not accelerator,
             dataloader_pin_memory=accelerator,
+            label_names=["labels", SOFT_TARGET, LABELLED],
             save_strategy="no",
             logging_steps=0.05,  # of all steps
             disable_tqdm=True,
@@ -160,7 +168,8 @@ def build_trainer(
         raise UserError(f"these settings can't be used here: {one_line(error)}") from error
     if arguments.n_gpu > 1:  # of several GPUs one: spread over all, a step would have as many times the rows
         arguments._n_gpu = 1
-    trainer = Trainer(
+    kind = Trainer if soft is None else partial(TaughtTrainer, soft=soft)
+    trainer = kind(
         model=model,
         args=arguments,
         train_dataset=train,
@@ -178,7 +187,9 @@ def predict(trainer: Trainer, rows: Dataset) -> np.ndarray:
     order = np.argsort(lengths, kind="stable")[::-1]
     # Trainer would group the rows of a prediction by length too, and return them in an order of its own.
     trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(rows.select(order), ignore_keys=["hidden_states", "attentions"])
+    # Without labels: the loss of these rows isn't asked for.
+    unlabelled = rows.select(order).remove_columns([name for name in rows.column_names if name == "label"])
+    output = trainer.predict(unlabelled, ignore_keys=["hidden_states", "attentions"])
     logits = np.empty_like(output.predictions)
     logits[order] = output.predictions
     return logits

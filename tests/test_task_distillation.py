@@ -1,0 +1,263 @@
+"""Fine-tuning with a classifier's answers as soft targets: formulas, classes by name, and what is learned."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from commands import complete, fail, save
+from datasets import ClassLabel, Dataset, Features, Value
+from transformers import AutoModelForSequenceClassification, Trainer
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
+from tutorkd.evaluation.classifier import load_trained
+from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
+from tutorkd.evaluation.soft_targets import SoftTargetArguments, matched_classes, task_loss
+from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher
+
+NAMES = ["no", "perhaps", "yes"]
+
+
+def classifier(names, folder, seed=0, **changes):
+    """A classifier at random, on disk with the tiny tokenizer."""
+    torch.manual_seed(seed)
+    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
+    config = tiny.config("bert", num_hidden_layers=2, initializer_range=0.2, **ids, **changes)
+    return save(AutoModelForSequenceClassification.from_config(config), folder)
+
+
+def labelled(path, count=60, names=("no", "yes"), seed=0):
+    """Rows whose class is told by three words, of w0 to w3 or of w10 to w13; returns the path."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for row in range(count):
+        kind = row % len(names)
+        words = [f"w{draw.integers(40, 90)}" for _ in range(draw.integers(1, 4))]
+        words += [f"w{10 * kind + draw.integers(4)}" for _ in range(3)]
+        rows.append({"text": " ".join(words), "label": names[kind]})
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def softmax(values, temperature=1.0):
+    powers = [math.exp(value / temperature) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def sigmoid(value):
+    return 1 / (1 + math.exp(-value))
+
+
+LOGITS, TARGETS = [[0.5, -1.0, 2.0], [1.0, 0.3, -0.7]], [[3.0, 0.0, -1.0], [-2.0, 0.5, 0.1]]
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.0, 2.0), (0.3, 1.0), (0.7, 3.0), (1.0, 2.0)])
+def test_the_loss_of_classes_is_that_of_a_plain_loop(weight, temperature):
+    labels, with_label = [2, 1], [1.0, 0.0]
+    expected = 0.0
+    for z, t, label, counts in zip(LOGITS, TARGETS, labels, with_label, strict=True):
+        answers, wanted = softmax(z, temperature), softmax(t, temperature)
+        soft = -sum(p * math.log(q) for p, q in zip(wanted, answers, strict=True))
+        expected += (1 - weight) * counts * -math.log(softmax(z)[label]) + weight * temperature**2 * soft
+    soft = SoftTargetArguments(soft_target_weight=weight, temperature=temperature)
+    found = task_loss(
+        "single_label_classification",
+        *map(torch.tensor, (LOGITS, labels, with_label, TARGETS)),
+        soft,
+    )
+    assert found.item() == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_divergence_from_the_teacher():
+    temperature, logits = 2.0, torch.tensor(LOGITS, requires_grad=True)
+    soft = SoftTargetArguments(soft_target_weight=1.0, temperature=temperature)
+    task_loss(
+        "single_label_classification", logits, torch.tensor([0, 0]), torch.ones(2), torch.tensor(TARGETS), soft
+    ).backward()
+    again = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
+    wanted = (torch.tensor(TARGETS, dtype=torch.float64) / temperature).log_softmax(-1)
+    answers = (again / temperature).log_softmax(-1)
+    divergence = (wanted.exp() * (wanted - answers)).sum(-1).mean() * temperature**2
+    divergence.backward()
+    torch.testing.assert_close(logits.grad.double(), again.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_of_several_classes_is_that_of_a_plain_loop():
+    temperature, weight, labels = 2.0, 0.4, [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    expected = 0.0
+    for z, t, label in zip(LOGITS, TARGETS, labels, strict=True):
+        for logit, target, y in zip(z, t, label, strict=True):
+            q, wanted, p = sigmoid(logit), sigmoid(target / temperature), sigmoid(logit / temperature)
+            expected += (1 - weight) * -(y * math.log(q) + (1 - y) * math.log(1 - q))
+            expected += weight * temperature**2 * -(wanted * math.log(p) + (1 - wanted) * math.log(1 - p))
+    found = task_loss(
+        "multi_label_classification",
+        *map(torch.tensor, (LOGITS, labels, [1.0, 1.0], TARGETS)),
+        SoftTargetArguments(soft_target_weight=weight, temperature=temperature),
+    )
+    assert found.item() == pytest.approx(expected / 6, rel=1e-5)
+
+
+def test_the_loss_of_numbers_is_the_squared_error_to_label_and_teacher():
+    found = task_loss(
+        "regression",
+        *map(torch.tensor, ([[1.0], [2.0]], [0.5, 7.0], [1.0, 0.0], [[3.0], [1.0]])),
+        SoftTargetArguments(soft_target_weight=0.25, temperature=5.0),
+    )
+    assert found.item() == pytest.approx((0.75 * 0.5**2 + 0.25 * (2**2 + 1**2)) / 2)
+
+
+def test_without_soft_targets_weight_the_loss_is_that_of_transformers():
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(tiny.config("bert", num_labels=3))
+    ids, labels = torch.randint(5, 100, (4, 8)), torch.tensor([0, 2, 1, 1])
+    outputs = model(input_ids=ids, labels=labels)
+    soft = SoftTargetArguments(soft_target_weight=0.0)
+    found = task_loss("single_label_classification", outputs.logits, labels, torch.ones(4), torch.zeros(4, 3), soft)
+    torch.testing.assert_close(found, outputs.loss)
+
+
+def config_of(names, **changes):
+    return tiny.config("bert", id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "wanted", "order"),
+    [
+        (["yes", "no", "perhaps"], ["no", "perhaps", "yes"], [1, 2, 0]),
+        (["NEGATIVE", "POSITIVE"], ["positive", "negative"], [1, 0]),
+        (["LABEL_0", "LABEL_1"], ["1", "0"], [1, 0]),
+        (["A", "a"], ["a", "A"], [1, 0]),
+    ],
+)
+def test_classes_are_matched_by_name(theirs, wanted, order):
+    assert matched_classes(config_of(theirs), "t", "single_label_classification", wanted) == order
+
+
+@pytest.mark.parametrize(
+    ("theirs", "problem", "message"),
+    [
+        (
+            ["no", "never"],
+            None,
+            "its classes are no, never, those of the labels no, yes; where they mean the same, give",
+        ),
+        (["no", "perhaps", "yes"], None, "its classes are no, perhaps, yes, those of the labels no, yes"),
+        (["LABEL_0", "LABEL_1"], None, "its classes are LABEL_0, LABEL_1, those of the labels no, yes"),
+        (["no"], None, "its answers are a number a row, the labels here one class a row"),
+        (["no", "yes"], "multi_label_classification", "its answers are a list of classes a row, the labels here one"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(theirs, problem, message):
+    with pytest.raises(UserError, match=f"^t can't be learned from: {message}"):
+        matched_classes(config_of(theirs, problem_type=problem), "t", "single_label_classification", ["no", "yes"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("soft_target_weight", 1.5), ("temperature", 0.0)])
+def test_values_out_of_range(name, value):
+    with pytest.raises(UserError, match=f"{name} must be .*, not {value:g}"):
+        SoftTargetArguments(**{name: value})
+
+
+def test_a_row_s_soft_target_is_the_teacher_s_answer_to_its_text_alone_in_the_order_of_the_labels(tmp_path):
+    teacher = classifier(["yes", "no"], tmp_path / "teacher")
+    texts = [
+        " ".join(f"w{word}" for word in range(start, start + length)) for start, length in ((0, 3), (9, 30), (50, 7))
+    ]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": texts, "label": [0, 1, 0]}, features=features)
+    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, max_length=16)
+    model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+    for text, target in zip(texts, taught[SOFT_TARGET], strict=True):
+        tokens = tiny.tokenizer()(text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            (logits,) = model(**tokens).logits
+        assert target == pytest.approx(logits[[1, 0]].tolist(), abs=1e-5)
+    assert taught[LABELLED][:] == [1.0] * 3
+    assert taught["text"][:] == texts
+
+
+def test_pairs_are_answered_as_pairs(tmp_path):
+    found = load_trained(classifier(["no", "yes"], tmp_path / "teacher"))
+    first, second = ["w1 w2", "w3"], ["w4", "w5 w6 w7"]
+    answers = found.logits(first, second, max_length=32)
+    with torch.no_grad():
+        tokens = tiny.tokenizer()("w3", "w5 w6 w7", return_tensors="pt")
+        alone = found.model.cpu()(**tokens).logits[0]
+    assert answers[1] == pytest.approx(alone.tolist(), abs=1e-5)
+
+
+def test_the_step_s_loss_is_that_of_soft_targets_and_labels_and_the_teacher_stays(tmp_path):
+    teacher = classifier(["yes", "no"], tmp_path / "teacher", seed=1)
+    before = (tmp_path / "teacher" / "model.safetensors").read_bytes()
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["w1 w2 w3"] * 2 + ["w9 w8"] * 2, "label": [0, 1, 1, 0]}, features=features)
+    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, 16)
+    model, tokens = load_classifier(find_checkpoint(save(tiny.masked_lm(), tmp_path / "student")), ["no", "yes"], 0)
+    soft = SoftTargetArguments(distill_from=teacher, soft_target_weight=0.3, temperature=3.0)
+    args = FineTuneArguments(per_device_train_batch_size=4, bf16=False, num_train_epochs=1)
+    trainer = build_trainer(model, tokens, tokenize(taught, tokens, 16), args, str(tmp_path / "out"), "t", soft)
+    (batch,) = trainer.get_train_dataloader()
+    model.eval()
+    found = trainer.compute_loss(model, batch)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = task_loss("single_label_classification", logits, batch["labels"], torch.ones(4), batch[SOFT_TARGET], soft)
+    torch.testing.assert_close(found, wanted)
+    trainer.train()
+    assert (tmp_path / "teacher" / "model.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where commands run: a student, and rows to train and measure on."""
+    monkeypatch.chdir(tmp_path)
+    save(tiny.masked_lm("bert", num_hidden_layers=2), tmp_path / "student")
+    labelled(tmp_path / "train.jsonl")
+    labelled(tmp_path / "validation.jsonl", 20, seed=1)
+    return tmp_path
+
+
+EVALUATE = [
+    *("evaluate", "--models", "student", "--train", "train.jsonl", "--validation", "validation.jsonl"),
+    *("--output_dir", "out", "--max_length", "32", "--bf16", "false", "--num_train_epochs", "2"),
+]
+
+
+def test_a_student_learns_its_teacher_s_answers_where_labels_say_the_opposite(place, monkeypatch):
+    """The teacher says yes where the labels say no; from soft targets alone the student says what the teacher does."""
+    wrong = labelled(place / "wrong.jsonl", 200, names=("yes", "no"))
+    many = [*EVALUATE, "--num_train_epochs", "8", "--learning_rate", "2e-3"]
+    complete(*many, "--train", wrong, "--validation", wrong, "--output_dir", "teachers", "--save_models")
+    (teacher,) = (place / "teachers").glob("**/classifier")
+    labelled(place / "train.jsonl", 200)
+    complete(*many, "--distill_from", str(teacher), "--soft_target_weight", "1")
+    (found,) = json.loads((place / "out" / "results.json").read_text())["results"]
+    assert found["accuracy"] < 0.1
+    monkeypatch.setattr(Trainer, "train", None)
+    complete(*many, "--distill_from", str(teacher), "--soft_target_weight", "1")  # isn't trained again
+
+
+def test_results_from_labels_alone_and_from_soft_targets_are_kept_apart(place, capfd):
+    teacher = classifier(["yes", "no"], place / "teacher")
+    complete(*EVALUATE)
+    message = fail(capfd, *EVALUATE, "--distill_from", teacher)
+    assert message.startswith("out holds another run (distill_from: None there, ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--distill_from", "student"],
+            "the teacher student isn't a fine-tuned classifier, it is a BertForMaskedLM; fine-",
+        ),
+        (["--distill_from", "other"], "other can't be learned from: its classes are good, bad, those of the labels no"),
+        (["--distill_from", "none/"], "the model none/: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_in_one_line(place, capfd, options, message):
+    classifier(["good", "bad"], place / "other")
+    assert fail(capfd, *EVALUATE, *options).startswith(message)

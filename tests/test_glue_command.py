@@ -400,8 +400,60 @@ def test_mistakes_are_told_in_one_line(place, capfd):
 
 
 def test_tasks_may_be_named_as_papers_write_them():
-    (args,) = glue.parser().read(["--tasks", "RTE", "SST-2", "sst2", "CoLA"])
+    args, _ = glue.parser().read(["--tasks", "RTE", "SST-2", "sst2", "CoLA"])
     assert args.tasks == ["cola", "sst2", "rte"]
+
+
+def test_a_student_learns_from_the_teacher_that_is_fine_tuned_first_once_and_kept(place, in_process, capsys):
+    save(tiny.masked_lm(), place / "teacher")
+    save(tiny.masked_lm("distilbert", num_hidden_layers=2), place / "student")
+    for name in ("rte", "stsb"):
+        glue_data.write_task(place / "glue", name)
+    command = [*_command("student", "rte", "stsb"), "--teacher", "teacher", "--distill_from", "teacher"]
+    complete(*command)
+    slugs = {name: find_checkpoint(name).slug for name in ("teacher", "student")}
+    runs_of = {name: place / "out" / "runs" / slug / "rte" for name, slug in slugs.items()}
+    classifier = AutoModelForSequenceClassification.from_pretrained(runs_of["teacher"] / "classifier")
+    assert classifier.config.id2label == {0: "entailment", 1: "not_entailment"}
+    assert not (runs_of["student"] / "classifier").exists()
+    identities = {
+        name: json.loads(next(folder.glob("*/result.json")).read_text())["identity"] for name, folder in runs_of.items()
+    }
+    assert identities["student"]["distill_from"] == identities["teacher"]
+    assert "distill_from" not in identities["teacher"]
+    shown = capsys.readouterr().out
+    assert shown.count(f"Learned from the labels and the answers of {place.name}/teacher.") == 1
+
+    in_process.clear()
+    complete(*command)
+    assert in_process == []
+    shutil.rmtree(runs_of["teacher"] / "classifier")
+    complete(*command)  # what was lost is made again
+    assert in_process == ["rte"]
+    assert (runs_of["teacher"] / "classifier" / "model.safetensors").is_file()
+
+    in_process.clear()
+    complete(*_command("student", "rte"))  # from labels alone: other runs, beside these
+    assert in_process == ["rte"]
+    assert len(list(runs_of["student"].glob("*/result.json"))) == 2
+    in_process.clear()
+    complete(*_command("student", "rte"), "--distill_from", str(runs_of["teacher"] / "classifier"))
+    assert in_process == ["rte"]
+
+
+def test_a_task_isn_t_learned_from_a_classifier_of_another_or_an_encoder(place, capfd):
+    save(tiny.masked_lm(), place / "student")
+    for name in ("rte", "cola"):
+        glue_data.write_task(place / "glue", name)
+    names = {0: "unacceptable", 1: "acceptable"}
+    config = tiny.config("bert", id2label=names, label2id={name: code for code, name in names.items()})
+    save(AutoModelForSequenceClassification.from_config(config), place / "cola")
+    message = fail(capfd, *_command("student", "cola", "rte"), "--distill_from", "cola")
+    assert message.startswith(
+        "cola can't be learned from: its classes are unacceptable, acceptable, those of the labels"
+    )
+    message = fail(capfd, *_command("student", "rte"), "--distill_from", "student")
+    assert message.startswith("the teacher student isn't a fine-tuned classifier")
 
 
 def test_a_unit_that_another_process_runs_is_left_alone(place, capfd):

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from rich.console import Console
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing
 from tutorkd.glue.arguments import GlueArguments, parser
 from tutorkd.glue.card import write_scores
@@ -19,7 +21,7 @@ from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
 from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
 from tutorkd.glue.plan import plan
 from tutorkd.glue.report import markdown, unit_line
-from tutorkd.glue.runs import RESULT_FILE, Unit, run_unit
+from tutorkd.glue.runs import RESULT_FILE, Lesson, Unit, problem_of_task, run_unit
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS, Task
 from tutorkd.locks import contents, empty, held
@@ -34,17 +36,22 @@ def run(argv: Sequence[str]) -> int:
     models, flags = list(argv[:count]), list(argv[count:])
     if not models and not {"-h", "--help"}.intersection(flags):
         raise UserError("tutorkd glue takes one or more models, paths or Hub names, ahead of its options")
-    (args,) = parser().read(flags)
+    args, soft = parser().read(flags)
     check_there(args.tasks, args.data_dir, args.predict)
     checkpoints, teacher = _checkpoints(models, args.teacher)
     positions = [check_checkpoint(checkpoint, args.max_length) for checkpoint in checkpoints]
     tasks = [name for name in args.tasks if args.unit is None or args.unit.endswith(f"/{name}")]
     rows = {name: load_task(TASKS[name], args.data_dir, args.max_train_samples) for name in tasks}
+    of_model = dict(zip((each.slug for each in checkpoints), positions, strict=True))
     units = [
-        _unit(checkpoint, TASKS[name], rows[name], longest, args)
+        unit
         # The small tasks give answers first.
         for name in sorted(tasks, key=lambda name: len(rows[name].train))
-        for checkpoint, longest in zip(checkpoints, positions, strict=True)
+        for unit in _units(
+            [_unit(checkpoint, TASKS[name], rows[name], of_model[checkpoint.slug], args) for checkpoint in checkpoints],
+            teacher,
+            soft,
+        )
     ]
     if args.unit is not None:
         return _run_one(units, args)
@@ -57,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
         print(totals)
         return 0
     with held(Path(args.output_dir)):
-        return glue(units, _left(units, args), teacher, models, flags, args)
+        return glue(units, _left(units, args), teacher, models, flags, args, soft)
 
 
 def glue(
@@ -67,6 +74,7 @@ def glue(
     models: Sequence[str],
     flags: Sequence[str],
     args: GlueArguments,
+    soft: SoftTargetArguments,
 ) -> int:
     """Run those units that are left to do, and write the results of all; returns the exit code: 1 if a run failed."""
     runs = [run for unit in units for run in unit.runs]
@@ -77,8 +85,12 @@ def glue(
         own = ["--unit", unit.name, "--restart", "false"]
         return [sys.executable, "-m", "tutorkd.cli.main", "glue", *models, *flags, *own]
 
-    failed = run_processes(left, command, args.jobs, unit_line)
-    summary = {"settings": asdict(args), "machine": describe(), **summarise(units, teacher, failed)}
+    failed: dict[str, str] = {}
+    for some in ([unit for unit in left if unit.keeps], [unit for unit in left if not unit.keeps]):
+        if some:  # those that others learn from come first
+            failed |= run_processes(some, command, args.jobs, unit_line)
+    settings = asdict(args) | (asdict(soft) if soft.distill_from is not None else {})
+    summary = {"settings": settings, "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))
@@ -111,6 +123,26 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
     return list(found.values()), of_teacher
 
 
+def _units(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetArguments) -> list[Unit]:
+    """The units of a task, with whom they learn it from: a classifier of it, or the teacher, which is fine-tuned first.
+
+    Raises:
+        UserError: if it is neither, or answers another question.
+    """
+    if soft.distill_from is None:
+        return list(units)
+    classifier, task = find_checkpoint(soft.distill_from), units[0].task
+    of_teacher = next((unit for unit in units if teacher and unit.checkpoint.slug == teacher.slug), None)
+    if of_teacher and of_teacher.checkpoint.slug == classifier.slug:
+        made, identity = str(of_teacher.classifier), of_teacher.runs[0].identity
+    else:
+        made, identity = classifier.name, classifier.identity
+        TaskTeacher(made, problem_of_task(task), task.classes)
+    lesson = Lesson(made, identity, classifier.title, soft)
+    keeps = made != classifier.name
+    return [replace(unit, keeps=keeps) if unit is of_teacher else replace(unit, lesson=lesson) for unit in units]
+
+
 def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
     folder = Path(args.output_dir) / _RUNS / checkpoint.slug / task.name
     return Unit(checkpoint, task, rows, folder, args.runs(task, positions))
@@ -138,11 +170,7 @@ def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
     if args.restart:
         for unit in units:
             empty(unit.folder)
-    return [
-        unit
-        for unit in units
-        if any(run.result is None for run in unit.runs) or (args.predict and not answered(unit, tests[unit.task.name]))
-    ]
+    return [unit for unit in units if unit.to_do() or (args.predict and not answered(unit, tests[unit.task.name]))]
 
 
 def _check_output(out: Path) -> None:

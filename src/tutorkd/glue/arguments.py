@@ -6,6 +6,7 @@ from itertools import product
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.finetune import FineTuneArguments
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
 from tutorkd.options.parser import OptionParser
 
@@ -149,6 +150,6 @@ class GlueArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd glue``, behind its models."""
-    options = OptionParser("glue", DESCRIPTION, [GlueArguments], {})
+    options = OptionParser("glue", DESCRIPTION, [GlueArguments, SoftTargetArguments], {})
     options.usage = "tutorkd glue MODEL [MODEL ...] [options]"
     return options

@@ -65,6 +65,8 @@ def results(model: Mapping[str, Any]) -> list[EvalResult]:
             words = f"{figure_title(TASKS[name], figure.name)}, median of {spread['n']} seeds"
             if spread["n"] == 1:
                 words = f"{figure_title(TASKS[name], figure.name)}, one seed"
+            if title := task.get("distilled_from"):
+                words += f", learned from the answers of {title} too"
             if part := rows_used(task):
                 words += f", fine-tuned on {part} rows"
             if part := rows_judged(task):

@@ -126,7 +126,11 @@ def _averages(model: Mapping[str, Any]) -> list[str]:
 
 def _notes(model: Mapping[str, Any]) -> list[str]:
     tasks = {TASKS[name]: task for name, task in model["tasks"].items() if task["figures"]}
-    notes = []
+    notes = [
+        f"Learned from the labels and the answers of {escaped(title)}."
+        for title in dict.fromkeys(found.get("distilled_from") for found in tasks.values())
+        if title
+    ]
     for words, part in (("Training rows used", rows_used), ("Validation rows measured on", rows_judged)):
         parts = [f"{task.title} {told}" for task, found in tasks.items() if (told := part(found))]
         if parts:

@@ -15,22 +15,46 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
+from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.files import stored_result, write_text
+from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.task_teacher import TaskTeacher
+from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.glue.data import TaskRows
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import TASKS, Task
-from tutorkd.hub import CLASSIFICATION, load_tokenizer
+from tutorkd.hub import CLASSIFICATION, load_tokenizer, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.words import one_line
 
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
+CLASSIFIER, MADE_OF_FILE = "classifier", "made-of.json"
 _RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
+
+
+def problem_of_task(task: Task) -> Problem:
+    return "regression" if task.regression else "single_label_classification"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Whom runs learn from beside the labels.
+
+    Attributes:
+        classifier: a classifier of the task, by path or Hub name; it may be made only after this.
+        identity: what tells it from others, known before it is made.
+        title: what it is called.
+    """
+
+    classifier: str
+    identity: dict[str, Any]
+    title: str
+    soft: SoftTargetArguments
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,8 @@ class Unit:
     Attributes:
         folder: of the unit; each run has a folder in it.
         settings: one for each run.
+        lesson: by default runs learn from labels alone.
+        keeps: whether the classifier of the first run is kept, for others to learn from.
     """
 
     checkpoint: Checkpoint
@@ -86,20 +112,58 @@ class Unit:
     rows: TaskRows
     folder: Path
     settings: Sequence[FineTuneArguments]
+    lesson: Lesson | None = None
+    keeps: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.checkpoint.slug}/{self.task.name}"
 
+    @property
+    def classifier(self) -> Path:
+        """Where the classifier of the first run is kept."""
+        return self.folder / CLASSIFIER
+
     @cached_property
     def runs(self) -> list[Run]:
         shared = {"weights": self.checkpoint.identity, "task": self.task.name, "data_sha256": self.rows.digest}
+        taught = ""
+        if self.lesson:
+            shared |= {**dataclasses.asdict(self.lesson.soft), "distill_from": self.lesson.identity}
+            taught = "-soft-targets"  # beside the runs of labels alone
         runs = []
         for s in self.settings:
             readable = f"lr{s.learning_rate:g}-batch{s.per_device_train_batch_size}-epochs{s.num_train_epochs:g}"
             identity = {**shared, **dataclasses.asdict(s), "bf16": s.uses_bfloat16()}
-            runs.append(Run(self.folder / f"{readable}-seed{s.seed}", s, json.loads(json.dumps(identity))))
+            runs.append(Run(self.folder / f"{readable}-seed{s.seed}{taught}", s, json.loads(json.dumps(identity))))
         return runs
+
+    def to_do(self) -> list[Run]:
+        """Runs that aren't finished; the first one is when its classifier is kept, where that is asked for."""
+        left = [run for run in self.runs if run.result is None]
+        first = self.runs[0]
+        if self.keeps and first not in left and not self._is_kept(first):
+            return [first, *left]
+        return left
+
+    def _is_kept(self, run: Run) -> bool:
+        made_of = stored_result(self.classifier / MADE_OF_FILE, {"run": dict[str, Any]})
+        return (
+            made_of is not None
+            and not difference(made_of["run"], run.identity)
+            and any(self.classifier.glob("*.safetensors"))
+        )
+
+    def keep(self, run: Run, trainer: Trainer) -> None:
+        """Keep the classifier of a run, whole or not at all.
+
+        Raises:
+            UserError: if it can't be written.
+        """
+        with writing(self.classifier), written_whole(self.classifier) as scratch, quiet_transformers():
+            cast(PreTrainedModel, trainer.model).save_pretrained(scratch)
+            cast(PreTrainedTokenizerBase, trainer.processing_class).save_pretrained(scratch)
+            (scratch / MADE_OF_FILE).write_text(json.dumps({"run": run.identity}, indent=2), encoding="utf-8")
 
     def finished(self) -> dict[str, list[tuple[Run, dict[str, Any]]]]:
         """Finished runs and their results by setting, in the grid's order."""
@@ -125,7 +189,7 @@ def run_unit(unit: Unit) -> dict[str, str]:
     Raises:
         UserError: if the rows can't be tokenised for this model.
     """
-    left = [run for run in unit.runs if run.result is None]
+    left = unit.to_do()
     if not left:
         return {}
     rows = Tokenised(unit)
@@ -152,7 +216,11 @@ class Tokenised:
     def __init__(self, unit: Unit):
         self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
         self.max_length = unit.settings[0].max_length
-        self.train = self.of(unit.rows.train)
+        train = unit.rows.train
+        if unit.lesson:
+            teacher = TaskTeacher(unit.lesson.classifier, problem_of_task(unit.task), unit.task.classes)
+            train = teacher.taught(train, self.max_length)
+        self.train = self.of(train)
         self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}
 
     def of(self, rows: Dataset) -> Dataset:
@@ -167,7 +235,8 @@ def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
     """
     model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
     title = f"{unit.checkpoint.title}, {unit.task.title}"
-    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title)
+    soft = unit.lesson.soft if unit.lesson else None
+    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title, soft)
     return trainer, trainer.train().metrics["train_runtime"]
 
 
@@ -185,6 +254,8 @@ def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
 
 def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
     trainer, seconds = fine_tune(unit, run, rows)
+    if unit.keeps and run is unit.runs[0]:
+        unit.keep(run, trainer)
     logits = {split: finite_logits(trainer, tokens) for split, tokens in rows.validation.items()}
     return {
         "identity": run.identity,

@@ -261,3 +261,38 @@ def test_results_from_labels_alone_and_from_soft_targets_are_kept_apart(place, c
 def test_what_cannot_be_learned_from_is_refused_in_one_line(place, capfd, options, message):
     classifier(["good", "bad"], place / "other")
     assert fail(capfd, *EVALUATE, *options).startswith(message)
+
+
+def test_rows_without_labels_have_soft_targets_alone(tmp_path):
+    teacher = classifier(["yes", "no"], tmp_path / "teacher")
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [1, 0]}, features=features)
+    more = Dataset.from_dict({"text": ["w3 w4"]})
+    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, 16, more)
+    assert taught["text"][:] == ["w1", "w2", "w3 w4"]
+    assert taught["label"][:2] == [1, 0]
+    assert taught[LABELLED][:] == [1.0, 1.0, 0.0]
+
+
+def test_rows_of_the_validation_set_are_left_out_of_text_without_labels_and_counted(place, capfd):
+    teacher = classifier(["yes", "no"], place / "teacher")
+    held_out = [json.loads(line)["text"] for line in (place / "validation.jsonl").read_text().splitlines()]
+    texts = [held_out[0], f"  {held_out[5]} ".replace(" ", "  "), *(f"w50 w{word} w{word}" for word in range(30))]
+    (place / "more.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    told = [*EVALUATE, "--distill_from", teacher, "--unlabelled", "more.csv"]
+    complete(*told, "--dry_run")
+    shown = capfd.readouterr().out
+    assert "30 rows, 2 rows of the validation set left out" in shown
+    assert "6 a model, of 32 rows" in shown  # 60 + 30 rows, twice
+    complete(*told)
+    assert "text without labels: 30 rows, 2 rows of the validation set left out" in capfd.readouterr().err
+    (place / "more.csv").write_text("text\n" + "\n".join(texts[2:]) + "\nw7\n")
+    assert "out holds another run (data_sha256: " in fail(capfd, *told)
+    (place / "more.csv").write_text("text\n" + texts[0] + "\n")
+    assert "more.csv: all of its 1 rows are rows of the validation set" in fail(capfd, *told)
+
+
+def test_text_without_labels_needs_a_teacher(place, capfd):
+    assert "name it with --distill_from" in fail(capfd, *EVALUATE, "--unlabelled", "more.csv")
+    options = ["--unlabelled", "more.csv", "--distill_from", "student", "--soft_target_weight", "0"]
+    assert "give a soft_target_weight above 0" in fail(capfd, *EVALUATE, *options)

@@ -12,7 +12,7 @@ from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classification import evaluation_plan
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
 from tutorkd.evaluation.language_report import language_table
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 
 
 def run(argv: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     return _causal(args, language)
 
 
-def _encoders(args: EvaluateArguments, soft: SoftTargetArguments) -> int:
+def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> int:
     if args.dry_run:
         return _tell(evaluation_plan(args.models, args, soft))
     results = evaluate_models(args.models, args, soft)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.finetune import FineTuneArguments
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
@@ -94,7 +94,7 @@ class LanguageArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd evaluate``."""
-    return _parser(EvaluateArguments, SoftTargetArguments, LanguageArguments)
+    return _parser(EvaluateArguments, TaskDistillationArguments, LanguageArguments)
 
 
 def cell_parser() -> OptionParser:

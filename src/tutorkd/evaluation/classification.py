@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,11 +20,11 @@ from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArgum
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, text_columns
+from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, load_texts, text_columns, without
 from tutorkd.evaluation.records import earlier, machine, record_of, take_up
 from tutorkd.evaluation.report import EvaluationResult, markdown_table
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
-from tutorkd.evaluation.task_teacher import SOFT_TARGET, TaskTeacher
+from tutorkd.evaluation.soft_targets import TaskDistillationArguments
+from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
@@ -35,29 +36,50 @@ _TIMED_SENTENCES = 200
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What is compared, and on which rows; found to be usable."""
+    """What is compared, and on which rows; found to be usable.
 
+    Attributes:
+        unlabelled: rows of text alone, of which none is a row of the validation set.
+        left_out: how many were.
+    """
+
+    args: EvaluateArguments
     checkpoints: list[Checkpoint]
     train: Dataset
     validation: Dataset
-    soft: SoftTargetArguments | None
-    teacher: TaskTeacher | None
+    soft: TaskDistillationArguments | None = None
+    teacher: TaskTeacher | None = None
+    unlabelled: Dataset | None = None
+    left_out: int = 0
 
-    def settings(self, args: EvaluateArguments) -> dict[str, Any]:
+    @property
+    def words_of_unlabelled(self) -> str:
+        left_out = f", {self.left_out:,} rows of the validation set left out" if self.left_out else ""
+        return f"{len(self.unlabelled or ()):,} rows{left_out}"
+
+    @cached_property
+    def taught(self) -> Dataset:
+        """The rows to train on, with the teacher's answers where there is one."""
+        if self.teacher is None:
+            return self.train
+        return self.teacher.taught(self.train, self.args.max_length, self.unlabelled)
+
+    @property
+    def settings(self) -> dict[str, Any]:
         """All that a result depends on beside the weights; the data also by their content."""
-        settings = {key: value for key, value in asdict(args).items() if key not in NOT_SETTINGS}
+        settings = {key: value for key, value in asdict(self.args).items() if key not in NOT_SETTINGS}
         if self.soft and self.teacher:
             settings |= {**asdict(self.soft), "distill_from": self.teacher.checkpoint.identity}
         return {
             **settings,
-            "bf16": args.uses_bfloat16(),
-            "data_sha256": digest([self.train, self.validation])[:12],
+            "bf16": self.args.uses_bfloat16(),
+            "data_sha256": digest([self.train, self.validation, *([self.unlabelled] if self.unlabelled else [])])[:12],
             **machine(),
         }
 
 
 def evaluate_models(
-    models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None = None
+    models: list[str], args: EvaluateArguments, soft: TaskDistillationArguments | None = None
 ) -> list[EvaluationResult]:
     """Fine-tune and measure each model, and write results.json and results.md to ``args.output_dir``.
 
@@ -81,18 +103,19 @@ def evaluate_models(
 
 
 def _evaluate(evaluation: _Evaluation, args: EvaluateArguments) -> list[EvaluationResult]:
-    settings, output = evaluation.settings(args), Path(args.output_dir)
+    settings, output = evaluation.settings, Path(args.output_dir)
     take_up(output, _RECORD_TYPES, settings, args.restart)
-    train, validation = evaluation.train, evaluation.validation
+    if evaluation.left_out:
+        tqdm.write(f"text without labels: {evaluation.words_of_unlabelled}", file=sys.stderr)
     results = []
     for checkpoint in evaluation.checkpoints:
         record = record_of(output, checkpoint)
         classifier = record.with_name(CLASSIFIER) if args.save_models else None
         result = _earlier(record, settings, checkpoint, args.save_models)
         if result is None:
-            if evaluation.teacher and SOFT_TARGET not in train.column_names:
-                train = evaluation.teacher.taught(train, args.max_length)
-            result, save = evaluate_checkpoint(checkpoint, train, validation, args, str(record.parent), evaluation.soft)
+            result, save = evaluate_checkpoint(
+                checkpoint, evaluation.taught, evaluation.validation, args, str(record.parent), evaluation.soft
+            )
             content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
             write_text(record, json.dumps({**content, "classifier": False}, indent=2))
             if classifier:  # the larger part, for which there may be no space, comes second
@@ -117,7 +140,7 @@ def _evaluate(evaluation: _Evaluation, args: EvaluateArguments) -> list[Evaluati
 
 
 def evaluation_plan(
-    models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None = None
+    models: list[str], args: EvaluateArguments, soft: TaskDistillationArguments | None = None
 ) -> dict[str, str]:
     """What `evaluate_models` would do, after all the checks that it makes before the first model runs.
 
@@ -125,11 +148,11 @@ def evaluation_plan(
         UserError: as `evaluate_models`, before it trains.
     """
     evaluation = _prepare(models, args, soft)
-    settings = evaluation.settings(args)
-    train, validation = evaluation.train, evaluation.validation
+    settings, train, validation = evaluation.settings, evaluation.train, evaluation.validation
     if not args.restart:
         take_up(Path(args.output_dir), _RECORD_TYPES, settings, restart=False)
-    steps = math.ceil(len(train) / args.per_device_train_batch_size) * args.num_train_epochs
+    rows = len(train) + len(evaluation.unlabelled or ())
+    steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
     finished = [
         not args.restart
         and _earlier(record_of(Path(args.output_dir), checkpoint), settings, checkpoint, args.save_models)
@@ -141,12 +164,13 @@ def evaluation_plan(
             for checkpoint, done in zip(evaluation.checkpoints, finished, strict=True)
         },
         "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",
+        **({"without labels": evaluation.words_of_unlabelled} if evaluation.unlabelled else {}),
         "classes": ", ".join(train.features["label"].names),
         "steps": f"{math.ceil(steps):,} a model, of {args.per_device_train_batch_size} rows",
     }
 
 
-def _prepare(models: list[str], args: EvaluateArguments, soft: SoftTargetArguments | None) -> _Evaluation:
+def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationArguments | None) -> _Evaluation:
     """All checks but those of the output folder."""
     if not models:
         raise UserError("no model to evaluate: give one or more paths or Hub names")
@@ -158,9 +182,17 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: SoftTargetArgumen
         check_checkpoint(checkpoint, args.max_length)
     train, validation = _load_data(args)
     if soft is None or soft.distill_from is None:
-        return _Evaluation(checkpoints, train, validation, None, None)
+        return _Evaluation(args, checkpoints, train, validation)
     teacher = TaskTeacher(soft.distill_from, "single_label_classification", train.features["label"].names)
-    return _Evaluation(checkpoints, train, validation, soft, teacher)
+    if soft.unlabelled is None:
+        return _Evaluation(args, checkpoints, train, validation, soft, teacher)
+    texts = load_texts(soft.unlabelled, "train", args.text_column, args.text_pair_column)
+    unlabelled = without(texts, validation)
+    if not len(unlabelled):
+        raise UserError(f"{soft.unlabelled}: all of its {len(texts):,} rows are rows of the validation set")
+    return _Evaluation(
+        args, checkpoints, train, validation, soft, teacher, unlabelled, left_out=len(texts) - len(unlabelled)
+    )
 
 
 def evaluate_checkpoint(
@@ -169,7 +201,7 @@ def evaluate_checkpoint(
     validation: Dataset,
     args: FineTuneArguments,
     output_dir: str,
-    soft: SoftTargetArguments | None = None,
+    soft: TaskDistillationArguments | None = None,
 ) -> tuple[EvaluationResult, Callable[[Path], None]]:
     """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
 

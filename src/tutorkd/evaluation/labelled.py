@@ -54,6 +54,30 @@ def load_labelled(
     return Dataset.from_dict({**texts, "label": [class_of[label] for label in labels]}, features=features)
 
 
+def load_texts(source: str, split: str, text_column: str, text_pair_column: str | None) -> Dataset:
+    """Read text without labels into the columns ``text`` and ``text_pair`` (if asked for), as `load_labelled` does.
+
+    Raises:
+        UserError: if the data can't be found or read, are empty, lack a column, or hold missing values or what isn't
+            text.
+    """
+    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
+    rows = read_rows(source, split, list(columns.values()))
+    texts = {name: texts_of(rows, column, source) for name, column in columns.items()}
+    return Dataset.from_dict(texts, features=Features(dict.fromkeys(texts, Value("string"))))
+
+
+def without(rows: Dataset, others: Dataset) -> Dataset:
+    """The rows whose texts, but for white space, aren't those of a row of ``others``."""
+    there = set(map(_bare, zip(*text_columns(others), strict=True)))
+    kept = [row for row, texts in enumerate(zip(*text_columns(rows), strict=True)) if _bare(texts) not in there]
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def _bare(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()) for text in texts)
+
+
 def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
     """``validation`` with the class numbers of ``train``, matched by class name.
 

@@ -62,6 +62,27 @@ class SoftTargetArguments:
         check_temperature(self.temperature)
 
 
+@dataclass
+class TaskDistillationArguments(SoftTargetArguments):
+    """The same, on text without labels too."""
+
+    unlabelled: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text of the domain without labels, learned from the soft targets alone: a csv, jsonl or parquet "
+            "file with the text's columns, or the train split of name:config."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        super().__post_init__()
+        if self.unlabelled is not None and self.distill_from is None:
+            raise UserError("text without labels is learned from a classifier's answers: name it with --distill_from")
+        if self.unlabelled is not None and self.soft_target_weight == 0:
+            raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
+
+
 def matched_classes(teacher: PretrainedConfig, name: str, problem: Problem, class_names: Sequence[str]) -> list[int]:
     """For each of the student's logits the number of the teacher's that is about the same.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, List, Value
+from datasets import Dataset, List, Value, concatenate_datasets
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Trainer
@@ -38,24 +38,35 @@ class TaskTeacher:
         check_trained(config, name, _ROLE)
         self._order = matched_classes(config, name, problem, class_names)
 
-    def taught(self, rows: Dataset, max_length: int) -> Dataset:
-        """Labelled rows with the teacher's logits of them, in the order of the student's, in the column SOFT_TARGET.
+    def taught(self, labelled: Dataset, max_length: int, unlabelled: Dataset | None = None) -> Dataset:
+        """Rows with the teacher's logits of them, in the order of the student's, in the column SOFT_TARGET.
 
         They are computed once: the teacher is frozen, so that a text has one answer. It reads texts with its own
         tokenizer.
 
         Args:
+            labelled: texts and labels; there may be none.
             max_length: from which rows are cut, in tokens, or where the teacher's positions end.
+            unlabelled: further rows, whose texts are in the same columns.
+
+        Returns:
+            The rows of both, with LABELLED 1 of the first and 0 of the second.
 
         Raises:
             UserError: if its classification head was never trained.
         """
+        rows, marks = labelled, [1.0] * len(labelled)
+        if unlabelled is not None:
+            feature = labelled.features["label"]
+            none = [0.0 if isinstance(feature, Value) else 0] * len(unlabelled)
+            rows = concatenate_datasets([labelled, unlabelled.add_column("label", none, feature=feature)])
+            marks += [0.0] * len(unlabelled)
         teacher = load_trained(self.checkpoint.name, _ROLE)
         with tqdm(total=len(rows), desc=f"{self.checkpoint.title}: answering", unit=" rows", dynamic_ncols=True) as bar:
             logits = teacher.logits(*text_columns(rows), max_length=max_length, tell=bar.update)
         answers = list(logits[:, self._order])
         taught = rows.add_column(SOFT_TARGET, answers, feature=List(Value("float32"), length=len(self._order)))
-        return taught.add_column(LABELLED, [1.0] * len(rows), feature=Value("float32"))
+        return taught.add_column(LABELLED, marks, feature=Value("float32"))
 
 
 class TaughtTrainer(Trainer):

@@ -131,7 +131,7 @@ GOOD = {"text": "fine", "label": 1}
         ),
         (
             [{"text": "a", "label": 0.5}, GOOD],
-            "line 2: column 'label' holds int, the rows before it float; give all rows one type",
+            "column 'label' holds decimal numbers; labels are whole",
         ),
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}], "'label' holds decimal numbers; labels are whole"),
         ([GOOD, {"text": "a", "label": "1"}], "line 2: column 'label' holds str, the rows before it int; give all"),

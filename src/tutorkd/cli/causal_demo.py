@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tutorkd import demo_data
 from tutorkd.cost import seconds_a_step
-from tutorkd.evaluation.arguments import parser as evaluation_parser
+from tutorkd.evaluation.arguments import student_parser
 from tutorkd.evaluation.language_models import evaluate_language_models
 from tutorkd.evaluation.language_report import LanguageResult, language_table
 from tutorkd.examples import Example, tutor_examples
@@ -72,7 +72,7 @@ def demo_causal(
     models = [str(student), str(initial)]
     filled = {"models": models, "teacher": str(teacher), "text": [str(data["heldout"])]}
     folder = {"output_dir": str(out / "evaluation")}
-    args, language = evaluation_parser().read(
+    args, language = student_parser().read(
         [], {**(recipe.get("evaluate") or {}), **filled, **folder}, f"{where}, stage evaluate"
     )
     console.print("[bold]Tutor-KD demo[/]: a causal teacher, a student of half its depth, a comparison.")

@@ -10,13 +10,22 @@ from tutorkd.evaluation import evaluate_models, results_table
 from tutorkd.evaluation.arguments import CLASSIFIER, EvaluateArguments, LanguageArguments, parser
 from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classification import evaluation_plan
+from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
+from tutorkd.evaluation.embedding_models import (
+    check_options,
+    embedding_plan,
+    evaluate_embeddings,
+)
+from tutorkd.evaluation.embedding_report import embedding_table
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
 from tutorkd.evaluation.language_report import language_table
 from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 
 
 def run(argv: Sequence[str]) -> int:
-    args, soft, language = parser().read(argv)
+    args, soft, language, embedding = parser().read(argv)
+    if embedding.given:
+        return _embeddings(args, language, embedding)
     if not are_causal(args.models, args, language):
         return _encoders(args, soft)
     if soft.distill_from is not None:
@@ -41,6 +50,16 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> int:
         return _tell(language_plan(args.models, args, language))
     results = evaluate_language_models(args.models, args, language)
     Console(highlight=False).print(language_table(results, args, language))
+    print(f"written to {args.output_dir}: results.md, results.json")
+    return 0
+
+
+def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> int:
+    check_options(args, language, embedding)
+    if args.dry_run:
+        return _tell(embedding_plan(args.models, args, language.teacher, embedding))
+    results = evaluate_embeddings(args.models, args, language.teacher, embedding)
+    Console(highlight=False).print(embedding_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
     return 0
 

@@ -16,7 +16,7 @@ from tutorkd.errors import Interrupted, UnknownKey, UserError
 COMMANDS = {
     "adapt": "train an encoder's MLM head and body on your text, which makes it a teacher",
     "distill": "distil a teacher into a small student with Tutor-KD",
-    "evaluate": "compare encoders on labelled text, or causal language models on text: quality, size and speed",
+    "evaluate": "compare encoders on labelled text, embeddings on pairs, causal models on text: quality, size, speed",
     "glue": "fine-tune encoders on GLUE's tasks: official metrics over seeds, beside the published rows",
     "export": "a checkpoint as ONNX files for devices, float32 and int8, checked against PyTorch",
     "compare": "methods or ablations x students x seeds at an equal budget: table and plots",

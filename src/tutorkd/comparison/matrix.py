@@ -163,7 +163,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         options = read_distillation([], settings, about)
         told = {**evaluate, "teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
         return Cell(
-            kind, title, name, seed, folder, options, *evaluation.cell_parser().read([], told, f"{where}, evaluate")
+            kind, title, name, seed, folder, options, *evaluation.student_parser().read([], told, f"{where}, evaluate")
         )
 
     cells = []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.finetune import FineTuneArguments
 from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 from tutorkd.options.parser import OptionParser
@@ -10,7 +11,8 @@ from tutorkd.options.parser import OptionParser
 DESCRIPTION = (
     "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
     "milliseconds a sentence on this machine. Causal language models are compared as they are: perplexity on held-out "
-    "text, distance from a teacher, speed and memory of generation, tasks of lm-eval."
+    "text, distance from a teacher, speed and memory of generation, tasks of lm-eval. Embeddings of text are compared "
+    "as they are, too: on sentence pairs, paraphrases and retrieval, alone and together with a teacher's."
 )
 CLASSIFIER = "classifier"  # folder of a fine-tuned model, in that of its result
 NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")  # a result doesn't depend on them
@@ -23,7 +25,8 @@ class EvaluateArguments(FineTuneArguments):
     models: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Checkpoints to compare, encoders or causal language models: paths or Hub names (one or more)."
+            "help": "Checkpoints to compare, encoders, sentence encoders or causal language models: paths or Hub names "
+            "(one or more)."
         },
     )
     train: str = field(
@@ -63,7 +66,10 @@ class LanguageArguments:
 
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Model that the others are held against (a path or Hub name); it is evaluated, too."},
+        metadata={
+            "help": "Model that the others are held against, also where embeddings are compared (a path or Hub "
+            "name); it is evaluated, too."
+        },
     )
     text: list[str] = field(
         default_factory=list,
@@ -94,11 +100,11 @@ class LanguageArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd evaluate``."""
-    return _parser(EvaluateArguments, TaskDistillationArguments, LanguageArguments)
+    return _parser(EvaluateArguments, TaskDistillationArguments, LanguageArguments, EmbeddingArguments)
 
 
-def cell_parser() -> OptionParser:
-    """Those of a comparison's cell, whose models learn from labels alone."""
+def student_parser() -> OptionParser:
+    """Those about labelled rows and text, for commands that evaluate what they distilled."""
     return _parser(EvaluateArguments, LanguageArguments)
 
 

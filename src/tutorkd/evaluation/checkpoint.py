@@ -25,6 +25,7 @@ from tutorkd.positions import longest_row
 
 _ROLE = "model"
 _FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
+_FILES += ["[0-9]*_*/model.safetensors"]  # what stands behind an encoder of sentence-transformers
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ def _of_jsonl(path: Path, columns: Sequence[str]) -> Dataset:
             if value is None:
                 continue
             kind, before = type(value), types.setdefault(column, type(value))
-            if kind is not before:
+            if {kind, before} == {int, float}:
+                types[column] = float
+            elif kind is not before:
                 raise UserError(
                     f"{path}: line {line}: column {column!r} holds {kind.__name__}, the rows before it "
                     f"{before.__name__}; give all rows one type"
@@ -179,6 +181,8 @@ def _of_jsonl(path: Path, columns: Sequence[str]) -> Dataset:
                 raise UserError(
                     f"{path}: line {line}: column {column!r} holds neither text nor a label: {kind.__name__}"
                 )
+    for column in (column for column, kind in types.items() if kind is float):
+        found[column] = [None if value is None else float(value) for value in found[column]]
     return Dataset.from_dict(found)
 
 

@@ -56,7 +56,8 @@ def are_causal(models: Sequence[str], args: EvaluateArguments, language: Languag
         raise UserError(f"--{theirs[0]} is for encoders, and {names[0]} is a causal language model: give it --text")
     if kinds and not causal and ours:
         raise UserError(
-            f"--{ours[0]} is for causal language models, and {names[0]} isn't one: give it --train and --validation"
+            f"--{ours[0]} is for causal language models, and {names[0]} isn't one: give it --train and --validation "
+            "or, for its vectors, --sts, --paraphrases or --retrieval"
         )
     return causal
 

@@ -1,0 +1,185 @@
+"""Comparison of models that give a vector for a text, as they are: similarity, paraphrases, retrieval."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
+from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
+from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding_model
+from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
+from tutorkd.evaluation.embedding_scores import figures_of
+from tutorkd.evaluation.pairs import described, digest, read_data
+from tutorkd.evaluation.records import earlier, machine, record_of, take_up
+from tutorkd.files import write_text
+from tutorkd.locks import held
+
+_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(EmbeddingResult)}
+_TIMED_TEXTS = 200
+_OF_OTHERS = ("train", "validation", "save_models", "text", "tasks")  # settings that are for other kinds of models
+
+
+def evaluate_embeddings(
+    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
+) -> list[EmbeddingResult]:
+    """Measure each model, the teacher first, and write results.json and results.md to ``args.output_dir``.
+
+    A model whose result stands there for the same weights isn't measured again; results of other data, settings or
+    teacher are refused. ``args.restart`` throws both away. On another device or number of threads, models are measured
+    anew. Whatever can be checked is checked for all models before the first one is loaded.
+
+    Args:
+        models: folders of sentence-transformers, or plain encoders, of which the last hidden states are averaged.
+        args: of these ``output_dir``, ``restart`` and ``seed`` count.
+
+    Raises:
+        UserError: for a model or data that can't be used, and for a folder that holds results of others.
+    """
+    ready, settings = _prepare(models, args, teacher, embedding)
+    output = Path(args.output_dir)
+    with held(output):
+        take_up(output, _RECORD_TYPES, settings, args.restart)
+        results = [_result(model, ready[0] if teacher else None, settings, args) for model in ready]
+        told = {"settings": settings, "results": [summary(result) for result in results]}
+        write_text(output / "results.json", json.dumps(told, indent=2))
+        write_text(output / "results.md", embedding_markdown(results))
+    return results
+
+
+def embedding_plan(
+    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
+) -> dict[str, str]:
+    """What `evaluate_embeddings` would do, after all the checks that it makes before the first model is loaded.
+
+    Raises:
+        UserError: as `evaluate_embeddings`, before it loads a model.
+    """
+    ready, settings = _prepare(models, args, teacher, embedding)
+    output = Path(args.output_dir)
+    if not args.restart:
+        take_up(output, _RECORD_TYPES, settings, restart=False)
+    plan = {}
+    for model in ready:
+        done = not args.restart and _earlier(model, settings, output)
+        notes = [", mean-pooled"] * model.mean_pooled + [", finished"] * bool(done)
+        plan[f"model {model.checkpoint.title}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
+    data = ready[0].data
+    return {**plan, **dict(zip(data, described(data), strict=True))}
+
+
+def check_options(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
+    """Raises UserError for an option that is for another way to measure."""
+    for name in _OF_OTHERS:
+        if getattr(args, name, None) or getattr(language, name, None):
+            raise UserError(
+                f"--{embedding.given[0]} measures embeddings of text as they are, which --{name} has no part in: leave "
+                "one of them out"
+            )
+
+
+def _prepare(
+    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
+) -> tuple[list[EmbeddingModel], dict[str, Any]]:
+    """Models to measure, the teacher first, and all that a result depends on beside the weights."""
+    if not models and not teacher:
+        raise UserError("no model to evaluate: give one or more paths or Hub names")
+    if find_spec("sentence_transformers") is None:
+        raise UserError(
+            f"--{embedding.given[0]} needs the package sentence-transformers: pip install 'tutorkd[embedding]'"
+        )
+    data = read_data(embedding)
+    ready: dict[str, EmbeddingModel] = {}
+    for name in [*([teacher] if teacher else []), *models]:
+        model = find_embedding_model(name, data)
+        ready.setdefault(model.checkpoint.slug, model)
+    found = list(ready.values())
+    settings = {
+        **{f"{name}_sha256": digest(each) for name, each in data.items()},
+        "teacher": found[0].checkpoint.identity if teacher else None,
+        "seed": args.seed,
+        **machine(),
+    }
+    return found, settings
+
+
+def _earlier(model: EmbeddingModel, settings: Mapping[str, Any], output: Path) -> EmbeddingResult | None:
+    content = earlier(record_of(output, model.checkpoint), _RECORD_TYPES, settings, model.checkpoint)
+    if content is None:
+        return None
+    figures = {key: content["result"][key] for key in get_type_hints(EmbeddingResult)}
+    return EmbeddingResult(**{**figures, "name": model.checkpoint.name})
+
+
+def _result(
+    model: EmbeddingModel, teacher: EmbeddingModel | None, settings: Mapping[str, Any], args: EvaluateArguments
+) -> EmbeddingResult:
+    """What an earlier run found, or else what is measured now and kept."""
+    output = Path(args.output_dir)
+    result = _earlier(model, settings, output)
+    record = record_of(output, model.checkpoint)
+    note = f"finished before, in {record}"
+    if result is None:
+        result = _measure(model, teacher, args.seed)
+        content = {"settings": settings, "weights": model.checkpoint.identity, "result": asdict(result)}
+        write_text(record, json.dumps(content))
+        note = f"measured in {result.seconds:.0f} s"
+    name, value = next(iter(result.figures.items()))
+    tqdm.write(f"{model.checkpoint.title}: {name} {100 * value:.2f}, {note}", file=sys.stderr)
+    return result
+
+
+def _measure(model: EmbeddingModel, teacher: EmbeddingModel | None, seed: int) -> EmbeddingResult:
+    start = time.perf_counter()
+    encoder = model.encoder
+    milliseconds = milliseconds_a_call(encoder.encode, _timed_texts(model))
+    vectors, speed = model.vectors
+    dimension = next(iter(vectors.values()))[0].shape[1]
+    theirs, reason = None, None
+    if teacher and teacher is not model:
+        theirs, _ = teacher.vectors
+        size = next(iter(theirs.values()))[0].shape[1]
+        if size != dimension:
+            theirs, reason = None, f"its vectors have {dimension} numbers, the teacher's {size}"
+    found = figures_of(model.data, vectors, theirs, seed)
+    result = EmbeddingResult(
+        name=model.checkpoint.name,
+        is_teacher=model is teacher,
+        mean_pooled=model.mean_pooled,
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        bytes=model.checkpoint.bytes,
+        dimension=dimension,
+        longest=encoder.max_seq_length,
+        data=described(model.data),
+        figures={name: each.value for name, each in found.items()},
+        resampled={name: each.resampled for name, each in found.items()},
+        not_compared=reason,
+        milliseconds_per_text=milliseconds.median,
+        milliseconds_first_quartile=milliseconds.first_quartile,
+        milliseconds_third_quartile=milliseconds.third_quartile,
+        texts_per_second=speed,
+        threads=torch.get_num_threads(),
+        device=str(encoder.device),
+        seconds=time.perf_counter() - start,
+    )
+    del model.encoder
+    if model is not teacher:
+        del model.vectors  # the teacher's are held against those of the next one
+    return result
+
+
+def _timed_texts(model: EmbeddingModel) -> list[str]:
+    """Texts spread evenly over all of them."""
+    texts = [text for data in model.data.values() for side in data.sides for text in side]
+    chosen = np.linspace(0, len(texts) - 1, min(len(texts), _TIMED_TEXTS)).astype(int)
+    return [texts[index] for index in chosen]

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from tutorkd.errors import UserError
@@ -95,9 +97,23 @@ def _this_process() -> dict[str, str | int]:
     }
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process is at a folder, as far as can be told without taking its lock: one of another machine counts
+    as long as what it wrote down is there.
+    """
+    holder = _holder(folder / HOLDER_FILE)
+    if holder is None:
+        return False
+    return holder["host"] != socket.gethostname() or psutil.pid_exists(holder["process"])
+
+
+def _holder(file: Path) -> dict[str, Any] | None:
+    return stored_result(file, dict.fromkeys(("host", "command", "since"), str) | {"process": int})
+
+
 def _who(file: Path) -> str:
     """Who wrote down that it holds a folder."""
-    holder = stored_result(file, dict.fromkeys(("host", "command", "since"), str) | {"process": int})
+    holder = _holder(file)
     if holder is None:  # it is just being written
         return "another process"
     return "process {process} on {host} ({command}), since {since}".format_map(holder)

@@ -1,0 +1,88 @@
+"""``tutorkd report``: one page about what a command left in its folder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from tutorkd.errors import UserError
+from tutorkd.files import write_text
+from tutorkd.locks import in_use
+from tutorkd.options.parser import OptionParser
+
+DESCRIPTION = (
+    "Writes one HTML page about the folder of distill, adapt, compare, glue, evaluate or demo: what was run with which "
+    "settings, curves, tables, charts, and the line that runs it again. The page needs no network."
+)
+PAGE = "report.html"
+_FILES = ("run.yaml", "trainer_state.json", "results.json", "results.md", "result.json", "recipe.yaml")
+_SECONDS = 5  # between two looks at the folder, and two of the browser at the page
+
+
+@dataclass
+class ReportArguments:
+    """Where the page goes, and how long it is kept up to date."""
+
+    output: str | None = field(default=None, metadata={"help": f"File of the page (a path); by default FOLDER/{PAGE}."})
+    watch: bool = field(
+        default=False,
+        metadata={"help": "Write the page anew when results or a checkpoint's log come, until the run ends."},
+    )
+
+
+def parser() -> OptionParser:
+    """Options of the command, behind its folder."""
+    options = OptionParser("report", DESCRIPTION, [ReportArguments], {}, takes_recipe=False)
+    options.usage = "tutorkd report FOLDER [options]"
+    return options
+
+
+def run(argv: Sequence[str]) -> int:
+    words = list(argv[: next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))])
+    (args,) = parser().read(argv[len(words) :])
+    if len(words) != 1:
+        raise UserError(f"tutorkd report takes one folder, ahead of its options, not {len(words)}")
+    missing = [name for name in ("altair", "vl_convert", "jinja2", "markdown_it") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"a report needs {', '.join(missing)}: pip install 'tutorkd[report]'")
+    folder = Path(words[0])
+    file = Path(args.output) if args.output else folder / PAGE
+    if args.watch:
+        _watch(folder, file)
+    else:
+        _write(folder, file, None)
+    print(f"written to {file}")
+    return 0
+
+
+def _watch(folder: Path, file: Path) -> None:
+    """Write the page when something has come, and once more when nobody is at the folder any more."""
+    seen: object = None
+    while in_use(folder):
+        if (now := _changes(folder)) != seen:
+            _write(folder, file, _SECONDS)
+            if seen is None:
+                print(f"written to {file}, and again when something comes, until the run ends", flush=True)
+            seen = now
+        time.sleep(_SECONDS)
+    _write(folder, file, None)
+
+
+def _changes(folder: Path) -> list[tuple[str, int]]:
+    """The files that a page is made of, with their times of change (ns)."""
+    found = []
+    for name in _FILES:
+        for path in folder.rglob(name):
+            try:
+                found.append((str(path), path.stat().st_mtime_ns))
+            except OSError:  # an old checkpoint was just removed
+                continue
+    return sorted(found)
+
+
+def _write(folder: Path, file: Path, refresh: int | None) -> None:
+    from tutorkd.report.folders import sections  # its dependencies are an extra
+    from tutorkd.report.page import page
+
+    write_text(file, page(folder, sections(folder), refresh))

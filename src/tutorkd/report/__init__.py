@@ -1,0 +1,1 @@
+"""One HTML page about what a command left in its folder."""

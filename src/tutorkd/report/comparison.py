@@ -1,0 +1,203 @@
+"""A comparison: ``tutorkd compare``."""
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score
+from tutorkd.errors import UserError
+from tutorkd.files import stored_result
+from tutorkd.locks import in_use
+from tutorkd.options.recipes import load_recipe
+from tutorkd.report import log, settings, training
+from tutorkd.report.charts import POINTS, Point, bars, scatter
+from tutorkd.report.markdown import results_table
+from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
+
+RESULTS, RECIPE, CELLS = "results.json", "recipe.yaml", "cells"
+TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
+_DISTILLED = "distilled"
+# What students cost: a title, and what the axis says.
+_COSTS = {
+    "training_flops": ("training, operations", "FLOP of matrix products"),
+    "training_seconds": ("training, time", "seconds"),
+    "parameters": ("parameters", "parameters"),
+    "milliseconds_per_sentence": ("an answer, time", "ms a sentence"),
+}
+_SIZES = {
+    "parameters": ("parameters, millions", 1e-6),
+    "milliseconds_per_sentence": ("ms a sentence", 1.0),
+    "tokens_per_second": ("tokens/s", 1.0),
+}
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is that of a comparison, finished or not."""
+    return stored_result(folder / RESULTS, TYPES) is not None or (folder / CELLS).is_dir()
+
+
+def section(folder: Path, running: bool) -> Section:
+    """What is known of a comparison."""
+    summary = stored_result(folder / RESULTS, TYPES) or {"rows": [], "cells": []}
+    rows = _titled(summary["rows"])
+    cells = _cells(folder, summary["cells"])
+    unfinished = [cell for cell in cells if cell["state"] != FINISHED]
+    running = running or in_use(folder)
+    state = RUNNING if running else STOPPED if unfinished or not rows else FINISHED
+    score = next((each for each in (ENCODERS.score, CAUSAL_MODELS.score) if _has(rows, each.name)), None)
+    variants = list(dict.fromkeys(cell["variant"] for cell in cells if cell["curves"]))
+    curves = {variant: [cell["curves"] for cell in cells if cell["variant"] == variant] for variant in variants}
+    # A comparison in progress may hold the tables of the one before.
+    shown = [] if running and unfinished else results_table(folder)
+    return Section(
+        kind="comparison",
+        title=folder.absolute().name,
+        state=state,
+        progress=f"{len(cells) - len(unfinished)} of {len(cells)} cells finished",
+        tiles=_tiles(rows, score),
+        parts=[
+            *shown,
+            *(_against_cost(rows, score) if score else []),
+            *_sizes(rows),
+            *log.parts(curves),
+            *_progress(cells, folded=not unfinished),
+            *_shared_settings(folder, cells),
+            *_recipe(folder),
+        ],
+    )
+
+
+def _has(rows: Sequence[Mapping[str, Any]], figure: str) -> bool:
+    return any(row["figures"].get(figure, {}).get("mean") is not None for row in rows)
+
+
+def _cells(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each cell by its folder or, where that is gone, as ``results.json`` has it: variant, state, curves."""
+    told = {str(cell.get("name")): cell for cell in listed}
+    there = {path.name: path for path in sorted((folder / CELLS).glob("*")) if path.is_dir()}
+    cells = []
+    for name in [*told, *(name for name in there if name not in told)]:
+        cell, place = told.get(name, {}), there.get(name)
+        result = stored_result(place / RESULT_FILE, {"training": dict[str, Any]}) if place else None
+        student = place / STUDENT_FOLDER if place else None
+        noted = training.run_settings(student) if student else (cell.get("settings") or {}).get("distill", {})
+        noted = noted if "method" in noted else {}  # references aren't trained
+        known = training.state_of(student) if student and training.is_run(student) else None
+        curves = log.curves_of(known["log_history"]) if known else {}
+        if result is not None or "evaluation" in cell:
+            state = FINISHED
+        elif cell.get("error"):
+            state = str(cell["error"])
+        elif known:
+            asked = noted.get("max_steps") or known["max_steps"]
+            state = f"step {known['global_step']:,} of {asked} at its last checkpoint"
+        else:
+            state = STOPPED
+        variant = str(cell.get("variant") or re.sub(r"-seed\d+$", "", name))
+        cells.append({"name": name, "variant": variant, "state": state, "curves": curves, "settings": noted})
+    return cells
+
+
+def _tiles(rows: Sequence[Mapping[str, Any]], score: Score | None) -> list[tuple[str, str]]:
+    """The best variant, and the references."""
+    if score is None:
+        return []
+    scored = {row["title"]: point for row in rows if (point := _point(row, score)) is not None}
+    variants = [row["title"] for row in rows if row["kind"] == _DISTILLED and row["title"] in scored]
+    shown = [title for title in scored if title not in variants]
+    if variants:
+        best = (min if score.lower_is_better else max)(variants, key=lambda title: scored[title].value)
+        shown.insert(0, best)
+    form = "{:.1f} %" if score.scale == 100 else "{:.4g}"
+    return [
+        (f"best mean: {title}" if title in variants else title, form.format(scored[title].value)) for title in shown
+    ]
+
+
+def _titled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with a ``title``: the variant, and the student where there are several."""
+    several = len({row["student"] for row in rows if row["student"]}) > 1
+    return [
+        {**row, "title": f"{row['variant']}, {row['student']}" if several and row["student"] else row["variant"]}
+        for row in rows
+    ]
+
+
+def _point(row: Mapping[str, Any], score: Score, cost: str | None = None) -> Point | None:
+    """A row's score with its deviation over seeds or, of one seed, its standard error."""
+    found = row["figures"].get(score.name, {})
+    if found.get("mean") is None:
+        return None
+    off = found.get("sd")
+    if off is None:
+        off = row["figures"].get(score.standard_error, {}).get("mean")
+    value = score.scale * found["mean"]
+    low, high = (None, None) if off is None else (value - score.scale * off, value + score.scale * off)
+    return Point(row["title"], value, low, high, row["figures"].get(cost, {}).get("mean") if cost else None)
+
+
+def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]:
+    names = [row["title"] for row in rows if row["kind"] == _DISTILLED]
+    panels = []
+    for cost, (title, axis) in _COSTS.items():
+        points = [point for row in rows if (point := _point(row, score, cost)) is not None]
+        variants = [point for point in points if point.name in names and point.cost is not None]
+        if len({point.cost for point in variants}) < 2:
+            continue  # equal for all, as parameters are where the students are of one size
+        references = [point for point in points if point.name not in names]
+        panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
+    better = "lower is better" if score.lower_is_better else "higher is better"
+    note = f"Bars: standard deviation over seeds or, of one seed, the standard error where it is known; {better}."
+    return [Part("Score against cost", panels=panels, legend=names, symbols=POINTS, note=note)] if panels else []
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> list[Part]:
+    panels = []
+    for figure, (title, scale) in _SIZES.items():
+        points = []
+        for row in rows:
+            if (mean := row["figures"].get(figure, {}).get("mean")) is not None:
+                off = (row["figures"][figure].get("sd") or 0) * scale
+                points.append(
+                    Point(row["title"], mean * scale, *((mean * scale - off, mean * scale + off) if off else ()))
+                )
+        if points:
+            panels.append(Panel(title, "mean, and standard deviation over seeds", bars(points, ".1f")))
+    return [Part("Sizes and speed", panels=panels)] if panels else []
+
+
+def _progress(cells: Sequence[Mapping[str, Any]], folded: bool) -> list[Part]:
+    states: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        states[cell["state"]].append(cell["name"])
+    rows = [[cell["name"], cell["state"]] for cell in cells]
+    return table(f"Cells ({len(cells)})", ("cell", "state"), rows, folded=folded)
+
+
+def _shared_settings(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """What the runs of all cells were told."""
+    told = [found for cell in cells if (found := cell["settings"])]
+    if not told:
+        return []
+    first = told[0]
+    shared = {key: value for key, value in first.items() if all(key in each and each[key] == value for each in told)}
+    return settings.parts(shared, training.parser_of(first))
+
+
+def _recipe(folder: Path) -> list[Part]:
+    file = folder / RECIPE
+    if not file.is_file():
+        return []
+    try:
+        recipe = load_recipe(str(file))
+    except UserError:
+        return []
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    line = shlex.join(["tutorkd", "compare", str(file), "--output_dir", str(folder)])
+    return [Part("Run it again", command=line), Part("Recipe", command=text, folded=True)]

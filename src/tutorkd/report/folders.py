@@ -1,0 +1,57 @@
+"""What lies in a folder, and what a page says of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tutorkd.errors import UserError
+from tutorkd.locks import in_use
+from tutorkd.report import comparison, evaluation, glue, training
+from tutorkd.report.section import Section
+from tutorkd.words import one_line
+
+# The order is that of a demo's stages. A comparison's folder is looked for first: its file is an evaluation's by name.
+_KINDS: list[tuple[Callable[[Path], bool], Callable[[Path, bool], Section]]] = [
+    (training.is_run, training.section),
+    (comparison.is_comparison, comparison.section),
+    (glue.is_glue, glue.section),
+    (evaluation.is_evaluation, evaluation.section),
+]
+LOOKED_FOR = (
+    "run.yaml of tutorkd distill or adapt, results.json or cells of compare, results.json or runs of glue, "
+    "results.json or MODEL/result.json of evaluate, or folders in it that hold one of these, as a demo's does"
+)
+
+
+def sections(folder: Path) -> list[Section]:
+    """What is known of a folder, or of those in it.
+
+    Raises:
+        UserError: if it holds nothing of this kind, or what it holds can't be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} isn't a folder here")
+    found = list(_of(folder, running=False))
+    if not found:
+        inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=_place)
+        found = [section for path in inside for section in _of(path, in_use(folder))]
+    if not found:
+        raise UserError(f"{folder} holds nothing to report on; looked for: {LOOKED_FOR}")
+    return found
+
+
+def _place(folder: Path) -> tuple[int, float, str]:
+    """Runs first, the earlier before the later."""
+    kind = next((number for number, (is_it, _) in enumerate(_KINDS) if is_it(folder)), len(_KINDS))
+    return kind, folder.stat().st_mtime if kind else (folder / training.RUN_FILE).stat().st_mtime, folder.name
+
+
+def _of(folder: Path, running: bool) -> Iterator[Section]:
+    for is_it, section in _KINDS:
+        if is_it(folder):
+            try:
+                yield section(folder, running)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"what {folder} holds is damaged or of another version and can't be reported on: {one_line(error)}"
+                ) from error
+            return

@@ -1,0 +1,166 @@
+"""A run of ``tutorkd distill`` or ``tutorkd adapt``."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError, safe_open
+
+from tutorkd import probe
+from tutorkd.callbacks import SKIPPED_STEPS, TOKENS_PER_SECOND
+from tutorkd.checkpoints import checkpoints
+from tutorkd.files import stored_result
+from tutorkd.locks import in_use
+from tutorkd.methods import CAUSAL_METHODS, METHODS, methods_for
+from tutorkd.objective import CAUSAL, MASKED
+from tutorkd.options.parser import OptionParser
+from tutorkd.pretraining import adaptation, distillation
+from tutorkd.report import log, settings
+from tutorkd.report.markdown import rendered
+from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Part, Section, table
+from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking
+from tutorkd.step import LOSS
+
+STATE_TYPES = {"global_step": int, "max_steps": int, "log_history": log.LOG_TYPE}
+_CARD = "README.md"
+_ONLY = "run"  # the one series of its curves
+# What isn't noted in run.yaml, since the result doesn't depend on it, and stands beside the log.
+_OF_LOG = ("logging_steps", "eval_steps", "save_steps")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (folder / RUN_FILE).is_file()
+
+
+def section(folder: Path, running: bool) -> Section:
+    """What is known of a run.
+
+    Args:
+        running: whether a process is at the folder around it.
+    """
+    noted, state = run_settings(folder), state_of(folder)
+    finished = lacking(folder) is None
+    parser = parser_of(noted)
+    adapted = parser.prog.endswith("adapt")
+    curves = log.curves_of(state["log_history"])
+    method = str(noted.get("method"))
+    titles = {name: each.title for name, each in (CAUSAL_METHODS | METHODS).items()}
+    models = ("model",) if adapted else ("teacher", "student")
+    changed, *others = settings.parts(noted, parser)
+    steps = f"step {state['global_step']:,} of {state['max_steps']:,}" if state["max_steps"] else "no step saved yet"
+    return Section(
+        kind="adaptation" if adapted else f"distillation, {titles.get(method, method)}",
+        title=" → ".join(_short(noted.get(role)) for role in models),
+        state=FINISHED if finished else RUNNING if running or in_use(folder) else STOPPED,
+        progress=f"{state['global_step']:,} steps" if finished else f"{steps}, where its last checkpoint is",
+        tiles=_tiles(curves, folder),
+        parts=[
+            changed,
+            *log.parts({_ONLY: [curves]}),
+            *table(
+                "First to last", ("figure", "first", "last", "lowest", "highest"), log.first_to_last(curves), words=1
+            ),
+            *others,
+            Part("Run it again", command=_command(folder, noted, state, parser)),
+            *_environment(folder, noted),
+            *_card(folder),
+        ],
+    )
+
+
+def _short(name: Any) -> str:
+    """A Hub name as it is; of a path the last parts."""
+    parts = Path(str(name)).parts
+    return str(name) if len(parts) <= 2 and not str(name).startswith((".", "/")) else parts[-1]
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """What a run's folder says of its settings; nothing where that can't be read."""
+    try:
+        noted = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        noted = None
+    return {str(key): value for key, value in noted.items()} if isinstance(noted, dict) else {}
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Steps and log of a finished run, or else of its last checkpoint that tells them."""
+    for place in (folder, *reversed(checkpoints(folder))):
+        if (state := stored_result(place / FINISHED_FILE, STATE_TYPES)) is not None:
+            return state
+    return {"global_step": 0, "max_steps": 0, "log_history": []}
+
+
+def parser_of(noted: Mapping[str, Any]) -> OptionParser:
+    """Options of the command that made the run: those that know most of its settings."""
+    if "teacher" not in noted and "model" in noted:
+        return adaptation.parser()
+    method = str(noted.get("method"))
+    choices = [
+        distillation.parser(method if method in methods_for(objective) else "tutor-kd", objective)
+        for objective in (MASKED, CAUSAL)
+    ]
+    return max(choices, key=lambda parser: len(set(parser.keys) & noted.keys()))
+
+
+def _tiles(curves: Mapping[str, log.Curve], folder: Path) -> list[tuple[str, str]]:
+    tiles = []
+    for figure in (LOSS, *probe.FIGURES):
+        if values := [value for _, value in curves.get(figure.name, [])]:
+            ends = values[:1] if len(values) == 1 else [values[0], values[-1]]
+            tiles.append((figure.label, " → ".join(f"{value:.3g}" for value in ends)))
+    if speeds := sorted(value for _, value in curves.get(TOKENS_PER_SECOND.name, [])):
+        tiles.append(("tokens/s, median", f"{speeds[len(speeds) // 2]:,.0f}"))
+    if skipped := curves.get(SKIPPED_STEPS.name):
+        tiles.append(("steps skipped", f"{skipped[-1][1]:,.0f}"))
+    parameters, size = weights(folder)
+    if parameters:
+        tiles += [("parameters", f"{parameters / 1e6:.1f} M"), ("size on disk", f"{size / 1e6:.1f} MB")]
+    return tiles
+
+
+def weights(folder: Path) -> tuple[int, int]:
+    """Parameters of a model in a folder, and the bytes of their files; shared ones count once, as they are saved."""
+    parameters = size = 0
+    for file in folder.glob("model*.safetensors"):
+        try:
+            with safe_open(file, "pt") as tensors:
+                parameters += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+            size += file.stat().st_size
+        except (OSError, SafetensorError):
+            return 0, 0
+    return parameters, size
+
+
+def _command(folder: Path, noted: Mapping[str, Any], state: Mapping[str, Any], parser: OptionParser) -> str:
+    processes = noted.get("processes")
+    start = ["tutorkd"]
+    if isinstance(processes, int) and processes > 1:
+        start = ["torchrun", "--nproc_per_node", str(processes), "-m", "tutorkd.cli.main"]
+    asked = {**noted, **{key: state[key] for key in _OF_LOG if key in state}, "output_dir": str(folder)}
+    return settings.command([*start, parser.prog.split()[-1]], asked, parser)
+
+
+def _environment(folder: Path, noted: Mapping[str, Any]) -> list[Part]:
+    config = stored_result(folder / "config.json", {}) or {}
+    found = [
+        ("processes", noted.get("processes")),
+        ("transformers", config.get("transformers_version")),
+        ("model type", config.get("model_type")),
+        ("number format on disk", config.get("dtype")),
+    ]
+    note = "A run's folder doesn't name its machine."
+    return table("Environment", ("", ""), settings.facts(found), note=note)
+
+
+def _card(folder: Path) -> list[Part]:
+    """The model card, as it is."""
+    try:
+        text = ModelCard((folder / _CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True).text
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    return [Part("Model card", text=rendered(text), folded=True)]

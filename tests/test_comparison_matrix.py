@@ -51,7 +51,7 @@ def test_cells_differ_in_what_the_matrix_says_and_in_nothing_else(tmp_path):
     cell = by_name["no-tutor-thin-seed5"]
     args, text, settings, config = cell.distill.arguments
     assert (args.method, args.student_layers, settings.tutor, text.max_length) == ("tutor-kd", 1, "teacher", 24)
-    assert (config.seed, config.data_seed, cell.evaluate.seed, config.max_steps) == (5, 5, 5, 7)
+    assert (config.seed, config.data_seed, cell.evaluate[0].seed, config.max_steps) == (5, 5, 5, 7)
     assert config.output_dir == str(tmp_path / "cells" / "no-tutor-thin-seed5" / "student")
     rival = by_name["kd-thin-seed5"]
     constants = {name for method in METHODS.values() for name in method.settings.__dataclass_fields__}

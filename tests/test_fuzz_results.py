@@ -94,6 +94,36 @@ def test_a_damaged_result_of_a_causal_cell_counts_as_none_or_has_its_figures(cau
     assert ("not run" in table) == (causal_cell.result is None)
 
 
+@pytest.fixture
+def glue_cell(tmp_path):
+    recipe = {
+        "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4},
+        "variants": ["mlm"],
+        "evaluate": {"tasks": ["cola", "mrpc"], "seeds": [0, 1]},
+    }
+    cell = read_cells(recipe, "r", tmp_path)[-1]
+    cell.folder.mkdir(parents=True)
+    return cell
+
+
+@fuzzed(40)
+@given(data=st.data())
+def test_a_damaged_result_of_a_cell_on_glue_counts_as_none_or_has_its_figures(glue_cell, data):
+    scores = {name: {figure.name: {"0": 0.5, "1": 0.25} for figure in TASKS[name].figures} for name in ("cola", "mrpc")}
+    per_task = {"setting": "s", "train_rows": 9, "validation_rows": 9}
+    evaluation = {
+        **{"scores": scores, "failed_runs": 0, "parameters": 9, "device": "cpu", "threads": 1},
+        **{key: dict.fromkeys(scores, value) for key, value in per_task.items()},
+    }
+    whole = {"settings": glue_cell.settings, "training": TRAINING, "evaluation": evaluation}
+    file = glue_cell.folder / RESULT_FILE
+    file.write_text(json.dumps(whole), encoding="utf-8")
+    assert glue_cell.result
+    file.write_bytes(data.draw(damaged_json(whole)))
+    table = markdown(summarise([glue_cell], {}), glue_cell.measures)
+    assert ("not run" in table) == (glue_cell.result is None)
+
+
 def _told_apart(settings):
     """What of a cell's settings makes it another: a text by its digest, an option that isn't set like one unknown."""
     sections = {

@@ -16,6 +16,7 @@ from tutorkd.students import PRESETS
 
 # Settings that name something. They are kept to be read; what they stand for is compared, however its name is spelled.
 MODELS, FILES = ("model", "teacher", "student"), ("train", "validation")
+FOLDERS = ("data_dir",)  # of Parquet files, in a folder for each task
 HELDOUT, TEXT = "text", "corpus"
 TEXT_DIGEST, TEXT_FILES, HELDOUT_FILES = f"{TEXT}_sha256", f"{TEXT}_files_sha256", f"{HELDOUT}_files_sha256"
 _MODEL_FILES = (
@@ -31,8 +32,8 @@ _DIGITS = 16
 
 
 def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, and for each name of a model, labelled rows or held-out text a digest or the Hub's revision of what it
-    stands for.
+    """Settings, and for each name of a model, labelled rows, a folder of them or held-out text a digest or the Hub's
+    revision of what it stands for.
 
     Nothing is fetched: a model of the Hub has a revision once it was loaded here.
     """
@@ -47,6 +48,9 @@ def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in FILES:
         if (path := Path(settings.get(key) or "")).is_file():
             found[f"{key}_sha256"] = _digest([path])
+    for key in FOLDERS:
+        if (folder := Path(settings.get(key) or "")).is_dir() and settings.get(key):
+            found[f"{key}_sha256"] = _digest(sorted(folder.glob("*/*.parquet")))
     if text := settings.get(HELDOUT):
         found[HELDOUT_FILES] = text_files(text, "validation")
     return found
@@ -73,7 +77,7 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     Names of one content aren't a difference, however they are spelled. Of a text its rows count where both sets tell
     them, else its files. A setting that isn't there is None.
     """
-    digests = {name: f"{name}_sha256" for name in (*MODELS, *FILES)}
+    digests = {name: f"{name}_sha256" for name in (*MODELS, *FILES, *FOLDERS)}
     digests[HELDOUT] = HELDOUT_FILES
     digests[TEXT] = TEXT_DIGEST if TEXT_DIGEST in there and TEXT_DIGEST in now else TEXT_FILES
     changed = [name for name, key in digests.items() if there.get(key) != now.get(key)]

@@ -28,8 +28,8 @@ from tutorkd.words import duration
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; measures each student, "
-    "an encoder after fine-tuning, a causal language model on held-out text; writes recipe.yaml, results.json, "
-    "results.md and plots. The same command goes on where it stopped."
+    "an encoder after fine-tuning on labelled text or GLUE, a causal language model on held-out text; writes "
+    "recipe.yaml, results.json, results.md and plots. The same command goes on where it stopped."
 )
 
 
@@ -54,6 +54,9 @@ class CompareArguments:
     corpus: list[str] | None = field(default=None, metadata={"help": "In the place of the recipe's common corpus."})
     train: str | None = field(default=None, metadata={"help": "In the place of the recipe's evaluate train."})
     validation: str | None = field(default=None, metadata={"help": "In the place of evaluate's validation."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "In the place of evaluate's data_dir, for encoders judged by GLUE."}
+    )
     text: list[str] | None = field(
         default=None, metadata={"help": "In the place of evaluate's text, for causal language models."}
     )
@@ -141,7 +144,7 @@ def _recipe_and_flags(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
     """The recipe with what the flags say in its place."""
-    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation", "text"))):
+    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation", "data_dir", "text"))):
         given = {key: getattr(args, key) for key in keys if getattr(args, key)}
         if given and isinstance(recipe.get(section) or {}, dict):
             recipe[section] = {**(recipe.get(section) or {}), **given}

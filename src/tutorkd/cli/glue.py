@@ -5,30 +5,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
+from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.evaluation.soft_targets import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing
 from tutorkd.glue.arguments import GlueArguments, parser
 from tutorkd.glue.card import write_scores
-from tutorkd.glue.data import TaskRows, check_there, load_task, load_tests
+from tutorkd.glue.data import check_there, load_tests
 from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
 from tutorkd.glue.plan import plan
 from tutorkd.glue.report import markdown, unit_line
-from tutorkd.glue.runs import RESULT_FILE, Lesson, Unit, problem_of_task, run_unit
+from tutorkd.glue.runs import RESULT_FILE, RUNS_FOLDER, Lesson, Unit, problem_of_task, run_unit, units_of
 from tutorkd.glue.summary import summarise
-from tutorkd.glue.tasks import TASKS, Task
+from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import contents, empty, held
 from tutorkd.processes import run_processes
 from tutorkd.runtime import describe
-
-_RUNS = "runs"  # folder of the runs, in that of the results
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,19 +38,11 @@ def run(argv: Sequence[str]) -> int:
     args, soft = parser().read(flags)
     check_there(args.tasks, args.data_dir, args.predict)
     checkpoints, teacher = _checkpoints(models, args.teacher)
-    positions = [check_checkpoint(checkpoint, args.max_length) for checkpoint in checkpoints]
     tasks = [name for name in args.tasks if args.unit is None or args.unit.endswith(f"/{name}")]
-    rows = {name: load_task(TASKS[name], args.data_dir, args.max_train_samples) for name in tasks}
-    of_model = dict(zip((each.slug for each in checkpoints), positions, strict=True))
     units = [
         unit
-        # The small tasks give answers first.
-        for name in sorted(tasks, key=lambda name: len(rows[name].train))
-        for unit in _units(
-            [_unit(checkpoint, TASKS[name], rows[name], of_model[checkpoint.slug], args) for checkpoint in checkpoints],
-            teacher,
-            soft,
-        )
+        for _, of_task in groupby(units_of(checkpoints, tasks, args), key=lambda unit: unit.task.name)
+        for unit in _taught(list(of_task), teacher, soft)
     ]
     if args.unit is not None:
         return _run_one(units, args)
@@ -96,7 +87,7 @@ def glue(
     write_text(out / "results.md", tables := markdown(summary))
     print(f"\n{tables}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
     finished = sum(run.result is not None for run in runs)
-    if others := len(list(out.glob(f"{_RUNS}/*/*/*/{RESULT_FILE}"))) - finished:
+    if others := len(list(out.glob(f"{RUNS_FOLDER}/*/*/*/{RESULT_FILE}"))) - finished:
         print(
             f"not in these results: {others} other finished runs in {out}; name all models, tasks and settings in one "
             "command to have them in one table, nothing is run twice"
@@ -123,7 +114,7 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
     return list(found.values()), of_teacher
 
 
-def _units(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetArguments) -> list[Unit]:
+def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetArguments) -> list[Unit]:
     """The units of a task, with whom they learn it from: a classifier of it, or the teacher, which is fine-tuned first.
 
     Raises:
@@ -141,11 +132,6 @@ def _units(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetAr
     lesson = Lesson(made, identity, classifier.title, soft)
     keeps = made != classifier.name
     return [replace(unit, keeps=keeps) if unit is of_teacher else replace(unit, lesson=lesson) for unit in units]
-
-
-def _unit(checkpoint: Checkpoint, task: Task, rows: TaskRows, positions: int | None, args: GlueArguments) -> Unit:
-    folder = Path(args.output_dir) / _RUNS / checkpoint.slug / task.name
-    return Unit(checkpoint, task, rows, folder, args.runs(task, positions))
 
 
 def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:
@@ -175,7 +161,7 @@ def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
 
 def _check_output(out: Path) -> None:
     """Raises UserError if the folder holds anything but what this command left there."""
-    if out.exists() and not (out.is_dir() and ((out / _RUNS).is_dir() or not contents(out))):
+    if out.exists() and not (out.is_dir() and ((out / RUNS_FOLDER).is_dir() or not contents(out))):
         raise UserError(f"{out} holds something that isn't of tutorkd glue; choose another --output_dir")
 
 

@@ -28,7 +28,7 @@ def refusals(cells: Sequence[Cell]) -> dict[str, str]:
     Raises:
         UserError: if the data can't be used that students are measured on, without which no cell can be finished.
     """
-    cells[0].measures.check(cells[0].evaluate, cells[0].language)
+    cells[0].measures.check(cells[0].evaluate)
     reasons: dict[tuple[str, str], str | None] = {}
     refused = {}
     for cell in cells:
@@ -73,5 +73,5 @@ def _time(cell: Cell, measuring: dict[str, float]) -> float:
             teacher = type(teacher)(teacher.config)
         models = {cell.student: (trainer.saved_model, teacher), "": (teacher, None)}
     for name in models.keys() - measuring.keys():
-        measuring[name] = cell.measures.seconds(*models[name], cell.evaluate, cell.language)
+        measuring[name] = cell.measures.seconds(*models[name], cell.evaluate)
     return training

@@ -1,6 +1,6 @@
 """One cell, from its student's first step to its result."""
 
-import dataclasses
+import filecmp
 import json
 from typing import Any, cast
 
@@ -40,8 +40,6 @@ def _result(cell: Cell) -> dict[str, Any]:
     else:
         model = str(distill(cell.distill))
         training = _training(cell)
-    # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
-    evaluation = cell.measures.evaluate(model, dataclasses.replace(cell.evaluate, restart=True), cell.language)
     return {
         "kind": cell.kind,
         "variant": cell.variant,
@@ -49,7 +47,7 @@ def _result(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": cell.settings,
         "training": training,
-        "evaluation": evaluation,
+        "evaluation": cell.measures.evaluate(model, cell.evaluate),
     }
 
 
@@ -64,6 +62,10 @@ def _save_undistilled(cell: Cell) -> str:
         saved = student if cell.measures.with_head else cast(PreTrainedModel, student.base_model)
         saved.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        for file in list(scratch.iterdir()):
+            there = folder / file.name
+            if there.is_file() and filecmp.cmp(file, there, shallow=False):
+                file.unlink()  # fine-tunings that know the one there by its time of change go on to count
     return str(folder)
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Measures, measures_of
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Measures, Options
+from tutorkd.comparison.on_glue import GLUE, glue_measures
 from tutorkd.errors import UserError, nearest
-from tutorkd.evaluation import EvaluateArguments, LanguageArguments
-from tutorkd.evaluation import arguments as evaluation
 from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.identity import difference, with_contents
-from tutorkd.objective import Objective
+from tutorkd.objective import CAUSAL, Objective
 from tutorkd.options.recipes import check_keys
 from tutorkd.pretraining import distillation
 from tutorkd.pretraining.distillation import DistillArguments, Distillation, objective_named, read_distillation
@@ -50,8 +49,8 @@ class Cell:
         student: the student's name; empty for the teacher.
         folder: of the cell.
         distill: options of ``tutorkd distill``; of the undistilled student, whatever shares its start.
-        evaluate: options of ``tutorkd evaluate``.
-        language: those that are about causal language models, which encoders have no use for.
+        measures: what it is measured by.
+        evaluate: options that say how.
     """
 
     kind: Literal["distilled", "undistilled", "teacher"]
@@ -60,13 +59,8 @@ class Cell:
     seed: int
     folder: Path
     distill: Distillation
-    evaluate: EvaluateArguments
-    language: LanguageArguments
-
-    @property
-    def measures(self) -> Measures:
-        """What it is measured by."""
-        return measures_of(self.distill.objective)
+    measures: Measures
+    evaluate: Options
 
     @property
     def name(self) -> str:
@@ -87,8 +81,8 @@ class Cell:
             distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill.arguments, restart=False).settings
         else:
             distill = with_contents(distill)
-        options = {**dataclasses.asdict(self.evaluate), **dataclasses.asdict(self.language)}
-        counted = {*self.measures.keys, "seed"}
+        options = {key: value for part in self.evaluate for key, value in dataclasses.asdict(part).items()}
+        counted = {*self.measures.section.keys, "seed"}
         evaluate = with_contents({key: value for key, value in options.items() if key in counted})
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 
@@ -116,7 +110,8 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
 
     Args:
         recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` (a budget instead of ``max_steps``),
-            ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``), ``references``.
+            ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``, or of ``tutorkd glue``),
+            ``references``.
         where: what messages call the recipe.
         output_dir: of the comparison; cells are folders in its folder ``cells``.
 
@@ -145,8 +140,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     if not common.get("teacher"):
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
     objective = objective_named(common)
-    measures = measures_of(objective)
-    _check_evaluate(evaluate, measures, where)
+    measures = _measures(evaluate, objective, f"{where}, evaluate")
     for variant in variants:
         _check_variant(variant, common, objective, where)
     for student in students:
@@ -161,38 +155,44 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
         options = read_distillation([], settings, about)
-        told = {**evaluate, "teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
-        return Cell(
-            kind, title, name, seed, folder, options, *evaluation.student_parser().read([], told, f"{where}, evaluate")
-        )
+        told = {"teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
+        parser = measures.section.parser()
+        told = {**evaluate, **{key: value for key, value in told.items() if key in parser.keys}}
+        read = parser.read([], told, f"{where}, evaluate")
+        return Cell(kind, title, name, seed, folder, options, measures, read)
 
     cells = []
     for seed in seeds:
-        if references:
+        if references and (seed == seeds[0] or measures.repeated is None):
             cells.append(cell("teacher", variants[0], students[0], seed))
             cells += [cell("undistilled", variants[0], student, seed) for student in students]
         cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
     if not cells[0].distill.text.corpus:
         raise UserError(f"{where}: no text: name it under common or with --corpus")
-    for key, missing in measures.data.items():
+    for key, missing in measures.section.data.items():
         if not evaluate.get(key):
             raise UserError(f"{where}: {missing}")
     return cells
 
 
-def _check_evaluate(evaluate: Mapping[str, Any], measures: Measures, where: str) -> None:
-    """Refuse keys that don't tell how these models are measured.
+def _measures(evaluate: Mapping[str, Any], objective: Objective, where: str) -> Measures:
+    """What the section ``evaluate`` asks for: causal models have one way, encoders GLUE where tasks are named.
 
     Raises:
-        UserError: saying so where it is the other kind that they are for.
+        UserError: for a key that doesn't tell how these models are measured, saying so where it is for others.
     """
-    about = f"{where}, evaluate"
-    other = ENCODERS if measures is CAUSAL_MODELS else CAUSAL_MODELS
+    ways = [ENCODERS.section, GLUE, CAUSAL_MODELS.section]
+    section = CAUSAL_MODELS.section if objective is CAUSAL else GLUE if "tasks" in evaluate else ENCODERS.section
     for key in evaluate:
-        if key in other.keys and key not in measures.keys:
-            data = " and ".join(measures.data)
-            raise UserError(f"{about}: {key} is for {other.noun}; {measures.noun} are compared on {data}")
-    _check_keys(evaluate, measures.keys, about, _NOT_EVALUATE)
+        others = [way.noun for way in ways if key in way.keys]
+        if others and key not in section.keys:
+            data = " and ".join(section.data)
+            raise UserError(f"{where}: {key} is for {' and '.join(others)}; {section.noun} are compared on {data}")
+    _check_keys(evaluate, section.keys, where, _NOT_EVALUATE)
+    if section is GLUE:
+        (args,) = GLUE.parser().read([], evaluate, where)
+        return glue_measures(args)
+    return CAUSAL_MODELS if objective is CAUSAL else ENCODERS
 
 
 def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective: Objective, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What students are measured by: encoders after fine-tuning, causal language models as they are."""
+"""What students are measured by: encoders after fine-tuning on labelled text, causal language models as they are."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -7,17 +7,23 @@ from typing import Any, NamedTuple, cast, get_type_hints
 from transformers import PreTrainedModel
 
 from tutorkd import probe
-from tutorkd.evaluation import EvaluateArguments, LanguageArguments, evaluate_language_models, evaluate_models
+from tutorkd.evaluation import (
+    EvaluateArguments,
+    LanguageArguments,
+    arguments,
+    evaluate_language_models,
+    evaluate_models,
+)
 from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.evaluation.classification import FIGURE_TYPES
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.evaluation.language_models import language_plan, measuring_seconds
 from tutorkd.evaluation.language_report import LanguageResult
-from tutorkd.objective import CAUSAL, Objective
+from tutorkd.options.parser import OptionParser
 from tutorkd.words import duration
 
-Figures = Mapping[str, Mapping[str, Any]]  # of a row: name to mean, sd and n over seeds
+Options = tuple[Any, ...]  # instances of the dataclasses of a parser, in its order
 
 
 class Score(NamedTuple):
@@ -39,39 +45,50 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What differs between the two kinds of models that are compared.
+class Section:
+    """What a recipe's section ``evaluate`` says of models that are measured in one way.
 
     Attributes:
-        noun: what they are called.
-        keys: what a recipe's section ``evaluate`` may say; a result depends on these, and on the seed.
+        noun: what is measured in this way.
+        parser: of the options that say how.
+        keys: those of them that the section may set; a result depends on these, and on the seed.
         data: keys that must be there, each with what is said where it isn't.
+    """
+
+    noun: str
+    parser: Callable[[], OptionParser]
+    keys: tuple[str, ...]
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What differs between the ways that models are measured in.
+
+    Attributes:
+        section: of a recipe, that says how.
         types: of a result.
         with_head: whether a student's head is measured too.
         figures: of a result those that have a mean over seeds.
+        repeated: of a result those figures that are means over seeds of measuring itself, with the value of each.
+            Where there are such, references are measured once, with the first seed of training.
         caption: of finished cells, as ``results.json`` has them, what the table's figures are.
         check: raises UserError for data that nothing can be measured on.
         evaluate: a checkpoint's result.
         seconds: what measuring a model takes here, beside its teacher unless it is the teacher; a rough figure.
     """
 
-    noun: str
-    keys: tuple[str, ...]
-    data: Mapping[str, str]
+    section: Section
     types: Mapping[str, Any]
     with_head: bool
     score: Score
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     columns: tuple[Column, ...]
     caption: Callable[[Sequence[Mapping[str, Any]]], str]
-    check: Callable[[EvaluateArguments, LanguageArguments], None]
-    evaluate: Callable[[str, EvaluateArguments, LanguageArguments], dict[str, Any]]
-    seconds: Callable[[PreTrainedModel, PreTrainedModel | None, EvaluateArguments, LanguageArguments], float]
-
-
-def measures_of(objective: Objective) -> Measures:
-    """Those of models of an objective."""
-    return CAUSAL_MODELS if objective is CAUSAL else ENCODERS
+    check: Callable[[Options], None]
+    evaluate: Callable[[str, Options], dict[str, Any]]
+    seconds: Callable[[PreTrainedModel, PreTrainedModel | None, Options], float]
+    repeated: Callable[[Mapping[str, Any]], dict[str, list[float]]] | None = None
 
 
 def _spread(form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
@@ -88,14 +105,15 @@ def _tera(found: Mapping[str, Any]) -> str:
     return f"{flops / 1e12:,.0f}" if flops >= 1e14 else f"{flops / 1e12:.3g}"
 
 
-_COSTS = (
+COSTS = (
     Column("parameters", "parameters", lambda found: f"{found['mean'] / 1e6:.1f} M"),
     Column("training", "training_seconds", lambda found: duration(found["mean"])),
     Column("training TFLOP", "training_flops", _tera),
 )
 
 
-def _training(evaluation: Mapping[str, Any]) -> str:
+def training_caption(evaluation: Mapping[str, Any]) -> str:
+    """What the columns of a training's costs are."""
     return (
         "Training: mean time, held-out looks included, and floating-point operations of matrix products, on "
         f"{evaluation['device']}, threads: {evaluation['threads']}."
@@ -111,36 +129,40 @@ def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
         f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
-        f"points. Parameters: of the classifier. {_training(evaluation)}{one_class}"
+        f"points. Parameters: of the classifier. {training_caption(evaluation)}{one_class}"
     )
 
 
-def _check_labelled(args: EvaluateArguments, language: LanguageArguments) -> None:
+def _check_labelled(options: Options) -> None:
+    args: EvaluateArguments = options[0]
     columns = (args.text_column, args.text_pair_column, args.label_column)
     train = load_labelled(args.train, "train", *columns)
     align_labels(load_labelled(args.validation, "validation", *columns), train, args.validation)
 
 
-def _fine_tuned(model: str, args: EvaluateArguments, language: LanguageArguments) -> dict[str, Any]:
-    (result,) = evaluate_models([model], args)
+def _fine_tuned(model: str, options: Options) -> dict[str, Any]:
+    # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
+    (result,) = evaluate_models([model], replace(options[0], restart=True))
     return asdict(result)
 
 
-def _fine_tuning_seconds(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, args: EvaluateArguments, language: LanguageArguments
-) -> float:
+def _fine_tuning_seconds(model: PreTrainedModel, teacher: PreTrainedModel | None, options: Options) -> float:
+    args: EvaluateArguments = options[0]
     rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
     return fine_tuning_seconds(cast(PreTrainedModel, model.base_model), rows, args.max_length // 2, args)
 
 
 _LABELLED_FIGURES = ("accuracy", "standard_error", "macro_f1", "parameters", "milliseconds_per_sentence")
 ENCODERS = Measures(
-    noun="encoders",
-    keys=tuple(field.name for field in fields(EvaluateArguments) if field.name not in (*NOT_SETTINGS, "seed")),
-    data={
-        split: f"no {split} data: name labelled text under evaluate or with --{split}"
-        for split in ("train", "validation")
-    },
+    section=Section(
+        noun="encoders",
+        parser=arguments.encoder_parser,
+        keys=tuple(field.name for field in fields(EvaluateArguments) if field.name not in (*NOT_SETTINGS, "seed")),
+        data={
+            split: f"no {split} data: name labelled text under evaluate or with --{split}"
+            for split in ("train", "validation")
+        },
+    ),
     types=FIGURE_TYPES,
     with_head=False,
     score=Score("accuracy", "accuracy after fine-tuning, %", 100, standard_error="standard_error"),
@@ -148,7 +170,7 @@ ENCODERS = Measures(
     columns=(
         Column("accuracy %", "accuracy", _spread(".1f", 100)),
         Column("macro F1 %", "macro_f1", _spread(".1f", 100)),
-        *_COSTS,
+        *COSTS,
         Column(probe.AUC.label, f"last_{probe.AUC.name}", lambda found: f"{found['mean']:.3f}"),
     ),
     caption=_labelled_caption,
@@ -174,27 +196,32 @@ def _language_caption(finished: Sequence[Mapping[str, Any]]) -> str:
         "perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher stands "
         f"first. Own text: what a student writes behind at most {settings['prompts']} prompts of "
         f"{settings['prompt_length']} tokens, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: "
-        f"one prompt at a time. {_training(evaluation)}"
+        f"one prompt at a time. {training_caption(evaluation)}"
     )
 
 
-def _check_text(args: EvaluateArguments, language: LanguageArguments) -> None:
+def _check_text(options: Options) -> None:
+    args, language = options
     language_plan([], replace(args, restart=True), language)
 
 
-def _as_it_is(model: str, args: EvaluateArguments, language: LanguageArguments) -> dict[str, Any]:
-    (result,) = evaluate_language_models([model], args, language, with_teacher=False)
+def _as_it_is(model: str, options: Options) -> dict[str, Any]:
+    args, language = options
+    (result,) = evaluate_language_models([model], replace(args, restart=True), language, with_teacher=False)
     return asdict(result)
 
 
 _ON_TEXT = ("perplexity", "bits_per_byte", "divergence", "own_divergence", "own_perplexity")
 CAUSAL_MODELS = Measures(
-    noun="causal language models",
-    keys=(
-        *("max_length", "text_column", "bf16"),
-        *(field.name for field in fields(LanguageArguments) if field.name != "teacher"),
+    section=Section(
+        noun="causal language models",
+        parser=arguments.student_parser,
+        keys=(
+            *("max_length", "text_column", "bf16"),
+            *(field.name for field in fields(LanguageArguments) if field.name != "teacher"),
+        ),
+        data={"text": "no held-out text: name it under evaluate or with --text"},
     ),
-    data={"text": "no held-out text: name it under evaluate or with --text"},
     types={**get_type_hints(LanguageResult), "documents": int, "text_bytes": int},  # there is text
     with_head=True,
     score=Score("divergence", "KL(teacher || student) on held-out text, nats a token", lower_is_better=True),
@@ -205,10 +232,10 @@ CAUSAL_MODELS = Measures(
         Column("KL(teacher || student)", "divergence", _spread(".4f")),
         Column("KL(student || teacher), own text", "own_divergence", _spread(".4f")),
         Column("tokens/s", "tokens_per_second", _spread(".1f")),
-        *_COSTS,
+        *COSTS,
     ),
     caption=_language_caption,
     check=_check_text,
     evaluate=_as_it_is,
-    seconds=measuring_seconds,
+    seconds=lambda model, teacher, options: measuring_seconds(model, teacher, *options),
 )

@@ -8,7 +8,7 @@ from tutorkd import probe
 from tutorkd.callbacks import LEARNING_RATE, SECONDS_LEFT, TIMES, TOKENS_PER_SECOND
 from tutorkd.comparison.matrix import Cell
 from tutorkd.comparison.measures import ENCODERS, Measures
-from tutorkd.seeds import over_seeds
+from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned
 
@@ -37,7 +37,8 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any
 
     Returns:
         ``rows``: one for each variant and student, and for each reference, with ``figures`` as mean, standard
-        deviation and number of seeds; ``cells``: each with its figures, settings and evaluation, or its error.
+        deviation and number of seeds, of those that were measured with several seeds also as ``nested`` tells them
+        apart; ``cells``: each with its figures, settings and evaluation, or its error.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     listed = []
@@ -52,6 +53,7 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any
                 "seeds": [],
                 "failed": {},
                 "figures": [],
+                "repeated": [],
             },
         )
         entry: dict[str, Any] = {"name": cell.name, **{k: row[k] for k in ("kind", "variant", "student", "method")}}
@@ -63,11 +65,15 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any
             row["seeds"].append(cell.seed)
             found = figures(result, cell.measures)
             row["figures"].append(found)
+            row["repeated"].append(cell.measures.repeated(result["evaluation"]) if cell.measures.repeated else {})
             entry |= {"figures": found, **{key: result[key] for key in ("evaluation", "settings")}}
         listed.append(entry)
     for row in rows.values():
         names = dict.fromkeys(name for each in row["figures"] for name in each)
         row["figures"] = {name: _spread([each[name] for each in row["figures"] if name in each]) for name in names}
+        repeated, trained = row.pop("repeated"), row["kind"] == "distilled"
+        for name in repeated[0] if repeated else ():
+            row["figures"][name] |= nested([each[name] for each in repeated], trained)._asdict()
     return {"rows": list(rows.values()), "cells": listed}
 
 

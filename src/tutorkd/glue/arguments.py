@@ -148,6 +148,11 @@ class GlueArguments:
         ]
 
 
+def student_parser() -> OptionParser:
+    """Those of the tasks and runs, for commands that evaluate what they distilled."""
+    return OptionParser("glue", DESCRIPTION, [GlueArguments], {})
+
+
 def parser() -> OptionParser:
     """Options of ``tutorkd glue``, behind its models."""
     options = OptionParser("glue", DESCRIPTION, [GlueArguments, SoftTargetArguments], {})

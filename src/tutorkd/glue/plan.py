@@ -36,7 +36,7 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
     for unit in units:
         if unit.checkpoint.slug not in models:
             models[unit.checkpoint.slug] = AutoModel.from_config(AutoConfig.from_pretrained(unit.checkpoint.folder))
-        seconds = _seconds(unit, models[unit.checkpoint.slug])
+        seconds = seconds_to_go(unit, models[unit.checkpoint.slug])
         total += seconds
         settings = {run.setting for run in unit.runs}
         finished = sum(run.result is not None for run in unit.runs)
@@ -56,7 +56,7 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
     return table, "\n".join(lines)
 
 
-def _seconds(unit: Unit, model: PreTrainedModel) -> float:
+def seconds_to_go(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
     # Shuffled, since some tasks' rows lie in the order of their sources, with lengths of their own.
     rows = unit.rows.train.shuffle(seed=0).select(range(min(len(unit.rows.train), _SAMPLE)))

@@ -18,13 +18,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.checkpoint import Checkpoint, load_classifier
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
 from tutorkd.evaluation.soft_targets import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
-from tutorkd.glue.data import TaskRows
+from tutorkd.glue.arguments import GlueArguments
+from tutorkd.glue.data import TaskRows, load_task
 from tutorkd.glue.metrics import score
 from tutorkd.glue.selection import best_by_mean
 from tutorkd.glue.tasks import TASKS, Task
@@ -32,6 +33,7 @@ from tutorkd.hub import CLASSIFICATION, load_tokenizer, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.words import one_line
 
+RUNS_FOLDER = "runs"  # in that of the results
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
 CLASSIFIER, MADE_OF_FILE = "classifier", "made-of.json"
 _RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
@@ -178,6 +180,22 @@ class Unit:
         finished, figure = self.finished(), self.task.selected.name
         best = best_by_mean({key: [result["scores"][figure] for _, result in runs] for key, runs in finished.items()})
         return finished[best] if best is not None else []
+
+
+def units_of(checkpoints: Sequence[Checkpoint], tasks: Sequence[str], args: GlueArguments) -> list[Unit]:
+    """Each model on each of the tasks; the small tasks, which give answers first, ahead.
+
+    Raises:
+        UserError: if a model can't be fine-tuned on such rows, or rows can't be read.
+    """
+    positions = [check_checkpoint(checkpoint, args.max_length) for checkpoint in checkpoints]
+    rows = {name: load_task(TASKS[name], args.data_dir, args.max_train_samples) for name in tasks}
+    folder = Path(args.output_dir) / RUNS_FOLDER
+    return [
+        Unit(checkpoint, TASKS[name], rows[name], folder / checkpoint.slug / name, args.runs(TASKS[name], longest))
+        for name in sorted(tasks, key=lambda name: len(rows[name].train))
+        for checkpoint, longest in zip(checkpoints, positions, strict=True)
+    ]
 
 
 def run_unit(unit: Unit) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """``tutorkd report``: one page about what a command left in its folder."""
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,9 +63,10 @@ def _watch(folder: Path, file: Path) -> None:
     seen: object = None
     while in_use(folder):
         if (now := _changes(folder)) != seen:
-            _write(folder, file, _SECONDS)
+            with suppress(UserError):  # nothing is there yet, or what is read is just being written
+                _write(folder, file, _SECONDS)
             if seen is None:
-                print(f"written to {file}, and again when something comes, until the run ends", flush=True)
+                print(f"{file} is written anew whenever something comes, until the run ends", flush=True)
             seen = now
         time.sleep(_SECONDS)
     _write(folder, file, None)
@@ -72,12 +75,11 @@ def _watch(folder: Path, file: Path) -> None:
 def _changes(folder: Path) -> list[tuple[str, int]]:
     """The files that a page is made of, with their times of change (ns)."""
     found = []
-    for name in _FILES:
-        for path in folder.rglob(name):
-            try:
-                found.append((str(path), path.stat().st_mtime_ns))
-            except OSError:  # an old checkpoint was just removed
-                continue
+    for place, _, names in os.walk(folder):
+        for name in set(names).intersection(_FILES):
+            path = os.path.join(place, name)
+            with suppress(OSError):  # an old checkpoint was just removed
+                found.append((path, os.stat(path).st_mtime_ns))
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 """Charts as Vega-Lite, made with Altair. Colours are the page's own, by name, so that they follow light and dark."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 POINTS, BARS = "●■▲◆✚▼▶◀", "■"
 _INK, _SOFT = "var(--ink)", "var(--soft)"
 _HEIGHT = 190
+_ROOM = 1.3  # beside the longest bar for its figure
 _SHORT = "~s"  # 1.5k, 2M
 
 
@@ -107,7 +109,9 @@ def bars(points: Sequence[Point], form: str) -> dict[str, Any]:
     names = [point.name for point in points]
     base = alt.Chart(_data([point._asdict() for point in points]))
     y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=170, ticks=False, domain=False))
-    x = alt.X("value:Q", axis=None, scale=alt.Scale(padding=44, nice=False))
+    ends = [end for point in points for end in (point.value, point.high or 0.0, point.low or 0.0) if math.isfinite(end)]
+    domain = [min([0.0, *ends]), _ROOM * max([0.0, *ends]) or 1.0]
+    x = alt.X("value:Q", axis=None, scale=alt.Scale(domain=domain, nice=False))
     told = [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=form)]
     layers: list[Any] = [base.mark_bar(height={"band": 0.62}, color="var(--series-0)").encode(x=x, y=y, tooltip=told)]
     if any(point.low is not None for point in points):
@@ -145,7 +149,13 @@ def _colours(names: Sequence[str]) -> alt.Scale:
 
 
 def _data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    return alt.InlineData(values=[dict(value) for value in values])
+    """Rows with a finite ``value``: a perplexity may be infinite, which JSON can't say."""
+    finite = [row for row in values if math.isfinite(row["value"])]
+    return alt.InlineData(values=[{key: value for key, value in row.items() if _known(value)} for row in finite])
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _spec(chart: Any, height: int) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _cells(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         noted = training.run_settings(student) if student else (cell.get("settings") or {}).get("distill", {})
         noted = noted if "method" in noted else {}  # references aren't trained
         known = training.state_of(student) if student and training.is_run(student) else None
-        curves = log.curves_of(known["log_history"]) if known else {}
+        told_of = known["log_history"] if known else (result or {"training": {}})["training"].get("log", [])
         if result is not None or "evaluation" in cell:
             state = FINISHED
         elif cell.get("error"):
@@ -100,7 +100,9 @@ def _cells(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         else:
             state = STOPPED
         variant = str(cell.get("variant") or re.sub(r"-seed\d+$", "", name))
-        cells.append({"name": name, "variant": variant, "state": state, "curves": curves, "settings": noted})
+        cells.append(
+            {"name": name, "variant": variant, "state": state, "curves": log.curves_of(told_of), "settings": noted}
+        )
     return cells
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from altair.utils.schemapi import SchemaValidationError
+
 from tutorkd.errors import UserError
 from tutorkd.locks import in_use
 from tutorkd.report import comparison, evaluation, glue, training
@@ -16,6 +18,8 @@ _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path, bool], Section]]] = [
     (glue.is_glue, glue.section),
     (evaluation.is_evaluation, evaluation.section),
 ]
+# What reading nested results can fail with that aren't as a command writes them.
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SchemaValidationError)
 LOOKED_FOR = (
     "run.yaml of tutorkd distill or adapt, results.json or cells of compare, results.json or runs of glue, "
     "results.json or MODEL/result.json of evaluate, or folders in it that hold one of these, as a demo's does"
@@ -50,7 +54,7 @@ def _of(folder: Path, running: bool) -> Iterator[Section]:
         if is_it(folder):
             try:
                 yield section(folder, running)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except _MISFITS as error:
                 raise UserError(
                     f"what {folder} holds is damaged or of another version and can't be reported on: {one_line(error)}"
                 ) from error

@@ -107,9 +107,10 @@ def thinned(curve: Curve) -> Curve:
 
 
 def first_to_last(curves: Mapping[str, Curve]) -> list[list[str]]:
-    """Of each figure: its first value and its last, the lowest and the highest."""
+    """Of each figure: its label, its name in the log, first value and last, the lowest and the highest."""
     rows = []
     for figure in sorted(curves, key=_order):
         values = [value for _, value in curves[figure]]
-        rows.append([label(figure), *(f"{value:,.4g}" for value in (values[0], values[-1], min(values), max(values)))])
+        told = (values[0], values[-1], min(values), max(values))
+        rows.append([label(figure), figure, *(f"{value:,.4g}" for value in told)])
     return rows

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def page(folder: Path, sections: Sequence[Section], refresh: int | None = None) 
     )
     scripts = [_charts_script(), _own("page.js")]
     digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         sections=sections,
         title=sections[0].title if len(sections) == 1 else folder.absolute().name,
         folder=str(folder),
@@ -47,12 +48,14 @@ def page(folder: Path, sections: Sequence[Section], refresh: int | None = None) 
         colours=SERIES,
         dash=dash,
     )
+    return html.encode("utf-8", "replace").decode()  # JSON can escape halves of characters
 
 
 def _own(name: str) -> str:
     return (resources.files("tutorkd.report") / name).read_text(encoding="utf-8")
 
 
+@cache
 def _charts_script() -> str:
     """Vega, Vega-Lite and vega-embed, of the version that Altair writes for."""
     version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])

@@ -42,10 +42,10 @@ def parts(settings: Mapping[str, Any], parser: OptionParser) -> list[Part]:
 
 
 def words(value: Any) -> str:
-    """A setting as one writes it in a recipe."""
-    if value is None:
+    """A setting to be read."""
+    if value is None or value in ("", []):
         return "not set"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return ", ".join(map(_flag, value)) if isinstance(value, list) else _flag(value)
 
 
 def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionParser) -> str:
@@ -58,7 +58,8 @@ def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionPar
 
 
 def _flag(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as one gives it to a flag."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def facts(found: Iterable[tuple[str, Any]]) -> list[list[str]]:

@@ -27,6 +27,7 @@ from tutorkd.step import LOSS
 STATE_TYPES = {"global_step": int, "max_steps": int, "log_history": log.LOG_TYPE}
 _CARD = "README.md"
 _ONLY = "run"  # the one series of its curves
+_EXTREMES = ("figure", "in the log", "first", "last", "lowest", "highest")
 # What isn't noted in run.yaml, since the result doesn't depend on it, and stands beside the log.
 _OF_LOG = ("logging_steps", "eval_steps", "save_steps")
 
@@ -61,9 +62,7 @@ def section(folder: Path, running: bool) -> Section:
         parts=[
             changed,
             *log.parts({_ONLY: [curves]}),
-            *table(
-                "First to last", ("figure", "first", "last", "lowest", "highest"), log.first_to_last(curves), words=1
-            ),
+            *table("First to last", _EXTREMES, log.first_to_last(curves), words=2),
             *others,
             Part("Run it again", command=_command(folder, noted, state, parser)),
             *_environment(folder, noted),

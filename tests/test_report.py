@@ -1,0 +1,329 @@
+"""What a report says of a folder, against the files that the commands leave."""
+
+import base64
+import hashlib
+import json
+import os
+import shlex
+import socket
+import threading
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from commands import SHORT, complete, fail
+from fuzz import damaged_json, fuzzed, or_refused
+from hypothesis import given
+from hypothesis import strategies as st
+from report_folders import (
+    HOSTILE,
+    LOG,
+    write_comparison,
+    write_evaluation,
+    write_glue,
+    write_run,
+)
+
+from tutorkd.cli import report as command
+from tutorkd.files import write_text
+from tutorkd.locks import HOLDER_FILE, held, in_use
+from tutorkd.report import log
+from tutorkd.report.charts import Point, bars
+from tutorkd.report.folders import sections
+from tutorkd.report.markdown import rendered
+from tutorkd.report.page import page
+from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section
+
+
+class Read(HTMLParser):
+    """A page's text, scripts and attributes, as a browser would find them."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.charts: list[dict] = []
+        self.words = ""
+        self._open = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._open = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        if tag == "script" and self.tags[-1][1].get("type") == "application/json":
+            self.charts.append(json.loads(self.scripts.pop()))
+        self._open = ""
+
+    def handle_data(self, data):
+        if self._open == "script":
+            self.scripts[-1] += data
+        elif self._open != "style":
+            self.words += data
+
+
+def read(folder: Path) -> Read:
+    return Read(page(folder, sections(folder)))
+
+
+def part(section: Section, title: str) -> Part:
+    (found,) = [each for each in section.parts if each.title.startswith(title)]
+    return found
+
+
+def panels(section: Section, title: str) -> dict[str, Panel]:
+    return {panel.title: panel for panel in part(section, title).panels}
+
+
+def data(panel: Panel) -> list[dict]:
+    """The rows of a chart, of all its layers."""
+    return rows_of(panel.spec)
+
+
+def rows_of(spec: dict) -> list[dict]:
+    kept = [row for rows in spec.get("datasets", {}).values() for row in rows]
+    kept += spec.get("data", {}).get("values", [])
+    return kept + [row for layer in spec.get("layer", []) for row in rows_of(layer)]
+
+
+def test_the_line_that_runs_it_again_finds_the_run_finished(tmp_path, teacher_folder, corpus_file, capfd):
+    out = str(tmp_path / "my run")
+    told = ["--teacher", str(teacher_folder), "--corpus", str(corpus_file), "--output_dir", out, *SHORT]
+    complete("distill", *told, "--learning_rate", "3e-4", "--method", "mlm")
+    (section,) = sections(Path(out))
+    assert (section.state, section.kind) == (FINISHED, "distillation, masked-language modelling")
+    changed = {name: (value, default) for name, value, default in part(section, "Settings that aren't").rows}
+    assert changed["learning_rate"] == ("0.0003", "0.0005")
+    assert changed["method"] == ("mlm", "tutor-kd")
+    assert changed["max_length"] == ("16", "128")
+    assert "weight_decay" not in changed
+    kept = dict(part(section, "Settings at their").rows)
+    assert kept["weight_decay"] == "0.01"
+    assert not changed.keys() & kept.keys()
+    name, *again = shlex.split(part(section, "Run it again").command)
+    assert name == "tutorkd"
+    assert float(again[again.index("--logging_steps") + 1]) == 1
+    capfd.readouterr()
+    complete(*again)
+    assert "is finished; --restart runs it again" in capfd.readouterr().out
+    complete("report", out)
+    assert "masked-language modelling" in Read((Path(out) / "report.html").read_text(encoding="utf-8")).words
+
+
+def test_a_figure_of_the_log_has_a_panel_with_its_values_and_times_have_none(tmp_path):
+    (section,) = sections(write_run(tmp_path))
+    assert section.title == "org/teacher → half"
+    losses = panels(section, "Losses")
+    assert [(row["step"], row["value"]) for row in data(losses["loss"])] == [(s, 8.0 / s) for s in range(1, 11)]
+    assert (losses["loss"].logarithmic, losses["L_pol"].logarithmic) == (True, False)
+    assert panels(section, "Held-out text")["probe AUC"].about == "probe AUC, 0.5 to 1"
+    assert list(panels(section, "Speed and steps")) == ["tok/s", "lr"]
+    assert list(panels(section, "Rewards")) == ["R_T"]
+    tiles = dict(section.tiles)
+    assert tiles["loss"] == "8 → 0.8"
+    assert tiles["probe AUC"] == "0.75"
+    assert tiles["tokens/s, median"] == "600"
+    assert (tiles["parameters"], tiles["size on disk"]) == ("0.3 M", "1.2 MB")  # 300,007 numbers of four bytes
+    rows = {name: figures for _, name, *figures in part(section, "First to last").rows}
+    assert rows["loss"] == ["8", "0.8", "0.8", "8"]
+
+
+def test_what_isn_t_finite_is_left_out_and_long_logs_are_means_of_windows():
+    curves = log.curves_of(
+        [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": float("inf")}, {"step": 3, "loss": 1}]
+    )
+    assert curves == {"loss": [(3, 1)]}
+    long = [(step, float(step)) for step in range(1, 1001)]
+    thin = log.thinned(long)
+    assert thin[:2] == [(3, 2.0), (6, 5.0)]
+    assert thin[-1] == (1000, 1000.0)
+    (part,) = log.parts({"run": [{"loss": long}]})
+    assert part.note == "Each point is the mean of up to 3 lines of the log."
+    finite = bars([Point("a", float("inf")), Point("b", 2.0, 1.0, 4.0)], ".1f")
+    assert {row["name"] for row in rows_of(finite)} == {"b"}
+    assert "Infinity" not in json.dumps(finite)
+
+
+def test_seeds_of_a_variant_are_one_line_with_their_range(tmp_path):
+    (section,) = sections(write_comparison(tmp_path))
+    (loss,) = part(section, "Losses").panels
+    found = {(row["series"], row["step"]): (row["low"], row["value"], row["high"]) for row in data(loss)}
+    assert found == {(name, step): (step, step + 0.5, step + 1) for name in ("plain", "costly") for step in (1, 2)}
+    assert part(section, "Losses").note == "Mean over the seeds; their range is shaded."
+
+
+def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp_path):
+    folder = write_comparison(tmp_path)
+    (section,) = sections(folder)
+    assert (section.state, section.progress) == (FINISHED, "4 of 4 cells finished")
+    assert dict(section.tiles) == {"best mean: costly": "90.0 %", "teacher": "95.0 %"}
+    costs = panels(section, "Score against cost")
+    assert list(costs) == ["training, operations", "training, time"]  # all have as many parameters
+    points = {row["name"]: row for row in data(costs["training, operations"])}
+    assert points["plain"]["cost"] == 1e12
+    assert [points["plain"][key] for key in ("low", "value", "high")] == pytest.approx([79, 80, 81])
+    assert "cost" not in points["teacher"]
+    assert part(section, "Run it again").command == shlex.join(
+        ["tutorkd", "compare", str(folder / "recipe.yaml"), "--output_dir", str(folder)]
+    )
+    assert "Parameters: of the classifier." in read(folder).words  # the caption of results.md
+
+
+def test_a_comparison_in_progress_shows_how_far_its_cells_came(tmp_path):
+    write_run(tmp_path / "cells" / "kd-half-seed0" / "student", method="kd")
+    write_text(tmp_path / "cells" / "kd-half-seed0" / "result.json", json.dumps({"training": {}}))
+    write_run(tmp_path / "cells" / "kd-half-seed1" / "student", finished=False, method="kd", max_steps=20)
+    with held(tmp_path):
+        (section,) = sections(tmp_path)
+        assert section.state == RUNNING
+    assert part(section, "Cells").rows == [
+        ["kd-half-seed0", "finished"],
+        ["kd-half-seed1", "step 10 of 20 at its last checkpoint"],
+    ]
+    assert ("method", "kd", "tutor-kd") in part(section, "Settings that aren't").rows
+    (other,) = sections(tmp_path)
+    assert other.state == STOPPED
+
+
+def test_glue_has_a_bar_for_each_model_with_its_range(tmp_path):
+    (section,) = sections(write_glue(tmp_path))
+    (panel,) = part(section, "Scores by task").panels
+    bars = {row["name"]: row for row in data(panel) if "name" in row}
+    assert bars["student"] == {"name": "student", "group": "CoLA", "value": 40.0, "low": 30.0, "high": 60.0}
+    assert bars["teacher (teacher)"]["value"] == 50.0
+    assert part(section, "Scores by task").note == "The line across a group: no model: one answer to every row."
+    line = f"tutorkd glue models/student --tasks cola --teacher teacher --fast true --output_dir {tmp_path}"
+    assert part(section, "Run it again").command == line
+    assert ["processor", "a processor"] in part(section, "Environment").rows
+
+
+def test_models_of_an_evaluation_have_bars_with_their_errors_and_quartiles(tmp_path):
+    (section,) = sections(write_evaluation(tmp_path))
+    (accuracy,) = part(section, "Scores").panels
+    first = data(accuracy)[0]
+    assert [first[key] for key in ("low", "value", "high")] == pytest.approx([88, 90, 92])
+    sizes = panels(section, "Sizes and speed")
+    assert [data(sizes["ms a sentence"])[0][key] for key in ("low", "value", "high")] == [1.5, 2.0, 3.0]
+    assert data(sizes["size on disk, MB"])[0]["value"] == pytest.approx(6.0)
+    assert shlex.split(part(section, "Run it again").command)[:4] == ["tutorkd", "evaluate", "--train", "train.csv"]
+
+
+def test_a_folder_of_several_has_a_section_each_in_the_order_of_their_making(tmp_path):
+    first = write_run(tmp_path / "z")
+    write_run(tmp_path / "a", finished=False)
+    os.utime(first / "run.yaml", (1, 1))
+    write_evaluation(tmp_path / "evaluation")
+    (tmp_path / "data").mkdir()
+    found = sections(tmp_path)
+    assert [section.kind for section in found] == ["distillation, Tutor-KD"] * 2 + ["evaluation"]
+    assert [section.state for section in found] == [FINISHED, STOPPED, FINISHED]
+    assert found[1].progress == "step 10 of 20, where its last checkpoint is"
+    assert [tag for tag, _ in read(tmp_path).tags].count("section") == 3
+
+
+@pytest.mark.parametrize("write", [write_run, write_comparison, write_evaluation, write_glue])
+def test_a_name_that_is_a_script_stays_a_name(tmp_path, write):
+    given = {
+        write_run: {"teacher": HOSTILE, "log": [*LOG, {"step": 3, HOSTILE: 1.0}]},
+        write_comparison: {"names": (HOSTILE, "b")},
+        write_evaluation: {"names": (HOSTILE,)},
+        write_glue: {"title": HOSTILE},
+    }[write]
+    found = read(write(tmp_path, **given))
+    assert len(found.scripts) == 2  # the charts' and the page's
+    assert not [attributes for tag, attributes in found.tags if tag == "img" or "onerror" in attributes]
+    assert HOSTILE in found.words
+    assert HOSTILE in json.dumps(found.charts, ensure_ascii=False) or write is write_run
+
+
+def test_a_browser_may_run_these_scripts_alone_and_fetch_nothing(tmp_path):
+    found = read(write_run(tmp_path))
+    (policy,) = [a["content"] for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts]
+    assert policy.startswith("default-src 'none'; script-src 'unsafe-eval' 'sha256-")
+    assert [policy.count(f"'sha256-{digest}'") for digest in digests] == [1, 1]
+    assert not [attributes for _, attributes in found.tags if {"src", "srcset", "action"} & attributes.keys()]
+    assert not [a["href"] for _, a in found.tags if "href" in a and not a["href"].startswith("#")]
+
+
+def test_markdown_keeps_tables_and_alignment_and_neither_links_nor_html():
+    html = rendered("## a *b*\n\n| x | y |\n| - | -: |\n| 1 | <b>2</b> |\n\n[l](http://a.b) ![p](http://a.b/c.png)")
+    assert "<h4>a <em>b</em></h4>" in html
+    assert '<td style="text-align:right">&lt;b&gt;2&lt;/b&gt;</td>' in html
+    assert "<a" not in html
+    assert "<img" not in html
+
+
+def test_what_a_report_can_t_be_made_of_is_told(tmp_path, capfd, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert fail(capfd, "report", str(empty)).startswith(f"{empty} holds nothing to report on; looked for: run.yaml of")
+    assert fail(capfd, "report", str(tmp_path / "none")) == f"{tmp_path / 'none'} isn't a folder here"
+    assert fail(capfd, "report") == "tutorkd report takes one folder, ahead of its options, not 0"
+    write_text(empty / "results.json", json.dumps({"rows": [{"kind": "distilled"}], "cells": []}))
+    message = fail(capfd, "report", str(empty))
+    assert message.startswith(f"what {empty} holds is damaged or of another version and can't be reported on")
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "altair" else name)
+    assert fail(capfd, "report", str(empty)) == "a report needs altair: pip install 'tutorkd[report]'"
+
+
+@fuzzed(15)
+@given(drawn=st.data())
+@pytest.mark.parametrize("write", [write_comparison, write_evaluation, write_glue])
+def test_a_damaged_result_is_shown_or_refused(tmp_path, write, drawn):
+    write(tmp_path)
+    whole = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    (tmp_path / "results.json").write_bytes(drawn.draw(damaged_json(whole)))
+    or_refused(str(tmp_path), sections, tmp_path)
+    write(tmp_path)
+
+
+def test_a_damaged_run_is_shown_as_far_as_it_can_be_read(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "run.yaml").write_bytes(b"a: [\xff")
+    (tmp_path / "trainer_state.json").write_text("{", encoding="utf-8")
+    (section,) = sections(tmp_path)
+    assert section.state == STOPPED
+
+
+def test_a_folder_is_in_use_while_its_holder_lives(tmp_path):
+    assert not in_use(tmp_path)
+    with held(tmp_path):
+        assert in_use(tmp_path)
+        holder = json.loads((tmp_path / HOLDER_FILE).read_text(encoding="utf-8"))
+    assert not in_use(tmp_path)
+    (tmp_path / HOLDER_FILE).write_text(json.dumps({**holder, "process": 2**22 + 1}), encoding="utf-8")  # above any id
+    assert not in_use(tmp_path)
+    (tmp_path / HOLDER_FILE).write_text(json.dumps({**holder, "host": f"not-{socket.gethostname()}"}), encoding="utf-8")
+    assert in_use(tmp_path)
+
+
+def test_a_watched_page_grows_with_the_log_and_is_written_last_when_the_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_SECONDS", 1)
+    folder, file = tmp_path / "run", tmp_path / "run" / "report.html"
+
+    def wait_for(what: str) -> str:
+        for _ in range(300):
+            if file.exists() and what in (text := file.read_text(encoding="utf-8")):
+                return text
+            time.sleep(0.1)
+        raise AssertionError(what)
+
+    with held(folder):
+        watching = threading.Thread(target=command.run, args=([str(folder), "--watch"],))
+        watching.start()
+        write_run(folder, finished=False)
+        assert 'data-refresh="1"' in wait_for("step 10 of 20")
+        write_text(
+            folder / "checkpoint-10" / "trainer_state.json",
+            json.dumps({"global_step": 15, "max_steps": 20, "log_history": LOG}),
+        )
+        wait_for("step 15 of 20")
+        write_run(folder)
+    watching.join(60)
+    assert not watching.is_alive()
+    assert "data-refresh" not in wait_for("10 steps")

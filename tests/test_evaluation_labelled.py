@@ -7,10 +7,10 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import align_labels, load_labelled
+from tutorkd.evaluation.labelled import align_labels, labels_of, load_labelled, load_task, names_of_labels
 
 
 def write_jsonl(path, rows):
@@ -131,13 +131,19 @@ GOOD = {"text": "fine", "label": 1}
         ),
         (
             [{"text": "a", "label": 0.5}, GOOD],
-            "column 'label' holds decimal numbers; labels are whole",
+            "column 'label' holds decimal numbers; labels are whole numbers or names",
         ),
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}], "'label' holds decimal numbers; labels are whole"),
         ([GOOD, {"text": "a", "label": "1"}], "line 2: column 'label' holds str, the rows before it int; give all"),
         ([GOOD, {"text": "a", "label": True}], "line 2: column 'label' holds bool, the rows before it int"),
         ([GOOD, {"text": "a", "label": 10**30}], "line 2: column 'label' holds neither text nor a label: int"),
-        ([{"text": ["a"], "label": 1}, GOOD], "line 1: column 'text' holds neither text nor a label: list"),
+        (
+            [{"text": ["a"], "label": 1}, GOOD],
+            "line 2: column 'text' holds str, the rows before it list of str; give all",
+        ),
+        ([{"text": ["a"], "label": 1}], "column 'text' holds List, not text"),
+        ([{"text": "a", "label": ["x", 1]}], "line 1: column 'label' holds neither text nor a label: list"),
+        ([{"text": "a", "label": ["x"]}], "column 'label' holds list; labels are whole numbers or names"),
         (
             [{"text": "a", "label": "pos"}, {"text": "b", "label": "pos "}],
             "row 2 has the label 'pos ' and row 1 'pos', which differ in white space alone",
@@ -236,3 +242,75 @@ def test_missing_file(source):
 def test_hub_data_set_out_of_reach():
     with pytest.raises(UserError, match="no-such-data:config: there is no such file or folder here; HF_HUB_OFFLINE"):
         read("no-such-organisation/no-such-data:config")
+
+
+def read_task(path):
+    return load_task(str(path), "train", "text", None, "label")
+
+
+def test_lists_of_names_are_classes_of_which_a_row_has_any_number(tmp_path):
+    lists = [["b", "a"], [], ["c", "c"]]
+    rows = [{"text": t, "label": each} for t, each in zip("xyz", lists, strict=True)]
+    as_json = read_task(write_jsonl(tmp_path / "d.jsonl", rows))
+    pq.write_table(pa.table({"text": ["x", "y", "z"], "label": lists}), tmp_path / "d.parquet")
+    for data in (as_json, read_task(tmp_path / "d.parquet")):
+        assert names_of_labels(data) == ["a", "b", "c"]
+        assert labels_of(data).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_lists_of_declared_classes_keep_their_order_and_are_matched_by_name(tmp_path):
+    paths = []
+    for names in (["pos", "neg"], ["neg", "pos"]):
+        features = Features({"text": Value("string"), "label": List(ClassLabel(names=names))})
+        paths.append(str(tmp_path / f"{names[0]}.parquet"))
+        Dataset.from_dict({"text": ["a", "b"], "label": [[0], [0, 1]]}, features=features).to_parquet(paths[-1])
+    train, other = map(read_task, paths)
+    assert labels_of(train).tolist() == [[1, 0], [1, 1]]
+    assert labels_of(align_labels(other, train, "v")).tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.csv", "text,label\na,0.5\nb,-2\nc,1e3\n".replace("1e3", "1000.0")),
+        ("d.jsonl", '{"text": "a", "label": 0.5}\n{"text": "b", "label": -2}\n{"text": "c", "label": 1000.0}\n'),
+    ],
+)
+def test_decimal_numbers_are_numbers_to_be_predicted(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    data = read_task(tmp_path / name)
+    assert labels_of(data).tolist() == [0.5, -2.0, 1000.0]
+    assert names_of_labels(data) == ["score"]
+
+
+def test_whole_numbers_and_names_among_which_some_look_like_decimals_stay_classes(tmp_path):
+    (tmp_path / "d.csv").write_text("text,label\na,1\nb,2\n")
+    assert names_of_labels(read_task(tmp_path / "d.csv")) == ["1", "2"]
+    (tmp_path / "d.csv").write_text("text,label\na,v1\nb,1.5\n")
+    assert names_of_labels(read_task(tmp_path / "d.csv")) == ["1.5", "v1"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[], []], "no row has a class in column 'label'"),
+        ([["a"], [" "]], "column 'label' holds lists of something else than names or whole numbers"),
+        ([[0.5], [1.0]], "column 'label' holds lists of something else than names or whole numbers"),
+        ([["a", None], ["b"]], "column 'label' holds lists of something else than names or whole numbers"),
+        ([["a"], None], "row 2 has no value in column 'label'"),
+        ([0.5, 0.5], "every row has 0.5 in column 'label'; there is nothing to be learned"),
+        ([0.5, float("inf")], "row 2 has a number in column 'label' that isn't finite"),
+        ([1e300, 0.5], "row 1 has a number in column 'label' that isn't finite"),
+    ],
+)
+def test_bad_labels_of_other_tasks_are_refused(tmp_path, labels, message):
+    pq.write_table(pa.table({"text": ["x", "y"], "label": labels}), tmp_path / "d.parquet")
+    with pytest.raises(UserError, match=message):
+        read_task(tmp_path / "d.parquet")
+
+
+def test_validation_rows_of_another_kind_are_refused(tmp_path):
+    train = read_task(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (0.5, 1.5)]))
+    other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in (0, 1)]))
+    with pytest.raises(UserError, match="v has one class a row, and the training data a number a row"):
+        align_labels(other, train, "v")

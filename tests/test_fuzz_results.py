@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
 from typing import get_type_hints
 
 import glue_data
@@ -20,9 +19,9 @@ from tutorkd.comparison.report import markdown, summarise
 from tutorkd.config import PretrainingConfig
 from tutorkd.evaluation import LanguageResult
 from tutorkd.evaluation.checkpoint import Checkpoint
-from tutorkd.evaluation.classification import _RECORD_TYPES, _earlier
-from tutorkd.evaluation.records import take_up
-from tutorkd.evaluation.report import EvaluationResult, markdown_table
+from tutorkd.evaluation.classification import _record_types
+from tutorkd.evaluation.records import earlier, take_up
+from tutorkd.evaluation.report import EvaluationResult, markdown_table, result_of
 from tutorkd.export.exporter import _check_folder
 from tutorkd.glue import report, runs, summary
 from tutorkd.glue.arguments import GlueArguments
@@ -32,7 +31,9 @@ from tutorkd.pretraining.adaptation import AdaptArguments
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, RunFolder
 
-RESULT = EvaluationResult("student", 10, 40, 0.5, 0.5, 0.1, 8, 8, 1.0, 0.9, 1.1, None, 1, "cpu", 2.0)
+RESULT = EvaluationResult(
+    "student", 10, 40, {"accuracy": 0.5, "macro_f1": 0.5}, 0.1, 8, 8, 1.0, 0.9, 1.1, None, 1, "cpu", 2.0
+)
 LANGUAGE_FIGURES = {
     **dict.fromkeys(("parameters", "bytes", "documents", "text_bytes", "text_tokens", "own_tokens"), 9),
     **{"generation_bytes": 9, "threads": 1, "name": "student", "device": "cpu", "number_format": "float32"},
@@ -61,7 +62,7 @@ TRAINING = {"steps": 4, "tokens": 40, "seconds": 60.0, "flops": 2e12, "log": LOG
 @given(data=st.data())
 def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data):
     settings = cell.settings
-    whole = {"settings": settings, "training": TRAINING, "evaluation": asdict(RESULT)}
+    whole = {"settings": settings, "training": TRAINING, "evaluation": RESULT.as_record()}
     (cell.folder / RESULT_FILE).write_bytes(data.draw(damaged_json(whole)))
     found = cell.result
     table = markdown(summarise([cell], {}))
@@ -149,22 +150,23 @@ def no_measuring(monkeypatch):
     monkeypatch.setattr("tutorkd.comparison.cell.fabricated_trainer", measure)
 
 
+RECORD_TYPES = _record_types("single_label_classification")
 WEIGHTS = {"source": "/s", "bytes": 40, "modified_ns": 5}
 
 
 @fuzzed(40)
 @given(
-    content=damaged_json({"settings": SETTINGS, "weights": WEIGHTS, "classifier": False, "result": asdict(RESULT)}),
+    content=damaged_json({"settings": SETTINGS, "weights": WEIGHTS, "classifier": False, "result": RESULT.as_record()}),
 )
 def test_a_damaged_record_of_an_evaluation_is_refused_or_run_again_or_has_its_figures(tmp_path, content):
     checkpoint = Checkpoint("student", "/s", 40, WEIGHTS)
     record = tmp_path / "student" / "result.json"
     record.parent.mkdir(exist_ok=True)
     record.write_bytes(content)
-    or_refused("choose another --output_dir", take_up, tmp_path, _RECORD_TYPES, SETTINGS, False)
-    result = _earlier(record, SETTINGS, checkpoint, False)
-    if result is not None:
-        assert "student" in markdown_table([result])
+    or_refused("choose another --output_dir", take_up, tmp_path, RECORD_TYPES, SETTINGS, False)
+    content = earlier(record, RECORD_TYPES, SETTINGS, checkpoint)
+    if content is not None:
+        assert "student" in markdown_table([result_of(content["result"], "single_label_classification")])
 
 
 @pytest.fixture

@@ -343,14 +343,14 @@ def test_a_dry_run_shows_the_runs_and_the_time_and_writes_nothing(place, capsys)
 
 
 def test_fast_takes_the_first_setting_three_seeds_and_one_of_a_large_task():
-    (args,) = glue.parser().read(["--fast"])
+    args, _ = glue.parser().read(["--fast"])
     small, large = (args.runs(TASKS[name], None) for name in ("rte", "qnli"))
     assert [run.seed for run in small] == [0, 1, 2]
     assert [run.seed for run in large] == [0]
     assert {(run.learning_rate, run.per_device_train_batch_size, run.num_train_epochs) for run in small} == {
         (5e-5, 32, 3)
     }
-    (args,) = glue.parser().read(["--seeds", "4", "4", "7", "--large-seeds", "1", "--epochs", "1"])
+    args, _ = glue.parser().read(["--seeds", "4", "4", "7", "--large-seeds", "1", "--epochs", "1"])
     assert [run.seed for run in args.runs(TASKS["rte"], 64)][:2] == [4, 7]
     assert len(args.runs(TASKS["rte"], 64)) == 3 * 2 * 2
     assert {run.seed for run in args.runs(TASKS["qqp"], None)} == {1}

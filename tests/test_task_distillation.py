@@ -15,8 +15,9 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import load_trained
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
+from tutorkd.evaluation.layers import MatchedLayers
 from tutorkd.evaluation.soft_targets import SoftTargetArguments, matched_classes, task_loss
-from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher
+from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 
 NAMES = ["no", "perhaps", "yes"]
 
@@ -169,7 +170,9 @@ def test_a_row_s_soft_target_is_the_teacher_s_answer_to_its_text_alone_in_the_or
     ]
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": texts, "label": [0, 1, 0]}, features=features)
-    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, max_length=16)
+    taught = TaskTeacher(SoftTargetArguments(teacher), "single_label_classification", ["no", "yes"]).taught(
+        rows, max_length=16
+    )
     model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
     for text, target in zip(texts, taught[SOFT_TARGET], strict=True):
         tokens = tiny.tokenizer()(text, truncation=True, max_length=16, return_tensors="pt")
@@ -195,11 +198,12 @@ def test_the_step_s_loss_is_that_of_soft_targets_and_labels_and_the_teacher_stay
     before = (tmp_path / "teacher" / "model.safetensors").read_bytes()
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["w1 w2 w3"] * 2 + ["w9 w8"] * 2, "label": [0, 1, 1, 0]}, features=features)
-    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, 16)
-    model, tokens = load_classifier(find_checkpoint(save(tiny.masked_lm(), tmp_path / "student")), ["no", "yes"], 0)
     soft = SoftTargetArguments(distill_from=teacher, soft_target_weight=0.3, temperature=3.0)
+    task_teacher = TaskTeacher(soft, "single_label_classification", ["no", "yes"])
+    taught = task_teacher.taught(rows, 16)
+    model, tokens = load_classifier(find_checkpoint(save(tiny.masked_lm(), tmp_path / "student")), ["no", "yes"], 0)
     args = FineTuneArguments(per_device_train_batch_size=4, bf16=False, num_train_epochs=1)
-    trainer = build_trainer(model, tokens, tokenize(taught, tokens, 16), args, str(tmp_path / "out"), "t", soft)
+    trainer = build_trainer(model, tokens, tokenize(taught, tokens, 16), args, str(tmp_path / "out"), "t", task_teacher)
     (batch,) = trainer.get_train_dataloader()
     model.eval()
     found = trainer.compute_loss(model, batch)
@@ -268,7 +272,9 @@ def test_rows_without_labels_have_soft_targets_alone(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [1, 0]}, features=features)
     more = Dataset.from_dict({"text": ["w3 w4"]})
-    taught = TaskTeacher(teacher, "single_label_classification", ["no", "yes"]).taught(rows, 16, more)
+    taught = TaskTeacher(SoftTargetArguments(teacher), "single_label_classification", ["no", "yes"]).taught(
+        rows, 16, more
+    )
     assert taught["text"][:] == ["w1", "w2", "w3 w4"]
     assert taught["label"][:2] == [1, 0]
     assert taught[LABELLED][:] == [1.0, 1.0, 0.0]
@@ -296,3 +302,72 @@ def test_text_without_labels_needs_a_teacher(place, capfd):
     assert "name it with --distill_from" in fail(capfd, *EVALUATE, "--unlabelled", "more.csv")
     options = ["--unlabelled", "more.csv", "--distill_from", "student", "--soft_target_weight", "0"]
     assert "give a soft_target_weight above 0" in fail(capfd, *EVALUATE, *options)
+
+
+def reading_of(folder, tokens):
+    """Hidden states and attention scores before the softmax of a saved model, as transformers itself gives them."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        hidden = model(**tokens, output_hidden_states=True).hidden_states
+    scores = []
+    for layer, states in zip(model.bert.encoder.layer, hidden, strict=False):
+        query, key = (
+            part(states).unflatten(-1, (4, 8)).transpose(1, 2)
+            for part in (layer.attention.self.query, layer.attention.self.key)
+        )
+        scores.append(query @ key.mT / 8**0.5)
+    return hidden, scores
+
+
+def test_layers_that_match_are_compared_where_that_is_asked_for(tmp_path):
+    teacher = classifier(["no", "yes"], tmp_path / "teacher", seed=1)
+    student = classifier(["no", "yes"], tmp_path / "student", seed=2)
+    tokens = tiny.tokenizer()(["w1 w2 w3", "w4 w5"], ["w6", "w7 w8"], padding=True, return_tensors="pt")
+    tokens["token_type_ids"] = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1]])
+    (ours, of_ours), (theirs, of_theirs) = (reading_of(each, tokens) for each in (student, teacher))
+    mask = tokens["attention_mask"].bool()
+    pairs = (mask[:, None, :, None] & mask[:, None, None]).expand(-1, 4, -1, -1)
+    hidden = sum(((a - b)[mask] ** 2).mean() for a, b in zip(ours, theirs, strict=True))
+    scores = sum(((a - b)[pairs] ** 2).mean() for a, b in zip(of_ours, of_theirs, strict=True))
+
+    model = AutoModelForSequenceClassification.from_pretrained(student).eval()
+    soft = SoftTargetArguments(teacher, hidden_state_weight=0.5, attention_score_weight=2.0)
+    layers = MatchedLayers(model, tiny.tokenizer(), load_trained(teacher), soft).cpu()
+    outputs, loss = layers.read(model, dict(tokens))
+    assert loss.item() == pytest.approx((0.5 * hidden + 2 * scores).item(), rel=1e-4)
+    with torch.no_grad():
+        alone = AutoModelForSequenceClassification.from_pretrained(student).eval()(**tokens).logits
+    torch.testing.assert_close(outputs.logits.detach(), alone, rtol=1e-4, atol=1e-5)
+    loss.backward()
+    assert layers.projection.weight.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in layers.teacher.parameters())
+
+
+def test_the_projection_between_layers_is_trained_with_the_student(place):
+    teacher = classifier(["no", "yes"], place / "teacher")
+    trained = []
+
+    class Watched(TaughtTrainer):
+        def create_optimizer(self, model=None):
+            trained.append((self._layers.projection.weight, self._layers.projection.weight.detach().clone()))
+            return super().create_optimizer(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tutorkd.evaluation.finetune.TaughtTrainer", Watched)
+        complete(*EVALUATE, "--distill_from", teacher, "--hidden_state_weight", "1", "--attention_score_weight", "1")
+    ((weight, before),) = trained
+    assert not torch.equal(weight, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 3}, "a student of 2 layers can't be matched to a teacher of 3"),
+        ({"num_attention_heads": 2}, "attention scores of 4 student heads and 2 teacher heads can't be compared"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_refused(place, capfd, changes, message):
+    config = config_of(["no", "yes"], **{"num_hidden_layers": 2} | changes)
+    save(AutoModelForSequenceClassification.from_config(config), place / "teacher")
+    found = fail(capfd, *EVALUATE, "--distill_from", "teacher", "--attention_score_weight", "1")
+    assert found.startswith(message)

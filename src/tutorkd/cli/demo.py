@@ -187,7 +187,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     console.print(_verdict(title, results[1], results[2]))
     if examples := _examples(stages.distill, data["validation"]):
         _print_examples(console, examples, "masked words only")
-    summary = json.dumps([dataclasses.asdict(result) for result in results], indent=2)
+    summary = json.dumps([result.as_record() for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
     _print_real_thing(console, REAL_THING)
@@ -253,7 +253,7 @@ def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, arg
 def _verdict(title: str, student: EvaluationResult, undistilled: EvaluationResult) -> str:
     """What the table says about distillation, in a sentence, with how sure one can be of it."""
     points = 100 * (student.accuracy - undistilled.accuracy)
-    error = 100 * math.hypot(student.standard_error, undistilled.standard_error)
+    error = 100 * math.hypot(*(each.standard_error or 0.0 for each in (student, undistilled)))
     side = f"{points:.1f} points ahead of" if points > 0 else f"{-points:.1f} points behind" if points else "level with"
     return (
         f"The {title} student is {side} the same student without distillation (standard error of the difference "

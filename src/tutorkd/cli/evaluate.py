@@ -1,15 +1,13 @@
 """``tutorkd evaluate``: how good, how small and how fast models are."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation import evaluate_models, results_table
-from tutorkd.evaluation.arguments import CLASSIFIER, EvaluateArguments, LanguageArguments, parser
-from tutorkd.evaluation.checkpoint import find_checkpoint
-from tutorkd.evaluation.classification import evaluation_plan
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments, parser
+from tutorkd.evaluation.classification import classifier_folders, evaluation_plan
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_models import (
     check_options,
@@ -40,8 +38,8 @@ def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> int:
     Console(highlight=False).print(results_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
     if args.save_models:
-        for model in args.models:
-            print(f"classifier of {model}: {Path(args.output_dir) / find_checkpoint(model).slug / CLASSIFIER}")
+        for model, folder in classifier_folders(args.models, args).items():
+            print(f"classifier of {model}: {folder}")
     return 0
 
 

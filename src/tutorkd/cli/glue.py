@@ -128,7 +128,7 @@ def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetA
         made, identity = str(of_teacher.classifier), of_teacher.runs[0].identity
     else:
         made, identity = classifier.name, classifier.identity
-        TaskTeacher(made, problem_of_task(task), task.classes)
+        TaskTeacher(soft, problem_of_task(task), task.classes)
     lesson = Lesson(made, identity, classifier.title, soft)
     keeps = made != classifier.name
     return [replace(unit, keeps=keeps) if unit is of_teacher else replace(unit, lesson=lesson) for unit in units]

@@ -15,11 +15,11 @@ from tutorkd.evaluation import (
     evaluate_models,
 )
 from tutorkd.evaluation.arguments import NOT_SETTINGS
-from tutorkd.evaluation.classification import FIGURE_TYPES
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.evaluation.language_models import language_plan, measuring_seconds
 from tutorkd.evaluation.language_report import LanguageResult
+from tutorkd.evaluation.report import record_types
 from tutorkd.options.parser import OptionParser
 from tutorkd.words import duration
 
@@ -143,7 +143,7 @@ def _check_labelled(options: Options) -> None:
 def _fine_tuned(model: str, options: Options) -> dict[str, Any]:
     # An unfinished cell's evaluation is of other settings, or was stopped before the cell's result was written.
     (result,) = evaluate_models([model], replace(options[0], restart=True))
-    return asdict(result)
+    return result.as_record()
 
 
 def _fine_tuning_seconds(model: PreTrainedModel, teacher: PreTrainedModel | None, options: Options) -> float:
@@ -163,7 +163,7 @@ ENCODERS = Measures(
             for split in ("train", "validation")
         },
     ),
-    types=FIGURE_TYPES,
+    types=record_types("single_label_classification"),
     with_head=False,
     score=Score("accuracy", "accuracy after fine-tuning, %", 100, standard_error="standard_error"),
     figures=lambda evaluation: {name: evaluation[name] for name in _LABELLED_FIGURES},

@@ -15,7 +15,15 @@ DESCRIPTION = (
     "as they are, too: on sentence pairs, paraphrases and retrieval, alone and together with a teacher's."
 )
 CLASSIFIER = "classifier"  # folder of a fine-tuned model, in that of its result
-NOT_SETTINGS = ("models", "output_dir", "restart", "dry_run", "save_models")  # a result doesn't depend on them
+NOT_SETTINGS = (
+    "models",
+    "names",
+    "seeds",
+    "output_dir",
+    "restart",
+    "dry_run",
+    "save_models",
+)  # a result doesn't depend on them
 
 
 @dataclass
@@ -28,6 +36,16 @@ class EvaluateArguments(FineTuneArguments):
             "help": "Checkpoints to compare, encoders, sentence encoders or causal language models: paths or Hub names "
             "(one or more)."
         },
+    )
+    names: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names of the models in tables and folders, one for each; by default the last part of each path."
+        },
+    )
+    seeds: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Seeds of fine-tuning, each of which is a run, in place of --seed (one or more integers)."},
     )
     train: str = field(
         default="",
@@ -43,7 +61,10 @@ class EvaluateArguments(FineTuneArguments):
         metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
     )
     label_column: str = field(
-        default="label", metadata={"help": "Column that holds the class, an integer or a string (a name)."}
+        default="label",
+        metadata={
+            "help": "Column that holds the class, an integer or a string, a list of them, or a decimal number (a name)."
+        },
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
     restart: bool = field(
@@ -54,8 +75,19 @@ class EvaluateArguments(FineTuneArguments):
     )
     save_models: bool = field(
         default=False,
-        metadata={"help": f"Whether to keep the fine-tuned models, each as MODEL/{CLASSIFIER} (true or false)."},
+        metadata={
+            "help": f"Whether to keep the fine-tuned models, each as NAME/{CLASSIFIER}, of several seeds as "
+            f"NAME/seedN/{CLASSIFIER} (true or false)."
+        },
     )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        super().__post_init__()
+        self.seeds = list(dict.fromkeys(self.seeds))
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise UserError(f"seeds must be whole numbers from 0 to {2**32 - 1}, not {seed}")
 
 
 @dataclass

@@ -145,7 +145,7 @@ def _check_vocabulary(name: str, embedded: int, tokenizer: PreTrainedTokenizerBa
 
 
 def load_classifier(
-    checkpoint: Checkpoint, class_names: list[str], seed: int
+    checkpoint: Checkpoint, class_names: list[str], seed: int, several: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder of a checkpoint (bare or with any head) under a new classification head, in float32.
 
@@ -154,11 +154,13 @@ def load_classifier(
     Args:
         class_names: in the order of the logits; one name alone makes it a regression.
         seed: of the head's initial weights.
+        several: whether a row has any number of the classes, not one.
 
     Raises:
         UserError: if weights of the encoder are missing or have another shape than its configuration says.
     """
     tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
+    one = "regression" if len(class_names) == 1 else "single_label_classification"
     set_seed(seed)
     # The notice about a newly initialised classifier is expected here; a missing encoder is told below.
     with loading(checkpoint.name, _ROLE):
@@ -168,7 +170,7 @@ def load_classifier(
             use_safetensors=True,
             id2label=dict(enumerate(class_names)),
             label2id={name: index for index, name in enumerate(class_names)},
-            problem_type="regression" if len(class_names) == 1 else "single_label_classification",
+            problem_type="multi_label_classification" if several else one,
             ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
             output_loading_info=True,
         )

@@ -4,33 +4,58 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments
-from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint, load_classifier
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
+from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.labelled import align_labels, digest, load_labelled, load_texts, text_columns, without
-from tutorkd.evaluation.records import earlier, machine, record_of, take_up
-from tutorkd.evaluation.report import EvaluationResult, markdown_table
+from tutorkd.evaluation.labelled import (
+    align_labels,
+    digest,
+    labels_of,
+    load_task,
+    load_texts,
+    names_of_labels,
+    problem_of_labels,
+    text_columns,
+    without,
+)
+from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of
+from tutorkd.evaluation.records import (
+    check_owner,
+    earlier,
+    machine,
+    named_checkpoints,
+    record_of,
+    result_names,
+    take_up,
+)
+from tutorkd.evaluation.report import (
+    EvaluationResult,
+    by_model,
+    markdown_table,
+    record_types,
+    result_of,
+    score_in_words,
+    spreads,
+)
 from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 
-FIGURE_TYPES = get_type_hints(EvaluationResult)
-_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "classifier": bool, "result": FIGURE_TYPES}
 _TIMED_SENTENCES = 200
 
 
@@ -39,18 +64,32 @@ class _Evaluation:
     """What is compared, and on which rows; found to be usable.
 
     Attributes:
+        names: of the checkpoints' folders.
         unlabelled: rows of text alone, of which none is a row of the validation set.
         left_out: how many were.
     """
 
     args: EvaluateArguments
     checkpoints: list[Checkpoint]
+    names: list[str]
     train: Dataset
     validation: Dataset
-    soft: TaskDistillationArguments | None = None
     teacher: TaskTeacher | None = None
     unlabelled: Dataset | None = None
     left_out: int = 0
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """Those that make a run each; None where there is no choice of them."""
+        return [*self.args.seeds] or [None]
+
+    @property
+    def runs(self) -> list["_Run"]:
+        return [
+            _Run(self, checkpoint, record_of(Path(self.args.output_dir), name, seed), seed)
+            for checkpoint, name in zip(self.checkpoints, self.names, strict=True)
+            for seed in self.seeds
+        ]
 
     @property
     def words_of_unlabelled(self) -> str:
@@ -68,8 +107,10 @@ class _Evaluation:
     def settings(self) -> dict[str, Any]:
         """All that a result depends on beside the weights; the data also by their content."""
         settings = {key: value for key, value in asdict(self.args).items() if key not in NOT_SETTINGS}
-        if self.soft and self.teacher:
-            settings |= {**asdict(self.soft), "distill_from": self.teacher.checkpoint.identity}
+        if self.args.seeds and self.args.max_train_samples is None:
+            settings["seed"] = None  # each run has one of its own, in its folder's name
+        if self.teacher:
+            settings |= {**self.teacher.soft.settings(), "distill_from": self.teacher.checkpoint.identity}
         return {
             **settings,
             "bf16": self.args.uses_bfloat16(),
@@ -91,7 +132,7 @@ def evaluate_models(
         soft: a classifier that the models learn from beside the labels.
 
     Returns:
-        One result a model, in the order of ``models`` (``args.models`` isn't read).
+        One result a model, or of several seeds one a seed, in the order of ``models`` (``args.models`` isn't read).
 
     Raises:
         UserError: for a model or data that can't be used, for a folder that holds results of other data or settings,
@@ -99,44 +140,125 @@ def evaluate_models(
     """
     evaluation = _prepare(models, args, soft)
     with held(Path(args.output_dir)):
-        return _evaluate(evaluation, args)
+        return _evaluate(evaluation)
 
 
-def _evaluate(evaluation: _Evaluation, args: EvaluateArguments) -> list[EvaluationResult]:
-    settings, output = evaluation.settings, Path(args.output_dir)
-    take_up(output, _RECORD_TYPES, settings, args.restart)
+@dataclass(frozen=True)
+class _Run:
+    """One model fine-tuned with one seed."""
+
+    evaluation: _Evaluation
+    checkpoint: Checkpoint
+    record: Path
+    seed: int | None
+
+    @property
+    def classifier(self) -> Path | None:
+        """Where it is kept, if it is to be."""
+        return self.record.with_name(CLASSIFIER) if self.evaluation.args.save_models else None
+
+    def earlier(self) -> EvaluationResult | None:
+        """That of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
+        problem = problem_of_labels(self.evaluation.train)
+        content = earlier(self.record, _record_types(problem), self.evaluation.settings, self.checkpoint)
+        if content is None:
+            return None
+        if self.classifier and not (content["classifier"] and any(self.classifier.glob("*.safetensors"))):
+            return None
+        return self._named(result_of(content["result"], problem))
+
+    def _named(self, result: EvaluationResult) -> EvaluationResult:
+        """A result with what it was got from."""
+        teacher, unlabelled = self.evaluation.teacher, self.evaluation.unlabelled
+        return replace(
+            result,
+            name=self.checkpoint.name,
+            train_rows=len(self.evaluation.train),
+            seed=self.seed,
+            distilled_from=teacher.checkpoint.title if teacher else None,
+            unlabelled_rows=len(unlabelled) if unlabelled else None,
+        )
+
+    def make(self) -> EvaluationResult:
+        """Fine-tune and measure it, and keep what came of it."""
+        evaluation, folder = self.evaluation, str(self.record.parent)
+        args = evaluation.args if self.seed is None else replace(evaluation.args, seed=self.seed)
+        result, save = evaluate_checkpoint(
+            self.checkpoint, evaluation.taught, evaluation.validation, args, folder, evaluation.teacher
+        )
+        result = self._named(result)
+        content = {
+            "settings": evaluation.settings,
+            "weights": self.checkpoint.identity,
+            "result": result.as_record(),
+        }
+        write_text(self.record, json.dumps({**content, "classifier": False}, indent=2))
+        if self.classifier:  # the larger part, for which there may be no space, comes second
+            remedy = f"the result is in {self.record}; free space, then the same command fine-tunes the model again"
+            with writing(self.classifier, remedy):
+                save(self.classifier)
+            write_text(self.record, json.dumps({**content, "classifier": True}, indent=2))
+        return result
+
+
+def _record_types(problem: Problem) -> dict[str, Any]:
+    return {"settings": dict[str, Any], "weights": dict[str, Any], "classifier": bool, "result": record_types(problem)}
+
+
+def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
+    args = evaluation.args
+    output = Path(args.output_dir)
+    _take_up(evaluation)
     if evaluation.left_out:
         tqdm.write(f"text without labels: {evaluation.words_of_unlabelled}", file=sys.stderr)
     results = []
-    for checkpoint in evaluation.checkpoints:
-        record = record_of(output, checkpoint)
-        classifier = record.with_name(CLASSIFIER) if args.save_models else None
-        result = _earlier(record, settings, checkpoint, args.save_models)
+    for run in evaluation.runs:
+        result = run.earlier()
         if result is None:
-            result, save = evaluate_checkpoint(
-                checkpoint, evaluation.taught, evaluation.validation, args, str(record.parent), evaluation.soft
-            )
-            content = {"settings": settings, "weights": checkpoint.identity, "result": asdict(result)}
-            write_text(record, json.dumps({**content, "classifier": False}, indent=2))
-            if classifier:  # the larger part, for which there may be no space, comes second
-                remedy = f"the result is in {record}; free space, then the same command fine-tunes the model again"
-                with writing(classifier, remedy):
-                    save(classifier)
-                write_text(record, json.dumps({**content, "classifier": True}, indent=2))
+            result = run.make()
             note = f"fine-tuned in {result.train_seconds:.0f} s"
         else:
-            note = f"finished before, in {record}"
+            note = f"finished before, in {run.record}"
         if result.only_class is not None:
             note += f"; it hasn't learned: every row is given the class {result.only_class!r}"
-        if classifier:
-            note += f"; its classifier is {classifier}"
-        accuracy = f"accuracy {100 * result.accuracy:.1f} ± {100 * result.standard_error:.1f} %"
-        tqdm.write(f"{checkpoint.title}: {accuracy}, {note}", file=sys.stderr)
+        if run.classifier:
+            note += f"; its classifier is {run.classifier}"
+        title = METRICS[problem_of_labels(evaluation.train)][next(iter(result.scores))]
+        seed = "" if run.seed is None else f", seed {run.seed}"
+        tqdm.write(f"{run.checkpoint.title}{seed}: {title} {score_in_words([result])} %, {note}", file=sys.stderr)
         results.append(result)
-    summary = {"settings": settings, "results": [asdict(result) for result in results]}
+    summary: dict[str, Any] = {"settings": evaluation.settings, "results": [each.as_record() for each in results]}
+    if args.seeds:
+        summary["over_seeds"] = [
+            {"name": model[0].name, **{name: spread._asdict() for name, spread in spreads(model).items()}}
+            for model in by_model(results)
+        ]
     write_text(output / "results.json", json.dumps(summary, indent=2))
     write_text(output / "results.md", markdown_table(results))
     return results
+
+
+def _take_up(evaluation: _Evaluation) -> None:
+    """Raises UserError for a folder that holds results of others."""
+    args = evaluation.args
+    for problem in METRICS:
+        types = _record_types(problem)
+        take_up(Path(args.output_dir), types, evaluation.settings, args.restart)
+        for run in evaluation.runs:
+            check_owner(run.record, types, run.checkpoint)
+
+
+def classifier_folders(models: list[str], args: EvaluateArguments) -> dict[str, Path]:
+    """Where ``evaluate_models`` keeps its classifiers, by model, and seed where there are several."""
+    checkpoints = named_checkpoints(models, args.names)
+    seeds: list[int | None] = [*args.seeds] or [None]
+    return {
+        checkpoint.name + ("" if seed is None else f", seed {seed}"): record_of(
+            Path(args.output_dir), name, seed
+        ).with_name(CLASSIFIER)
+        for checkpoint, name in zip(checkpoints, result_names(checkpoints, args.names), strict=True)
+        for seed in seeds
+    }
 
 
 def evaluation_plan(
@@ -148,24 +270,21 @@ def evaluation_plan(
         UserError: as `evaluate_models`, before it trains.
     """
     evaluation = _prepare(models, args, soft)
-    settings, train, validation = evaluation.settings, evaluation.train, evaluation.validation
+    train, validation = evaluation.train, evaluation.validation
     if not args.restart:
-        take_up(Path(args.output_dir), _RECORD_TYPES, settings, restart=False)
+        _take_up(evaluation)
     rows = len(train) + len(evaluation.unlabelled or ())
     steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
-    finished = [
-        not args.restart
-        and _earlier(record_of(Path(args.output_dir), checkpoint), settings, checkpoint, args.save_models)
-        for checkpoint in evaluation.checkpoints
-    ]
+    plan = {}
+    for run in evaluation.runs:
+        done = not args.restart and run.earlier() is not None
+        seed = "" if run.seed is None else f", seed {run.seed}"
+        plan[f"model {run.checkpoint.title}{seed}"] = f"{run.checkpoint.bytes / 1e6:.1f} MB" + (", finished" * done)
     return {
-        **{
-            f"model {checkpoint.title}": f"{checkpoint.bytes / 1e6:.1f} MB" + (", finished" if done else "")
-            for checkpoint, done in zip(evaluation.checkpoints, finished, strict=True)
-        },
+        **plan,
         "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",
         **({"without labels": evaluation.words_of_unlabelled} if evaluation.unlabelled else {}),
-        "classes": ", ".join(train.features["label"].names),
+        "classes": ", ".join(names_of_labels(train)),
         "steps": f"{math.ceil(steps):,} a model, of {args.per_device_train_batch_size} rows",
     }
 
@@ -177,21 +296,22 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
     for name in ("train", "validation"):
         if not getattr(args, name):
             raise UserError(f"no {name} data: --{name} takes a csv, jsonl or parquet file, or a Hub name:config")
-    checkpoints = [find_checkpoint(model) for model in models]
+    checkpoints = named_checkpoints(models, args.names)
+    names = result_names(checkpoints, args.names)
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, args.max_length)
     train, validation = _load_data(args)
     if soft is None or soft.distill_from is None:
-        return _Evaluation(args, checkpoints, train, validation)
-    teacher = TaskTeacher(soft.distill_from, "single_label_classification", train.features["label"].names)
+        return _Evaluation(args, checkpoints, names, train, validation)
+    teacher = TaskTeacher(soft, problem_of_labels(train), names_of_labels(train))
     if soft.unlabelled is None:
-        return _Evaluation(args, checkpoints, train, validation, soft, teacher)
+        return _Evaluation(args, checkpoints, names, train, validation, teacher)
     texts = load_texts(soft.unlabelled, "train", args.text_column, args.text_pair_column)
     unlabelled = without(texts, validation)
     if not len(unlabelled):
         raise UserError(f"{soft.unlabelled}: all of its {len(texts):,} rows are rows of the validation set")
     return _Evaluation(
-        args, checkpoints, train, validation, soft, teacher, unlabelled, left_out=len(texts) - len(unlabelled)
+        args, checkpoints, names, train, validation, teacher, unlabelled, left_out=len(texts) - len(unlabelled)
     )
 
 
@@ -201,12 +321,12 @@ def evaluate_checkpoint(
     validation: Dataset,
     args: FineTuneArguments,
     output_dir: str,
-    soft: TaskDistillationArguments | None = None,
+    teacher: TaskTeacher | None = None,
 ) -> tuple[EvaluationResult, Callable[[Path], None]]:
-    """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_labelled` gives them.
+    """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_task` gives them.
 
     Args:
-        soft: how the soft targets are learned that ``train`` has of a `TaskTeacher`.
+        teacher: that gave ``train`` its soft targets.
 
     Returns:
         The result, and what keeps the fine-tuned model and its tokenizer in a folder.
@@ -214,30 +334,32 @@ def evaluate_checkpoint(
     Raises:
         UserError: if the checkpoint isn't a whole encoder, or training diverges.
     """
-    model, tokenizer = load_classifier(checkpoint, train.features["label"].names, args.seed)
+    problem, names = problem_of_labels(train), names_of_labels(train)
+    model, tokenizer = load_classifier(checkpoint, names, args.seed, problem == "multi_label_classification")
     tokenized = tokenize(train, tokenizer, args.max_length)
-    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title, soft)
+    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title, teacher)
     # Timed before training, which may leave the model under bfloat16 autocast.
-    milliseconds = milliseconds_per_sentence(model, tokenizer, _timed_sentences(validation), args.max_length)
+    milliseconds = milliseconds_per_sentence(model, tokenizer, timed_sentences(validation), args.max_length)
     train_seconds = trainer.train().metrics["train_runtime"]
     logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
-    labels, predicted = validation["label"][:], logits.argmax(-1)
-    accuracy = float(accuracy_score(labels, predicted))
+    answers = answers_of(problem, logits)
+    scores = scores_of(problem, labels_of(validation), answers)
+    accuracy = scores.get("accuracy")
+    one_class = problem == "single_label_classification" and len(set(answers)) == 1
     result = EvaluationResult(
         name=checkpoint.name,
         parameters=model.num_parameters(),
         bytes=checkpoint.bytes,
-        accuracy=accuracy,
-        macro_f1=float(f1_score(labels, predicted, average="macro")),
-        standard_error=math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        scores=scores,
+        standard_error=None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(answers)),
         train_rows=len(train),
         validation_rows=len(validation),
         milliseconds_per_sentence=milliseconds.median,
         milliseconds_first_quartile=milliseconds.first_quartile,
         milliseconds_third_quartile=milliseconds.third_quartile,
-        only_class=train.features["label"].int2str(int(predicted[0])) if len(set(predicted)) == 1 else None,
+        only_class=names[int(answers[0])] if one_class else None,
         threads=torch.get_num_threads(),
         device=str(model.device),
         train_seconds=train_seconds,
@@ -253,29 +375,17 @@ def evaluate_checkpoint(
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
     columns = (args.text_column, args.text_pair_column, args.label_column)
-    train = load_labelled(args.train, "train", *columns)
-    validation = align_labels(load_labelled(args.validation, "validation", *columns), train, args.validation)
+    train = load_task(args.train, "train", *columns)
+    validation = align_labels(load_task(args.validation, "validation", *columns), train, args.validation)
     if args.max_train_samples is not None and args.max_train_samples < len(train):
         # Shuffled first: files are often sorted by class.
         train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
-        if len(set(train["label"])) < 2:
+        if problem_of_labels(train) == "single_label_classification" and len(set(train["label"])) < 2:
             raise UserError(f"the {args.max_train_samples} rows of max_train_samples hold one class only: take more")
     return train, validation
 
 
-def _timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
+def timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
     return list(zip(*text_columns(rows.select(chosen)), strict=True))
-
-
-def _earlier(
-    record: Path, settings: dict[str, Any], checkpoint: Checkpoint, with_classifier: bool
-) -> EvaluationResult | None:
-    """The result of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
-    content = earlier(record, _RECORD_TYPES, settings, checkpoint)
-    if content is None:
-        return None
-    if with_classifier and not (content["classifier"] and any(record.with_name(CLASSIFIER).glob("*.safetensors"))):
-        return None
-    return EvaluationResult(**{**{key: content["result"][key] for key in FIGURE_TYPES}, "name": checkpoint.name})

@@ -14,6 +14,11 @@ from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
 
 # What a row's label is, in transformers' words: one class, a set of classes, or a number.
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+LABELS_ARE = {
+    "single_label_classification": "one class a row",
+    "multi_label_classification": "a list of classes a row",
+    "regression": "a number a row",
+}
 _BATCH = 64
 
 

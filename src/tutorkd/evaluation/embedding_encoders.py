@@ -33,6 +33,7 @@ class EmbeddingModel:
     mean_pooled: bool
     longest: int | None  # of a plain encoder, in tokens
     data: Data
+    folder: str = ""  # of its result
 
     @cached_property
     def encoder(self) -> "SentenceTransformer":

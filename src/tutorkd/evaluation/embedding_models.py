@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,7 +21,15 @@ from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.pairs import described, digest, read_data
-from tutorkd.evaluation.records import earlier, machine, record_of, take_up
+from tutorkd.evaluation.records import (
+    check_owner,
+    earlier,
+    machine,
+    named_checkpoints,
+    record_of,
+    result_names,
+    take_up,
+)
 from tutorkd.files import write_text
 from tutorkd.locks import held
 
@@ -99,11 +107,20 @@ def _prepare(
             f"--{embedding.given[0]} needs the package sentence-transformers: pip install 'tutorkd[embedding]'"
         )
     data = read_data(embedding)
+    named = {checkpoint.slug: checkpoint for checkpoint in named_checkpoints(models, args.names)}
     ready: dict[str, EmbeddingModel] = {}
     for name in [*([teacher] if teacher else []), *models]:
         model = find_embedding_model(name, data)
         ready.setdefault(model.checkpoint.slug, model)
     found = list(ready.values())
+    checkpoints = {**named, **{slug: model.checkpoint for slug, model in ready.items() if slug not in named}}
+    for checkpoint, folder in zip(
+        checkpoints.values(), result_names(list(checkpoints.values()), args.names), strict=True
+    ):
+        model = ready[checkpoint.slug]
+        model.folder, model.checkpoint = folder, replace(model.checkpoint, name=checkpoint.name)
+        if not args.restart:
+            check_owner(record_of(Path(args.output_dir), folder), _RECORD_TYPES, model.checkpoint)
     settings = {
         **{f"{name}_sha256": digest(each) for name, each in data.items()},
         "teacher": found[0].checkpoint.identity if teacher else None,
@@ -114,7 +131,7 @@ def _prepare(
 
 
 def _earlier(model: EmbeddingModel, settings: Mapping[str, Any], output: Path) -> EmbeddingResult | None:
-    content = earlier(record_of(output, model.checkpoint), _RECORD_TYPES, settings, model.checkpoint)
+    content = earlier(record_of(output, model.folder), _RECORD_TYPES, settings, model.checkpoint)
     if content is None:
         return None
     figures = {key: content["result"][key] for key in get_type_hints(EmbeddingResult)}
@@ -127,7 +144,7 @@ def _result(
     """What an earlier run found, or else what is measured now and kept."""
     output = Path(args.output_dir)
     result = _earlier(model, settings, output)
-    record = record_of(output, model.checkpoint)
+    record = record_of(output, model.folder)
     note = f"finished before, in {record}"
     if result is None:
         result = _measure(model, teacher, args.seed)

@@ -1,13 +1,14 @@
 """Fine-tuning of an encoder on labelled text with transformers' Trainer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from tqdm.auto import tqdm
 from transformers import (
     DataCollatorWithPadding,
@@ -20,8 +21,8 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
-from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaughtTrainer
+from tutorkd.evaluation.labelled import labels_of, problem_of_labels
+from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 from tutorkd.runtime import keep_freed_memory, prefers_bfloat16
 from tutorkd.words import one_line
 
@@ -113,15 +114,22 @@ class FineTuningBar(TrainerCallback):
 
 
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Token ids in place of the columns ``text`` and ``text_pair``; pairs are cut at their longer part."""
+    """Token ids in place of the columns ``text`` and ``text_pair``; pairs are cut at their longer part.
+
+    Of labels that are lists of classes 1.0 or 0.0 for each class, as a loss takes them.
+    """
     columns = [column for column in ("text", "text_pair") if column in rows.column_names]
-    return rows.map(
+    tokens = rows.map(
         lambda batch: tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length),
         batched=True,
         remove_columns=columns,
         keep_in_memory=True,
         desc="tokenising",
     )
+    if "label" in rows.column_names and problem_of_labels(rows) == "multi_label_classification":
+        hot = labels_of(rows).astype(np.float32).tolist()
+        tokens = tokens.remove_columns("label").add_column("label", hot, feature=List(Value("float32")))
+    return tokens
 
 
 def build_trainer(
@@ -131,12 +139,12 @@ def build_trainer(
     args: FineTuneArguments,
     output_dir: str,
     title: str,
-    soft: SoftTargetArguments | None = None,
+    teacher: TaskTeacher | None = None,
 ) -> Trainer:
     """A Trainer ready to fine-tune ``model`` on tokenised rows; nothing is saved.
 
     Args:
-        soft: how rows that have soft targets are learned; by default labels are all that rows have.
+        teacher: that gave rows their soft targets; by default labels are all that they have.
 
     Raises:
         UserError: if this device can't do what ``args`` ask for.
@@ -168,7 +176,9 @@ def build_trainer(
         raise UserError(f"these settings can't be used here: {one_line(error)}") from error
     if arguments.n_gpu > 1:  # of several GPUs one: spread over all, a step would have as many times the rows
         arguments._n_gpu = 1
-    kind = Trainer if soft is None else partial(TaughtTrainer, soft=soft)
+    kind: Callable[..., Trainer] = Trainer
+    if teacher is not None:
+        kind = partial(TaughtTrainer, soft=teacher.soft, layers=teacher.matched_layers(model, tokenizer))
     trainer = kind(
         model=model,
         args=arguments,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from huggingface_hub.utils import logging as hub_logging
 
 from tutorkd.data.from_hub import load_from_hub, name_and_config
 from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
+from tutorkd.evaluation.classifier import LABELS_ARE, Problem
 from tutorkd.hub import looks_like_path, nearest_path
 from tutorkd.words import one_line
 
@@ -27,7 +30,7 @@ _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 def load_labelled(
     source: str, split: str, text_column: str, text_pair_column: str | None, label_column: str
 ) -> Dataset:
-    """Read labelled text into the columns ``text``, ``text_pair`` (if asked for) and ``label``, a ClassLabel.
+    """Read text of one class a row into the columns ``text``, ``text_pair`` (if asked for) and ``label``, a ClassLabel.
 
     Classes keep the order that a ClassLabel declares; other whole numbers are ordered by value, strings by name. Whole
     numbers may be written as text; in csv all fields are text, and an empty one is a missing value.
@@ -41,11 +44,109 @@ def load_labelled(
             text that isn't text, unlabelled rows (label -1), decimal labels, labels of several types, labels that
             differ in white space alone, or one class only.
     """
-    columns = {"text": text_column, "label": label_column}
-    if text_pair_column is not None:
-        columns["text_pair"] = text_pair_column
-    rows = read_rows(source, split, list(columns.values()))
-    texts = {name: texts_of(rows, column, source) for name, column in columns.items() if name != "label"}
+    rows, texts = _read(source, split, text_column, text_pair_column, label_column)
+    return _of_classes(rows, texts, label_column, source)
+
+
+def load_task(source: str, split: str, text_column: str, text_pair_column: str | None, label_column: str) -> Dataset:
+    """The same for a task of any kind, which the labels tell.
+
+    ``label`` is a ClassLabel; or, where the column holds lists of names or whole numbers, a list of ClassLabel; or,
+    where it holds decimal numbers, which in csv one field with a decimal point among numbers says, float32.
+
+    Raises:
+        UserError: as `load_labelled`, and if lists hold anything else or no class at all, a number isn't finite, or all
+            numbers are the same.
+    """
+    rows, texts = _read(source, split, text_column, text_pair_column, label_column)
+    feature = rows.features[label_column]
+    if isinstance(feature, List | LargeList):
+        return _of_lists(rows, texts, label_column, source)
+    if isinstance(feature, Value) and (feature.dtype.startswith("float") or _are_decimals(rows, label_column, source)):
+        return _of_numbers(rows, texts, label_column, source)
+    return _of_classes(rows, texts, label_column, source)
+
+
+def _read(
+    source: str, split: str, text_column: str, text_pair_column: str | None, label_column: str
+) -> tuple[Dataset, dict[str, list[str]]]:
+    """The rows, and their texts by column of ours."""
+    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
+    rows = read_rows(source, split, [*columns.values(), label_column])
+    return rows, {name: texts_of(rows, column, source) for name, column in columns.items()}
+
+
+def _are_decimals(rows: Dataset, column: str, source: str) -> bool:
+    """Whether texts are numbers of which one at least has a decimal point."""
+    if not is_text(rows.features[column].pa_type):
+        return False
+    values = values_of(rows, column, source)
+    decimals = [_DECIMAL.fullmatch(value) is not None for value in values]
+    return any(decimals) and all(
+        decimal or _WHOLE.fullmatch(value) for decimal, value in zip(decimals, values, strict=True)
+    )
+
+
+def _of_numbers(rows: Dataset, texts: dict[str, list[str]], column: str, source: str) -> Dataset:
+    numbers = [float(value) for value in values_of(rows, column, source)]
+    row = next((row for row, number in enumerate(numbers, 1) if not math.isfinite(np.float32(number))), None)
+    if row is not None:
+        raise UserError(f"{source}: row {row} has a number in column {column!r} that isn't finite")
+    if len(set(numbers)) < 2:
+        raise UserError(f"{source}: every row has {numbers[0]:g} in column {column!r}; there is nothing to be learned")
+    features = Features({**dict.fromkeys(texts, Value("string")), "label": Value("float32")})
+    return Dataset.from_dict({**texts, "label": numbers}, features=features)
+
+
+def _of_lists(rows: Dataset, texts: dict[str, list[str]], column: str, source: str) -> Dataset:
+    lists, inner = values_of(rows, column, source), rows.features[column].feature
+    if not any(lists):
+        raise UserError(f"{source}: no row has a class in column {column!r}")
+    if isinstance(inner, ClassLabel):
+        names = inner.names
+        if not {code for codes in lists for code in codes} <= set(range(len(names))):
+            raise UserError(f"{source}: column {column!r} holds codes of classes that aren't declared")
+        lists = [inner.int2str(codes) for codes in lists]
+    else:
+        found = {name for each in lists for name in each}
+        kinds = {type(name) for name in found}
+        if len(kinds) != 1 or kinds.pop() not in (str, int) or any(not str(name).strip() for name in found):
+            raise UserError(f"{source}: column {column!r} holds lists of something else than names or whole numbers")
+        names, lists = [str(name) for name in sorted(found)], [[str(name) for name in each] for each in lists]
+    codes = {name: code for code, name in enumerate(names)}
+    features = Features({**dict.fromkeys(texts, Value("string")), "label": List(ClassLabel(names=names))})
+    labels = [sorted({codes[name] for name in each}) for each in lists]
+    return Dataset.from_dict({**texts, "label": labels}, features=features)
+
+
+def problem_of_labels(rows: Dataset) -> Problem:
+    """What kind of task labelled rows are of."""
+    feature = rows.features["label"]
+    if isinstance(feature, ClassLabel):
+        return "single_label_classification"
+    return "multi_label_classification" if isinstance(feature, List | LargeList) else "regression"
+
+
+def names_of_labels(rows: Dataset) -> list[str]:
+    """Names of a model's logits, in order: the classes, or of a number one."""
+    feature = rows.features["label"]
+    if isinstance(feature, List | LargeList):
+        feature = feature.feature
+    return feature.names if isinstance(feature, ClassLabel) else ["score"]
+
+
+def labels_of(rows: Dataset) -> np.ndarray:
+    """Class codes (n,); 1 or 0 for each class (n, classes); or numbers (n,)."""
+    labels = rows["label"][:]
+    if problem_of_labels(rows) != "multi_label_classification":
+        return np.asarray(labels)
+    found = np.zeros((len(labels), len(names_of_labels(rows))), np.int64)
+    for row, codes in enumerate(labels):
+        found[row, list(codes)] = 1
+    return found
+
+
+def _of_classes(rows: Dataset, texts: dict[str, list[str]], label_column: str, source: str) -> Dataset:
     labels, classes = _labels(rows, label_column, source)
     if len(set(labels)) < 2:
         raise UserError(f"{source}: every row has {labels[0]!r} in column {label_column!r}; two classes are needed")
@@ -79,19 +180,28 @@ def _bare(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
-    """``validation`` with the class numbers of ``train``, matched by class name.
+    """``validation`` with the class numbers of ``train``, matched by class name; numbers are as they are.
 
     Raises:
-        UserError: if ``validation`` (read from ``source``) has a label that ``train`` lacks.
+        UserError: if ``validation`` (read from ``source``) has a label that ``train`` lacks, or is of another kind.
     """
-    train_label, own_label = train.features["label"], validation.features["label"]
-    known = set(train_label.int2str(train["label"][:]))
-    names = own_label.int2str(validation["label"][:])
-    unknown = sorted(set(names) - known)
+    problem = problem_of_labels(train)
+    if problem_of_labels(validation) != problem:
+        raise UserError(
+            f"{source} has {LABELS_ARE[problem_of_labels(validation)]}, and the training data {LABELS_ARE[problem]}"
+        )
+    if problem == "regression":
+        return validation
+    several = problem == "multi_label_classification"
+    theirs, ours = names_of_labels(train), names_of_labels(validation)
+    rows = validation["label"][:] if several else [[code] for code in validation["label"]]
+    known = {theirs[code] for each in train["label"] for code in (each if several else [each])}
+    unknown = sorted({ours[code] for codes in rows for code in codes} - known)
     if unknown:
         raise UserError(f"{source} has labels that the training data lack: {', '.join(unknown)}")
-    numbers = train_label.str2int(names)
-    return validation.remove_columns("label").add_column("label", numbers, feature=train_label)
+    codes = [[theirs.index(ours[code]) for code in each] for each in rows]
+    numbers = codes if several else [code for (code,) in codes]
+    return validation.remove_columns("label").add_column("label", numbers, feature=train.features["label"])
 
 
 def digest(parts: Sequence[Dataset]) -> str:
@@ -163,27 +273,39 @@ def _of_csv(path: Path, columns: Sequence[str]) -> Dataset:
 
 def _of_jsonl(path: Path, columns: Sequence[str]) -> Dataset:
     found: dict[str, list[Any]] = {column: [] for column in columns}
-    types: dict[str, type] = {}
+    kinds: dict[str, str] = {}
     for line, row in json_rows(path, columns):
         for column, value in zip(columns, row, strict=True):
             found[column].append(value)
-            if value is None:
+            if value is None or value == []:
                 continue
-            kind, before = type(value), types.setdefault(column, type(value))
-            if {kind, before} == {int, float}:
-                types[column] = float
-            elif kind is not before:
+            kind = _json_kind(value)
+            if kind is None:
                 raise UserError(
-                    f"{path}: line {line}: column {column!r} holds {kind.__name__}, the rows before it "
-                    f"{before.__name__}; give all rows one type"
+                    f"{path}: line {line}: column {column!r} holds neither text nor a label: {type(value).__name__}"
                 )
-            if kind in (list, dict) or (kind is int and not -(2**63) <= value < 2**63):
+            before = kinds.setdefault(column, kind)
+            if {kind, before} == {"int", "float"}:
+                kinds[column] = "float"
+            elif kind != before:
                 raise UserError(
-                    f"{path}: line {line}: column {column!r} holds neither text nor a label: {kind.__name__}"
+                    f"{path}: line {line}: column {column!r} holds {kind}, the rows before it {before}; give all rows "
+                    "one type"
                 )
-    for column in (column for column, kind in types.items() if kind is float):
-        found[column] = [None if value is None else float(value) for value in found[column]]
+    for column, kind in kinds.items():
+        if kind == "float":
+            found[column] = [None if value is None else float(value) for value in found[column]]
     return Dataset.from_dict(found)
+
+
+def _json_kind(value: Any) -> str | None:
+    """What to call the type of a text, a label or a list of labels; None of anything else."""
+    if isinstance(value, list):
+        kinds = set(map(_json_kind, value))
+        return f"list of {kinds.pop()}" if kinds in ({"str"}, {"int"}) else None
+    if isinstance(value, dict) or value is None or (type(value) is int and not -(2**63) <= value < 2**63):
+        return None
+    return type(value).__name__
 
 
 def _of_parquet(path: Path, columns: Sequence[str]) -> Dataset:

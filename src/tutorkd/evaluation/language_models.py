@@ -22,7 +22,15 @@ from tutorkd.evaluation.generation import AT_ONCE, continue_prompts, generation_
 from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, rows_of, start_token
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
-from tutorkd.evaluation.records import earlier, machine, record_of, take_up
+from tutorkd.evaluation.records import (
+    check_owner,
+    earlier,
+    machine,
+    named_checkpoints,
+    record_of,
+    result_names,
+    take_up,
+)
 from tutorkd.evaluation.tasks import Tasks
 from tutorkd.files import write_text
 from tutorkd.hub import load_model, load_tokenizer
@@ -70,6 +78,7 @@ class _Model:
     tokenizer: PreTrainedTokenizerBase
     text: HeldoutText | None
     args: EvaluateArguments
+    folder: str = ""  # of its result
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -206,7 +215,7 @@ def _prepare(
         "max_length": args.max_length,
         "prompt_length + new_tokens": language.prompt_length + language.new_tokens,
     }
-    named = [find_checkpoint(model) for model in models]
+    named = named_checkpoints(models, args.names)
     teachers = [find_checkpoint(language.teacher)] if language.teacher else []
     ready = {
         slug: _Model(checkpoint, check_language_model(checkpoint, lengths if text else {}), text, args)
@@ -214,6 +223,11 @@ def _prepare(
     }
     for model in ready.values() if text else []:
         prompts_of(model.rows, 1, language.prompt_length)
+    with_others = [*named, *(each for each in teachers if each.slug not in {one.slug for one in named})]
+    for checkpoint, name in zip(with_others, result_names(with_others, args.names), strict=True):
+        ready[checkpoint.slug].folder = name
+        if not args.restart:
+            check_owner(record_of(Path(args.output_dir), name), _RECORD_TYPES, checkpoint)
     teacher = ready[teachers[0].slug] if teachers else None
     asked = {each.slug for each in named}
     measured = [model for slug, model in ready.items() if with_teacher or slug in asked]
@@ -230,7 +244,7 @@ def _prepare(
 
 
 def _earlier(model: _Model, evaluation: _Evaluation, output: Path) -> LanguageResult | None:
-    content = earlier(record_of(output, model.checkpoint), _RECORD_TYPES, evaluation.settings, model.checkpoint)
+    content = earlier(record_of(output, model.folder), _RECORD_TYPES, evaluation.settings, model.checkpoint)
     if content is None:
         return None
     figures = {key: content["result"][key] for key in get_type_hints(LanguageResult)}
@@ -243,7 +257,7 @@ def _result(
     """What an earlier run found, or else what is measured now and kept."""
     output = Path(args.output_dir)
     result = _earlier(model, evaluation, output)
-    record = record_of(output, model.checkpoint)
+    record = record_of(output, model.folder)
     note = f"finished before, in {record}"
     if result is None:
         result = _measure(model, evaluation, args, language)

@@ -1,13 +1,15 @@
 """Results of models in an output folder, one file for each, which a later run goes on from."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.checkpoint import Checkpoint
+from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.files import stored_result
 from tutorkd.identity import difference
 
@@ -21,9 +23,80 @@ def machine() -> dict[str, Any]:
     return {"device": accelerator.type if accelerator else "cpu", "threads": torch.get_num_threads()}
 
 
-def record_of(output: Path, checkpoint: Checkpoint) -> Path:
-    """The file of a model's result."""
-    return output / checkpoint.slug / _FILE
+def named_checkpoints(models: Sequence[str], names: Sequence[str]) -> list[Checkpoint]:
+    """The checkpoints of models, each under the name that it is given, or else under that which it was found by.
+
+    Raises:
+        UserError: if one can't be found, or there are names, but not one for each.
+    """
+    if names and len(names) != len(models):
+        raise UserError(f"--names are {len(names)} for {len(models)} models: give each a name, or none")
+    found = [find_checkpoint(model) for model in models]
+    return [replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)] if names else found
+
+
+def result_names(checkpoints: Sequence[Checkpoint], given: Sequence[str]) -> list[str]:
+    """The name of each checkpoint's results, which is that of their folder too.
+
+    It is the last part of the checkpoint's path or Hub name, with as many of the parts before it as keep those apart
+    that would have one name.
+
+    Args:
+        given: names to take in this place, of the first checkpoints; by default none.
+
+    Raises:
+        UserError: if two that are given are one, or one can't be a folder's.
+    """
+    sources = [checkpoint.identity["source"] for checkpoint in checkpoints]
+    parts = {source: [part for part in Path(source).parts if part != Path(source).anchor] for source in sources}
+    taken = dict.fromkeys(sources, 1)
+
+    def names() -> list[str]:
+        return [*given, *(_folder_name("-".join(parts[source][-taken[source] :])) for source in sources[len(given) :])]
+
+    for name in given:
+        if name != _folder_name(name):
+            raise UserError(f"--names {name!r} can't be a folder's name: take letters, digits, '.', '_' and '-'")
+        if given.count(name) > 1:
+            raise UserError(f"--names has {name} twice: give each model a name of its own")
+    while True:
+        owners: dict[str, set[str]] = {}
+        for name, source in zip(names(), sources, strict=True):
+            owners.setdefault(name.casefold(), set()).add(source)
+        longer = {
+            source
+            for alike in owners.values()
+            if len(alike) > 1
+            for source in alike
+            if source in sources[len(given) :] and taken[source] < len(parts[source])
+        }
+        if not longer:
+            return names()
+        for source in longer:
+            taken[source] += 1
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def record_of(output: Path, name: str, seed: int | None = None) -> Path:
+    """The file of a model's result, of one of several seeds where there are several."""
+    return output / name / ("" if seed is None else f"seed{seed}") / _FILE
+
+
+def check_owner(record: Path, types: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse to put a model's result in the place of another's.
+
+    Raises:
+        UserError: if the record there is of another model.
+    """
+    content = stored_result(record, types)
+    if content is not None and content["weights"].get("source") != checkpoint.identity["source"]:
+        raise UserError(
+            f"{record.parent} holds the result of {content['weights'].get('source')}, not of {checkpoint.name}: give "
+            "each model a name of its own with --names, or --restart to throw the results away"
+        )
 
 
 def take_up(output: Path, types: Mapping[str, Any], settings: Mapping[str, Any], restart: bool) -> None:
@@ -35,7 +108,7 @@ def take_up(output: Path, types: Mapping[str, Any], settings: Mapping[str, Any],
     Raises:
         UserError: naming what differs.
     """
-    for path in sorted(output.glob(f"*/{_FILE}")):
+    for path in sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")]):
         content = stored_result(path, types)
         if content is None:
             continue

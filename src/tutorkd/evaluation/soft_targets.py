@@ -18,7 +18,8 @@ section 3.1, the prediction layer, where w = 1 (doi 10.18653/v1/2020.findings-em
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +27,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.classifier import Problem, class_names_of, problem_of
+from tutorkd.evaluation.classifier import LABELS_ARE, Problem, class_names_of, problem_of
 from tutorkd.methods.soft_targets import check_temperature, soft_cross_entropy
-
-_LABELS_ARE = {
-    "single_label_classification": "one class a row",
-    "multi_label_classification": "a list of classes a row",
-    "regression": "a number a row",
-}
 
 
 @dataclass
@@ -54,12 +49,33 @@ class SoftTargetArguments:
         default=2.0,
         metadata={"help": "Temperature T of both models' logits in the soft targets' loss; numbers have none."},
     )
+    hidden_state_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the hidden states' loss, over the student's layers and those that match them."},
+    )
+    attention_score_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the attention scores' loss, which wants equal heads."}
+    )
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
         if not 0 <= self.soft_target_weight <= 1:
             raise UserError(f"soft_target_weight must be from 0 to 1, not {self.soft_target_weight:g}")
         check_temperature(self.temperature)
+        for name in ("hidden_state_weight", "attention_score_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, not {getattr(self, name):g}")
+
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on."""
+        return {
+            key: value for key, value in asdict(self).items() if value or not key.startswith(("hidden", "attention"))
+        }
+
+    @property
+    def matches_layers(self) -> bool:
+        """Whether the student learns more than the teacher's answers."""
+        return self.hidden_state_weight > 0 or self.attention_score_weight > 0
 
 
 @dataclass
@@ -98,8 +114,8 @@ def matched_classes(teacher: PretrainedConfig, name: str, problem: Problem, clas
     """
     if problem_of(teacher) != problem:
         raise UserError(
-            f"{name} can't be learned from: its answers are {_LABELS_ARE[problem_of(teacher)]}, the labels here "
-            f"{_LABELS_ARE[problem]}"
+            f"{name} can't be learned from: its answers are {LABELS_ARE[problem_of(teacher)]}, the labels here "
+            f"{LABELS_ARE[problem]}"
         )
     if problem == "regression":
         return [0]

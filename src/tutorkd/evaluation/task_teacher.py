@@ -1,17 +1,19 @@
 """A fine-tuned classifier as a teacher: the rows with its answers, and a Trainer that learns from these."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, List, Value, concatenate_datasets
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from tutorkd.evaluation.classifier import Problem, check_trained, load_trained, problem_of
+from tutorkd.evaluation.classifier import Classifier, Problem, check_trained, load_trained, problem_of
 from tutorkd.evaluation.labelled import text_columns
+from tutorkd.evaluation.layers import MatchedLayers
 from tutorkd.evaluation.soft_targets import SoftTargetArguments, matched_classes, task_loss
 from tutorkd.hub import load_config
 
@@ -24,19 +26,37 @@ class TaskTeacher:
     """A classifier whose answers others learn, found to answer the same question as the labels.
 
     Args:
-        name: a path or Hub name.
+        soft: which classifier it is, and how it is learned from.
         class_names: of the labels, in the order of a student's logits.
 
     Raises:
         UserError: if there is no such classifier, or its answers aren't about these classes.
     """
 
-    def __init__(self, name: str, problem: Problem, class_names: Sequence[str]):
+    def __init__(self, soft: SoftTargetArguments, problem: Problem, class_names: Sequence[str]):
+        self.soft, name = soft, str(soft.distill_from)
         self.checkpoint: Checkpoint = find_checkpoint(name)
         check_checkpoint(self.checkpoint, None)
         config = load_config(self.checkpoint.folder, _ROLE)
         check_trained(config, name, _ROLE)
         self._order = matched_classes(config, name, problem, class_names)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Its weights, once they are asked for.
+
+        Raises:
+            UserError: if its classification head was never trained.
+        """
+        return load_trained(self.checkpoint.name, _ROLE)
+
+    def matched_layers(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> MatchedLayers | None:
+        """What a student learns of its layers, if it is to.
+
+        Raises:
+            UserError: as `MatchedLayers`.
+        """
+        return MatchedLayers(student, tokenizer, self.classifier, self.soft) if self.soft.matches_layers else None
 
     def taught(self, labelled: Dataset, max_length: int, unlabelled: Dataset | None = None) -> Dataset:
         """Rows with the teacher's logits of them, in the order of the student's, in the column SOFT_TARGET.
@@ -58,10 +78,10 @@ class TaskTeacher:
         rows, marks = labelled, [1.0] * len(labelled)
         if unlabelled is not None:
             feature = labelled.features["label"]
-            none = [0.0 if isinstance(feature, Value) else 0] * len(unlabelled)
+            none: list[Any] = [{Value: 0.0, ClassLabel: 0}.get(type(feature), [])] * len(unlabelled)
             rows = concatenate_datasets([labelled, unlabelled.add_column("label", none, feature=feature)])
             marks += [0.0] * len(unlabelled)
-        teacher = load_trained(self.checkpoint.name, _ROLE)
+        teacher = self.classifier
         with tqdm(total=len(rows), desc=f"{self.checkpoint.title}: answering", unit=" rows", dynamic_ncols=True) as bar:
             logits = teacher.logits(*text_columns(rows), max_length=max_length, tell=bar.update)
         answers = list(logits[:, self._order])
@@ -72,9 +92,18 @@ class TaskTeacher:
 class TaughtTrainer(Trainer):
     """A Trainer whose rows have soft targets."""
 
-    def __init__(self, *args: Any, soft: SoftTargetArguments, **kwargs: Any):
+    def __init__(self, *args: Any, soft: SoftTargetArguments, layers: MatchedLayers | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._soft = soft
+        self._layers = layers.to(self.args.device) if layers else None
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """That of the model, and of what is trained beside it."""
+        optimizer = super().create_optimizer(model)
+        if self._layers:
+            beside = {"params": list(self._layers.projection.parameters()), "lr": self.args.learning_rate}
+            optimizer.add_param_group({**beside, "weight_decay": 0.0})
+        return optimizer
 
     def compute_loss(
         self,
@@ -83,10 +112,11 @@ class TaughtTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of labels and soft targets together; the model's own isn't computed."""
+        """The loss of labels, soft targets and layers together; the model's own isn't computed."""
         read = dict(inputs)
         labels, targets, labelled = (read.pop(name) for name in ("labels", SOFT_TARGET, LABELLED))
-        outputs = model(**read)
+        outputs: Any
+        outputs, of_layers = self._layers.read(model, read) if self._layers else (model(**read), 0.0)
         problem = problem_of(self.accelerator.unwrap_model(model).config)
-        loss = task_loss(problem, outputs.logits, labels, labelled, targets, self._soft)
+        loss = of_layers + task_loss(problem, outputs.logits, labels, labelled, targets, self._soft)
         return (loss, outputs) if return_outputs else loss

@@ -1,9 +1,9 @@
 """GLUE's official metrics, 1 for perfect answers, defined for all answers."""
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from tutorkd.evaluation.metrics import pearson, spearman
 from tutorkd.glue.tasks import Task
 
 
@@ -19,24 +19,11 @@ def _f1(labels: np.ndarray, answers: np.ndarray) -> float:
     return float(f1_score(labels, answers, zero_division=0))
 
 
-def _pearson(labels: np.ndarray, answers: np.ndarray) -> float:
-    return float(pearsonr(labels, answers).statistic) if _both_vary(labels, answers) else 0.0
-
-
-def _spearman(labels: np.ndarray, answers: np.ndarray) -> float:
-    return float(spearmanr(labels, answers).statistic) if _both_vary(labels, answers) else 0.0
-
-
-def _both_vary(labels: np.ndarray, answers: np.ndarray) -> bool:
-    """Whether a correlation is defined; else it counts as 0."""
-    return bool(np.ptp(labels) > 0 and np.ptp(answers) > 0)
-
-
 def _accuracy(labels: np.ndarray, answers: np.ndarray) -> float:
     return float(accuracy_score(labels, answers))
 
 
-METRICS = {"matthews": _matthews, "f1": _f1, "accuracy": _accuracy, "pearson": _pearson, "spearman": _spearman}
+METRICS = {"matthews": _matthews, "f1": _f1, "accuracy": _accuracy, "pearson": pearson, "spearman": spearman}
 METRIC_NAMES = {
     "matthews": "Matthews",
     "f1": "F1",

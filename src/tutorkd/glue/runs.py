@@ -131,7 +131,7 @@ class Unit:
         shared = {"weights": self.checkpoint.identity, "task": self.task.name, "data_sha256": self.rows.digest}
         taught = ""
         if self.lesson:
-            shared |= {**dataclasses.asdict(self.lesson.soft), "distill_from": self.lesson.identity}
+            shared |= {**self.lesson.soft.settings(), "distill_from": self.lesson.identity}
             taught = "-soft-targets"  # beside the runs of labels alone
         runs = []
         for s in self.settings:
@@ -234,10 +234,11 @@ class Tokenised:
     def __init__(self, unit: Unit):
         self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
         self.max_length = unit.settings[0].max_length
-        train = unit.rows.train
+        self.teacher, train = None, unit.rows.train
         if unit.lesson:
-            teacher = TaskTeacher(unit.lesson.classifier, problem_of_task(unit.task), unit.task.classes)
-            train = teacher.taught(train, self.max_length)
+            soft = dataclasses.replace(unit.lesson.soft, distill_from=unit.lesson.classifier)
+            self.teacher = TaskTeacher(soft, problem_of_task(unit.task), unit.task.classes)
+            train = self.teacher.taught(train, self.max_length)
         self.train = self.of(train)
         self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}
 
@@ -253,8 +254,7 @@ def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
     """
     model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
     title = f"{unit.checkpoint.title}, {unit.task.title}"
-    soft = unit.lesson.soft if unit.lesson else None
-    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title, soft)
+    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title, rows.teacher)
     return trainer, trainer.train().metrics["train_runtime"]
 
 

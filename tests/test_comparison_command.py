@@ -120,6 +120,50 @@ def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkey
     assert training["seconds"] > 0
 
 
+@pytest.fixture
+def of_operations(matrix, tmp_path):
+    """The command line of a recipe with a budget in operations."""
+
+    def command(variants, flops):
+        made = matrix(variants)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(recipe.read_text().replace("max_steps: 4, ", "") + f"flops: {flops}\n")
+        return made
+
+    return command
+
+
+def test_a_method_whose_step_costs_less_has_more_steps_of_a_budget_in_operations(of_operations, in_process, tmp_path):
+    out = tmp_path / "out"
+    assert main([*of_operations("tutor-kd, mlm", "1.0e8")]) == 0
+    summary = json.loads((out / "results.json").read_text())
+    tutor, plain = (cell["figures"] for cell in summary["cells"])
+    for found in (tutor, plain):
+        step = found["training_flops"] / found["training_steps"]
+        assert found["training_steps"] == 1.0e8 // step >= 2
+    assert plain["training_steps"] > 1.5 * tutor["training_steps"]
+    lines = (out / "results.md").read_text().splitlines()
+    assert lines[0].rstrip(" |").endswith("steps")
+    assert sorted(line.rstrip(" |").split()[-1] for line in lines[2:4]) == sorted(
+        str(int(found["training_steps"])) for found in (tutor, plain)
+    )
+    in_process.clear()
+    assert main([*of_operations("tutor-kd, mlm", "1.0e8")]) == 0
+    assert in_process == []
+
+
+def test_variants_that_a_budget_in_operations_doesn_t_pay_for_are_told(of_operations, in_process, tmp_path, capsys):
+    assert main([*of_operations(f"mlm, {BROKEN}", "10"), "--dry-run"]) == 1
+    shown = capsys.readouterr().out
+    assert "mlm-half-seed0 can't run: flops 10 don't pay for one step, which takes " in shown
+    assert "broken-half-seed0 can't run: 7 relation heads" in shown
+    assert main([*of_operations("mlm", "10"), "--cell", "mlm-half-seed0"]) == 2
+    assert "flops 10 don't pay for one step" in capsys.readouterr().err
+    assert main(of_operations(f"mlm, {BROKEN}", "2.0e7")) == 1
+    assert in_process == ["mlm-half-seed0"]
+    assert "7 relation heads" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_the_time_of_a_run_shorter_than_a_line_of_the_log_is_told(matrix, in_process, tmp_path):
     command = matrix("kd")
     recipe = tmp_path / "recipe.yaml"

@@ -70,6 +70,14 @@ def test_a_budget_in_tokens_becomes_as_many_steps_as_hold_them(tmp_path):
         assert {cell.distill.config.max_steps for cell in cells} == {steps}
 
 
+def test_a_budget_in_operations_waits_for_what_a_step_costs(tmp_path):
+    for flops in (2e13, "2.0e13", 20_000_000_000_000):
+        cells = read_cells(_recipe(common={"max_steps": None}, flops=flops), "r", tmp_path)
+        assert {cell.flops for cell in cells if cell.kind == "distilled"} == {2e13}
+        assert {cell.flops for cell in cells if cell.kind != "distilled"} == {None}
+        assert {cell.result for cell in cells if cell.kind == "distilled"} == {None}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -88,7 +96,15 @@ def test_a_budget_in_tokens_becomes_as_many_steps_as_hold_them(tmp_path):
         ({"seeds": ["a"]}, "r, seeds: give whole numbers from 0"),
         ({"common": {"seed": 4}}, "r, common .*: seed isn't to be set there"),
         ({"common": {"max_steps": None}}, "r: give one budget"),
-        ({"tokens": 10}, "r: give one budget"),
+        ({"tokens": 10}, "r: give one budget: max_steps under common, tokens, or flops"),
+        ({"flops": 1e9}, "r: give one budget"),
+        ({"common": {"max_steps": None}, "tokens": 10, "flops": 1e9}, "r: give one budget"),
+        (
+            {"common": {"max_steps": None}, "flops": "many"},
+            "r, flops: give a number above 0, such as 2.0e13, not 'many'",
+        ),
+        ({"common": {"max_steps": None}, "flops": 0}, "r, flops: give a number above 0"),
+        ({"common": {"max_steps": None}, "flops": True}, "r, flops: give a number above 0"),
         ({"common": {"max_steps": 0}}, "max_steps must be a whole number from 1, not 0"),
         ({"common": {"max_steps": None}, "tokens": "many"}, "r, tokens: give a whole number from 1, not 'many'"),
         ({"common": {"learning_rate": "fast"}}, "invalid float value: 'fast'"),

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.comparison.bench import estimate, refusals
+from tutorkd.comparison.budget import in_steps
 from tutorkd.comparison.cell import run_cell
 from tutorkd.comparison.matrix import SECTIONS, Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
@@ -104,8 +105,9 @@ def _compare(
     cells: Sequence[Cell], recipe: str, content: Mapping[str, Any], flags: Sequence[str], args: CompareArguments
 ) -> int:
     out = Path(args.output_dir)
+    cells, failed = in_steps(cells)
     left = [cell for cell in cells if args.restart or cell.result is None]
-    failed = refusals(left) if left else {}
+    failed |= refusals(left) if left else {}
     if args.restart:
         for cell in cells:
             empty(cell.folder)
@@ -155,15 +157,21 @@ def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
     chosen = [cell for cell in cells if cell.name == args.cell]
     if not chosen:
         raise UserError(f"there is no cell {args.cell}; there are {', '.join(cell.name for cell in cells)}")
+    (cell,), failed = in_steps(chosen)
+    if failed:
+        raise UserError(failed[cell.name])
     if args.restart:
-        empty(chosen[0].folder)
-    run_cell(chosen[0])
+        empty(cell.folder)
+    run_cell(cell)
     return 0
 
 
 def _print_plan(cells: Sequence[Cell]) -> int:
     """Returns the exit code: 1 if a cell can't run."""
-    seconds, refused = estimate(cells)
+    cells, uncounted = in_steps(cells)
+    counted = [cell for cell in cells if cell.name not in uncounted]
+    seconds, refused = estimate(counted) if counted else ({}, {})
+    refused |= uncounted
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("cell", "method", "student"):
         table.add_column(heading, no_wrap=True)
@@ -175,7 +183,7 @@ def _print_plan(cells: Sequence[Cell]) -> int:
         left += 0.0 if cell.result or cell.name in refused else seconds[cell.name]
         trained = cell.kind == "distilled"
         method = cell.distill.args.method if trained else "-"
-        steps = f"{cell.distill.config.max_steps:,}" if trained else "-"
+        steps = f"{cell.distill.config.max_steps:,}" if trained and cell.flops is None else "-"
         words = (cell.name, method, cell.student or "-", str(cell.seed), steps, time)
         table.add_row(*(Text(word) for word in words))
     width = None if sys.stdout.isatty() else 160

@@ -30,7 +30,7 @@ SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, A
 RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any]}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
-SECTIONS = ["common", "tokens", "variants", "students", "seeds", "evaluate", "references"]
+SECTIONS = ["common", "tokens", "flops", "variants", "students", "seeds", "evaluate", "references"]
 TEACHER, UNDISTILLED = "teacher", "not distilled"
 
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
@@ -51,6 +51,7 @@ class Cell:
         distill: options of ``tutorkd distill``; of the undistilled student, whatever shares its start.
         measures: what it is measured by.
         evaluate: options that say how.
+        flops: operations that its training may take, where these aren't steps yet (``budget.in_steps``).
     """
 
     kind: Literal["distilled", "undistilled", "teacher"]
@@ -61,6 +62,7 @@ class Cell:
     distill: Distillation
     measures: Measures
     evaluate: Options
+    flops: float | None = None
 
     @property
     def name(self) -> str:
@@ -91,7 +93,7 @@ class Cell:
         """Its result, if it is finished and had these settings."""
         types = {**RESULT_TYPES, "evaluation": self.measures.types}
         types |= {"training": TRAINING_TYPES} if self.kind == "distilled" else {}
-        result = stored_result(self.folder / RESULT_FILE, types)
+        result = stored_result(self.folder / RESULT_FILE, types) if self.flops is None else None
         if result is None:
             return None
         there, now = result["settings"], self.settings
@@ -109,9 +111,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     """The cells of a recipe: references first, then seed by seed, so that all variants advance together.
 
     Args:
-        recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` (a budget instead of ``max_steps``),
-            ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``, or of ``tutorkd glue``),
-            ``references``.
+        recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` or ``flops`` (a budget instead of
+            ``max_steps``), ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``, or of
+            ``tutorkd glue``), ``references``.
         where: what messages call the recipe.
         output_dir: of the comparison; cells are folders in its folder ``cells``.
 
@@ -145,7 +147,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         _check_variant(variant, common, objective, where)
     for student in students:
         _check_keys(student, ["name", *_STUDENT_KEYS], f"{where}, student {student['name']}")
-    budget = _budget(recipe.get("tokens"), common, objective, where)
+    budget, flops = _budget(recipe, common, objective, where)
 
     def cell(kind: Any, variant: dict[str, Any], student: dict[str, Any], seed: int) -> Cell:
         title = {"distilled": variant["name"], "undistilled": UNDISTILLED, "teacher": TEACHER}[kind]
@@ -159,7 +161,8 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         parser = measures.section.parser()
         told = {**evaluate, **{key: value for key, value in told.items() if key in parser.keys}}
         read = parser.read([], told, f"{where}, evaluate")
-        return Cell(kind, title, name, seed, folder, options, measures, read)
+        left = flops if kind == "distilled" else None
+        return Cell(kind, title, name, seed, folder, options, measures, read, left)
 
     cells = []
     for seed in seeds:
@@ -211,19 +214,34 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective
     _check_keys(common, distillation.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON)
 
 
-def _budget(tokens: Any, common: Mapping[str, Any], objective: Objective, where: str) -> dict[str, int]:
-    """Steps, the same for all cells.
+def _budget(
+    recipe: Mapping[str, Any], common: Mapping[str, Any], objective: Objective, where: str
+) -> tuple[dict[str, int], float | None]:
+    """The budget that all cells have: as ``max_steps``; or, beside one step that stands there meanwhile, in operations.
 
     Raises:
         UserError: unless exactly one budget is given.
     """
-    if (tokens is None) == ("max_steps" not in common):
-        raise UserError(f"{where}: give one budget: max_steps under common, or tokens")
-    if tokens is None:
+    given = [
+        *(key for key in ("tokens", "flops") if recipe.get(key) is not None),
+        *(["max_steps"] * ("max_steps" in common)),
+    ]
+    if len(given) != 1:
+        raise UserError(f"{where}: give one budget: max_steps under common, tokens, or flops")
+    if given == ["flops"]:
+        try:
+            flops = float(str(recipe["flops"]))  # to YAML, 2.0e13 is text
+        except ValueError:
+            flops = math.nan
+        if not 0 < flops < math.inf:
+            raise UserError(f"{where}, flops: give a number above 0, such as 2.0e13, not {recipe['flops']!r}")
+        return {"max_steps": 1}, flops
+    if given == ["max_steps"]:
         steps = common["max_steps"]
         if type(steps) is not int or steps < 1:
             raise UserError(f"{where}, common: max_steps must be a whole number from 1, not {steps!r}")
-        return {}
+        return {}, None
+    tokens = recipe["tokens"]
     if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
     known = distillation.parser(objective=objective).keys
@@ -231,7 +249,7 @@ def _budget(tokens: Any, common: Mapping[str, Any], objective: Objective, where:
     options = read_distillation([], settings, f"{where}, common")
     step = options.config.per_device_train_batch_size * options.config.gradient_accumulation_steps
     step *= options.text.max_length
-    return {"max_steps": math.ceil(tokens / step)}
+    return {"max_steps": math.ceil(tokens / step)}, None
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str, refused: set[str] | None = None) -> None:

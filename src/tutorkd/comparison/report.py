@@ -7,12 +7,13 @@ from typing import Any
 from tutorkd import probe
 from tutorkd.callbacks import LEARNING_RATE, SECONDS_LEFT, TIMES, TOKENS_PER_SECOND
 from tutorkd.comparison.matrix import Cell
-from tutorkd.comparison.measures import ENCODERS, Measures
+from tutorkd.comparison.measures import ENCODERS, Column, Measures
 from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned
 
 _LINES = {figure.name for figure in (LOSS, *probe.FIGURES)}  # a line of the log with one of these has figures
+_STEPS = Column("steps", "training_steps", lambda found: f"{found['mean']:,.0f}")
 # What a line says of when it was written and how fast the run was.
 _WHEN = {"step", "epoch", LEARNING_RATE.name, TOKENS_PER_SECOND.name, SECONDS_LEFT, *TIMES}
 
@@ -85,7 +86,9 @@ def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
 def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
     """The table of a comparison, best mean score first, references on top."""
     failures = any(row["failed"] for row in summary["rows"])
-    headings = ["variant", "student", "seeds", *(column.heading for column in measures.columns)]
+    steps = _steps(summary)
+    columns = [*measures.columns, *([_STEPS] * (len(steps) > 1))]
+    headings = ["variant", "student", "seeds", *(column.heading for column in columns)]
     headings += ["failed"] * failures
     lines: list[list[str]] = []
     score = measures.score
@@ -99,7 +102,7 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
     for row in sorted(summary["rows"], key=order):
         found = row["figures"]
         words = [row["variant"], row["student"] or "-", str(len(row["seeds"]))]
-        for column in measures.columns:
+        for column in columns:
             words.append(column.words(found[column.figure]) if column.figure in found else "-")
         if failures:
             words.append(_failures(row["failed"]))
@@ -112,9 +115,15 @@ def _caption(summary: Mapping[str, Any], measures: Measures) -> str:
     finished = [cell for cell in summary["cells"] if "evaluation" in cell]
     if not finished:
         return "No cell was finished."
-    steps = {int(cell["figures"]["training_steps"]) for cell in finished if "training_steps" in cell["figures"]}
-    budget = f"{' or '.join(f'{each:,}' for each in sorted(steps))} steps of training. " if steps else ""
+    steps = _steps(summary)
+    budget = f"{steps[0]:,} steps of training. " if len(steps) == 1 else ""
     return f"{budget}{measures.caption(finished)}"
+
+
+def _steps(summary: Mapping[str, Any]) -> list[int]:
+    """The numbers of steps that there are; several where the budget is in operations."""
+    figures = [cell["figures"] for cell in summary["cells"] if "figures" in cell]
+    return sorted({int(found["training_steps"]) for found in figures if "training_steps" in found})
 
 
 def _failures(errors: Mapping[str, str]) -> str:

@@ -135,7 +135,7 @@ def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
 def test_a_batch_comes_with_its_counts():
     batch = _batch(_collator(), tiny.rows(2, 12) + tiny.rows(1, 7, seed=1))
     masked = len(batch.masked_positions)
-    assert [float(count) for count in batch.counts] == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7, 11 + 11 + 6]
+    assert [float(count) for count in batch.counts] == [masked, 12 + 12 + 7, 12 * 12 + 12 * 12 + 7 * 7, 11 + 11 + 6, 3]
 
 
 def test_a_batch_knows_the_tokens_that_are_asked_about():

@@ -48,7 +48,7 @@ def test_special_tokens_are_not_chosen():
 def test_rows_of_one_token_or_two_have_nothing_to_choose():
     batch = _collator(0.5, 1)(_rows(1, 1) + _rows(1, 2))
     assert len(batch.masked_positions) == 0
-    assert [float(count) for count in batch.counts] == [0, 3, 5, 1]
+    assert [float(count) for count in batch.counts] == [0, 3, 5, 1, 2]
 
 
 def test_padding_stands_behind_and_counts_for_nothing():

@@ -16,11 +16,13 @@ class BatchCounts(NamedTuple):
     real: Tensor  # real positions
     pairs: Tensor  # real (query, key) pairs
     predicted: Tensor  # real positions with another before them in their row, as a causal model is asked about
+    rows: Tensor
 
 
 class Batch(NamedTuple):
     """Rows of text X, and X^M beside them, in which some tokens are hidden; none for a causal model, which never sees
-    the token that it is asked about. There the masked positions are those whose tokens a tutor replaces.
+    the token that it is asked about. There the masked positions are those whose tokens a tutor replaces. An embedding
+    model reads X alone; its masked positions are the first of each row, at which stands what is told of the row.
     """
 
     input_ids: Tensor  # (B, L), X
@@ -29,8 +31,9 @@ class Batch(NamedTuple):
     # (k,), 1; 0 at a position that isn't masked and only fills up the number, so that batches have one shape.
     position_weights: Tensor
     attention_mask: Tensor | None  # (B, L), None without padding: then attention runs its fastest kernel
-    # (4,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
+    # (5,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
     num_items: Tensor
+    vectors: Tensor | None = None  # (B, d), the rows' vectors by an embedding teacher, where they are known already
 
     @classmethod
     def counted(
@@ -50,7 +53,7 @@ class Batch(NamedTuple):
         rows, length = input_ids.shape
         lengths = torch.full((rows,), length) if attention_mask is None else attention_mask.sum(-1)
         sums = lengths.sum(), lengths.square().sum(), (lengths - 1).clamp(min=0).sum()
-        counts = torch.tensor([len(masked_positions), *sums], dtype=torch.float32)
+        counts = torch.tensor([len(masked_positions), *sums, rows], dtype=torch.float32)
         if fillers is not None:
             masked_positions = torch.cat([masked_positions, fillers])
             weights = torch.cat([weights, torch.zeros(len(fillers))])

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
-from tutorkd.objective import CAUSAL, objective_of
+from tutorkd.objective import CAUSAL, EMBEDDING, objective_of
 from tutorkd.probe import FIGURES, TEACHER_ACCURACY
 from tutorkd.step import Figure
 from tutorkd.tables import aligned, escaped
@@ -29,6 +29,16 @@ _KINDS = {
     "masked": ("An encoder", "It has an MLM head; `AutoModel` loads it without.", "feature-extraction"),
     "causal": ("A causal language model", "It writes with `model.generate`.", "text-generation"),
 }
+_LOAD = """\
+from transformers import {loader}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+model = {loader}.from_pretrained("THIS_FOLDER_OR_REPOSITORY")"""
+_EMBED = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("THIS_FOLDER_OR_REPOSITORY")
+vectors = model.encode(["a text", "another"])"""
 
 _PRINT_CLASSES = """\
 classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
@@ -60,16 +70,18 @@ def student_card(
     }
     loader = settings.student_head.model_class.__name__ if settings.student_head else "AutoModel"
     what, head, task = _KINDS[settings.student_head and settings.student_head.name]
+    load, library = _LOAD.format(loader=loader), "transformers"
+    if teacher.objective is EMBEDDING:
+        what, task = "An embedding model", "sentence-similarity"
+        head = "Its vectors can be compared with its teacher's. `AutoModel` loads its body alone."
+        load, library = _EMBED, "sentence-transformers"
     text = f"""\
 # A student of {name}
 
-{what} trained with {method.title} by tutorkd {__version__}. It is a plain transformers model:
+{what} trained with {method.title} by tutorkd {__version__}. It is a plain {library} model:
 
 ```python
-from transformers import {loader}, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
-model = {loader}.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+{load}
 ```
 
 {head}
@@ -85,7 +97,8 @@ projections); using the student doesn't need it.
 {method.citation}
 ```
 """
-    _write(folder, text, task, ["knowledge-distillation", method.title.lower().replace(" ", "-")], base)
+    tags = ["knowledge-distillation", method.title.lower().replace(" ", "-")]
+    _write(folder, text, task, tags, base, library)
 
 
 def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
@@ -172,9 +185,9 @@ def _table(facts: dict[str, str]) -> str:
     return aligned(["", ""], list(facts.items()), words=2)
 
 
-def _write(folder: Path, text: str, task: str, tags: list[str], base_model: str) -> None:
+def _write(folder: Path, text: str, task: str, tags: list[str], base_model: str, library: str = "transformers") -> None:
     data = ModelCardData(
-        library_name="transformers",
+        library_name=library,
         pipeline_tag=task,
         tags=tags,
         # Only a name on the Hub may stand here; a path of somebody's machine may not.

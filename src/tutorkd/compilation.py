@@ -18,6 +18,7 @@ from tutorkd.batch import Batch
 from tutorkd.config import PretrainingConfig, shards
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
+from tutorkd.padding import TextCollator
 from tutorkd.spacing import SpacedCollator
 from tutorkd.words import one_line
 
@@ -38,7 +39,12 @@ class Compilation(TrainerCallback):
         note: says in a few words what is going on.
     """
 
-    def __init__(self, module: nn.Module, masking: MaskingCollator | SpacedCollator, note: Callable[[str], None]):
+    def __init__(
+        self,
+        module: nn.Module,
+        masking: MaskingCollator | SpacedCollator | TextCollator,
+        note: Callable[[str], None],
+    ):
         self.module, self.masking, self.note = module, masking, note
         self.on = self.asked = self.noted = False
         self.shape: tuple[int, int, int] | None = None  # of the batches that go through the compiled passes

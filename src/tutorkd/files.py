@@ -113,7 +113,8 @@ def _check(content: Any, types: Mapping[str, Any]) -> None:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move to ``folder`` once all of them are written; if one can't be, none does.
+    """A scratch folder whose files, also those in folders within, move to ``folder`` once all of them are written; if
+    one can't be, none does.
 
     They get the permissions that the user's umask leaves; safetensors gives its files to their owner alone.
     """
@@ -122,10 +123,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
     scratch.mkdir(parents=True)
     try:
         yield scratch
-        for file in list(scratch.iterdir()):
-            if file.is_file():
-                file.chmod(scratch.stat().st_mode & 0o666)
+        for file in [each for each in scratch.rglob("*") if each.is_file()]:
+            file.chmod(scratch.stat().st_mode & 0o666)
             flush(file)
-            file.replace(folder / file.name)
+            place = folder / file.relative_to(scratch)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -23,7 +23,8 @@ from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
 from tutorkd.masking import MaskingCollator
-from tutorkd.objective import CAUSAL, Objective, objective_of
+from tutorkd.objective import CAUSAL, EMBEDDING, Objective, objective_of
+from tutorkd.padding import TextCollator
 from tutorkd.probe import IGNORED
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.saving import SavingTrainer
@@ -53,6 +54,7 @@ class PackedRowsTrainer(SavingTrainer):
         processing_class: the tokenizer.
         stage: what the progress bar calls this.
         figures: what is shown of the log, in its order, beside the loss.
+        objective: what the rows are read for; by default what ``model`` is for.
         spacing: of a causal model, the share of the tokens that a tutor replaces, and how many lie between two.
 
     Raises:
@@ -73,6 +75,7 @@ class PackedRowsTrainer(SavingTrainer):
         processing_class: PreTrainedTokenizerBase,
         stage: str,
         figures: Sequence[Figure],
+        objective: Objective | None = None,
         spacing: tuple[float, int] = (0.0, 0),
         **kwargs: Any,
     ):
@@ -88,13 +91,18 @@ class PackedRowsTrainer(SavingTrainer):
             prepare_for_checkpointing(module, model, args)
         self.get_optimizer_cls_and_kwargs(args, model)  # refuses one that isn't installed, before a folder is made
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
-        self.objective: Objective = objective_of(model)
+        self.objective: Objective = objective or objective_of(model)
         of_rows = self.data_seed, model.config.vocab_size
-        self.masking: MaskingCollator | SpacedCollator = (
-            SpacedCollator(processing_class, *spacing, *of_rows)
-            if self.objective is CAUSAL
-            else MaskingCollator(processing_class, args.mlm_probability, *of_rows)
-        )
+        self.masking: MaskingCollator | SpacedCollator | TextCollator
+        if self.objective is CAUSAL:
+            self.masking = SpacedCollator(processing_class, *spacing, *of_rows)
+        elif self.objective is EMBEDDING:
+            self.masking = TextCollator(processing_class, model.config.vocab_size)
+            if args.torch_compile:
+                raise UserError("torch_compile: texts of unequal lengths can't go through one graph; leave it out")
+            args.torch_compile = False
+        else:
+            self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)
         with compiling_left_to_us(args):
             super().__init__(
                 model=module,
@@ -129,7 +137,8 @@ class PackedRowsTrainer(SavingTrainer):
             return None
         rows_a_step = self.get_total_train_batch_size(self.args)
         # The state counts epochs: a whole number where one begins, more where a resumed run goes on within one.
-        return EpochSampler(len(rows), rows_a_step, self.data_seed, lambda: int(self.state.epoch or 0))
+        lengths = rows.lengths if self.objective is EMBEDDING else None
+        return EpochSampler(len(rows), rows_a_step, self.data_seed, lambda: int(self.state.epoch or 0), lengths)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """As Trainer's, but batches keep their own shapes: what is drawn for them doesn't depend on compiling."""

@@ -29,7 +29,9 @@ CORRELATION = Figure("eval_probe_correlation", "probe corr.", "probe correlation
 ACCURACY = Figure("eval_accuracy", "accuracy")
 PERPLEXITY = Figure("eval_perplexity", "perplexity")
 KL_TO_TEACHER = Figure("eval_kl_to_teacher", "KL(T||S)", "KL(T || S) on held-out rows, nats")
-FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY, KL_TO_TEACHER)  # all that a look at held-out rows may give
+VECTOR_COSINE = Figure("eval_cosine", "cosine", "mean cosine to the teacher on held-out texts, -1 to 1")
+# All that a look at held-out rows may give.
+FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY, KL_TO_TEACHER, VECTOR_COSINE)
 
 # By number format: what a teacher names of the tokens of held-out rows, in 8 bits and before it was rounded.
 TEACHER_ACCURACY = {

@@ -66,6 +66,7 @@ class Reading(NamedTuple):
     attention: tuple[AttentionInputs, ...]  # as ``Ask.attention``
     features: Tensor  # (k, d), the last hidden states that logits are computed from, where positions were given
     logits: Tensor  # (k, V)
+    last: Tensor  # (B, L, d), what the body gives, which is there anyway
 
 
 class Reader(nn.Module):
@@ -123,7 +124,7 @@ class Reader(nn.Module):
             features = at_positions(last, self.objective.logit_positions(positions))
             if ask.logits:
                 logits = self.head(features)
-        return Reading(hidden, tuple(recording.kept), features, logits)
+        return Reading(hidden, tuple(recording.kept), features, logits, last)
 
 
 def has_head(model: PreTrainedModel) -> bool:

@@ -44,7 +44,7 @@ class SavingTrainer(Trainer):
         if not self.args.should_save:
             return
         with quiet_transformers(), written_whole(Path(output_dir or self.args.output_dir)) as folder:
-            self.saved_model.save_pretrained(folder)
+            self._save_model(folder)
             if heads := self._heads(self.accelerator.unwrap_model(self.model)):
                 safetensors.torch.save_file(
                     {name: p.detach().contiguous() for name, p in heads.items()},
@@ -53,6 +53,9 @@ class SavingTrainer(Trainer):
                 )
             self.processing_class.save_pretrained(folder)
             self._write_card(folder)
+
+    def _save_model(self, folder: Path) -> None:
+        self.saved_model.save_pretrained(folder)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's, which makes the repository when it is itself made; refusals in one line."""

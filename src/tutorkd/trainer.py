@@ -1,28 +1,33 @@
 """The trainers: of masked language models, and of students from teachers."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import probe
+from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
+from tutorkd.data.rows import StreamedRows
 from tutorkd.errors import UserError, nearest
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.methods import CAUSAL_METHODS, METHODS, Method, methods_for
+from tutorkd.methods import CAUSAL_METHODS, METHODS, Method, methods_for, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
-from tutorkd.objective import Objective
+from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
+from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, build_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
@@ -97,7 +102,7 @@ class DistillationTrainer(PackedRowsTrainer):
         module: nn.Module | None = None,
         **kwargs: Any,
     ):
-        teacher = prepare_teacher(teacher_model, args)
+        teacher = prepare_teacher(teacher_model, args, objective=objective_of_method(method))
         self.method = choose_method(method, teacher.objective)
         self.settings = self.method.settings() if settings is None else settings
         named = isinstance(teacher_model, str)
@@ -123,6 +128,7 @@ class DistillationTrainer(PackedRowsTrainer):
             stage="distill",
             figures=(*self.method.figures, STUDENT_NORM, *norms, *looked_at, *probe.TEACHER_ACCURACY.values()),
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
+            objective=teacher.objective,
             spacing=self.method.spacing(self.settings),
             **kwargs,
         )
@@ -131,6 +137,13 @@ class DistillationTrainer(PackedRowsTrainer):
             self._quantise_teacher()
         self.teacher.to(args.device)
         self._probe_generator = torch.Generator(args.device)
+        self.method.start(module, self.teacher, self._first_batches())
+
+    def _first_batches(self) -> Iterator[Batch]:
+        rows: Any = self.train_dataset
+        first = iter(rows) if isinstance(rows, StreamedRows) else (rows[index] for index in range(len(rows)))
+        while some := [*islice(first, self.args.per_device_eval_batch_size)]:
+            yield self._prepare_inputs(self.masking(some))
 
     def _learned_from(self, module, batch):
         return self.method.own_text(module, batch)
@@ -171,6 +184,9 @@ class DistillationTrainer(PackedRowsTrainer):
     def _look(self, module, batch):
         assert self.held_out is not None
         return self.held_out.look(module, batch, self.teacher, self._probe_generator)
+
+    def _save_model(self, folder: Path) -> None:
+        self.method.write(self.accelerator.unwrap_model(self.model), self.saved_model, self.teacher, folder)
 
     def _write_card(self, folder: Path) -> None:
         student_card(folder, self.saved_model, self.teacher, self.method, self.settings, self.args, self.state)
@@ -250,6 +266,14 @@ def prepare_teacher(
             to int8 isn't installed.
     """
     dtype = args.teacher_format
+    if objective is EMBEDDING:
+        if args.teacher_dtype == "int8" or args.shard_teacher:
+            asked = "shard_teacher" if args.shard_teacher else "teacher_dtype int8"
+            raise UserError(f"{asked} isn't for embedding models: leave it out, or take --teacher_dtype bfloat16")
+        if isinstance(teacher, str):
+            return load_sentence_teacher(teacher, dtype, trust_remote_code)
+        if not isinstance(teacher, Teacher):
+            return SentenceTeacher(cast(Any, teacher), dtype)
     if args.teacher_dtype == "int8":
         check_quantizer()
     if isinstance(teacher, str):

@@ -9,7 +9,7 @@ from tutorkd.errors import UnknownKey
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.glue import arguments as glue
 from tutorkd.methods import methods_for
-from tutorkd.objective import CAUSAL, MASKED
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.pretraining import adaptation, distillation
 
 
@@ -28,10 +28,10 @@ def told(error: UnknownKey, command: str) -> str:
 
 
 def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Each command, and what a recipe for it may say; one that distils either kind of models."""
+    """Each command, and what a recipe for it may say; one that distils any kind of models."""
     method = str(recipe.get("method"))
-    for objective in (MASKED, CAUSAL):
-        chosen = method if method in methods_for(objective) else "tutor-kd"
+    for objective in (MASKED, CAUSAL, EMBEDDING):
+        chosen = method if method in methods_for(objective) else next(iter(methods_for(objective)))
         yield "distill", distillation.parser(chosen, objective).keys
     yield "adapt", adaptation.parser().keys
     yield "evaluate", evaluation.parser().keys

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import count, islice
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from tutorkd.data.permutation import Permutation
 from tutorkd.errors import UserError, kind_of
 
 _ROWS_PER_READ = 64
+_ROWS_PER_LOOK = 1 << 16
+_STEPS_SORTED = 50  # steps whose rows are sorted by length together
 _PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dataset"
 
 
@@ -25,16 +30,27 @@ class EpochSampler(Sampler[int]):
     It yields draws, not rows: draw = pass * rows + row. So a draw names one row in one pass, and the masks, which
     depend on the seed and the draw, are new in each pass without anybody telling the workers which one it is.
 
+    Rows of unequal lengths are read with their like, so that little padding is read beside them: the draws of some
+    steps are sorted by length, cut into steps, and these are shuffled.
+
     Args:
         rows: how many there are.
         rows_a_step: how many a step reads, over all processes and micro-batches.
         seed: of all permutations.
         epoch: asked for the number of the epoch, from 0, whenever one begins. A number that is set from outside
             doesn't reach a sampler under every wrapper that skips batches or spreads them over processes.
+        lengths: of the rows, (rows,), where they are to be read with their like.
     """
 
-    def __init__(self, rows: int, rows_a_step: int, seed: int, epoch: Callable[[], int]):
-        self.rows, self.seed, self.epoch = rows, seed, epoch
+    def __init__(
+        self,
+        rows: int,
+        rows_a_step: int,
+        seed: int,
+        epoch: Callable[[], int],
+        lengths: np.ndarray | None = None,
+    ):
+        self.rows, self.rows_a_step, self.seed, self.epoch, self.lengths = rows, rows_a_step, seed, epoch, lengths
         self._length = math.ceil(rows / rows_a_step) * rows_a_step
 
     def __len__(self) -> int:
@@ -42,8 +58,19 @@ class EpochSampler(Sampler[int]):
         return self._length
 
     def __iter__(self) -> Iterator[int]:
-        first_pass, place = divmod(self.epoch() * len(self), self.rows)
-        return islice(self._draws(first_pass, place), len(self))
+        epoch = self.epoch()
+        draws = islice(self._draws(*divmod(epoch * len(self), self.rows)), len(self))
+        return draws if self.lengths is None else self._with_their_like(draws, epoch)
+
+    def _with_their_like(self, draws: Iterator[int], epoch: int) -> Iterator[int]:
+        assert self.lengths is not None
+        for number in count():
+            some = np.fromiter(islice(draws, _STEPS_SORTED * self.rows_a_step), np.int64)
+            if not len(some):
+                return
+            some = some[np.argsort(self.lengths[some % self.rows], kind="stable")].reshape(-1, self.rows_a_step)
+            np.random.default_rng([self.seed, epoch, number]).shuffle(some)
+            yield from some.flatten().tolist()
 
     def _draws(self, number: int, place: int) -> Iterator[int]:
         """From a place in a pass on, without end, in memory that doesn't depend on the number of rows."""
@@ -83,7 +110,16 @@ class DrawnRows(Dataset):
             rows = self.rows.__getitems__(indices)
         else:
             rows = [self.rows[index] for index in indices]
-        return [{"input_ids": row["input_ids"], "draw": draw} for row, draw in zip(rows, draws, strict=True)]
+        return [{**row, "draw": draw} for row, draw in zip(rows, draws, strict=True)]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, (rows,)."""
+        if not isinstance(self.rows, datasets.Dataset):
+            return np.array([len(self.rows[index]["input_ids"]) for index in range(len(self))])
+        ids = self.rows.select_columns(["input_ids"]).with_format("arrow")
+        read = (pc.list_value_length(table.column(0)).to_numpy() for table in ids.iter(_ROWS_PER_LOOK))
+        return np.concatenate([*read])[: len(self)]
 
 
 class StreamedRows(IterableDataset):

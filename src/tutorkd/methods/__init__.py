@@ -1,10 +1,12 @@
 """Methods of distillation, one file each; all that the trainer knows of one is in ``METHODS``, of causal models
-in ``CAUSAL_METHODS``."""
+in ``CAUSAL_METHODS``, of embedding models in ``EMBEDDING_METHODS``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.gradients import GradientPart
@@ -14,6 +16,7 @@ from tutorkd.methods import (
     causal_lm,
     causal_tutor_kd,
     distilbert,
+    embedding,
     kd,
     masked_lm,
     minilm,
@@ -23,13 +26,13 @@ from tutorkd.methods import (
     tutor,
     tutor_kd,
 )
-from tutorkd.objective import CAUSAL, Objective
+from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.probe import HeldOut
 from tutorkd.step import Figure
 
 
 class Method(NamedTuple):
-    """A method as the trainer sees it, for masked or for causal models."""
+    """A method as the trainer sees it, for masked, causal or embedding models."""
 
     title: str
     citation: str  # BibTeX
@@ -42,6 +45,12 @@ class Method(NamedTuple):
     own_text: Callable[[Any, Batch], Batch] = lambda module, batch: batch
     # Of the settings, for causal models: the share of the tokens that a tutor replaces, and how many lie between two.
     spacing: Callable[[Any], tuple[float, int]] = lambda settings: (0.0, 0)
+    # Of module, teacher and batches of the text, which needn't be read: before the first step.
+    start: Callable[[Any, Any, Iterable[Batch]], None] = lambda module, teacher, batches: None
+    # Of module, student, teacher and folder: writes the student, by default a model of transformers.
+    write: Callable[[Any, PreTrainedModel, Any, Path], None] = lambda module, student, teacher, folder: (
+        student.save_pretrained(folder)
+    )
 
 
 def _of_pair(kind: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -127,6 +136,25 @@ CAUSAL_METHODS: dict[str, Method] = {
 }
 
 
+EMBEDDING_METHODS: dict[str, Method] = {
+    "embedding": Method(
+        "embedding distillation",
+        embedding.CITATION,
+        embedding.EmbeddingSettings,
+        _of_pair(embedding.Embedding),
+        embedding.FIGURES,
+        held_out=lambda settings: embedding.HELD_OUT,
+        start=embedding.start,
+        write=embedding.write,
+    ),
+}
+
+
 def methods_for(objective: Objective) -> dict[str, Method]:
     """The methods by name that train models of an objective."""
-    return CAUSAL_METHODS if objective is CAUSAL else METHODS
+    return {"causal": CAUSAL_METHODS, "embedding": EMBEDDING_METHODS}.get(objective.name, METHODS)
+
+
+def objective_of_method(name: str) -> Objective | None:
+    """The objective that a method's name tells; None where it is the teacher that tells."""
+    return EMBEDDING if name in EMBEDDING_METHODS else None

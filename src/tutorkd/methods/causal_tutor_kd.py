@@ -151,7 +151,7 @@ class CausalTutorKD(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X and M."""
         c, mask, weights = self.args, batch.mask, batch.position_weights
-        masked, real, pairs, predicted = batch.counts
+        masked, real, pairs, predicted, _ = batch.counts
         lesson = self.teach(batch, teacher)
         learned, taught, asked = lesson.learned, lesson.taught, lesson.asked
 

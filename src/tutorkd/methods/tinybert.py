@@ -102,7 +102,7 @@ class TinyBERT(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
         c = self.args
-        _, real, pairs, _ = batch.counts
+        _, real, pairs, *_ = batch.counts
         taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
         learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
         mask = batch.mask

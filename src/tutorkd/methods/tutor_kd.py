@@ -155,7 +155,7 @@ class TutorKD(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X, X^M and M."""
         c = self.args
-        masked, real, pairs, _ = batch.counts
+        masked, real, pairs, *_ = batch.counts
         lesson = self.teach(batch, teacher)
 
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.

@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.data.corpus import check_corpus
 from tutorkd.data.sources import HubDataset, resolve_source
+from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
-from tutorkd.objective import MASKED, Objective
+from tutorkd.objective import CAUSAL, MASKED, Objective
 
 _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
@@ -55,8 +56,10 @@ class CorpusArguments:
         default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
     )
 
-    def load(self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED) -> PackedCorpus:
-        """The packed rows, for models of an objective.
+    def load(
+        self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED, texts: Texts | None = None
+    ) -> PackedCorpus:
+        """The packed rows, for models of an objective, or ``texts`` as rows.
 
         Raises:
             UserError: what ``prepare_corpus`` raises, or if no corpus was named.
@@ -65,40 +68,44 @@ class CorpusArguments:
         return prepare_corpus(
             self.corpus,
             tokenizer,
-            **self._settings(objective),
+            **self._settings(objective, texts),
             cache_dir=self.cache_dir,
             streaming=self.streaming,
         )
 
-    def described(self, packed: PackedCorpus) -> list[str]:
+    def described(self, packed: PackedCorpus, texts: Texts | None = None) -> list[str]:
         """What was loaded, a line for each corpus."""
+        noun = f"{texts.unit}s" if texts else "documents"
         lines = []
         for part in packed.corpora:
             if part.tokens is None:
                 known, where = "streamed", " at its beginning"
             else:
-                known, where = f"{part.documents:,} documents, {part.tokens:,} tokens", ""
-                known += f", {part.train_rows:,} rows of {self.max_length}"
+                known, where = f"{part.documents:,} {noun}, {part.tokens:,} tokens", ""
+                known += f", {part.train_rows:,} rows of {'at most ' * bool(texts)}{self.max_length}"
             if part.unknown_share >= _NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
         return lines
 
-    def check(self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED) -> list[str]:
+    def check(
+        self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED, texts: Texts | None = None
+    ) -> list[str]:
         """Look at the beginning of each local file, before anything is spent; returns lines of what is left out.
 
         Raises:
             UserError: what ``check_corpus`` raises, or if no corpus was named.
         """
         self.require()
-        return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **self._settings(objective))]
+        settings = self._settings(objective, texts)
+        return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **settings)]
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""
         resolved = [resolve_source(name, self.corpus_split) for name in self.corpus]
         return [source.name for source in resolved if isinstance(source, HubDataset) and not source.offline]
 
-    def _settings(self, objective: Objective) -> dict[str, Any]:
+    def _settings(self, objective: Objective, texts: Texts | None) -> dict[str, Any]:
         return {
             "max_length": self.max_length,
             "text_column": self.text_column,
@@ -108,7 +115,8 @@ class CorpusArguments:
             "revision": self.corpus_revision,
             "data_files": self.corpus_data_files,
             "num_proc": self.num_proc,
-            "framed": objective is MASKED,
+            "framed": objective is not CAUSAL,
+            "texts": texts,
         }
 
     def require(self) -> None:

@@ -11,18 +11,20 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.config import DistillationConfig
+from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.methods import CAUSAL_METHODS, METHODS, methods_for
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for, objective_of_method
 from tutorkd.methods.pair import check_tokenizer
-from tutorkd.objective import CAUSAL, MASKED, Objective
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED, Objective
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.positions import check_positions
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training
 from tutorkd.runtime import prefers_bfloat16
+from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, build_module, choose_method, prepare_teacher
@@ -41,9 +43,14 @@ class DistillArguments:
 
     method: str = field(
         default="tutor-kd",
-        metadata={"help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}."},
+        metadata={
+            "help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}; of embedding models: "
+            f"{', '.join(EMBEDDING_METHODS)}."
+        },
     )
-    teacher: str = field(default="", metadata={"help": "Masked or causal language model: a Hub name or a path."})
+    teacher: str = field(
+        default="", metadata={"help": "Masked or causal language model, or embedding model: a Hub name or a path."}
+    )
     objective: Literal["auto", "masked", "causal"] = field(
         default="auto", metadata={"help": "By default what the teacher is."}
     )
@@ -132,7 +139,9 @@ def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Object
 
 
 def objective_named(options: Mapping[str, Any]) -> Objective:
-    """The objective of a run by its options ``objective`` and ``teacher``; masked where they don't tell."""
+    """The objective of a run by its options ``method``, ``objective`` and ``teacher``; masked where they don't tell."""
+    if told := objective_of_method(str(options.get("method"))):
+        return told
     known = {"masked": MASKED, "causal": CAUSAL}.get(str(options.get("objective")))
     if known is not None:
         return known
@@ -153,7 +162,7 @@ def distill(options: Distillation) -> Path:
     """
     args, text, config = options.args, options.text, options.config
     if not args.teacher:
-        raise UserError("no teacher: name a masked or causal language model with --teacher")
+        raise UserError("no teacher: name a masked or causal language model with --teacher, or an embedding model")
     return run_training(options.arguments, text, config, args.restart, args.dry_run, lambda: prepare(options))
 
 
@@ -163,10 +172,17 @@ def prepare(options: Distillation) -> Prepared:
     Raises:
         UserError: if model, text or settings can't be used, or not together.
     """
-    args, text = options.args, options.text
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
-    lines = text.check(tokenizer, options.objective)
-    pair = load_pair(options, tokenizer)
+    args, text, texts = options.args, options.text, None
+    teacher: Teacher | None = None
+    if options.objective is EMBEDDING:  # its tokenizer is set up when the model is loaded
+        teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, EMBEDDING)
+        assert isinstance(teacher, SentenceTeacher)
+        tokenizer = teacher.tokenizer
+        texts = Texts(options.settings.text_unit, teacher.prompt(options.settings.prompt_name))
+    else:
+        tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
+    lines = text.check(tokenizer, options.objective, texts)
+    pair = load_pair(options, tokenizer, teacher)
     check_positions(pair.teacher.body, "teacher", text.max_length)
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
@@ -177,7 +193,8 @@ def prepare(options: Distillation) -> Prepared:
         partial(trainer_of(options, pair, tokenizer), module=module),
         [*lines, *pair.lines, f"method   {method.title}"],
         options.objective,
-        pair.student if args.save_initial_student else None,
+        partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
+        texts,
     )
 
 
@@ -189,14 +206,17 @@ class Pair(NamedTuple):
     lines: list[str]
 
 
-def load_pair(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> Pair:
+def load_pair(options: Distillation, tokenizer: PreTrainedTokenizerBase, teacher: Teacher | None = None) -> Pair:
     """The frozen teacher, and the student as training finds it.
+
+    Args:
+        teacher: the options', where it is loaded already.
 
     Raises:
         UserError: if one of them can't be loaded or made, or they don't belong together.
     """
     args = options.args
-    teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, options.objective)
+    teacher = teacher or prepare_teacher(args.teacher, options.config, args.trust_remote_code, options.objective)
     student, lines = make_student(args, teacher, tokenizer, options.config.seed, options.settings.student_head)
     return Pair(teacher, student, lines)
 

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from tutorkd.cost import StepCost
+from tutorkd.objective import EMBEDDING
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import quantised_bytes
 from tutorkd.sharding import gathered_bytes, weight_bytes
@@ -35,6 +36,8 @@ def settings(trainer: PackedRowsTrainer, cost: StepCost) -> list[Setting]:
         ways.append(Setting("whole teacher", "--shard_teacher false", rest + whole))
     if teacher.model.dtype == torch.float32 and not teacher.quantised:
         ways.append(Setting("bfloat16 teacher", "--teacher_dtype bfloat16", rest + now // 2))
+    if teacher.objective is EMBEDDING:
+        return ways
     if processes > 1 and not teacher.sharded:
         ways.append(Setting("sharded teacher", "--shard_teacher true", rest + sharded))
     if not teacher.quantised:

@@ -28,8 +28,8 @@ def plan(
         key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
     }
     with on_fabricated_rows(make, tokenizer, config) as trainer:
-        cost = measure_step(trainer, text.max_length)
-    rate, compiled = matmul_rate(precision(config), config.device), will_compile(config)
+        cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)
+    rate = matmul_rate(precision(config), config.device)
     share = share_of_rate(config.device, compiled)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     seconds = cost.flops / (share * rate)

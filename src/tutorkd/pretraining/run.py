@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.arguments import check_arguments
 from tutorkd.config import PretrainingConfig
+from tutorkd.data import PackedCorpus
+from tutorkd.data.texts import Texts
 from tutorkd.files import written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
@@ -28,7 +30,10 @@ class Prepared(NamedTuple):
     make: Callable[..., PackedRowsTrainer]  # of args, train_dataset and eval_dataset
     lines: list[str]  # what is said of it
     objective: Objective
-    initial_student: PreTrainedModel | None = None  # to be saved as it starts
+    initial_student: Callable[[Path], None] | None = None  # writes it, if it is to be saved as it starts
+    texts: Texts | None = None  # where texts are rows
+    # Of the corpus: its rows to train on, with what is known of them before training.
+    rows: Callable[[PackedCorpus], Any] = lambda corpus: corpus.train
 
 
 def run_training(
@@ -67,15 +72,15 @@ def run_training(
         if dry_run:
             print(plan(arguments, prepared.make, prepared.tokenizer, text, config))
             return folder.path
-        corpus = text.load(prepared.tokenizer, prepared.objective)
-        print("\n".join(text.described(corpus)))
+        corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
+        print("\n".join(text.described(corpus, prepared.texts)))
         folder.check_contents(corpus.digest)
         if folder.finished:
             if config.should_save:
                 folder.claim()  # notes where the same text is now
             return _told_finished(folder)
         workers = config.dataloader_num_workers
-        ready = ready_trainer(prepared.make, config, corpus.train, corpus.heldout)
+        ready = ready_trainer(prepared.make, config, prepared.rows(corpus), corpus.heldout)
         if config.dataloader_num_workers != workers:
             print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
         if config.should_save:  # one process alone
@@ -97,7 +102,7 @@ def _told_finished(folder: RunFolder) -> Path:
     return folder.path
 
 
-def _save_initial(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
+def _save_initial(write: Callable[[Path], None], tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
     with saving(folder), quiet_transformers(), written_whole(folder.path / INITIAL_STUDENT) as scratch:
-        student.save_pretrained(scratch)
+        write(scratch)
         tokenizer.save_pretrained(scratch)

@@ -1,0 +1,247 @@
+"""A student of an embedding model: the teacher's vectors of texts, and how texts are to one another.
+
+References: Robin Vujanic, Thomas Rueckstiess, "LEAF: Knowledge Distillation of Text Embedding Models with
+Teacher-Aligned Representations", 2025 (arXiv 2509.12539), whose loss is the squared distance; Nils Reimers, Iryna
+Gurevych, "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation", EMNLP 2020 (doi
+10.18653/v1/2020.emnlp-main.365), which has the student's vectors be the teacher's, too.
+
+Teacher and student read texts, a row each. Of row i, s_i is the student's vector and t_i the teacher's:
+
+    L_cos = mean over rows of 1 - cos(s_i, t_i)
+    L_sq  = mean over rows of |s_i - t_i|^2
+    L_sim = mean over rows i of the mean over the other rows j of (cos(s_i, s_j) - cos(t_i, t_j))^2
+
+With vectors of length 1 L_sq = 2 L_cos. Beside them L_hid and L_att compare hidden states and attention scores layer by
+layer, as Tutor-KD does. The student's body is followed by a copy of what follows the teacher's. Where hidden sizes
+differ, a dense layer lies between pooling and the rest, so that the student's vectors are in the teacher's space and
+can be searched with among the teacher's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import EvalPrediction, PreTrainedModel
+
+from tutorkd.batch import Batch
+from tutorkd.capture import prepare_for_capture
+from tutorkd.functional import Count, mean_over
+from tutorkd.methods.internal import (
+    ATTENTION_SCORE,
+    HIDDEN_STATE,
+    Projection,
+    matched_layers,
+    summed_attention_score_loss,
+    summed_hidden_state_loss,
+)
+from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.objective import Objective
+from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut
+from tutorkd.reader import Reader
+from tutorkd.sentence_teacher import SentenceTeacher
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+
+CITATION = """\
+@misc{vujanic2025leaf,
+  title = {{LEAF}: Knowledge Distillation of Text Embedding Models with Teacher-Aligned Representations},
+  author = {Vujanic, Robin and Rueckstiess, Thomas},
+  year = {2025},
+  eprint = {2509.12539},
+  archivePrefix = {arXiv}
+}"""
+
+COSINE = Figure("loss_cosine", "L_cos", LOSS_AXIS)
+SQUARED = Figure("loss_squared", "L_sq", LOSS_AXIS)
+SIMILARITY = Figure("loss_similarity", "L_sim", LOSS_AXIS)
+FIGURES = (COSINE, SQUARED, SIMILARITY, HIDDEN_STATE, ATTENTION_SCORE)
+
+_ROWS_OF_START = 2048  # whose vectors decide how a dense layer starts
+
+
+@dataclass
+class EmbeddingSettings:
+    """Constants of a student of an embedding model."""
+
+    student_head: ClassVar[Objective | None] = None
+
+    text_unit: Literal["sentence", "line", "document"] = field(
+        default="line",
+        metadata={"help": "What of the text is a row, cut at max_length: a document, its lines, or their sentences."},
+    )
+    prompt_name: str | None = field(
+        default=None, metadata={"help": "The teacher's prompt before each text; by default its default, if any."}
+    )
+    cosine_weight: float = field(default=1.0, metadata={"help": "Weight of L_cos, 1 - cosine to the teacher's vector."})
+    squared_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_sq, the squared distance from it (LEAF's loss)."}
+    )
+    similarity_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_sim, how alike the texts of a batch are to one another."}
+    )
+    hidden_state_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_hid; needs a depth that divides the teacher's."}
+    )
+    attention_score_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_att; needs the teacher's number of heads, too."}
+    )
+
+    @property
+    def layers_count(self) -> bool:
+        """Whether the teacher's layers are asked for, and not its vectors alone."""
+        return bool(self.hidden_state_weight or self.attention_score_weight)
+
+
+def cosine_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -> Tensor:
+    """L_cos, the mean over rows of 1 - cosine of the two vectors.
+
+    Args:
+        student, teacher: (B, D); no gradient flows to the teacher.
+        num_items: rows of the whole batch; those at hand by default.
+
+    Returns:
+        () float32.
+    """
+    distance = 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
+    return mean_over(distance.sum(), len(student), num_items)
+
+
+def squared_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -> Tensor:
+    """L_sq, the mean over rows of the squared distance between the two vectors; as ``cosine_loss``."""
+    return mean_over((student.float() - teacher.detach().float()).square().sum(), len(student), num_items)
+
+
+def similarity_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -> Tensor:
+    """L_sim, the mean over rows of the mean over the other rows at hand of the squared difference of their cosines.
+
+    Rows are compared within a micro-batch. As ``cosine_loss``; of one row it is 0.
+    """
+    rows = len(student)
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = (F.normalize(vectors.float(), dim=-1) for vectors in (student, teacher.detach()))
+        difference = (s @ s.mT - t @ t.mT).square()
+    others = difference.sum() - difference.diagonal().sum()
+    return mean_over(others / max(rows - 1, 1), rows, num_items)
+
+
+class Embedding(nn.Module):
+    """The trained module: a student's body and what follows it.
+
+    Args:
+        student: an encoder without a head.
+        teacher: a ``SentenceTeacher``.
+        settings: weights of the losses.
+
+    Raises:
+        UserError: if vocabularies differ, or the layers that are to be compared can't be.
+    """
+
+    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
+
+    def __init__(self, student: PreTrainedModel, teacher: SentenceTeacher, settings: EmbeddingSettings):
+        super().__init__()
+        c = settings
+        check_vocabulary(student, teacher)
+        if c.layers_count:
+            check_layers(student, teacher, c.attention_score_weight)
+            prepare_for_capture(student, "student")
+        self.student = student
+        self.reader = Reader(student)
+        self.args = c
+        self.head = teacher.head_for(student)
+        asked = matched_layers(student, teacher, c.hidden_state_weight != 0, c.attention_score_weight != 0)
+        self.asked_of_student, self.asked_of_teacher = asked
+        if c.hidden_state_weight:
+            self.projection = Projection(student, teacher)
+
+    def vectors(self, batch: Batch) -> Tensor:
+        """The student's vectors, (B, D)."""
+        return self.head(self.reader(batch.input_ids, batch.attention_mask).last, batch.mask)
+
+    def forward(self, batch: Batch, teacher: SentenceTeacher) -> StepOutput:
+        """One step on X; the teacher isn't run where its vectors are in the batch, and nothing else is asked of it."""
+        c, mask, vectors = self.args, batch.mask, batch.vectors
+        _, real, pairs, _, rows = batch.counts
+        learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
+        student = self.head(learned.last, mask)
+        if c.layers_count:
+            taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
+            vectors = teacher.sentence_head(taught.last, mask) if vectors is None else vectors
+        elif vectors is None:
+            vectors = teacher.vectors(batch.input_ids, batch.attention_mask)
+
+        losses = []
+        for figure, weight, loss in (
+            (COSINE, c.cosine_weight, cosine_loss),
+            (SQUARED, c.squared_weight, squared_loss),
+            (SIMILARITY, c.similarity_weight, similarity_loss),
+        ):
+            if weight:
+                losses.append((figure, weight, loss(student, vectors, rows)))
+        if c.hidden_state_weight:
+            hidden = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
+            losses.append((HIDDEN_STATE, c.hidden_state_weight, hidden))
+        if c.attention_score_weight:
+            scores = summed_attention_score_loss(learned, taught, mask, real, pairs)
+            losses.append((ATTENTION_SCORE, c.attention_score_weight, scores))
+        total = torch.stack([weight * value for _, weight, value in losses]).sum()
+        return StepOutput(total, {figure.name: value.detach() for figure, _, value in losses})
+
+
+def write(module: Embedding, student: PreTrainedModel, teacher: SentenceTeacher, folder: Path) -> None:
+    """Write the student as a folder of sentence-transformers."""
+    teacher.save(student, module.head, folder)
+
+
+@torch.no_grad()
+def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch]) -> None:
+    """Have a dense layer behind the student's pooling start at the teacher's principal components (PCA).
+
+    The bias is the mean of the teacher's pooled states, and each column an axis of them, the widest first, as long as
+    their standard deviation along it. So uncorrelated states of the student, of mean 0 and variance 1, come to lie as
+    the teacher's do. A module without such a layer starts as the teacher does, and no batch is read.
+
+    Args:
+        batches: of texts, on the device of the teacher; the first 2,048 rows or so are read.
+    """
+    if module.student.config.hidden_size == teacher.config.hidden_size:
+        return
+    pooled: list[Tensor] = []
+    for batch in batches:
+        last = teacher(batch.input_ids, batch.attention_mask).last
+        pooled += teacher.sentence_head.pooled(last, batch.mask).float()
+        if len(pooled) >= _ROWS_OF_START:
+            break
+    linear: Any = module.head.parts[1].linear
+    weight, bias = principal_axes(torch.stack(pooled), linear.in_features)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+
+
+def principal_axes(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Principal axes of vectors (n, d) as columns (d, count), each as long as the standard deviation along it, with
+    columns of 0 behind the last; and the mean (d,).
+    """
+    mean = vectors.mean(0)
+    _, widths, axes = torch.linalg.svd(vectors - mean, full_matrices=False)
+    scaled = (axes.mT * widths / max(len(vectors) - 1, 1) ** 0.5)[:, :count]
+    return F.pad(scaled, (0, count - scaled.shape[1])), mean
+
+
+@torch.no_grad()
+def _look(module: Embedding, batch: Batch, teacher: SentenceTeacher, generator: torch.Generator) -> tuple[Tensor, ...]:
+    taught = teacher.vectors(batch.input_ids, batch.attention_mask)
+    return (F.cosine_similarity(module.vectors(batch).float(), taught.float(), dim=-1),)
+
+
+def _metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """The mean cosine between student's and teacher's vectors, of ``predictions`` (rows, L): one of each row."""
+    cosines = np.asarray(prediction.predictions)
+    return {"cosine": float(cosines[cosines != IGNORED].mean())}
+
+
+HELD_OUT = HeldOut(_look, _metrics, (VECTOR_COSINE,))

@@ -1,0 +1,38 @@
+"""Texts as batches for embedding models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.batch import Batch
+from tutorkd.row_ids import padded, special_and_ordinary_ids
+
+
+class TextCollator:
+    """Rows of one text each to a ``Batch``: padded, counted, and with a teacher's vectors where rows have a ``vector``.
+
+    Attributes:
+        full: rows of a batch that is to be of one shape with others, which texts never are.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int):
+        self.full: int | None = None
+        self.pad_id = tokenizer.pad_token_id
+        self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        ids, lengths = padded(rows, self.pad_id)
+        real = np.arange(ids.shape[1]) < lengths[:, None]
+        input_ids, first = torch.from_numpy(ids), torch.arange(len(rows)) * ids.shape[1]
+        mask = None if real.all() else torch.from_numpy(real.astype(np.int64))
+        batch = Batch.counted(input_ids, input_ids, first, mask)
+        if any("vector" not in row for row in rows):
+            return batch
+        return batch._replace(vectors=torch.from_numpy(np.stack([row["vector"] for row in rows])))
+
+    def is_full(self, batch: Batch) -> bool:
+        """Whether a batch is of a shape that others have, too: never."""
+        return False

@@ -1,0 +1,179 @@
+"""The frozen teacher of embedding models, and what stands behind the body of one: pooling and all that follows."""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.errors import UserError
+from tutorkd.objective import EMBEDDING
+from tutorkd.sentence_encoder import load_sentence_encoder
+from tutorkd.teacher import Teacher, frozen
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_PROBES = ["a", "a text of more words than the other, so that one of the two is padded"]
+
+
+class SentenceHead(nn.Module):
+    """From hidden states to the vector of each row, by modules of sentence-transformers.
+
+    Attributes:
+        parts: pooling first, then dense layers, normalisation and what else an embedding model may have.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The vectors, (B, L, d) and (B, L) -> (B, D), in the number format of the weights; without any, in float32."""
+        return self._through(self.parts, hidden, mask)
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """What the pooling gives to the other parts, (B, L, d) and (B, L) -> (B, d)."""
+        return self._through(self.parts[:1], hidden, mask)
+
+    def _through(self, parts: Iterable[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
+        dtype = next((weight.dtype for weight in self.parameters()), torch.float32)
+        features: dict[str, Any] = {"token_embeddings": hidden.to(dtype), "attention_mask": mask}
+        with torch.autocast(hidden.device.type, enabled=False):
+            for part in parts:
+                features = part(features)
+        return features["sentence_embedding"]
+
+
+class SentenceTeacher(Teacher):
+    """A frozen embedding model.
+
+    Args:
+        encoder: a model of sentence-transformers: a body of transformers, a pooling of its last hidden states, and what
+            follows. It stays as it is, as a ``Teacher``'s model does.
+        dtype: number format of the weights; the encoder's by default.
+
+    Attributes:
+        tokenizer: the encoder's, which knows the longest text that it reads.
+
+    Raises:
+        UserError: if the encoder makes its vectors in another way.
+    """
+
+    _encoder: Any
+
+    def __init__(self, encoder: "SentenceTransformer", dtype: torch.dtype | None = None):
+        body = encoder[0].model if hasattr(encoder[0], "model") else None
+        if not isinstance(body, PreTrainedModel):
+            raise _unlike(encoder, "it has no body of transformers")
+        super().__init__(body, dtype)
+        self.objective = EMBEDDING
+        self.sentence_head = frozen(SentenceHead(list(encoder.children())[1:]), dtype)
+        # Not parts of the module: the body is in there already, and neither is moved to another device.
+        self.__dict__["_encoder"] = encoder
+        self.tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+        self._check()
+
+    @torch.no_grad()
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The rows' vectors, (B, L) -> (B, D)."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.sentence_head(self(input_ids, attention_mask).last, mask)
+
+    def prompt(self, name: str | None) -> str:
+        """The prompt of this name, by default the encoder's default; empty if it has none.
+
+        Raises:
+            UserError: if it has no prompt of this name, or leaves the prompt out when it pools.
+        """
+        encoder = self._encoder
+        name = encoder.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in encoder.prompts:
+            raise UserError(
+                f"the teacher {self.config.name_or_path} has no prompt {name!r}; it has {', '.join(encoder.prompts)}"
+            )
+        prompt = encoder.prompts[name] or ""
+        if prompt and not getattr(encoder[1], "include_prompt", True):
+            raise UserError(
+                f"the teacher {self.config.name_or_path} leaves its prompt out of the mean over a text, which can't be "
+                "distilled here"
+            )
+        return prompt
+
+    def head_for(self, student: PreTrainedModel) -> SentenceHead:
+        """A copy of the head to be trained, behind a student's body.
+
+        Where the student's hidden size differs, a dense layer takes its pooled states to the teacher's size.
+
+        Raises:
+            UserError: if sizes differ and the teacher's first part isn't a pooling.
+        """
+        from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
+        parts: list[Any] = list(copy.deepcopy(self.sentence_head.parts))
+        size = student.config.hidden_size
+        if size != self.config.hidden_size:
+            pooling = parts[0]
+            if not isinstance(pooling, Pooling):
+                raise UserError(
+                    f"a student of hidden size {size} can't take over the teacher's {type(pooling).__name__}: give it "
+                    f"the teacher's size, {self.config.hidden_size}"
+                )
+            own = Pooling(size, pooling.pooling_mode, pooling.include_prompt)
+            sizes = own.pooling_output_dimension, pooling.pooling_output_dimension
+            parts[:1] = [own, Dense(*sizes, activation_function=nn.Identity())]
+        return SentenceHead(parts).float().requires_grad_(True)
+
+    def save(self, student: PreTrainedModel, head: SentenceHead, folder: Path) -> None:
+        """Write a student as a folder of sentence-transformers, with the teacher's prompts, tokenizer, longest row."""
+        from sentence_transformers import SentenceTransformer
+
+        encoder = self._encoder
+        body = copy.copy(encoder[0])
+        body._modules = {**body._modules, "model": student}
+        names = "prompts", "default_prompt_name", "similarity_fn_name"
+        model = SentenceTransformer(
+            modules=[body, *head.parts],
+            device=str(student.device),
+            **{name: getattr(encoder, name) for name in names},
+        )
+        training = student.training
+        model.save_pretrained(str(folder), create_model_card=False)
+        student.train(training)
+
+    def _check(self) -> None:
+        """Refuse an encoder that gives two texts other vectors than this teacher does."""
+        encoder = self._encoder
+        try:
+            expected = encoder.encode(_PROBES, prompt="", convert_to_tensor=True, show_progress_bar=False)
+            rows = self.tokenizer(_PROBES, padding=True, truncation=True, return_tensors="pt")
+            found = self.vectors(rows["input_ids"], rows["attention_mask"])
+        except Exception as error:  # parts of an encoder may be anybody's
+            raise _unlike(encoder, f"{type(error).__name__} where it was tried") from error
+        # In 16 bits, as a teacher may be, they agree in two digits.
+        if not torch.allclose(found.float().cpu(), expected.float().cpu(), atol=0.05):
+            raise _unlike(encoder, "its vectors of two texts are others")
+
+
+def _unlike(encoder: "SentenceTransformer", what: str) -> UserError:
+    name = cast(Any, encoder).config.name_or_path if getattr(encoder, "config", None) is not None else ""
+    return UserError(
+        f"the teacher {name} can't be distilled: it must be a body of transformers and a pooling of its last hidden "
+        f"states, but {what}"
+    )
+
+
+def load_sentence_teacher(
+    name: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> SentenceTeacher:
+    """Load an embedding model by Hub name or path.
+
+    Raises:
+        UserError: what ``load_sentence_encoder`` and ``SentenceTeacher`` raise.
+    """
+    return SentenceTeacher(load_sentence_encoder(name, "teacher", trust_remote_code), dtype)

@@ -81,4 +81,5 @@ def _read(model: nn.Module, inputs: dict[str, Any], ask: Ask) -> tuple[SequenceC
     outputs = model(**inputs, output_hidden_states=bool(ask.hidden), recording=recording)
     recording.close()
     hidden = tuple(outputs.hidden_states[layer] for layer in ask.hidden)
-    return outputs, Reading(hidden, tuple(recording.kept), cast(Tensor, None), outputs.logits)
+    unasked = cast(Tensor, None)
+    return outputs, Reading(hidden, tuple(recording.kept), unasked, outputs.logits, unasked)

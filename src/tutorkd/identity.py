@@ -27,6 +27,9 @@ _MODEL_FILES = (
     "vocab*",
     "merges.txt",
     "*.model",
+    # Of sentence-transformers: what follows the encoder, and how it is used.
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[0-9]_*/config.json", "[0-9]_*/*.safetensors"),
 )
 _DIGITS = 16
 

@@ -58,6 +58,7 @@ class SentenceTeacher(Teacher):
 
     Attributes:
         tokenizer: the encoder's, which knows the longest text that it reads.
+        vector_size: D, numbers of a vector.
 
     Raises:
         UserError: if the encoder makes its vectors in another way.
@@ -153,6 +154,7 @@ class SentenceTeacher(Teacher):
             expected = encoder.encode(_PROBES, prompt="", convert_to_tensor=True, show_progress_bar=False)
             rows = self.tokenizer(_PROBES, padding=True, truncation=True, return_tensors="pt")
             found = self.vectors(rows["input_ids"], rows["attention_mask"])
+            self.vector_size: int = found.shape[-1]
         except Exception as error:  # parts of an encoder may be anybody's
             raise _unlike(encoder, f"{type(error).__name__} where it was tried") from error
         # In 16 bits, as a teacher may be, they agree in two digits.

@@ -115,11 +115,41 @@ class DrawnRows(Dataset):
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, (rows,)."""
-        if not isinstance(self.rows, datasets.Dataset):
-            return np.array([len(self.rows[index]["input_ids"]) for index in range(len(self))])
-        ids = self.rows.select_columns(["input_ids"]).with_format("arrow")
-        read = (pc.list_value_length(table.column(0)).to_numpy() for table in ids.iter(_ROWS_PER_LOOK))
-        return np.concatenate([*read])[: len(self)]
+        return row_lengths(self.rows)[: len(self)]
+
+
+class RowsWithVectors(Dataset):
+    """Rows of a data set, each with its ``vector``.
+
+    Args:
+        rows: have a column ``input_ids``.
+        vectors: (rows, D), such as a file that is mapped.
+    """
+
+    def __init__(self, rows: datasets.Dataset, vectors: np.ndarray):
+        self.rows, self.vectors = rows, vectors
+        self.column_names = [*rows.column_names, "vector"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        rows = self.rows.__getitems__(indices)
+        return [{**row, "vector": self.vectors[index]} for row, index in zip(rows, indices, strict=True)]
+
+
+def row_lengths(rows: Any) -> np.ndarray:
+    """Tokens of each row, (rows,)."""
+    if isinstance(rows, RowsWithVectors):
+        rows = rows.rows
+    if not isinstance(rows, datasets.Dataset):
+        return np.array([len(rows[index]["input_ids"]) for index in range(len(rows))])
+    ids = rows.select_columns(["input_ids"]).with_format("arrow")
+    read = (pc.list_value_length(table.column(0)).to_numpy() for table in ids.iter(_ROWS_PER_LOOK))
+    return np.concatenate([*read])
 
 
 class StreamedRows(IterableDataset):

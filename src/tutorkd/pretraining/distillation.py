@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from datasets import IterableDataset
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.config import DistillationConfig
+from tutorkd.data import PackedCorpus
+from tutorkd.data.cache import cache_root
+from tutorkd.data.rows import RowsWithVectors
 from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading
+from tutorkd.identity import with_contents
 from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for, objective_of_method
 from tutorkd.methods.pair import check_tokenizer
@@ -22,11 +27,12 @@ from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
 from tutorkd.positions import check_positions
 from tutorkd.pretraining.corpus import CorpusArguments
-from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training
+from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training, whole_text
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
+from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, choose_method, prepare_teacher
 
 DESCRIPTION = (
@@ -195,7 +201,33 @@ def prepare(options: Distillation) -> Prepared:
         options.objective,
         partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
         texts,
+        partial(with_vectors, options, teacher) if isinstance(teacher, SentenceTeacher) else whole_text,
     )
+
+
+def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> Any:
+    """The rows of a corpus with the teacher's vectors, where it pays to keep these; says whether they are kept.
+
+    They are where each row is read once or more, nothing else is asked of the teacher, and the disk holds them easily.
+
+    Raises:
+        UserError: if they can't be written.
+    """
+    config, rows = options.config, corpus.train
+    if isinstance(rows, IterableDataset) or options.settings.layers_count:
+        return rows
+    size = vector_bytes(teacher, len(rows))
+    read = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    content = with_contents({"teacher": options.args.teacher})
+    identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
+    folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
+    if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
+        print("vectors  the teacher's are computed as their rows are read")
+        return rows
+    kept = kept_vectors(teacher, rows, folder, config.device)
+    known = "computed before" if kept.reused else "computed once and kept"
+    print(f"vectors  {len(rows):,} of the teacher's, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
+    return RowsWithVectors(rows, kept.vectors)
 
 
 class Pair(NamedTuple):

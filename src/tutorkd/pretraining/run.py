@@ -23,6 +23,11 @@ from tutorkd.trainer import PackedRowsTrainer
 INITIAL_STUDENT = "initial_student"
 
 
+def whole_text(corpus: PackedCorpus) -> Any:
+    """The rows to train on, and nothing beside them."""
+    return corpus.train
+
+
 class Prepared(NamedTuple):
     """What a run trains with, once all that can be refused before text is tokenized has been."""
 
@@ -33,7 +38,7 @@ class Prepared(NamedTuple):
     initial_student: Callable[[Path], None] | None = None  # writes it, if it is to be saved as it starts
     texts: Texts | None = None  # where texts are rows
     # Of the corpus: its rows to train on, with what is known of them before training.
-    rows: Callable[[PackedCorpus], Any] = lambda corpus: corpus.train
+    rows: Callable[[PackedCorpus], Any] = whole_text
 
 
 def run_training(

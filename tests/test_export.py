@@ -140,7 +140,7 @@ def test_a_regression_is_compared_by_its_scores(place, capsys):
 def test_the_quantiser_is_told_the_shape_of_a_weight_once(place, monkeypatch):
     """It turns a classifier's weight round; a second note of the old shape then stops some versions of ONNX Runtime."""
     model, _ = classifier(place)
-    write_float32(model, ["input_ids"], "logits", place / "model.onnx")
+    write_float32(model, ["input_ids"], ["logits"], place / "model.onnx")
     given = []
     monkeypatch.setattr(to_onnx, "quantize_dynamic", lambda graph, *_, **__: given.append(graph))
     to_onnx.write_int8(place / "model.onnx", place / "int8.onnx")

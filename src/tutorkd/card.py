@@ -128,7 +128,7 @@ def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool,
     Args:
         name: of the checkpoint that they were made of.
         file: the one to run, in the folder.
-        output: its name, ``logits`` or ``last_hidden_state``.
+        output: its name, ``logits``, ``sentence_embedding`` or ``last_hidden_state``.
         classifies: whether it is logits of classes.
         figures: a table in Markdown.
     """
@@ -144,7 +144,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
 session = onnxruntime.InferenceSession("THIS_FOLDER/{file}")
 tokens = tokenizer(["a text", "another"], padding=True, truncation=True, return_tensors="np")
-({output},) = session.run(None, {{each.name: tokens[each.name] for each in session.get_inputs()}})
+({output},) = session.run(["{output}"], {{each.name: tokens[each.name] for each in session.get_inputs()}})
 {labels}```
 
 {figures}

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.export.sentence import VECTOR
+from tutorkd.export.source import Source
 
 Rows = Sequence[Mapping[str, list[int]]]
 Answer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs (rows, tokens) to the model's output
@@ -27,8 +29,9 @@ class Checked:
         bytes: its size.
         milliseconds: median time of one row at a time, from token ids to the output.
         difference: largest difference of an output from PyTorch's, through the root mean square of PyTorch's.
-        agreement: mean cosine of a token's hidden states with PyTorch's, or the share of answers (the class of a row or
-            of a token) that are PyTorch's. Of a regression the cosine of all rows' scores.
+        agreement: mean cosine of a token's hidden states, or of a row's vector, with PyTorch's, or the share of answers
+            (the class of a row or of a token) that are PyTorch's. Of a regression the cosine of all rows' scores.
+        lowest: the lowest of these cosines; None of a share.
         accuracy: on labelled rows, None without labels.
     """
 
@@ -37,26 +40,30 @@ class Checked:
     milliseconds: float
     difference: float
     agreement: float
+    lowest: float | None
     accuracy: float | None
 
 
-def torch_answer(model: PreTrainedModel) -> Answer:
-    """The model itself, in float32 on the processor."""
+def torch_answer(source: Source) -> Answer:
+    """The model itself, in float32 on the processor; a sentence encoder as sentence-transformers runs it."""
 
     @torch.inference_mode()
     def answer(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return model(**{name: torch.from_numpy(values) for name, values in inputs.items()})[0].numpy()
+        tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+        if source.sentence_encoder:
+            return source.sentence_encoder.forward(tensors)[VECTOR].numpy()
+        return source.model(**tensors)[0].numpy()
 
     return answer
 
 
-def onnx_answer(path: Path) -> Answer:
-    """ONNX Runtime on the processor, with as many threads as torch has."""
+def onnx_answer(path: Path, output: str) -> Answer:
+    """The output of that name by ONNX Runtime on the processor, with as many threads as torch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, dict(inputs))[0]
+    return lambda inputs: session.run([output], dict(inputs))[0]
 
 
 def check(
@@ -83,13 +90,15 @@ def check(
         outputs = [_of_tokens(answer(batch), batch["attention_mask"]) for batch in batches]
         reference = reference or outputs
         expected, given = np.concatenate(reference), np.concatenate(outputs)
+        near = _same_class(expected, given) if classifies else _cosines(expected, given)
         checked.append(
             Checked(
                 name,
                 size,
                 milliseconds_a_call(answer, [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]).median,
                 float(np.abs(given - expected).max() / np.sqrt(np.square(expected).mean())),
-                _same_class(expected, given) if classifies else _cosine(expected, given),
+                float(near.mean()),
+                None if classifies else float(near.min()),
                 None if labels is None else float((given.argmax(-1) == labels).mean()),
             )
         )
@@ -106,12 +115,12 @@ def _of_tokens(output: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
     return output if output.ndim == 2 else output[attention_mask.astype(bool)]
 
 
-def _same_class(expected: np.ndarray, given: np.ndarray) -> float:
-    return float((expected.argmax(-1) == given.argmax(-1)).mean())
+def _same_class(expected: np.ndarray, given: np.ndarray) -> np.ndarray:
+    return expected.argmax(-1) == given.argmax(-1)
 
 
-def _cosine(expected: np.ndarray, given: np.ndarray) -> float:
+def _cosines(expected: np.ndarray, given: np.ndarray) -> np.ndarray:
     if expected.shape[-1] == 1:  # a regression: its rows are one vector
         expected, given = expected.T, given.T
     products = (expected * given).sum(-1)
-    return float((products / (np.linalg.norm(expected, axis=-1) * np.linalg.norm(given, axis=-1))).mean())
+    return products / (np.linalg.norm(expected, axis=-1) * np.linalg.norm(given, axis=-1))

@@ -14,6 +14,7 @@ from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Checked, check, onnx_answer, torch_answer
 from tutorkd.export.report import nearness, notes, table
 from tutorkd.export.rows import CheckedOn, rows_to_check_on
+from tutorkd.export.sentence import copy_modules
 from tutorkd.export.source import Source, load_source
 from tutorkd.export.to_onnx import input_names, write_float32, write_int8
 from tutorkd.files import PARTIAL, stored_result, written_whole
@@ -29,8 +30,9 @@ _EXACT = 1e-3  # a larger relative difference in float32 isn't rounding
 def export(args: ExportArguments) -> str:
     """Write ``onnx/model.onnx`` and ``onnx/model_quantized.onnx``, with configuration, tokenizer and card.
 
-    A classifier of rows or of tokens keeps its head and gives logits; of any other checkpoint the encoder alone is
-    taken, which gives its last hidden states.
+    A classifier of rows or of tokens keeps its head and gives logits; a model of sentence-transformers gives its last
+    hidden states and the vector that it makes of them; of any other checkpoint the encoder alone is taken, which gives
+    its last hidden states.
 
     Returns:
         What came of it, as Markdown.
@@ -57,7 +59,10 @@ def _export(args: ExportArguments, checkpoint: Checkpoint) -> str:
             with written_whole(out) as scratch:
                 source.model.config.save_pretrained(scratch)
                 source.tokenizer.save_pretrained(scratch)
-                onnx_card(scratch, checkpoint.name, f"{ONNX_FOLDER}/{INT8}", source.output, source.classifies, text)
+                if source.sentence_encoder:
+                    copy_modules(checkpoint, out, scratch)
+                output = source.outputs[-1]
+                onnx_card(scratch, checkpoint.name, f"{ONNX_FOLDER}/{INT8}", output, source.classifies, text)
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror or error}") from error
     finally:
@@ -72,18 +77,18 @@ def _write_onnx(source: Source, checked_on: CheckedOn, folder: Path) -> str:
     names, threads = input_names(source.model, source.tokenizer), torch.get_num_threads()
     with written_whole(folder) as scratch:
         print("writing float32 and int8", flush=True)
-        write_float32(source.model, names, source.output, scratch / FLOAT32)
+        write_float32(source.graph, names, source.outputs, scratch / FLOAT32)
         write_int8(scratch / FLOAT32, scratch / INT8)
         print(f"holding them against PyTorch on {checked_on.words}", flush=True)
-        files = {"the checkpoint, PyTorch": (source.checkpoint.bytes, torch_answer(source.model))}
+        files = {"the checkpoint, PyTorch": (source.checkpoint.bytes, torch_answer(source))}
         for name in (FLOAT32, INT8):
-            files[name] = (scratch / name).stat().st_size, onnx_answer(scratch / name)
+            files[name] = (scratch / name).stat().st_size, onnx_answer(scratch / name, source.outputs[-1])
         results = check(files, source.tokenizer, names, checked_on.rows, checked_on.labels, source.classifies)
         _check_exact(results[1], source.checkpoint)
         record = {
             "model": source.checkpoint.slug,
             "inputs": names,
-            "output": source.output,
+            "outputs": source.outputs,
             "checked_on": checked_on.words,
             "threads": threads,
             "agreement": nearness(source),

@@ -13,13 +13,15 @@ def nearness(source: Source) -> str:
         return "the share of answers that are PyTorch's"
     if source.head:
         return "the cosine of all rows' scores with PyTorch's"
+    if source.sentence_encoder:
+        return "the mean cosine of a row's vector with that of sentence-transformers"
     return "the mean cosine of a token's hidden states with PyTorch's"
 
 
 def table(results: Sequence[Checked], classifies: bool) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
-    agreement = "same answer %" if classifies else "cosine"
-    headings = ["file", "size", "ms a row", "speed", "largest difference", agreement]
+    agreement = ["same answer %"] if classifies else ["cosine", "lowest cosine"]
+    headings = ["file", "size", "ms a row", "speed", "largest difference", *agreement]
     labelled = results[0].accuracy is not None
     headings += ["accuracy %"] * labelled
     lines = []
@@ -27,10 +29,14 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
         line = [result.name, f"{result.bytes / 1e6:.1f} MB", f"{result.milliseconds:.2f}"]
         line.append(f"{results[0].milliseconds / result.milliseconds:.1f} x")
         if result is results[0]:
-            line += ["-", "-"]
+            line += ["-"] * (1 + len(agreement))
         else:
             line.append(f"{result.difference:.1e}")
-            line.append(f"{100 * result.agreement:.1f}" if classifies else f"{result.agreement:.4f}")
+            line += (
+                [f"{100 * result.agreement:.1f}"]
+                if result.lowest is None
+                else [f"{result.agreement:.4f}", f"{result.lowest:.4f}"]
+            )
         if result.accuracy is not None:
             line.append(f"{100 * result.accuracy:.1f}")
         lines.append(line)

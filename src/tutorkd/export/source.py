@@ -1,8 +1,9 @@
 """The checkpoint that is exported: which of its parts, and what they give."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,7 +16,12 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
+from tutorkd.export.sentence import HIDDEN_STATES, VECTOR, SentenceVectors, encoder_of, load_encoder
 from tutorkd.hub import CLASSIFICATION, load_model, load_tokenizer, loading
+from tutorkd.sentence_encoder import is_sentence_encoder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _ROWS, _TOKENS = "ForSequenceClassification", "ForTokenClassification"
 _HEADS = {_ROWS: AutoModelForSequenceClassification, _TOKENS: AutoModelForTokenClassification}
@@ -23,13 +29,14 @@ _HEADS = {_ROWS: AutoModelForSequenceClassification, _TOKENS: AutoModelForTokenC
 
 @dataclass(frozen=True)
 class Source:
-    """A classifier of rows or of tokens with its head, or the encoder of any other checkpoint.
+    """A classifier of rows or of tokens with its head, a sentence encoder, or the encoder of any other checkpoint.
 
     Attributes:
-        model: in float32.
+        model: in float32; of a sentence encoder the one that reads the text.
         tokenizer: cuts rows where the model's positions end.
         head: how the class of the model's head ends, None of an encoder.
         longest: row that the model takes, in tokens; None where it isn't bounded.
+        sentence_encoder: None of any other checkpoint.
     """
 
     checkpoint: Checkpoint
@@ -37,10 +44,19 @@ class Source:
     tokenizer: PreTrainedTokenizerBase
     head: str | None
     longest: int | None
+    sentence_encoder: "SentenceTransformer | None" = None
 
     @property
-    def output(self) -> str:
-        return "logits" if self.head else "last_hidden_state"
+    def graph(self) -> nn.Module:
+        """What is exported: a function of the model's inputs whose first outputs are ``outputs``."""
+        return SentenceVectors(self.sentence_encoder) if self.sentence_encoder else self.model
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs; the last one is what the model is for."""
+        if self.sentence_encoder:
+            return [HIDDEN_STATES, VECTOR]
+        return ["logits" if self.head else HIDDEN_STATES]
 
     @property
     def classifies(self) -> bool:
@@ -56,6 +72,8 @@ class Source:
     @property
     def left_out(self) -> str | None:
         """The class whose head is left out, if there is one."""
+        if self.sentence_encoder:
+            return None
         whole = next(iter(self.model.config.architectures or []), None)
         return whole if self.head is None and whole != type(self.model).__name__ else None
 
@@ -67,6 +85,8 @@ def load_source(checkpoint: Checkpoint) -> Source:
         UserError: if it isn't a whole encoder, its head has no weights, or its tokenizer is missing.
     """
     longest = check_checkpoint(checkpoint, None)
+    if is_sentence_encoder(checkpoint.folder):
+        return _sentence_source(checkpoint, longest)
     tokenizer = load_tokenizer(checkpoint.folder, "model", needed=CLASSIFICATION)
     if longest:  # so that whoever runs the files can cut rows without knowing the model
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
@@ -82,6 +102,16 @@ def load_source(checkpoint: Checkpoint) -> Source:
             f"the model {checkpoint.name} lacks weights of its head, such as {lacking[0]}: fine-tune it first"
         )
     return Source(checkpoint, model, tokenizer, head, longest)
+
+
+def _sentence_source(checkpoint: Checkpoint, positions: int | None) -> Source:
+    encoder = load_encoder(checkpoint)
+    limits = [limit for limit in (positions, encoder.max_seq_length) if limit]
+    longest = min(limits) if limits else None
+    tokenizer = encoder.tokenizer
+    if longest:
+        tokenizer.model_max_length = longest
+    return Source(checkpoint, encoder_of(encoder), tokenizer, None, longest, encoder)
 
 
 def _head(config: PretrainedConfig) -> tuple[str | None, Any]:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class _FirstOutput(nn.Module):
-    """A model as a function of tensors in order, which returns its last hidden states or its logits alone."""
+class _FirstOutputs(nn.Module):
+    """A model as a function of tensors in order, which returns its first ``count`` outputs alone."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str]):
+    def __init__(self, model: nn.Module, names: Sequence[str], count: int):
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.count = model, names, count
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True)))[0]
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(**dict(zip(self.names, inputs, strict=True)))[: self.count])
 
 
 def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -31,22 +31,22 @@ def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     return [name for name in tokenizer.model_input_names if name in taken]
 
 
-def write_float32(model: PreTrainedModel, names: Sequence[str], output: str, path: Path) -> None:
+def write_float32(model: nn.Module, names: Sequence[str], outputs: Sequence[str], path: Path) -> None:
     """Write a model as ONNX, for any number of rows and tokens.
 
     Args:
         names: of its inputs, each (rows, tokens) of int64.
-        output: name of its output.
+        outputs: names of its first outputs.
     """
     model.eval()
     example = torch.ones(2, 8, dtype=torch.int64)  # of any values: the graph doesn't depend on them
     axes = {0: "rows", 1: "tokens"}
     with _quiet():
         program = torch.onnx.export(
-            _FirstOutput(model, names),
+            _FirstOutputs(model, names, len(outputs)),
             tuple(example.clone() for _ in names),
             input_names=list(names),
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_shapes=(tuple(axes for _ in names),),
             dynamo=True,
             verbose=False,

@@ -115,7 +115,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         # No such model or data, or no network (which tests haven't).
         (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
-        (["--teacher", ""], "no teacher: name a masked or causal language model with --teacher"),
+        (["--teacher", ""], "no teacher: name an encoder or a causal language model with --teacher"),
         (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, extreme-12, extreme-6, "
          "extreme-2 nor a folder here; HF_HUB_OFFLINE keeps"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),
@@ -155,8 +155,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("headless", "has no trained MLM head (6 weights are missing, such as cls.predictions.bias); train one with: "
-         "tutorkd adapt --model"),
+        ("headless", "has no trained MLM head, which Tutor-KD, the default method, needs: choose --method minilm-v2,"),
         ("without_tokenizer", "has no tokenizer: there is no vocabulary"),
         ("deberta", "whose attention doesn't go through transformers' attention interface; families that work: BERT,"),
         ("odd", "half of 3 layers isn't a whole number: set --student_layers to a divisor"),

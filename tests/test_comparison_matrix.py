@@ -63,6 +63,13 @@ def test_cells_differ_in_what_the_matrix_says_and_in_nothing_else(tmp_path):
     assert cell.settings["evaluate"] == rival.settings["evaluate"]
 
 
+def test_variants_may_take_their_mlm_from_models_of_their_own(tmp_path):
+    variants = ["tutor-kd", {"name": "two", "mlm_teacher": "b"}]
+    cells = read_cells(_recipe(variants=variants, seeds=[0], students=["half"]), "r", tmp_path)
+    told = {cell.variant: cell.distill.args.mlm_teacher for cell in cells if cell.kind == "distilled"}
+    assert told == {"tutor-kd": None, "two": "b"}
+
+
 def test_a_budget_in_tokens_becomes_as_many_steps_as_hold_them(tmp_path):
     common = {"max_steps": None, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     for tokens, steps in ((192, 1), (193, 2), (1000, 6)):  # 4 rows x 2 x 24 tokens = 192 a step

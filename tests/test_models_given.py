@@ -146,6 +146,18 @@ def test_a_teacher_that_was_placed_on_several_devices_reads_as_any_other_and_sta
     assert {weight.device.type for weight in placed.parameters()} == {"cpu"}
 
 
+def test_of_two_teachers_the_one_that_was_placed_stays_and_the_other_moves():
+    model, ids, positions = tiny.masked_lm(), torch.tensor([[2, *range(5, 30), 3]]), torch.tensor([3, 7])
+    for placed in (0, 1):
+        models = [_placed(model) if index == placed else model for index in range(2)]
+        teacher = Teacher(models[0], mlm=Teacher(models[1]))
+        visitor = teacher.visiting(torch.device("cpu"))
+        assert torch.equal(visitor(ids, positions=positions).logits, Teacher(model)(ids, positions=positions).logits)
+        devices = [{weight.device.type for weight in part.model.parameters()} for part in teacher.to("meta").parts]
+        assert devices[placed] == {"cpu"}
+        assert devices[1 - placed] == {"meta"}
+
+
 @pytest.mark.parametrize("teacher_dtype", ["auto", "int8"])
 def test_a_student_learns_of_a_placed_teacher_what_it_does_of_any_other(tmp_path, teacher_dtype):
     logs = []

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tutorkd.config import DistillationConfig
 from tutorkd.sharding import gathered_bytes, weight_bytes
 
-METHODS = {"tutor-kd": "bert", "kd": "legacy", "minilm-v2": "modernbert"}
+METHODS = {"tutor-kd": "headless", "kd": "legacy", "minilm-v2": "modernbert"}
+MLM = {"tutor-kd": "bert"}  # where the teacher has none of its own
 
 RUNS = """
 import contextlib, io, json, sys
@@ -28,11 +29,11 @@ from tutorkd.methods import METHODS
 from tutorkd.pretraining.memory import settings
 from tutorkd.quantization import stored
 from tutorkd.students import build_student, initialise_from_teacher
-from tutorkd.teacher import load_teacher
+from tutorkd.teacher import Teacher, load_teacher
 from tutorkd.trainer import DistillationTrainer, prepare_teacher
 
 torch.set_num_threads(1)
-root, teachers = sys.argv[1], json.loads(sys.argv[2])
+root, teachers, mlm = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 found = {"runs": {}}
 
 # Rows of two lengths, so that processes hold different numbers of tokens.
@@ -47,7 +48,8 @@ def config(name, sharded, **changes):
 def train(name, method, sharded, resume_from=None):
     args = config(name, sharded)  # KD's in bfloat16, the teacher too
     constants = METHODS[method].settings(**{"relation_heads": 8} if method == "minilm-v2" else {})
-    teacher = prepare_teacher(f"{root}/{teachers[method]}", args)
+    answering = prepare_teacher(f"{root}/{mlm[method]}", args) if method in mlm else None
+    teacher = prepare_teacher(f"{root}/{teachers[method]}", args, mlm=answering)
     torch.manual_seed(0)
     student = build_student("half", teacher.config, head=constants.student_head)
     start = str(initialise_from_teacher(student, teacher))
@@ -75,13 +77,17 @@ for method in teachers:
 """
 
 RESUMED_AND_REFUSED = """
+noted = []
 for method in teachers:
-    train(f"{method}-resumed", method, True, f"{root}/{method}-sharded/checkpoint-2")
+    trainer = train(f"{method}-resumed", method, True, f"{root}/{method}-sharded/checkpoint-2")
+    noted += trainer.teacher.parts
 
 # What torch notes of a pass for a backward pass to come.
-state = trainer.teacher.model._get_fsdp_state()
-found["notes"] = len(state._comm_ctx.post_forward_order)
-found["notes"] += sum(len(each._fsdp_param_group._post_forward_indices) for each in state._state_ctx.all_states)
+found["notes"] = 0
+for part in noted:
+    state = part.model._get_fsdp_state()
+    found["notes"] += len(state._comm_ctx.post_forward_order)
+    found["notes"] += sum(len(each._fsdp_param_group._post_forward_indices) for each in state._state_ctx.all_states)
 
 def refusal(make):
     try:
@@ -91,7 +97,8 @@ def refusal(make):
 
 found["compiled"] = refusal(lambda: config("refused", True, torch_compile=True))
 found["loaded"] = refusal(lambda: prepare_teacher(tiny.masked_lm(), config("refused", True)))
-found["headless"] = refusal(lambda: load_teacher(f"{root}/headless", sharded=True))
+headless = load_teacher(f"{root}/headless", sharded=True)
+found["headless"] = refusal(lambda: Teacher(tiny.masked_lm(), mlm=headless))
 found["absent"] = refusal(lambda: load_teacher(f"{root}/absent", sharded=True))
 
 plan = io.StringIO()
@@ -129,7 +136,7 @@ def _run(root: Path, processes: int, script: str, methods: dict[str, str]) -> li
     """What each process found."""
     (root / "run.py").write_text(script, encoding="utf-8")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--rdzv_backend", "c10d"]
-    given = [str(root / "run.py"), str(root), json.dumps(methods)]
+    given = [str(root / "run.py"), str(root), json.dumps(methods), json.dumps(MLM)]
     done = subprocess.run(
         [sys.executable, *launcher, "--rdzv_endpoint", "localhost:0", *given],
         env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
@@ -155,7 +162,7 @@ def ran_by_four(tmp_path_factory) -> tuple[Path, list[dict]]:
     """Likewise of four, whose slices of a tiny model's vectors are of eight numbers."""
     root = tmp_path_factory.mktemp("by_four")
     _save_teachers(root)
-    return root, _run(root, 4, RUNS + END, {"tutor-kd": "bert"})
+    return root, _run(root, 4, RUNS + END, {"tutor-kd": METHODS["tutor-kd"]})
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -60,7 +60,7 @@ def student_card(
     name = _public(base) or "a teacher"
     constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
     facts = {
-        "teacher": f"{name}, {teacher.config.num_hidden_layers} layers{' in int8' * teacher.quantised}",
+        **{role: _described(each) for role, each in zip(("teacher", "its MLM from"), teacher.parts, strict=False)},
         **_logged(state, "rounding", list(TEACHER_ACCURACY.values())),
         "student": _sizes(student),
         "method": method.title,
@@ -151,6 +151,11 @@ tokens = tokenizer(["a text", "another"], padding=True, truncation=True, return_
 Exported by tutorkd {__version__}.
 """
     _write(folder, text, "text-classification" if output == "logits" else "feature-extraction", ["onnx"], name)
+
+
+def _described(teacher: "Teacher") -> str:
+    name = _public(teacher.config.name_or_path or "") or "a model"
+    return f"{name}, {teacher.config.num_hidden_layers} layers{' in int8' * teacher.quantised}"
 
 
 def _public(name: str) -> str:

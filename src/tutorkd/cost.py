@@ -74,7 +74,8 @@ def measure_step(trainer: PackedRowsTrainer, max_length: int) -> StepCost:
     parameters = _parameters(trainer)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     teacher = trainer._forward_arguments().get("teacher")
-    gathered = gathered_bytes(teacher.model) if teacher is not None and teacher.sharded else 0
+    sharded = [part for part in teacher.parts if part.sharded] if teacher is not None else []
+    gathered = sum(gathered_bytes(part.model) for part in sharded)
     return StepCost(
         tokens=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max_length,
         flops=count.flops * args.gradient_accumulation_steps,

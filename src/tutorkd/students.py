@@ -211,7 +211,8 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initi
 
     Layer l of the student takes the teacher's that ``kept_layers`` gives, or where that one is built differently
     (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two models of one family: a
-    layer is an item of the module list that is as long as the model is deep.
+    layer is an item of the module list that is as long as the model is deep. A head that the teacher's own model hasn't
+    stays as it is.
     """
     body = cast(PreTrainedModel, student.base_model)
     depths = body.config.num_hidden_layers, teacher.config.num_hidden_layers
@@ -231,7 +232,7 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initi
             copied, used = copied + 1, used or in_layer
     total = len(target)
     if body is not student:
-        head, own = teacher.head.state_dict(), Head(student).state_dict()
+        head, own = teacher.head.state_dict() if hasattr(teacher, "head") else {}, Head(student).state_dict()
         fitting = [key for key, value in own.items() if key in head and head[key].shape == value.shape]
         for key in fitting:
             own[key].copy_(whole(head[key]))

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_model
-from tutorkd.objective import MASKED, Objective
+from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.quantization import quantise
-from tutorkd.reader import Head, Reader, Reading
+from tutorkd.reader import Ask, Head, Reader, Reading
 from tutorkd.sharding import is_sharded, load_sharded, outline, run_sharded, whole
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
@@ -38,26 +38,55 @@ def frozen(module: Frozen, dtype: torch.dtype | None = None) -> Frozen:
 
 
 class Teacher(Reader):
-    """A frozen language model, masked or causal.
+    """A frozen language model, masked or causal; or an encoder without a head, for methods that ask for no logits.
 
     Args:
-        model: any language model with a trained head. It stays as it is: its weights are read, and shared where
-            ``dtype`` allows, but whether they are trained, its mode, configuration and number format are its own. One
-            of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
+        model: any language model with a trained head, or any encoder. It stays as it is: its weights are read, and
+            shared where ``dtype`` allows, but whether they are trained, its mode, configuration and number format are
+            its own. One of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
         dtype: number format of the weights; the model's by default.
+        headless: the model's head was never trained, so that nobody shall ask it.
+        mlm: a teacher with a head and the same vocabulary, which answers in this one's place where logits are asked
+            for; hidden states and attention inputs stay this one's.
 
     Attributes:
         quantised: whether the matrices of its layers are in 8 bits.
 
     Raises:
-        UserError: if the attention of a masked model can't be captured.
+        UserError: if the attention of a masked model can't be captured, or ``mlm`` has no head or another vocabulary.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype | None = None,
+        headless: bool = False,
+        mlm: "Teacher | None" = None,
+    ):
         super().__init__(model if is_sharded(model) else frozen(model, dtype))
+        if headless:
+            del self.head
         self.quantised = False
+        self.mlm = mlm
+        if mlm is not None:
+            _check_mlm(mlm, self.config.vocab_size)
         if self.objective is MASKED:
             self.prepare_for_capture()
+
+    @property
+    def name(self) -> str:
+        """Where it was loaded from, for messages."""
+        return self.config.name_or_path or f"a {type(self.model).__name__}"
+
+    @property
+    def parts(self) -> "list[Teacher]":
+        """Itself and, where that is another, the one that answers where logits are asked for."""
+        return [self] if self.mlm is None else [self, self.mlm]
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a head to be asked for logits."""
+        return self.mlm is not None or hasattr(self, "head")
 
     def prepare_for_capture(self) -> None:
         """See that its attention can be read, as a masked one's always can.
@@ -82,41 +111,66 @@ class Teacher(Reader):
         """Whether whoever loaded its model put parts of it on several devices (``device_map``)."""
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
-    def to(self, *args: Any, **kwargs: Any) -> "Teacher":
-        """As any module's, but one that was placed stays where it is."""
-        return self if self.placed else super().to(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> "Teacher":
+        """As any module's, which moves it, but one that was placed stays where it is."""
+        if not self.placed:
+            return super()._apply(*args, **kwargs)
+        if self.mlm is not None:
+            self.mlm._apply(*args, **kwargs)
+        return self
 
     def quantise(self) -> None:
         """Round the matrices of its layers to 8 bits; a model that it was made of stays as it is."""
-        quantise(self.model)
-        self.quantised = True
+        for part in self.parts:
+            quantise(part.model)
+            part.quantised = True
 
     def visiting(self, device: torch.device) -> "Teacher":
         """A teacher that reads on a device which may be too small for it: the same weights, which stay where they are,
         but for each layer's while it runs. One that was placed reads where it is.
         """
-        if self.placed:
+        if all(part.placed for part in self.parts):
             return self
         visitor = frozen(self)
-        cpu_offload(visitor.model, device)
+        for part in visitor.parts:
+            if not part.placed:
+                cpu_offload(part.model, device)
         return visitor
 
     @torch.no_grad()
-    def forward(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Reading:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        ask: Ask = Ask(),  # noqa: B008
+        positions: Tensor | None = None,
+    ) -> Reading:
         """As a ``Reader``'s, without gradients. A teacher in 16 bits computes in these throughout, as it would alone;
         autocast, which would keep what its layers hand on in float32, is for weights in float32. What one that was
         placed gives is brought to the device of ``input_ids``.
+
+        Features and logits are those of ``mlm`` where there is one, which alone runs where nothing else is asked for.
         """
+        if self.mlm is None or positions is None:
+            return self._read(input_ids, attention_mask, ask, positions)
+        said = self.mlm(input_ids, attention_mask, Ask(logits=ask.logits), positions)
+        if not ask.hidden and not ask.attention:
+            return said
+        return self._read(input_ids, attention_mask, ask)._replace(features=said.features, logits=said.logits)
+
+    def _read(self, input_ids: Tensor, *args: Any) -> Reading:
         low = self.model.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(input_ids.device.type, enabled=False) if low else nullcontext():
             if self.sharded:
-                return run_sharded(self.model, super().forward, input_ids, *args, **kwargs)
-            reading = super().forward(input_ids, *args, **kwargs)
+                return run_sharded(self.model, super().forward, input_ids, *args)
+            reading = super().forward(input_ids, *args)
             return send_to_device(reading, input_ids.device) if self.placed else reading
 
     @torch.no_grad()
     def copy_of_head(self) -> Head:
-        """An independent head, whole in each process."""
+        """An independent head, whole in each process: of the one that answers where logits are asked for."""
+        if self.mlm is not None:
+            return self.mlm.copy_of_head()
         if not self.sharded:
             return remove_hook_from_module(copy.deepcopy(self.head), recurse=True)
         empty, weights = Head(outline(self.model)), self.head.state_dict()
@@ -132,23 +186,38 @@ def load_teacher(
     trust_remote_code: bool = False,
     sharded: bool = False,
     objective: Objective = MASKED,
+    mlm: Teacher | None = None,
 ) -> Teacher:
-    """Load a language model by Hub name or path, refusing one whose head was never trained.
+    """Load a language model by Hub name or path; of an encoder without a trained head the body is what teaches.
 
     Args:
         objective: whether it is a masked or a causal one.
         sharded: spread it over the processes of the run, all of which call this together.
+        mlm: answers in its place where logits are asked for (``Teacher``).
 
     Raises:
-        UserError: if there is no such model, it can't be reached, its head is missing, or its family doesn't work.
+        UserError: if there is no such model, it can't be reached, the head of a causal one is missing, or its family
+            doesn't work.
     """
     if sharded:
         model, missing = load_sharded(objective.model_class, name, dtype, trust_remote_code)
     else:
         model, missing = load_model(objective.model_class, name, "teacher", dtype, trust_remote_code)
-    if missing:
+    if missing and objective is CAUSAL:
         raise UserError(
             f"the teacher {name} has no trained {objective.head} ({len(missing)} weights are missing, such as "
             f"{missing[0]}); train one with: tutorkd adapt --model {name} --corpus YOUR_TEXT --output_dir teacher"
         )
-    return Teacher(model)
+    return Teacher(model, headless=bool(missing), mlm=mlm)
+
+
+def _check_mlm(mlm: Teacher, vocabulary: int) -> None:
+    if not mlm.answers:
+        raise UserError(
+            f"the MLM teacher {mlm.name} has no trained {MASKED.head}: name a model that has one, such as one that "
+            "tutorkd adapt trained"
+        )
+    if mlm.config.vocab_size != vocabulary:
+        raise UserError(
+            f"teacher and MLM teacher must share a vocabulary: {vocabulary} tokens against {mlm.config.vocab_size}"
+        )

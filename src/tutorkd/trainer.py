@@ -74,9 +74,9 @@ class DistillationTrainer(PackedRowsTrainer):
         model: the student: an encoder without a head or, where the method needs it, a language model; or what
             ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
             where the checkpoint that it was loaded from is in 16 bits.
-        teacher_model: a masked or causal language model by Hub name or path, loaded, or as a ``Teacher``. A model of
-            your own stays as it is, in number format, device, mode and attention; a ``Teacher`` is moved to the device
-            and, where ``args.teacher_dtype`` is int8, rounded.
+        teacher_model: a masked or causal language model, or for methods that ask for no logits any encoder, by Hub
+            name or path, loaded, or as a ``Teacher``. A model of your own stays as it is, in number format, device,
+            mode and attention; a ``Teacher`` is moved to the device and, where ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in ``METHODS``, or ``CAUSAL_METHODS``.
@@ -106,7 +106,8 @@ class DistillationTrainer(PackedRowsTrainer):
         self.method = choose_method(method, teacher.objective)
         self.settings = self.method.settings() if settings is None else settings
         named = isinstance(teacher_model, str)
-        check_tokenizer("teacher", teacher.config.name_or_path, processing_class, fetch=named)
+        for part in teacher.parts:
+            check_tokenizer("teacher", part.config.name_or_path, processing_class, fetch=named)
         if isinstance(model, str):
             check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
             model = build_student(model, teacher.config, head=self.settings.student_head)
@@ -159,7 +160,7 @@ class DistillationTrainer(PackedRowsTrainer):
             self.add_callback(AtTheBeginning(lambda: self.log(figures)))
 
     def _accuracy(self, teacher: Teacher) -> float | None:
-        if self.eval_dataset is None:
+        if self.eval_dataset is None or not teacher.answers:
             return None
         with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
             batches = map(self._prepare_inputs, self.get_eval_dataloader())
@@ -237,8 +238,11 @@ def build_module(
     """What a method trains.
 
     Raises:
-        UserError: if student, teacher and tokenizer can't be trained together.
+        UserError: if student, teacher and tokenizer can't be trained together, or the method needs an MLM head that the
+            teacher hasn't.
     """
+    if method.teacher_head:
+        _check_head(method, teacher)
     check_apart(student, teacher)
     if len(tokenizer) > teacher.config.vocab_size:
         raise UserError(
@@ -248,11 +252,26 @@ def build_module(
     return method.module(student, teacher, settings, tokenizer)
 
 
+def _check_head(method: Method, teacher: Teacher) -> None:
+    if teacher.answers:
+        return
+    who = f"{method.title}, the default method," if method is METHODS["tutor-kd"] else method.title
+    others = [name for name, each in METHODS.items() if not each.teacher_head and name != "minilm-v2"]
+    raise UserError(
+        f"the teacher {teacher.name} has no trained {teacher.objective.head}, which {who} needs: choose --method "
+        f"minilm-v2, which needs none (nor do {', '.join(others)}), of an embedding model --method "
+        "embedding, which matches its vectors, or name with --mlm_teacher a model of the same "
+        "tokenizer that has one; tutorkd adapt would train one, but moves the body with it, so that the vectors of an "
+        "embedding model change"
+    )
+
+
 def prepare_teacher(
     teacher: str | PreTrainedModel | Teacher,
     args: DistillationConfig,
     trust_remote_code: bool = False,
     objective: Objective | None = None,
+    mlm: Teacher | None = None,
 ) -> Teacher:
     """A frozen teacher in the number format that ``args.teacher_dtype`` asks for; what is given stays in its own.
 
@@ -260,6 +279,7 @@ def prepare_teacher(
 
     Args:
         objective: of a teacher by name; by default its checkpoint tells.
+        mlm: answers in its place where logits are asked for; a ``Teacher`` has its own.
 
     Raises:
         UserError: what ``load_teacher`` raises, if a teacher is to be sharded that was loaded whole, or if what rounds
@@ -278,7 +298,7 @@ def prepare_teacher(
         check_quantizer()
     if isinstance(teacher, str):
         objective = objective or objective_of_checkpoint(teacher, trust_remote_code)
-        return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher, objective)
+        return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher, objective, mlm)
     if isinstance(teacher, Teacher) and teacher.sharded:
         return teacher
     if args.shard_teacher:
@@ -287,5 +307,5 @@ def prepare_teacher(
             "path, or leave shard_teacher out"
         )
     if isinstance(teacher, Teacher):
-        return teacher if teacher.body.dtype == dtype else frozen(teacher, dtype)
-    return Teacher(teacher, dtype)
+        return teacher if {part.body.dtype for part in teacher.parts} == {dtype} else frozen(teacher, dtype)
+    return Teacher(teacher, dtype, mlm=mlm)

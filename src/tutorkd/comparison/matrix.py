@@ -199,7 +199,7 @@ def _measures(evaluate: Mapping[str, Any], objective: Objective, where: str) -> 
 
 
 def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective: Objective, where: str) -> None:
-    """A variant changes constants of its method and the learning rate, nothing else; ``common`` the rest.
+    """A variant changes constants of its method, where its MLM comes from and the learning rate; ``common`` the rest.
 
     Raises:
         UserError: for another key.
@@ -210,7 +210,7 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective
         constants = [field.name for field in dataclasses.fields(choose_method(str(method), objective).settings)]
     except UserError as error:
         raise UserError(f"{about}: {error}") from error
-    _check_keys(variant, ["name", "method", "learning_rate", *constants], about)
+    _check_keys(variant, ["name", "method", "mlm_teacher", "learning_rate", *constants], about)
     _check_keys(common, distillation.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON)
 
 

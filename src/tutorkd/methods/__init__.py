@@ -41,6 +41,7 @@ class Method(NamedTuple):
     figures: tuple[Figure, ...]  # what the module gives beside its loss
     gradient_parts: Callable[[Any], list[GradientPart]] = lambda module: []  # clipped apart from the student's gradient
     held_out: Callable[[Any], HeldOut | None] = lambda settings: None  # of the settings; None: held-out rows' loss
+    teacher_head: bool = True  # whether the teacher is asked for logits, for which it needs a trained head
     # Of module and batch, before a step: the batch that is learned from; by default the text.
     own_text: Callable[[Any, Batch], Batch] = lambda module, batch: batch
     # Of the settings, for causal models: the share of the tokens that a tutor replaces, and how many lie between two.
@@ -77,11 +78,28 @@ METHODS: dict[str, Method] = {
         distilbert.FIGURES,
     ),
     "tinybert": Method(
-        "TinyBERT", tinybert.CITATION, tinybert.TinyBERTSettings, _of_pair(tinybert.TinyBERT), tinybert.FIGURES
+        "TinyBERT",
+        tinybert.CITATION,
+        tinybert.TinyBERTSettings,
+        _of_pair(tinybert.TinyBERT),
+        tinybert.FIGURES,
+        teacher_head=False,
     ),
-    "minilm": Method("MiniLM", minilm.CITATION, minilm.MiniLMSettings, _of_pair(minilm.MiniLM), minilm.FIGURES),
+    "minilm": Method(
+        "MiniLM",
+        minilm.CITATION,
+        minilm.MiniLMSettings,
+        _of_pair(minilm.MiniLM),
+        minilm.FIGURES,
+        teacher_head=False,
+    ),
     "minilm-v2": Method(
-        "MiniLM v2", minilm_v2.CITATION, minilm_v2.MiniLMv2Settings, _of_pair(minilm_v2.MiniLMv2), minilm_v2.FIGURES
+        "MiniLM v2",
+        minilm_v2.CITATION,
+        minilm_v2.MiniLMv2Settings,
+        _of_pair(minilm_v2.MiniLMv2),
+        minilm_v2.FIGURES,
+        teacher_head=False,
     ),
     "mlm": Method(
         "masked-language modelling",
@@ -89,6 +107,7 @@ METHODS: dict[str, Method] = {
         masked_lm.MaskedLMSettings,
         lambda student, teacher, settings, tokenizer: masked_lm.MaskedLM(student),
         masked_lm.FIGURES,
+        teacher_head=False,
     ),
 }
 
@@ -144,6 +163,7 @@ EMBEDDING_METHODS: dict[str, Method] = {
         _of_pair(embedding.Embedding),
         embedding.FIGURES,
         held_out=lambda settings: embedding.HELD_OUT,
+        teacher_head=False,
         start=embedding.start,
         write=embedding.write,
     ),

@@ -41,11 +41,12 @@ def check_tokenizer(
         return
     tokens = {index: token for token, index in tokenizer.get_vocab().items()}
     given = tokenizer.name_or_path or "that is trained with"
+    remedy = ", or build the student by --student half" if role == "student" else ""
     for token, index in sorted(own.get_vocab().items(), key=lambda entry: entry[1]):
         if tokens.get(index, token) != token:
             raise UserError(
                 f"the vocabularies of the {role} {name} and of the tokenizer {given} differ: token {index} is "
-                f"{token!r} and {tokens[index]!r}; choose models that share one, or build the student by --student half"
+                f"{token!r} and {tokens[index]!r}; choose models that share one{remedy}"
             )
     differ = [
         f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"

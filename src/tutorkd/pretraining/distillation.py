@@ -55,7 +55,10 @@ class DistillArguments:
         },
     )
     teacher: str = field(
-        default="", metadata={"help": "Masked or causal language model, or embedding model: a Hub name or a path."}
+        default="", metadata={"help": "Encoder, causal language model or embedding model: a Hub name or a path."}
+    )
+    mlm_teacher: str | None = field(
+        default=None, metadata={"help": "Model of the same tokenizer to take the MLM from."}
     )
     objective: Literal["auto", "masked", "causal"] = field(
         default="auto", metadata={"help": "By default what the teacher is."}
@@ -168,7 +171,7 @@ def distill(options: Distillation) -> Path:
     """
     args, text, config = options.args, options.text, options.config
     if not args.teacher:
-        raise UserError("no teacher: name a masked or causal language model with --teacher, or an embedding model")
+        raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
     return run_training(options.arguments, text, config, args.restart, args.dry_run, lambda: prepare(options))
 
 
@@ -189,7 +192,8 @@ def prepare(options: Distillation) -> Prepared:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
     lines = text.check(tokenizer, options.objective, texts)
     pair = load_pair(options, tokenizer, teacher)
-    check_positions(pair.teacher.body, "teacher", text.max_length)
+    for part in pair.teacher.parts:
+        check_positions(part.body, "teacher", text.max_length)
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
     method = choose_method(args.method, options.objective)
@@ -248,9 +252,28 @@ def load_pair(options: Distillation, tokenizer: PreTrainedTokenizerBase, teacher
         UserError: if one of them can't be loaded or made, or they don't belong together.
     """
     args = options.args
-    teacher = teacher or prepare_teacher(args.teacher, options.config, args.trust_remote_code, options.objective)
+    teacher = teacher or _load_teacher(options, tokenizer)
     student, lines = make_student(args, teacher, tokenizer, options.config.seed, options.settings.student_head)
     return Pair(teacher, student, lines)
+
+
+def _load_teacher(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> Teacher:
+    args = options.args
+    load = partial(
+        prepare_teacher,
+        args=options.config,
+        trust_remote_code=args.trust_remote_code,
+        objective=options.objective,
+    )
+    if not args.mlm_teacher:
+        return load(args.teacher)
+    if options.objective is CAUSAL or not choose_method(args.method, options.objective).teacher_head:
+        raise UserError(
+            f"mlm_teacher is for methods that ask an encoder's MLM head, and {args.method} of a "
+            f"{options.objective.noun} asks none: leave it out"
+        )
+    check_tokenizer("teacher", args.mlm_teacher, tokenizer, True, args.trust_remote_code)
+    return load(args.teacher, mlm=load(args.mlm_teacher))
 
 
 def trainer_of(
@@ -278,8 +301,9 @@ def finished_trainer(options: Distillation) -> DistillationTrainer:
     with loading(config.output_dir, "student"):
         student = (head.model_class if head else AutoModel).from_pretrained(config.output_dir)
     no_rows: list[dict[str, list[int]]] = [{}]
+    teacher = _load_teacher(options, tokenizer)
     trainer = DistillationTrainer(
-        *(student, args.teacher, config, no_rows, tokenizer, no_rows, args.method), settings=options.settings
+        *(student, teacher, config, no_rows, tokenizer, no_rows, args.method), settings=options.settings
     )
     trainer._load_from_checkpoint(config.output_dir)
     return trainer
@@ -318,10 +342,12 @@ def make_student(
     else:
         start = str(initialise_from_teacher(student, teacher))
     lines = []
-    for role, model in (("teacher", teacher.body), ("student", student)):
+    teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
+    named = [(role, name, part.body) for role, name, part in teachers]
+    for role, name, model in (*named, ("student", args.student, student)):
         c = model.config
         lines.append(
-            f"{role:<8} {args.teacher if role == 'teacher' else args.student}: {c.model_type}, {c.num_hidden_layers} "
+            f"{role:<8} {name}: {c.model_type}, {c.num_hidden_layers} "
             f"layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
         )

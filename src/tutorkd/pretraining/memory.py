@@ -28,8 +28,9 @@ def settings(trainer: PackedRowsTrainer, cost: StepCost) -> list[Setting]:
     if not isinstance(trainer, DistillationTrainer):
         return ways
     teacher, processes = trainer.teacher, trainer.args.world_size
-    whole, rounded = weight_bytes(teacher.model), quantised_bytes(teacher.model)
-    sharded = whole // processes + gathered_bytes(teacher.model)
+    models = [part.model for part in teacher.parts]
+    whole, rounded, gathered = (sum(map(size, models)) for size in (weight_bytes, quantised_bytes, gathered_bytes))
+    sharded = whole // processes + gathered
     now = sharded if teacher.sharded else rounded if teacher.quantised else whole
     rest = cost.peak_bytes - now
     if teacher.sharded:

@@ -1,0 +1,132 @@
+"""Encoders without a trained MLM head as teachers: what they can teach by, and that no head is made up for them."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from commands import SHORT, assert_same, complete, fail, history, save, save_corpus, weights
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from tutorkd.config import DistillationConfig, TutorKDConfig
+from tutorkd.errors import UserError
+from tutorkd.methods import METHODS
+from tutorkd.objective import MASKED
+from tutorkd.reader import Ask
+from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.teacher import Teacher, load_teacher
+from tutorkd.trainer import DistillationTrainer, TutorKDTrainer
+
+IDS = torch.tensor([[2, *range(5, 30), 3]])
+HEADLESS = {"minilm-v2": ["--relation_heads", "8"], "minilm": [], "tinybert": []}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One encoder as a masked language model, bare, as sentence-transformers saves it, and fine-tuned."""
+    root = tmp_path_factory.mktemp("headless")
+    whole = tiny.masked_lm()
+    save(whole, root / "whole")
+    save(whole.base_model, root / "bare")
+    save(whole.base_model, root / "sentences")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (root / "sentences" / "modules.json").write_text(json.dumps(modules))
+    classifier = AutoModelForSequenceClassification.from_config(whole.config)
+    classifier.base_model.load_state_dict(whole.base_model.state_dict(), strict=False)
+    save(classifier, root / "classifier")
+    save_corpus(root / "corpus.txt")
+    return root
+
+
+def _distill(root, teacher, out, *flags):
+    where = ["--teacher", str(root / teacher), "--corpus", str(root / "corpus.txt"), "--output_dir", str(out)]
+    return ["distill", *where, *SHORT, "--save_strategy", "no", *flags]
+
+
+@pytest.mark.parametrize("kind", ["bare", "sentences", "classifier"])
+def test_its_body_reads_as_transformers_does_and_there_is_no_head_to_ask(root, kind):
+    teacher = load_teacher(str(root / kind))
+    states = AutoModel.from_pretrained(root / kind)(IDS, output_hidden_states=True).hidden_states
+    for mine, expected in zip(teacher(IDS, ask=Ask(hidden=range(5))).hidden, states, strict=True):
+        torch.testing.assert_close(mine, expected)
+    assert not teacher.answers
+    assert not hasattr(teacher, "head")
+    assert load_teacher(str(root / "whole")).answers
+
+
+@pytest.mark.parametrize("kind", ["bare", "sentences", "classifier"])
+@pytest.mark.parametrize("method", HEADLESS)
+def test_methods_that_ask_no_head_train_as_with_the_same_encoder_that_has_one(root, tmp_path, method, kind):
+    flags = ["--method", method, *HEADLESS[method]]
+    for teacher in ("whole", kind):
+        complete(*_distill(root, teacher, tmp_path / teacher, *flags))
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / kind))
+
+
+def test_masked_language_modelling_starts_at_its_body_and_a_new_head(root, tmp_path, capfd):
+    complete(*_distill(root, "bare", tmp_path / "run", "--method", "mlm", "--save_initial_student", "--bf16", "false"))
+    assert "student: 37 of 44 tensors copied from the teacher" in capfd.readouterr().out  # seven are the head's
+    start = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "initial_student")
+    body = AutoModel.from_pretrained(root / "bare")
+    taken = body.encoder.layer[1].output.dense.weight
+    assert torch.equal(start.bert.encoder.layer[0].output.dense.weight, taken)
+
+
+def test_a_student_s_head_stays_as_it_is(root):
+    teacher = load_teacher(str(root / "bare"))
+    student = build_student("half", teacher.config, head=MASKED)
+    head = {name: value.clone() for name, value in student.cls.predictions.transform.state_dict().items()}
+    assert initialise_from_teacher(student, teacher).layers == [2, 4]
+    assert_same(head, student.cls.predictions.transform.state_dict())
+    embeddings = teacher.body.get_input_embeddings().weight
+    assert torch.equal(student.get_input_embeddings().weight, embeddings)
+
+
+def test_in_8_bits_it_teaches_without_a_word_on_tokens_that_it_doesn_t_name(root, tmp_path):
+    flags = ["--method", "minilm-v2", *HEADLESS["minilm-v2"], "--teacher_dtype", "int8"]
+    complete(*_distill(root, "bare", tmp_path / "run", *flags))
+    losses = [line["loss"] for line in history(tmp_path / "run") if "loss" in line]
+    assert len(losses) == 4
+    assert not any("teacher_accuracy_int8" in line for line in history(tmp_path / "run"))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "4 layers in int8" in card
+    assert "rounding" not in card
+
+
+# What it can't teach by
+
+
+@pytest.mark.parametrize("kind", ["bare", "sentences", "classifier"])
+@pytest.mark.parametrize(
+    ("flags", "needing"),
+    [
+        ([], "Tutor-KD, the default method,"),
+        (["--method", "kd"], "KD"),
+        (["--method", "distilbert"], "DistilBERT"),
+    ],
+)
+def test_methods_that_ask_a_head_are_refused_with_those_that_don_t(root, tmp_path, capfd, kind, flags, needing):
+    message = fail(capfd, *_distill(root, kind, tmp_path / "run", *flags))
+    assert message.startswith(
+        f"the teacher {root / kind} has no trained MLM head, which {needing} needs: choose --method minilm-v2, which "
+        "needs none (nor do tinybert, minilm, mlm), of an embedding model --method embedding, "
+        "which matches its vectors, or name with --mlm_teacher a model"
+    )
+    assert message.endswith("tutorkd adapt would train one, but moves the body with it, so that the vectors of an "
+                            "embedding model change")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_methods_that_are_named_are_all_that_take_it():
+    without = {name for name, method in METHODS.items() if not method.teacher_head}
+    assert without == {*HEADLESS, "mlm"}
+
+
+def test_a_model_without_a_head_that_is_given_in_python_is_taken_and_refused_alike(tmp_path):
+    common = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "max_steps": 1, "save_strategy": "no"}
+    rows, tokenizer, encoder = tiny.rows(4), tiny.tokenizer(), tiny.masked_lm().base_model
+    args = DistillationConfig(output_dir=str(tmp_path), **common)
+    trainer = DistillationTrainer("half", encoder, args, rows, tokenizer, method="tinybert")
+    assert trainer.train().training_loss > 0
+    with pytest.raises(UserError, match="the teacher a BertModel has no trained MLM head, which Tutor-KD, the default"):
+        TutorKDTrainer("half", Teacher(encoder), TutorKDConfig(output_dir=str(tmp_path), **common), rows, tokenizer)

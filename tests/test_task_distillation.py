@@ -170,9 +170,9 @@ def test_a_row_s_soft_target_is_the_teacher_s_answer_to_its_text_alone_in_the_or
     ]
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": texts, "label": [0, 1, 0]}, features=features)
-    taught = TaskTeacher(SoftTargetArguments(teacher), "single_label_classification", ["no", "yes"]).taught(
-        rows, max_length=16
-    )
+    taught = TaskTeacher(
+        SoftTargetArguments(distill_from=teacher), "single_label_classification", ["no", "yes"]
+    ).taught(rows, max_length=16)
     model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
     for text, target in zip(texts, taught[SOFT_TARGET], strict=True):
         tokens = tiny.tokenizer()(text, truncation=True, max_length=16, return_tensors="pt")
@@ -272,9 +272,9 @@ def test_rows_without_labels_have_soft_targets_alone(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["w1", "w2"], "label": [1, 0]}, features=features)
     more = Dataset.from_dict({"text": ["w3 w4"]})
-    taught = TaskTeacher(SoftTargetArguments(teacher), "single_label_classification", ["no", "yes"]).taught(
-        rows, 16, more
-    )
+    taught = TaskTeacher(
+        SoftTargetArguments(distill_from=teacher), "single_label_classification", ["no", "yes"]
+    ).taught(rows, 16, more)
     assert taught["text"][:] == ["w1", "w2", "w3 w4"]
     assert taught["label"][:2] == [1, 0]
     assert taught[LABELLED][:] == [1.0, 1.0, 0.0]
@@ -331,7 +331,7 @@ def test_layers_that_match_are_compared_where_that_is_asked_for(tmp_path):
     scores = sum(((a - b)[pairs] ** 2).mean() for a, b in zip(of_ours, of_theirs, strict=True))
 
     model = AutoModelForSequenceClassification.from_pretrained(student).eval()
-    soft = SoftTargetArguments(teacher, hidden_state_weight=0.5, attention_score_weight=2.0)
+    soft = SoftTargetArguments(distill_from=teacher, hidden_state_weight=0.5, attention_score_weight=2.0)
     layers = MatchedLayers(model, tiny.tokenizer(), load_trained(teacher), soft).cpu()
     outputs, loss = layers.read(model, dict(tokens))
     assert loss.item() == pytest.approx((0.5 * hidden + 2 * scores).item(), rel=1e-4)

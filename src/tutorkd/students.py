@@ -13,9 +13,8 @@ from transformers import AutoModel, ElectraConfig, PretrainedConfig, PreTrainedM
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
 from tutorkd.objective import CAUSAL, MASKED, Objective
-from tutorkd.reader import Head
+from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
-from tutorkd.teacher import Teacher
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
@@ -206,7 +205,7 @@ def has_weights(name: str) -> bool:
 
 
 @torch.no_grad()
-def initialise_from_teacher(student: PreTrainedModel, teacher: Teacher) -> Initialisation:
+def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, head, wherever name and shape agree.
 
     Layer l of the student takes the teacher's that ``kept_layers`` gives, or where that one is built differently

@@ -18,6 +18,8 @@ COMMANDS = {
     "distill": "distil a teacher into a small student with Tutor-KD",
     "evaluate": "compare encoders on labelled text, embeddings on pairs, causal models on text: quality, size, speed",
     "glue": "fine-tune encoders on GLUE's tasks: official metrics over seeds, beside the published rows",
+    "distill-task": "a fine-tuned classifier into a small one: student, int8 file and a table",
+    "predict": "a classifier's answers to a file of texts",
     "export": "a checkpoint as ONNX files for devices, float32 and int8, checked against PyTorch",
     "compare": "methods or ablations x students x seeds at an equal budget: table and plots",
     "report": "one HTML page about what a command left in its folder: settings, curves, tables",
@@ -29,7 +31,7 @@ USAGE = "\n".join(
     [
         "usage: tutorkd COMMAND [options]      (tutorkd COMMAND --help lists its options)",
         "",
-        *(f"  {name:<10} {sentence}" for name, sentence in COMMANDS.items()),
+        *(f"  {name:<12} {sentence}" for name, sentence in COMMANDS.items()),
         "",
         "A small language encoder out of a large one: pre-training distillation with a tutor network (Tutor-KD).",
     ]
@@ -82,7 +84,7 @@ def _run(command: str, argv: Sequence[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
     try:
-        return import_module(f"tutorkd.cli.{command}").run(argv)
+        return import_module(f"tutorkd.cli.{command.replace('-', '_')}").run(argv)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -33,6 +33,11 @@ def scores_of(problem: Problem, labels: np.ndarray, answers: np.ndarray) -> dict
     return {"accuracy": float(accuracy_score(labels, answers))} | macro
 
 
+def agreement(problem: Problem, first: np.ndarray, second: np.ndarray) -> float:
+    """The share of answers that are the same, of lists of classes for each class; of numbers Spearman's correlation."""
+    return spearman(first, second) if problem == "regression" else float((first == second).mean())
+
+
 def pearson(labels: np.ndarray, answers: np.ndarray) -> float:
     return float(pearsonr(labels, answers).statistic) if _both_vary(labels, answers) else 0.0
 

@@ -32,15 +32,11 @@ from tutorkd.methods.soft_targets import check_temperature, soft_cross_entropy
 
 
 @dataclass
-class SoftTargetArguments:
-    """Whom a model learns from beside the labels while it is fine-tuned, and how much."""
+class SoftTargetWeights:
+    """What of a teacher is learned beside the labels, and how much."""
 
     _argument_group_name = "soft targets"
 
-    distill_from: str | None = field(
-        default=None,
-        metadata={"help": "Fine-tuned classifier whose answers the models learn (a path or Hub name)."},
-    )
     soft_target_weight: float = field(
         default=0.5,
         metadata={"help": "Weight of the soft targets' loss (0 to 1); that of the labels has the rest."},
@@ -79,6 +75,16 @@ class SoftTargetArguments:
 
 
 @dataclass
+class SoftTargetArguments(SoftTargetWeights):
+    """The same, and from whom."""
+
+    distill_from: str | None = field(
+        default=None,
+        metadata={"help": "Fine-tuned classifier whose answers the models learn (a path or Hub name)."},
+    )
+
+
+@dataclass
 class TaskDistillationArguments(SoftTargetArguments):
     """The same, on text without labels too."""
 
@@ -99,7 +105,9 @@ class TaskDistillationArguments(SoftTargetArguments):
             raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
 
 
-def matched_classes(teacher: PretrainedConfig, name: str, problem: Problem, class_names: Sequence[str]) -> list[int]:
+def matched_classes(
+    teacher: PretrainedConfig, name: str, problem: Problem, class_names: Sequence[str], whole: bool = True
+) -> list[int]:
     """For each of the student's logits the number of the teacher's that is about the same.
 
     Classes are matched by name, whatever their case and order. The names that transformers gives where nobody gave any,
@@ -108,6 +116,7 @@ def matched_classes(teacher: PretrainedConfig, name: str, problem: Problem, clas
     Args:
         name: of the teacher, for messages.
         class_names: in the order of the student's logits.
+        whole: whether all of the teacher's classes must be among them.
 
     Raises:
         UserError: if the teacher answers another kind of question, or its classes aren't these.
@@ -125,7 +134,8 @@ def matched_classes(teacher: PretrainedConfig, name: str, problem: Problem, clas
     for same in (str, str.casefold):
         numbers = {same(each): number for number, each in enumerate(theirs)}
         wanted = [same(each) for each in class_names]
-        if len(theirs) == len(wanted) == len(numbers) and numbers.keys() == set(wanted):
+        told_apart = len(theirs) == len(numbers) and len(wanted) == len(set(wanted))
+        if told_apart and numbers.keys() >= set(wanted) and (len(wanted) == len(theirs) or not whole):
             return [numbers[each] for each in wanted]
     raise UserError(
         f"{name} can't be learned from: its classes are {', '.join(class_names_of(teacher))}, those of the labels "

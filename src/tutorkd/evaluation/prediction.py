@@ -1,0 +1,212 @@
+"""``tutorkd predict``: a classifier's answers to a file, chunk by chunk, so that memory doesn't grow with it."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
+from tutorkd.errors import UserError
+from tutorkd.evaluation.classifier import Classifier, load_trained
+from tutorkd.evaluation.metrics import answers_of
+from tutorkd.files import PARTIAL, writing
+from tutorkd.hub import nearest_path
+from tutorkd.options.parser import OptionParser
+
+DESCRIPTION = (
+    "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of like length are answered "
+    "together, and stand in the output in their order."
+)
+LABEL = "label"
+_CHUNK = 4096  # rows
+Row = tuple[str | None, ...]  # a text, and that of its pair where there is one
+
+
+@dataclass
+class PredictArguments:
+    """Which classifier answers which texts, and where its answers go."""
+
+    model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
+    text: str = field(default="", metadata={"help": "Rows to answer: a csv, jsonl or parquet file (a path)."})
+    output: str = field(default="", metadata={"help": "File for the answers, of any of these endings (a path)."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
+    )
+    max_length: int = field(default=128, metadata={"help": "Longest row in tokens; longer rows are cut."})
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        if self.max_length <= 0:
+            raise UserError(f"max_length must be above 0, not {self.max_length}")
+
+
+def predict_file(args: PredictArguments) -> dict[str, int]:
+    """Answer the rows of a file; the output is written whole or not at all.
+
+    Its columns are those of the text, ``label`` (of a regression the number, of several classes a list, which csv holds
+    as JSON) and, of classes, ``probability_CLASS`` for each. Of a row without a text they are missing.
+
+    Returns:
+        ``rows`` that there are, and how many are ``without_text``.
+
+    Raises:
+        UserError: if there is no such classifier or file, it can't be read, or the output can't be written.
+    """
+    for name in ("model", "text", "output"):
+        if not getattr(args, name):
+            raise UserError(f"tutorkd predict takes --model CLASSIFIER --text FILE --output FILE; --{name} is missing")
+    source, output = Path(args.text), Path(args.output)
+    for path in (source, output):
+        if path.suffix.lower() not in _READERS:
+            raise UserError(f"{path}: give a file that ends in {', '.join(_READERS)}")
+    if not source.is_file():
+        raise UserError(f"the file {source} isn't there{nearest_path(str(source))}")
+    if output.resolve() == source.resolve():
+        raise UserError(f"{output} is the file that is read: give --output another name")
+    columns = [args.text_column, *([args.text_pair_column] if args.text_pair_column else [])]
+    classifier = load_trained(args.model)
+    names = [LABEL, *_probability_columns(classifier)]
+    if taken := [column for column in columns if column in names]:
+        raise UserError(f"the column {taken[0]!r} of {source} would be one of the answers too: rename it")
+    counts = {"rows": 0, "without_text": 0}
+    rows = _READERS[source.suffix.lower()](source, columns)
+    with (
+        writing(output, "free space, or choose another --output"),
+        _writer(output, columns, classifier) as write,
+        tqdm(desc="answering", unit=" rows", dynamic_ncols=True) as bar,
+    ):
+        while chunk := list(islice(rows, _CHUNK)):
+            whole = [number for number, row in enumerate(chunk) if all(row)]
+            answers = _answers(classifier, [chunk[number] for number in whole], args.max_length, bar.update)
+            told: list[dict[str, Any]] = [dict.fromkeys(names) for _ in chunk]
+            for number, answer in zip(whole, answers, strict=True):
+                told[number] = answer
+            write([dict(zip(columns, row, strict=True)) | each for row, each in zip(chunk, told, strict=True)])
+            counts["rows"] += len(chunk)
+            counts["without_text"] += len(chunk) - len(whole)
+        if not counts["rows"]:
+            raise UserError(f"{source} is empty: there are no rows")
+    return counts
+
+
+def _answers(
+    classifier: Classifier, rows: Sequence[Row], max_length: int, tell: Callable[[int], object]
+) -> list[dict[str, Any]]:
+    """Columns of the output, of rows that have their texts."""
+    if not rows:
+        return []
+    problem, names = classifier.problem, classifier.class_names
+    logits = classifier.logits(*zip(*rows, strict=True), max_length=max_length, tell=tell)  # type: ignore[arg-type]
+    answers = answers_of(problem, logits)
+    if problem == "regression":
+        return [{LABEL: float(answer)} for answer in answers]
+    if problem == "multi_label_classification":
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        labels: list[Any] = [[name for name, there in zip(names, row, strict=True) if there] for row in answers]
+    else:
+        powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+        probabilities = powers / powers.sum(-1, keepdims=True)
+        labels = [names[code] for code in answers]
+    columns = _probability_columns(classifier)
+    return [
+        {LABEL: label, **dict(zip(columns, map(float, row), strict=True))}
+        for label, row in zip(labels, probabilities, strict=True)
+    ]
+
+
+def _probability_columns(classifier: Classifier) -> list[str]:
+    if classifier.problem == "regression":
+        return []
+    return [f"probability_{name}" for name in classifier.class_names]
+
+
+def _of_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    return (tuple(fields) for _, fields in csv_rows(path, columns))
+
+
+def _of_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for line, row in json_rows(path, columns):
+        for column, value in zip(columns, row, strict=True):
+            if value is not None and not isinstance(value, str):
+                raise not_text(f"{path}: line {line}", column, type(value).__name__)
+        yield tuple(row)
+
+
+def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    with open_parquet(path) as file:
+        for column in columns:
+            require_column(path, column, file.schema_arrow.names)
+            if not is_text(kind := file.schema_arrow.field(column).type):
+                raise not_text(path, column, kind)
+        for batch in file.iter_batches(batch_size=_CHUNK, columns=list(columns)):
+            yield from zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
+
+
+_READERS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+    ".csv": _of_csv,
+    ".jsonl": _of_jsonl,
+    ".json": _of_jsonl,
+    ".parquet": _of_parquet,
+}
+
+
+@contextmanager
+def _writer(
+    path: Path, columns: Sequence[str], classifier: Classifier
+) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], object]]:
+    """What writes rows to a file that gets its place at the end."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.suffix.lower() == ".parquet":
+            schema = _schema(columns, classifier)
+            with pq.ParquetWriter(partial, schema) as parquet:
+                yield lambda rows: parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema))
+        else:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                yield _csv(file, columns, classifier) if path.suffix.lower() == ".csv" else _jsonl(file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _schema(columns: Sequence[str], classifier: Classifier) -> pa.Schema:
+    labels: dict[str, pa.DataType] = {
+        "regression": pa.float64(),
+        "multi_label_classification": pa.list_(pa.string()),
+        "single_label_classification": pa.string(),
+    }
+    fields = [(column, pa.string()) for column in columns] + [(LABEL, labels[classifier.problem])]
+    return pa.schema(fields + [(name, pa.float64()) for name in _probability_columns(classifier)])
+
+
+def _csv(file: Any, columns: Sequence[str], classifier: Classifier) -> Callable[[Sequence[Mapping[str, Any]]], object]:
+    writer = csv.writer(file, lineterminator="\n")
+    names = [*columns, LABEL, *_probability_columns(classifier)]
+    writer.writerow(names)
+
+    def field_of(value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+    return lambda rows: writer.writerows([field_of(row[name]) for name in names] for row in rows)
+
+
+def _jsonl(file: Any) -> Callable[[Sequence[Mapping[str, Any]]], object]:
+    return lambda rows: file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd predict``."""
+    return OptionParser("predict", DESCRIPTION, [PredictArguments], {}, takes_recipe=False)

@@ -1,0 +1,206 @@
+"""``tutorkd distill-task``: what it is told, and its student from the first step to a folder on disk."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.classifier import Classifier, load_trained
+from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
+from tutorkd.evaluation.labelled import digest, load_task, load_texts, without
+from tutorkd.evaluation.soft_targets import SoftTargetArguments, SoftTargetWeights
+from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
+from tutorkd.evaluation.task_teacher import TaskTeacher
+from tutorkd.files import stored_result, write_text, writing, written_whole
+from tutorkd.hub import quiet_transformers
+from tutorkd.identity import difference
+from tutorkd.locks import contents, empty
+from tutorkd.options.parser import OptionParser
+
+DESCRIPTION = (
+    "Makes a small classifier out of a fine-tuned one: a student of the teacher's layers learns its answers, is "
+    "exported in int8, and is held against the teacher. The same command goes on where it stopped."
+)
+_RECORD_FILE = "distillation.json"
+_IRRELEVANT = ("output_dir", "restart")
+
+
+@dataclass
+class TaskStudentArguments(FineTuneArguments):
+    """Who is distilled into what, on which rows, and where that goes."""
+
+    teacher: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
+    student: str = field(
+        default="half",
+        metadata={"help": "half, extreme-12, extreme-6, extreme-2, or an encoder with weights (a path or Hub name)."},
+    )
+    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
+    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
+    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
+    student_intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward size, in dimensions."})
+    train: str | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config; may be "
+            "left out beside unlabelled."
+        },
+    )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={"help": "Text of the domain without labels, learned from the teacher's answers alone: such a file."},
+    )
+    validation: str = field(
+        default="",
+        metadata={"help": "Labelled rows to measure on: such a file, or the validation split of name:config."},
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
+    )
+    label_column: str = field(default="label", metadata={"help": "Column that holds the label (a name)."})
+    output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
+    restart: bool = field(
+        default=False, metadata={"help": "Whether to throw away an earlier run in output_dir (true or false)."}
+    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the student, by the names of transformers' configurations."""
+        given = {
+            "num_hidden_layers": self.student_layers,
+            "hidden_size": self.student_hidden_size,
+            "num_attention_heads": self.student_heads,
+            "intermediate_size": self.student_intermediate_size,
+        }
+        return {name: size for name, size in given.items() if size is not None}
+
+
+@dataclass(frozen=True)
+class TaskDistillation:
+    """A teacher and the rows that its student learns from, found to fit.
+
+    Attributes:
+        train: labelled rows, of which there may be none.
+        unlabelled: text alone, or None.
+    """
+
+    args: TaskStudentArguments
+    teacher: TaskTeacher
+    train: Dataset
+    unlabelled: Dataset | None
+    validation: Dataset
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.teacher.classifier
+
+    @property
+    def folder(self) -> Path:
+        """Of the student."""
+        return Path(self.args.output_dir) / "student"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the student depends on."""
+        told = {key: value for key, value in asdict(self.args).items() if key not in _IRRELEVANT}
+        rows = [self.train, self.validation, *([self.unlabelled] if self.unlabelled else [])]
+        return {
+            **told,
+            **self.teacher.soft.settings(),
+            "distill_from": self.teacher.checkpoint.identity,
+            "bf16": self.args.uses_bfloat16(),
+            "data_sha256": digest(rows)[:12],
+        }
+
+    def finished(self) -> bool:
+        """Whether the student stands there.
+
+        Raises:
+            UserError: if another one does, or something else.
+        """
+        record = stored_result(self.folder / _RECORD_FILE, {"settings": dict[str, Any], "finished": bool})
+        if record is None and self.folder.is_dir() and contents(self.folder):
+            raise UserError(
+                f"{self.folder} holds something that isn't of tutorkd distill-task: choose another --output_dir"
+            )
+        if record is None or self.args.restart:
+            return False
+        if found := difference(record["settings"], json.loads(json.dumps(self.settings))):
+            raise UserError(
+                f"{self.args.output_dir} holds another run ({found}); choose another --output_dir, or --restart to "
+                "throw that run away"
+            )
+        return record["finished"] and any(self.folder.glob("*.safetensors"))
+
+
+def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDistillation:
+    """Load the teacher and the rows, and see that they fit.
+
+    Raises:
+        UserError: if they don't, can't be found or read, or there is nothing to train or to measure on.
+    """
+    if not args.teacher:
+        raise UserError("give the classifier to distil: --teacher PATH_OR_NAME")
+    if not args.validation:
+        raise UserError("no validation data: --validation takes a csv, jsonl or parquet file, or a Hub name:config")
+    if args.train is None and args.unlabelled is None:
+        raise UserError("nothing to train on: give labelled rows with --train, text with --unlabelled, or both")
+    soft = SoftTargetArguments(distill_from=args.teacher, **asdict(weights))
+    if args.train is None:
+        soft = replace(soft, soft_target_weight=1.0)  # there are no labels
+    elif args.unlabelled is not None and soft.soft_target_weight == 0:
+        raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
+    classifier = load_trained(args.teacher, "teacher")
+    teacher = TaskTeacher(soft, classifier.problem, classifier.class_names)
+    columns = args.text_column, args.text_pair_column
+    validation = in_order_of(classifier, load_task(args.validation, "validation", *columns, args.label_column))
+    if args.train is None:
+        train = no_rows(classifier, [name for name in validation.column_names if name != "label"])
+    else:
+        train = in_order_of(classifier, load_task(args.train, "train", *columns, args.label_column))
+        if args.max_train_samples is not None and args.max_train_samples < len(train):
+            train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
+    unlabelled = None
+    if args.unlabelled is not None:
+        texts = load_texts(args.unlabelled, "train", *columns)
+        unlabelled = without(texts, validation)
+        if left_out := len(texts) - len(unlabelled):
+            words = f"{left_out:,} of {len(texts):,} rows are rows of the validation set and left out"
+            tqdm.write(f"text without labels: {words}", file=sys.stderr)
+        if not len(unlabelled):
+            raise UserError(f"{args.unlabelled}: all of its rows are rows of the validation set")
+    return TaskDistillation(args, teacher, train, unlabelled, validation)
+
+
+def train_student(task: TaskDistillation) -> None:
+    """Train the student and save it, a plain transformers model; what an earlier run left in its folder is removed.
+
+    Raises:
+        UserError: if there is no such student, it can't learn from this teacher, diverges, or can't be written.
+    """
+    args, record = task.args, task.folder / _RECORD_FILE
+    empty(task.folder)
+    write_text(record, json.dumps({"settings": task.settings, "finished": False}, indent=2))
+    student, tokenizer, start = make_student(args.student, task.classifier, args.sizes, args.seed)
+    print(f"student: {start}", flush=True)
+    rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
+    trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)
+    trainer.train()
+    if not all(bool(torch.isfinite(weight).all()) for weight in student.parameters()):
+        raise UserError("the student diverged: its weights aren't finite; lower the learning_rate")
+    with writing(task.folder), written_whole(task.folder) as scratch, quiet_transformers():
+        student.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+    write_text(record, json.dumps({"settings": task.settings, "finished": True}, indent=2))
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd distill-task``."""
+    return OptionParser("distill-task", DESCRIPTION, [TaskStudentArguments, SoftTargetWeights], {})

@@ -1,0 +1,89 @@
+"""A small classifier out of a large one: its layers, its head, and rows whose classes are in its order."""
+
+from collections.abc import Mapping
+
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
+from tutorkd.evaluation.classifier import Classifier
+from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels
+from tutorkd.evaluation.soft_targets import matched_classes
+from tutorkd.reader import Reader
+from tutorkd.students import has_weights, initialise_from_teacher, student_config
+
+
+def make_student(
+    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A classifier to be trained, with the teacher's classes in its order.
+
+    Args:
+        name: "half" or another preset, made of the teacher's layers and head as far as shapes allow; or an encoder with
+            weights, by path or Hub name, which keeps these and gets a new head.
+        sizes: overrides of a preset's, by the names of transformers' configurations.
+        seed: of what isn't copied.
+
+    Returns:
+        The model, the tokenizer of its texts, and how it starts, in words.
+
+    Raises:
+        UserError: if there is no such student, or it can't have these sizes.
+    """
+    if has_weights(name):
+        several = teacher.problem == "multi_label_classification"
+        model, tokenizer = load_classifier(find_checkpoint(name), teacher.class_names, seed, several)
+        return model, tokenizer, f"the weights of {name} under a new head"
+    config = student_config(name, teacher.model.config, sizes)
+    own = teacher.model.config
+    config.id2label, config.label2id = own.id2label, own.label2id
+    config.problem_type = teacher.problem
+    set_seed(seed)
+    student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    body = initialise_from_teacher(student.base_model, Reader(teacher.model))
+    copied = _copy_head(student, teacher.model)
+    return student, teacher.tokenizer, f"{body}; {copied} tensors of the head"
+
+
+@torch.no_grad()
+def _copy_head(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+    """Copy what isn't the body where name and shape agree; returns how many tensors that were."""
+    body, there, copied = f"{student.base_model_prefix}.", teacher.state_dict(), 0
+    for name, weight in student.state_dict().items():
+        if not name.startswith(body) and name in there and there[name].shape == weight.shape:
+            weight.copy_(there[name])
+            copied += 1
+    return copied
+
+
+def in_order_of(teacher: Classifier, rows: Dataset) -> Dataset:
+    """Labelled rows with the teacher's classes, matched by name; numbers are as they are.
+
+    Raises:
+        UserError: if a class isn't one of the teacher's, or the labels are of another kind.
+    """
+    problem = problem_of_labels(rows)
+    order = matched_classes(teacher.model.config, teacher.name, problem, names_of_labels(rows), whole=False)
+    if problem == "regression":
+        return rows
+    labels = rows["label"][:]
+    codes = [order[each] if isinstance(each, int) else sorted(order[code] for code in each) for each in labels]
+    return rows.remove_columns("label").add_column("label", codes, feature=_label_feature(teacher))
+
+
+def no_rows(teacher: Classifier, columns: list[str]) -> Dataset:
+    """Labelled rows of which there are none, beside text that is learned from the teacher alone.
+
+    Args:
+        columns: of the text.
+    """
+    features = {**dict.fromkeys(columns, Value("string")), "label": _label_feature(teacher)}
+    return Dataset.from_dict({name: [] for name in features}, features=Features(features))
+
+
+def _label_feature(teacher: Classifier) -> ClassLabel | List | Value:
+    if teacher.problem == "regression":
+        return Value("float32")
+    one = ClassLabel(names=teacher.class_names)
+    return List(one) if teacher.problem == "multi_label_classification" else one

@@ -1,0 +1,269 @@
+"""`tutorkd distill-task` and `tutorkd predict`, from a tiny classifier to a small one and to answers in files."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+import torch
+from commands import complete, fail, save
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
+
+from tutorkd.evaluation import prediction
+from tutorkd.evaluation.classifier import load_trained
+from tutorkd.evaluation.task_student import make_student
+
+NAMES = ["no", "yes"]
+
+
+def classifier(folder, names=NAMES, seed=0, **changes):
+    """A classifier of four layers at random, on disk."""
+    torch.manual_seed(seed)
+    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
+    config = tiny.config("bert", initializer_range=0.2, **ids | changes)
+    return save(AutoModelForSequenceClassification.from_config(config), folder)
+
+
+def texts(count, seed):
+    draw = np.random.default_rng(seed)
+    return [" ".join(f"w{draw.integers(90)}" for _ in range(draw.integers(2, 10))) for _ in range(count)]
+
+
+def write_rows(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where commands run: a teacher whose labels the rows have, and other text."""
+    monkeypatch.chdir(tmp_path)
+    teacher = load_trained(classifier(tmp_path / "teacher"))
+    for seed, (name, count) in enumerate((("train", 64), ("validation", 32))):
+        found = texts(count, seed)
+        answers = teacher.logits(found, max_length=32).argmax(-1)
+        write_rows(
+            tmp_path / f"{name}.jsonl",
+            [{"text": text, "label": NAMES[answer]} for text, answer in zip(found, answers, strict=True)],
+        )
+    write_rows(tmp_path / "more.jsonl", [{"text": text} for text in texts(40, 5)])
+    return tmp_path
+
+
+DISTILL = [
+    *("distill-task", "--teacher", "teacher", "--validation", "validation.jsonl", "--output_dir", "out"),
+    *("--max_length", "32", "--bf16", "false", "--num_train_epochs", "4", "--learning_rate", "1e-3"),
+]
+
+
+def test_the_student_starts_as_the_layers_and_the_head_of_its_teacher(tmp_path):
+    teacher = load_trained(classifier(tmp_path / "teacher"))
+    student, _, start = make_student("half", teacher, {}, seed=0)
+    assert student.config.num_hidden_layers == 2
+    assert student.config.id2label == {0: "no", 1: "yes"}
+    assert start.endswith("its layers from the teacher's 2, 4; 2 tensors of the head")
+    own, there = student.state_dict(), {name: weight.cpu() for name, weight in teacher.model.state_dict().items()}
+    for name, weight in own.items():
+        origin = name.replace("layer.1.", "layer.3.").replace("layer.0.", "layer.1.")
+        assert torch.equal(weight, there[origin]), name
+    # With all of the layers it is the teacher, whose answers it gives.
+    whole, tokenizer, _ = make_student("half", teacher, {"num_hidden_layers": 4}, seed=0)
+    tokens = tokenizer("w1 w2 w3", return_tensors="pt")
+    with torch.no_grad():
+        assert whole.eval()(**tokens).logits[0].tolist() == pytest.approx(
+            teacher.logits(["w1 w2 w3"], max_length=32)[0].tolist(), abs=1e-4
+        )
+
+
+def test_an_encoder_of_ones_own_gets_a_head_for_the_teacher_s_classes(tmp_path):
+    teacher = load_trained(classifier(tmp_path / "teacher", names=["b", "a", "c"]))
+    encoder = tiny.masked_lm("distilbert", num_hidden_layers=1)
+    student, _, start = make_student(save(encoder, tmp_path / "encoder"), teacher, {}, seed=0)
+    assert student.config.id2label == {0: "b", 1: "a", 2: "c"}
+    assert torch.equal(
+        student.distilbert.embeddings.word_embeddings.weight, encoder.distilbert.embeddings.word_embeddings.weight
+    )
+    assert start.endswith("encoder under a new head")
+
+
+def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place, capsys, monkeypatch):
+    complete(*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl")
+    shown = capsys.readouterr().out
+    table = (place / "out" / "results.md").read_text()
+    assert table in shown
+    assert "64 labelled rows and 40 rows without" in table
+    student = AutoModelForSequenceClassification.from_pretrained(place / "out" / "student")
+    assert student.config.num_hidden_layers == 2
+    assert (place / "out" / "student" / "onnx" / "model_quantized.onnx").is_file()
+    models = json.loads((place / "out" / "results.json").read_text())["models"]
+    assert [each["name"] for each in models] == ["teacher", "student", "student, int8"]
+    assert models[0]["scores"]["accuracy"] == models[0]["agreement"] == 1  # the labels are its answers
+    # Measured by other means: one row at a time.
+    rows = [json.loads(line) for line in (place / "validation.jsonl").read_text().splitlines()]
+    right = 0
+    for row in rows:
+        with torch.no_grad():
+            right += (
+                NAMES[student.eval()(**tiny.tokenizer()(row["text"], return_tensors="pt")).logits.argmax()]
+                == row["label"]
+            )
+    assert models[1]["scores"]["accuracy"] == models[1]["agreement"] == pytest.approx(right / 32)
+    assert models[2]["bytes"] == (place / "out" / "student" / "onnx" / "model_quantized.onnx").stat().st_size
+
+    monkeypatch.setattr(Trainer, "train", None)
+    monkeypatch.setattr("tutorkd.export.exporter.export", None)
+    complete(*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl")
+    assert "the student is finished, in out/student" in capsys.readouterr().out
+
+
+def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd, monkeypatch):
+    told = [*DISTILL, "--train", "train.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr("tutorkd.evaluation.task_distillation.build_trainer", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            complete(*told)
+    monkeypatch.setattr("tutorkd.cli.distill_task._export", lambda task: None)
+    monkeypatch.setattr("tutorkd.cli.distill_task._measure", lambda task, exported: [])
+    complete(*told)
+    before = (place / "out" / "student" / "model.safetensors").read_bytes()
+    message = fail(capfd, *told, "--seed", "1")
+    assert message.startswith(
+        "out holds another run (seed: 42 there, 1 now); choose another --output_dir, or --restart"
+    )
+    complete(*told, "--seed", "1", "--restart")
+    assert (place / "out" / "student" / "model.safetensors").read_bytes() != before
+    (place / "other" / "student").mkdir(parents=True)
+    (place / "other" / "student" / "mine.txt").write_text("")
+    message = fail(capfd, *told, "--output_dir", "other", "--restart")
+    assert message.startswith("other/student holds something that isn't of tutorkd distill-task")
+    assert (place / "other" / "student" / "mine.txt").exists()
+
+
+def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, monkeypatch, capfd):
+    classifier(place / "teacher", names=["yes", "no"])
+    seen = []
+
+    def seen_by(task, *args):
+        seen.append(task)
+
+    monkeypatch.setattr("tutorkd.cli.distill_task.train_student", seen_by)
+    monkeypatch.setattr("tutorkd.cli.distill_task._export", lambda task: None)
+    monkeypatch.setattr("tutorkd.cli.distill_task._measure", lambda task, exported: [])
+    complete(*DISTILL, "--unlabelled", "more.jsonl")
+    (task,) = seen
+    assert (len(task.train), len(task.unlabelled)) == (0, 40)
+    assert task.teacher.soft.soft_target_weight == 1
+    assert task.validation.features["label"].names == ["yes", "no"]
+    rows = [json.loads(line) for line in (place / "validation.jsonl").read_text().splitlines()]
+    assert task.validation["label"][:] == [["yes", "no"].index(row["label"]) for row in rows]
+    taught = task.teacher.taught(task.train, 32, task.unlabelled)
+    assert taught["labelled"][:] == [0.0] * 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train", "train.jsonl", "--teacher", "encoder"], "the teacher encoder isn't a fine-tuned classifier"),
+        ([], "nothing to train on: give labelled rows with --train, text with --unlabelled, or both"),
+        (["--train", "train.jsonl", "--student", "none/"], "the model none/: there is no such folder"),
+        (["--train", "odd.jsonl"], "teacher can't be learned from: its classes are no, yes, those of the labels"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_in_one_line(place, capfd, options, message):
+    torch.manual_seed(0)
+    save(AutoModelForMaskedLM.from_config(tiny.config("bert")), place / "encoder")
+    write_rows(place / "odd.jsonl", [{"text": "w1", "label": "maybe"}, {"text": "w2", "label": "no"}])
+    assert message in fail(capfd, *DISTILL, *options)
+
+
+def softmax(logits):
+    powers = [math.exp(value) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def read_answers(path):
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("source", "output"), [("a.csv", "b.jsonl"), ("a.jsonl", "b.parquet"), ("a.parquet", "b.csv")])
+def test_each_row_gets_the_label_and_probabilities_of_its_text_in_its_place(place, monkeypatch, capsys, source, output):
+    monkeypatch.setattr(prediction, "_CHUNK", 7)
+    found = [*texts(20, 8), None, "w1, with a comma"]
+    if source == "a.csv":
+        with (place / source).open("w", newline="") as file:
+            csv.writer(file).writerows([["text", "other"], *([text or "", "x"] for text in found)])
+    elif source == "a.jsonl":
+        write_rows(place / source, [{"text": text, "other": 1} for text in found])
+    else:
+        pq.write_table(pa.table({"text": found, "other": [1] * len(found)}), place / source)
+    complete("predict", "--model", "teacher", "--text", source, "--output", output, "--max_length", "32")
+    assert f"written to {output}: 22 rows, 1 without a text, which have no answer" in capsys.readouterr().out
+    answers = read_answers(place / output)
+    assert [row["text"] or None for row in answers] == found
+    model = AutoModelForSequenceClassification.from_pretrained(place / "teacher").eval()
+    for row in answers:
+        assert list(row) == ["text", "label", "probability_no", "probability_yes"]
+        if not row["text"]:
+            assert row["label"] is None
+            assert row["probability_yes"] is None
+            continue
+        with torch.no_grad():
+            (logits,) = model(**tiny.tokenizer()(row["text"], return_tensors="pt")).logits.tolist()
+        wanted = softmax(logits)
+        assert [float(row["probability_no"]), float(row["probability_yes"])] == pytest.approx(wanted, abs=1e-5)
+        assert row["label"] == NAMES[wanted.index(max(wanted))]
+    assert not list(place.glob(".*partial"))
+
+
+def test_several_classes_numbers_and_pairs_are_answered(place):
+    classifier(place / "several", names=["a", "b", "c"], problem_type="multi_label_classification")
+    classifier(place / "number", names=["score"])
+    write_rows(place / "a.jsonl", [{"one": "w1 w2", "two": "w3"}, {"one": "w9", "two": "w5 w6 w7"}])
+    pair = ["--text", "a.jsonl", "--text_column", "one", "--text_pair_column", "two"]
+    complete("predict", "--model", "several", *pair, "--output", "b.jsonl")
+    complete("predict", "--model", "several", *pair, "--output", "b.csv")
+    complete("predict", "--model", "number", *pair, "--output", "c.parquet")
+    logits = load_trained("several").logits(["w1 w2", "w9"], ["w3", "w5 w6 w7"], max_length=128)
+    for row, of_row in zip(read_answers(place / "b.jsonl"), logits, strict=True):
+        assert row["label"] == [name for name, logit in zip("abc", of_row, strict=True) if logit > 0]
+        for name, logit in zip("abc", of_row, strict=True):
+            assert row[f"probability_{name}"] == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
+    in_csv = [json.loads(row["label"]) for row in read_answers(place / "b.csv")]
+    assert in_csv == [row["label"] for row in read_answers(place / "b.jsonl")]
+    numbers = load_trained("number").logits(["w1 w2", "w9"], ["w3", "w5 w6 w7"], max_length=128)[:, 0]
+    found = read_answers(place / "c.parquet")
+    assert list(found[0]) == ["one", "two", "label"]
+    assert [row["label"] for row in found] == pytest.approx(numbers.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": "none.jsonl"}, "the file none.jsonl isn't there; did you mean more.jsonl?"),
+        ({"text": "a.txt"}, "a.txt: give a file that ends in .csv, .jsonl, .json, .parquet"),
+        ({"output": "a.txt"}, "a.txt: give a file that ends in .csv, .jsonl, .json, .parquet"),
+        ({"output": "./more.jsonl"}, "more.jsonl is the file that is read: give --output another name"),
+        ({"text_column": "txt"}, "no column 'txt'"),
+        ({"model": "encoder"}, "the model encoder isn't a fine-tuned classifier, it is a BertForMaskedLM"),
+        ({"text": "number.jsonl"}, "number.jsonl: line 1: column 'text' holds int, not text"),
+        ({"text": "labelled.jsonl", "text_column": "label"}, "the column 'label' of labelled.jsonl would be one of"),
+        ({"text": "empty.csv"}, "empty.csv is empty: there are no rows"),
+        ({"model": ""}, "tutorkd predict takes --model CLASSIFIER --text FILE --output FILE; --model is missing"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_and_leaves_nothing(place, capfd, changes, message):
+    save(tiny.masked_lm(), place / "encoder")
+    write_rows(place / "number.jsonl", [{"text": 5}])
+    write_rows(place / "labelled.jsonl", [{"label": "w5"}])
+    (place / "empty.csv").write_text("text\n")
+    told = {"model": "teacher", "text": "more.jsonl", "output": "answers.csv"} | changes
+    assert message in fail(capfd, "predict", *(word for key, value in told.items() for word in (f"--{key}", value)))
+    assert not list(place.glob("*answers*"))

@@ -12,10 +12,13 @@ from sphinx.application import Sphinx
 
 from tutorkd import __version__
 from tutorkd.cli.compare import parser as comparison
+from tutorkd.cli.report import parser as report
 from tutorkd.evaluation.arguments import parser as evaluation
+from tutorkd.evaluation.prediction import parser as prediction
+from tutorkd.evaluation.task_distillation import parser as task_distillation
 from tutorkd.export.arguments import parser as export
 from tutorkd.glue.arguments import parser as glue
-from tutorkd.methods import CAUSAL_METHODS, METHODS
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.options.parser import OptionParser
 from tutorkd.pretraining.adaptation import parser as adaptation
 from tutorkd.pretraining.distillation import parser as distillation
@@ -29,6 +32,9 @@ PARSERS = {
     "glue": glue,
     "export": export,
     "compare": comparison,
+    "distill-task": task_distillation,
+    "predict": prediction,
+    "report": report,
 }
 
 project, release = "tutorkd", __version__
@@ -97,7 +103,8 @@ def _options(command: str, parser: OptionParser) -> str:
         shown = [(action, parser.rare.get(action, action.help or "")) for action in group._group_actions]
         parts += _table((group.title or "").capitalize(), shown)
     if command == "distill":
-        for noun, methods in (("", METHODS), ("causal models, ", CAUSAL_METHODS)):
+        kinds = ("", METHODS), ("causal models, ", CAUSAL_METHODS), ("embedding models, ", EMBEDDING_METHODS)
+        for noun, methods in kinds:
             for name, method in methods.items():
                 of_method = OptionParser(command, "", [method.settings], {}, takes_recipe=False)
                 parts += _table(f"{noun}--method {name}", [(each, each.help or "") for each in of_method._actions])

@@ -232,15 +232,16 @@ def test_figures_of_causal_models_are_means_over_seeds(finished):
 def test_the_table_has_references_first_then_the_nearest_to_the_teacher(finished):
     table = markdown(summarise(finished, {}), CAUSAL_MODELS)
     lines = [" ".join(line.split()) for line in table.splitlines()]
-    assert lines[2] == "| teacher | - | 2 | 9.50 ± 0.71 | 1.2500 ± 0.0000 | - | - | 50.0 ± 0.0 | 1.5 M | - | - |"
+    assert (
+        lines[2] == "| teacher | - | 2 | 9.50 ± 0.71 | 1.2500 ± 0.0000 | - | - | 50.0 ± 0.0 | 1.5 M | - | - | - | - |"
+    )
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| not distilled", "| near", "| far"]
     assert " | 0.3500 ± 0.0707 | - | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 |" in lines[4]
     assert "KL(teacher \\|\\| student)" in lines[0]
-    assert lines[-1].startswith(
-        "4 steps of training. Mean ± standard deviation over seeds, on 5 documents, 1,234 bytes"
-    )
-    assert "behind at most 7 prompts" in lines[-1]
-    assert "the nearest to the teacher stands first" in lines[-1]
+    caption = next(line for line in lines[6:] if line)
+    assert caption.startswith("4 steps of training. Mean ± standard deviation over seeds, on 5 documents, 1,234 bytes")
+    assert "behind at most 7 prompts" in caption
+    assert "the nearest to the teacher stands first" in caption
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -264,3 +265,12 @@ def test_a_result_of_an_encoder_is_none_of_a_causal_cell(finished):
     file.write_text(json.dumps(result))
     assert finished[0].result is None
     assert finished[1].result is not None
+
+
+def test_a_lower_distance_is_the_better_one_in_words_too(finished):
+    """KL: near 0.3 and 0.4, far 0.5."""
+    table = markdown(summarise(finished, {}), CAUSAL_MODELS)
+    assert (
+        "- near, half: 0.1500 nats a token better than far over 2 paired seeds, standard error 0.0500: more than two "
+    ) in table
+    assert "| -0.1500 ± 0.0500 |" in " ".join(table.split())

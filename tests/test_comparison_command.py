@@ -2,6 +2,7 @@ import csv
 import json
 import random
 import shutil
+import signal
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from tutorkd.cli.main import main
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.cost import measure_step
 from tutorkd.options.recipes import load_recipe, recipe_names
+from tutorkd.processes import Stopped
 
 RECIPE = """
 common: {max_steps: 4, max_length: 24, per_device_train_batch_size: 4, logging_steps: 2, eval_steps: 4, save_steps: 4,
@@ -246,6 +248,34 @@ def test_labelled_data_that_aren_t_there_are_told_before_anything_is_done(
     assert "none.csv: there is no such file" in capsys.readouterr().err
     assert not in_process
     assert {path.name for path in before} - {path.name for path in (tmp_path / "out").rglob("*")} == set()
+
+
+def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing(
+    matrix, in_process, tmp_path, monkeypatch, capsys
+):
+    here = compare.run_processes
+
+    def stopped(cells, command, jobs):
+        here(cells[:1], command, jobs)
+        raise Stopped("stopped; the same command goes on where it was", signal.SIGTERM, {cells[1].name: "out of luck"})
+
+    monkeypatch.setattr(compare, "run_processes", stopped)
+    command = matrix("mlm, kd, distilbert")
+    assert main(command) == 143
+    out = tmp_path / "out"
+    first, failed, missing = json.loads((out / "results.json").read_text())["cells"]
+    assert 0 <= first["figures"]["accuracy"] <= 1
+    assert (failed["error"], missing["error"]) == ("out of luck", "not finished")
+    table = (out / "results.md").read_text()
+    assert "Missing, 2 of 3 cells: kd-half-seed0 (out of luck); distilbert-half-seed0 (not finished)." in table
+    shown = capsys.readouterr()
+    assert table in shown.out
+    assert shown.err.splitlines()[-1] == "tutorkd: stopped; the same command goes on where it was"
+
+    monkeypatch.setattr(compare, "run_processes", here)
+    assert main(command) == 0
+    assert in_process == ["mlm-half-seed0", "kd-half-seed0", "distilbert-half-seed0"]
+    assert "Missing" not in (out / "results.md").read_text()
 
 
 def test_an_output_folder_that_can_t_be_made(matrix, tmp_path, capsys):

@@ -120,6 +120,9 @@ def test_a_budget_in_operations_waits_for_what_a_step_costs(tmp_path):
         ({"evaluate": {"learning_rat": 1}}, "r, evaluate: unknown key 'learning_rat'; did you mean learning_rate"),
         ({"evaluate": {"seed": 1}}, "r, evaluate: seed isn't to be set there"),
         ({"references": "teacher"}, "r, references: give true or false"),
+        ({"baseline": "kd2"}, "r, baseline: there is no variant 'kd2'; did you mean kd\\?; there are kd, no tutor"),
+        ({"baseline": "teacher"}, "r, baseline: there is no variant 'teacher'; there are kd, no tutor"),
+        ({"baseline": ["kd"]}, "r, baseline: there is no variant "),
     ],
 )
 def test_a_recipe_that_can_t_be_meant_is_refused(changes, message, tmp_path):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
 
 from tutorkd.comparison import plots
 from tutorkd.comparison.cell import _seconds
@@ -95,7 +96,7 @@ def test_the_table_has_references_first_then_the_best_and_escapes_pipes(cells):
     ]
     assert (
         " ".join(lines[4].split())
-        == "| plain | half | 2 | 85.0 ± 7.1 | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 | 0.650 | - |"
+        == "| plain | half | 2 | 85.0 ± 7.1 | 50.0 ± 0.0 | 1.5 M | 1 min 0 s | 2 | 0.650 | - | - | - |"
     )
     assert lines[5].endswith("| seed 1: x \\| y z |")
     assert len({line.replace("\\|", "").count("|") for line in lines[:7]}) == 1
@@ -168,3 +169,53 @@ def test_labels_of_points_at_one_place_don_t_overlap():
     heights = [text._get_xy_display()[1] for text in axes.texts]
     line = axes.texts[0].get_fontsize() * figure.dpi / 72
     assert all(upper - lower > line for lower, upper in pairwise(heights))
+
+
+def test_variants_are_compared_with_the_first_seed_by_seed(cells):
+    """Accuracies: plain 0.8 and 0.9, a|b 0.7 both times, third 0.75 with seed 0 alone."""
+    paired = {each["variant"]: each for each in summarise(cells, {})["paired"]}
+    assert paired.keys() == {"a|b", "third"}
+    found = paired["a|b"]  # differences -0.1 and -0.2: mean -0.15, deviation 0.0707, through the root of two 0.05
+    assert found == {
+        **{"variant": "a|b", "student": "half", "figure": "accuracy", "seeds": [0, 1], "beyond_two_errors": True},
+        "difference": pytest.approx(-0.15),
+        "standard_error": pytest.approx(0.05),
+    }
+    assert found["difference"] / found["standard_error"] == pytest.approx(ttest_rel([0.7, 0.7], [0.8, 0.9]).statistic)
+    assert (paired["third"]["difference"], paired["third"]["seeds"]) == (pytest.approx(-0.05), [0])
+    assert (paired["third"]["standard_error"], paired["third"]["beyond_two_errors"]) == (None, None)
+
+
+def test_another_baseline_turns_the_differences_round(cells):
+    summary = summarise(cells, {}, "a|b")
+    assert {each["variant"] for each in summary["paired"]} == {"plain", "third"}
+    table = " ".join(markdown(summary).split())
+    assert "| against a\\|b | beyond two errors | missing |" in table
+    assert "| +15.0 ± 5.0 | yes | - |" in table
+
+
+def test_differences_stand_in_the_table_and_in_words(cells):
+    table = markdown(summarise(cells, {}))
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert lines[6].endswith("| -15.0 ± 5.0 | yes | - |")
+    assert lines[5].endswith("| -5.0 | - | seed 1: not finished |")
+    assert (
+        "- a\\|b, half: 15.0 points worse than plain over 2 paired seeds, standard error 5.0: more than two standard "
+        "errors, so they are told apart."
+    ) in lines
+    assert "- third, half: 5.0 points worse than plain with one seed, which tells no standard error." in lines
+    # Student's t with one degree of freedom is Cauchy's distribution, of which 2 * (1/2 - atan(2) / pi) is beyond 2.
+    assert round(100 * (1 - 2 * math.atan(2) / math.pi)) == 30
+    assert "Variants that don't differ pass two standard errors, too: 2 pairs of seeds in 30 % of cases" in table
+    assert "Missing, 1 of 10 cells: third-half-seed1 (not finished)." in lines
+
+
+def test_a_difference_of_less_than_two_errors_tells_nothing_apart(cells):
+    file = cells[-2].folder / RESULT_FILE  # a|b with seed 1
+    assert cells[-2].name == "a-b-half-seed1"
+    result = json.loads(file.read_text())
+    result["evaluation"]["accuracy"] = 0.89
+    file.write_text(json.dumps(result))  # differences -0.1 and -0.01: mean -0.055, error 0.045
+    assert "standard error 4.5: not more than two standard errors, so these seeds don't tell" in markdown(
+        summarise(cells, {})
+    )

@@ -66,7 +66,7 @@ def test_a_damaged_result_of_a_cell_counts_as_none_or_has_its_figures(cell, data
     (cell.folder / RESULT_FILE).write_bytes(data.draw(damaged_json(whole)))
     found = cell.result
     table = markdown(summarise([cell], {}))
-    assert ("not run" in table) == (found is None)
+    assert ("not finished" in table) == (found is None)
     assert found is None or _told_apart(found["settings"]) == _told_apart(settings)
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_result_of_a_causal_cell_counts_as_none_or_has_its_figures(cau
     assert causal_cell.result
     file.write_bytes(data.draw(damaged_json(whole)))
     table = markdown(summarise([causal_cell], {}), CAUSAL_MODELS)
-    assert ("not run" in table) == (causal_cell.result is None)
+    assert ("not finished" in table) == (causal_cell.result is None)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_damaged_result_of_a_cell_on_glue_counts_as_none_or_has_its_figures(gl
     assert glue_cell.result
     file.write_bytes(data.draw(damaged_json(whole)))
     table = markdown(summarise([glue_cell], {}), glue_cell.measures)
-    assert ("not run" in table) == (glue_cell.result is None)
+    assert ("not finished" in table) == (glue_cell.result is None)
 
 
 def _told_apart(settings):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tutorkd.errors import Interrupted
-from tutorkd.processes import LOG_FILE, run_processes
+from tutorkd.processes import LOG_FILE, Stopped, run_processes
 
 
 def _cells(tmp_path, count):
@@ -81,6 +81,15 @@ def test_a_signal_stops_all_processes_and_starts_no_more(number, tmp_path):
     for cell in cells[:2]:
         with pytest.raises(ProcessLookupError):
             os.kill(int((cell.folder / LOG_FILE).read_text()), 0)
+
+
+def test_what_failed_before_a_signal_is_handed_on(tmp_path):
+    cells = _cells(tmp_path, 2)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    code = {"cell0": "raise SystemExit('out of luck')", "cell1": "import time; time.sleep(30)"}
+    with pytest.raises(Stopped) as stop:
+        run_processes(cells, lambda cell: _python(code[cell.name]), 2)
+    assert stop.value.failed == {"cell0": "out of luck"}
 
 
 def test_processes_share_the_processors(tmp_path, monkeypatch):

@@ -36,6 +36,18 @@ class Work(Protocol):
     def folder(self) -> Path: ...
 
 
+class Stopped(Interrupted):
+    """A signal stopped the processes.
+
+    Attributes:
+        failed: of each piece that failed before, by name, why.
+    """
+
+    def __init__(self, message: str, signal_number: int, failed: dict[str, str]):
+        super().__init__(message, signal_number)
+        self.failed = failed
+
+
 Piece = TypeVar("Piece", bound=Work)
 
 
@@ -59,7 +71,7 @@ def run_processes(
         Of each piece that failed, by name, why.
 
     Raises:
-        Interrupted: once all processes have stopped after a signal.
+        Stopped: once all processes have stopped after a signal.
     """
     gpus = visible_gpus()
     jobs = jobs or max(len(gpus), 1)
@@ -121,7 +133,7 @@ def run_processes(
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        raise Interrupted("stopped; the same command goes on where it was", received[0])
+        raise Stopped("stopped; the same command goes on where it was", received[0], failed)
     return failed
 
 

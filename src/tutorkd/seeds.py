@@ -59,3 +59,25 @@ def nested(values: Sequence[Sequence[float]], trained: bool = True) -> Nested:
         within,
     )
     return Nested(*(None if variance is None else math.sqrt(variance) for variance in variances))
+
+
+class Paired(NamedTuple):
+    """A difference between two means over the same seeds; one seed tells no error, nor whether it is more than two."""
+
+    difference: float
+    standard_error: float | None
+    beyond_two_errors: bool | None
+
+
+def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
+    """How far the mean of k values is from that of a baseline with the same seeds, in the same order.
+
+    The error is that of the mean of the differences d_i seed by seed, sd(d) / sqrt(k), as in a paired t-test: what a
+    seed does to both, by the start, the order of the rows and their masks, cancels.
+    """
+    differences = [value - other for value, other in zip(values, baseline, strict=True)]
+    difference = statistics.fmean(differences)
+    if len(differences) == 1:
+        return Paired(difference, None, None)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return Paired(difference, error, abs(difference) > 2 * error)

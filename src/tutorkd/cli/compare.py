@@ -24,7 +24,7 @@ from tutorkd.files import write_text, writing
 from tutorkd.locks import empty, held
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import check_keys, load_recipe
-from tutorkd.processes import run_processes
+from tutorkd.processes import Stopped, run_processes
 from tutorkd.words import duration
 
 DESCRIPTION = (
@@ -96,6 +96,9 @@ def compare(
     Args:
         recipe: its name or path, which the cells' processes read again.
         content: the recipe with what the flags say in its place.
+
+    Raises:
+        Interrupted: after a signal, once the results of the cells that are finished are written.
     """
     with held(Path(args.output_dir)):
         return _compare(cells, recipe, content, flags, args)
@@ -119,16 +122,23 @@ def _compare(
 
     for name, reason in failed.items():
         print(f"failed   {name} before it began: {reason}", flush=True)
-    failed |= run_processes([cell for cell in left if cell.name not in failed], command, args.jobs)
+    stopped = None
+    try:
+        failed |= run_processes([cell for cell in left if cell.name not in failed], command, args.jobs)
+    except Stopped as stop:  # by a limit of time, perhaps: what is finished is told
+        stopped = stop
+        failed |= stop.failed
     from tutorkd.comparison.plots import draw  # matplotlib is an extra
 
-    summary = summarise(cells, failed)
+    summary = summarise(cells, failed, content.get("baseline"))
     write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary, cells[0].measures))
     with writing(out):
         draw(cells, summary, out)
     print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
+    if stopped:
+        raise stopped
     return 1 if failed else 0
 
 

@@ -30,7 +30,7 @@ SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, A
 RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any]}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
-SECTIONS = ["common", "tokens", "flops", "variants", "students", "seeds", "evaluate", "references"]
+SECTIONS = ["common", "tokens", "flops", "variants", "students", "seeds", "evaluate", "references", "baseline"]
 TEACHER, UNDISTILLED = "teacher", "not distilled"
 
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
@@ -113,7 +113,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     Args:
         recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` or ``flops`` (a budget instead of
             ``max_steps``), ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``, or of
-            ``tutorkd glue``), ``references``.
+            ``tutorkd glue``), ``references``, ``baseline`` (a variant that the others are compared with).
         where: what messages call the recipe.
         output_dir: of the comparison; cells are folders in its folder ``cells``.
 
@@ -139,6 +139,9 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         ("seeds", [str(seed) for seed in seeds]),
     ):
         _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
+    if (baseline := recipe.get("baseline")) is not None and baseline not in (names := [v["name"] for v in variants]):
+        near = nearest(str(baseline), names)
+        raise UserError(f"{where}, baseline: there is no variant {baseline!r}{near}; there are {', '.join(names)}")
     if not common.get("teacher"):
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
     objective = objective_named(common)

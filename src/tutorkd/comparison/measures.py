@@ -34,6 +34,8 @@ class Score(NamedTuple):
     scale: float = 1.0  # from the figure to what is shown
     lower_is_better: bool = False
     standard_error: str | None = None  # the figure that says how far one seed's may be off on other text
+    form: str = ".1f"  # of what is shown
+    unit: str = "points"
 
 
 class Column(NamedTuple):
@@ -224,7 +226,13 @@ CAUSAL_MODELS = Measures(
     ),
     types={**get_type_hints(LanguageResult), "documents": int, "text_bytes": int},  # there is text
     with_head=True,
-    score=Score("divergence", "KL(teacher || student) on held-out text, nats a token", lower_is_better=True),
+    score=Score(
+        "divergence",
+        "KL(teacher || student) on held-out text, nats a token",
+        lower_is_better=True,
+        form=".4f",
+        unit="nats a token",
+    ),
     figures=_language_figures,
     columns=(
         Column("perplexity", "perplexity", _spread(",.2f")),

@@ -67,7 +67,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
         axes.errorbar(
             x,
             score.scale * y["mean"],
-            yerr=_bar(row, score),
+            yerr=bars[0] if (bars := _bar(row, score)) else None,
             fmt=_MARKERS[marker % len(_MARKERS)],
             color=colour,
             capsize=3,
@@ -91,26 +91,27 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     axes.grid(alpha=0.25)
     seeds = max(len(row["seeds"]) for row in points)
     over = f", mean over {seeds} seeds" if seeds > 1 else ", one seed"
-    bars = {
-        "standard deviation over seeds"
-        if row["figures"][score.name]["sd"] is not None
-        else "standard error of the score"
-        for row in points
-        if _bar(row, score) is not None
-    }
-    over += f"; bars: {' or, of one seed, '.join(sorted(bars))}" if bars else ""
+    kinds = {bar[1] for row in points if (bar := _bar(row, score))}
+    over += f"; bars: {' or, of one seed, '.join(sorted(kinds))}" if kinds else ""
     over += "; lower is better" if score.lower_is_better else ""
     axes.set_title(f"Score against cost{over}", loc="left", fontsize=11)
     return figure
 
 
-def _bar(row: Mapping[str, Any], score: Score) -> float | None:
-    """Half the length of a point's bar. One seed has no deviation; what is known of it, if anything, is how far its
-    score may be off on other rows.
+def _bar(row: Mapping[str, Any], score: Score) -> tuple[float, str] | None:
+    """Half the length of a point's bar, and what it is. One seed has no deviation; what is known of it, if anything, is
+    how far its score may be off on other rows, or with other fine-tunings.
     """
-    sd, error = row["figures"][score.name]["sd"], row["figures"].get(score.standard_error, {"mean": None})["mean"]
-    known = error if sd is None else sd
-    return None if known is None else score.scale * known
+    found = row["figures"][score.name]
+    alone = row["figures"].get(score.standard_error, {"mean": None})["mean"]
+    for length, what in (
+        (found.get("standard_error"), "standard error over seeds"),
+        (found["sd"], "standard deviation over seeds"),
+        (alone, "standard error of the score"),
+    ):
+        if length is not None:
+            return score.scale * length, what
+    return None
 
 
 def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:

@@ -11,7 +11,7 @@ from report_folders import HOSTILE, LOG, write_comparison, write_evaluation, wri
 from tutorkd.report.folders import sections
 from tutorkd.report.page import page
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 try:
     from playwright.sync_api import sync_playwright
 except ImportError:  # the tests can do without it
@@ -133,22 +133,27 @@ def test_curves_are_smoothed_and_their_scale_changed(show, tmp_path):
     tab = show(write_run(tmp_path / "run", log=log))
     line = tab.locator(".chart").first.locator("path[stroke-width='2']").first
 
-    def height() -> float:
-        return line.bounding_box()["height"]
-
     def ticks(chart: int) -> list[str]:
         return tab.locator(".chart").nth(chart).locator("text").all_text_contents()
 
-    rough, linear, other = height(), ticks(0), ticks(1)
+    rough, linear, other = line.get_attribute("d"), ticks(0), ticks(1)
     assert {"10", "-1"} <= {text.replace("−", "-").removesuffix(".0") for text in (*linear, *other)}  # noqa: RUF001
     tab.select_option("select[name=smoothing]", "7")
     tab.wait_for_timeout(500)
-    assert height() < rough / 2  # means of 15 are between 5.2 and 5.8
+    assert line.get_attribute("d") != rough
     tab.check("input[name=logarithmic]")
     tab.wait_for_timeout(500)
     assert ticks(0) != linear
     assert ticks(1) == other  # a loss below 0 has no logarithm
     assert tab.locator(".chart svg").count() == 2
+
+
+def test_a_smoothed_line_has_means_over_neighbours_and_keeps_its_ends(show, tmp_path):
+    tab = show(write_run(tmp_path / "run"))
+    rows = [{"series": name, "value": value} for name in "ab" for value in (1, 4, 10, 4)]
+    for half, smooth in ((0, [1, 4, 10, 4]), (1, [1, 5, 6, 4]), (7, [1, 5, 6, 4])):
+        found = tab.evaluate("([rows, half]) => smoothed(rows, half)", [rows, half])
+        assert [row["smooth"] for row in found] == smooth * 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,7 +35,7 @@ def dash(number: int) -> list[int]:
 def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Lines of ``value`` against ``step``, one for each ``series``; between ``low`` and ``high`` the range is shaded.
 
-    The page's controls change the frame of its first transform, the smoothing, and the scales of its vertical axes.
+    The page's controls put means of neighbours in the place of ``smooth``, and change the scales of its vertical axes.
     """
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5, tickMinStep=1, format=_SHORT))
     scale, colour = alt.Scale(zero=False), alt.Color("series:N", scale=_colours(names), legend=None)
@@ -49,7 +49,7 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
     near = alt.selection_point(nearest=True, on="pointermove", fields=["step"], empty=False, name="near")
     told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g")]
     told[:0] = [alt.Tooltip("series:N")] * (len(names) > 1)
-    layers = [alt.Chart().mark_line(opacity=0.25, strokeWidth=1).encode(x=x, y=y("value"), color=colour)]
+    layers = [alt.Chart().mark_line(opacity=0.35, strokeWidth=1).encode(x=x, y=y("value"), color=colour)]
     if any("low" in value for value in values):
         band = alt.Chart().mark_area(opacity=0.15).encode(x=x, y=y("low"), y2="high:Q", color=colour)
         layers.insert(0, band)
@@ -66,8 +66,7 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
         )
         .add_params(near),
     ]
-    smoothing: Any = {"frame": [0, 0], "groupby": ["series"], "sort": [{"field": "step"}]}
-    chart = alt.layer(*layers, data=_data(values)).transform_window(smooth="mean(value)", **smoothing)
+    chart = alt.layer(*layers, data=_data(values)).transform_calculate(smooth="datum.value")
     return _spec(chart, _HEIGHT)
 
 

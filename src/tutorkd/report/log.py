@@ -90,7 +90,7 @@ def _panel(figure: str, runs: Runs) -> Panel:
         for curves in of_series:
             for step, value in thinned(curves.get(figure, [])):
                 at[step].append(value)
-        for step, found in at.items():
+        for step, found in sorted(at.items()):
             spread = {"low": min(found), "high": max(found)} if len(of_series) > 1 else {}
             values.append({"step": step, "value": fmean(found), "series": name, **spread})
     known = _KNOWN.get(figure)

@@ -12,12 +12,27 @@ const config = {
   text: { fontSize: 12 },
 };
 
+/** Rows with means over as many neighbours on either side, fewer near the ends, so that a line begins and ends where it does. */
+function smoothed(rows, half) {
+  const lines = new Map();
+  for (const row of rows) {
+    if (!lines.has(row.series)) lines.set(row.series, []);
+    lines.get(row.series).push(row);
+  }
+  return [...lines.values()].flatMap((line) => line.map((row, i) => {
+    const reach = Math.min(half, i, line.length - 1 - i);
+    const near = line.slice(i - reach, i + reach + 1);
+    return { ...row, smooth: near.reduce((sum, each) => sum + each.value, 0) / near.length };
+  }));
+}
+
 /** A chart's specification as the controls of its section ask for it. */
 function adjusted(chart, controls) {
   const spec = JSON.parse(chart.nextElementSibling.textContent);
   if (!controls || !chart.closest(".part").dataset.curves) return spec;
-  const half = Number(controls.elements.smoothing.value);
-  spec.transform[0].frame = [-half, half];
+  for (const [name, rows] of Object.entries(spec.datasets))
+    spec.datasets[name] = smoothed(rows, Number(controls.elements.smoothing.value));
+  spec.transform = [];
   if (controls.elements.logarithmic.checked && "logarithmic" in chart.dataset)
     for (const layer of spec.layer) layer.encoding.y.scale = { type: "log", nice: false };
   return spec;

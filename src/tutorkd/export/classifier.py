@@ -25,7 +25,7 @@ class OnnxClassifier(nn.Module):
     def __init__(self, path: Path, names: Sequence[str], config: PretrainedConfig):
         super().__init__()
         self.config = config
-        self._names, self._answer = names, onnx_answer(path)
+        self._names, self._answer = names, onnx_answer(path, "logits")
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
         """Logits (n, classes) of n padded rows."""

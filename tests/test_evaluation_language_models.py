@@ -210,6 +210,8 @@ def test_mistakes_are_told_in_one_line_before_a_model_is_loaded(here, no_loading
         (student, "nothing to evaluate on: give held-out text with --text, or tasks of lm-eval with --tasks"),
         ([*student, "encoder", *text], "student is a causal language model and encoder isn't: they are measured by "),
         ([*student, "--teacher", "encoder", *text], "student is a causal language model and encoder isn't: "),
+        ([*student, "--seeds", "1", "2", *text], "--seeds is for encoders, and student is a causal language model: "),
+        ([*student, "--distill_from", "a", *text], "--distill_from is for encoders, and student is a causal language"),
         ([*student, "--train", "a.csv", *text], "--train is for encoders, and student is a causal language model: "),
         (["evaluate", "--models", "encoder", *text], "--text is for causal language models, and encoder isn't one: "),
         ([*student, "--text", "none.txt"], "none.txt: no such file or folder"),

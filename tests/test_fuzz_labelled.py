@@ -5,6 +5,7 @@ import io
 import json
 
 import glue_data
+import numpy as np
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,9 @@ from fuzz import altered, fuzzed, mutated, or_refused, texts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutorkd.evaluation.labelled import load_labelled
+from tutorkd.evaluation import prediction
+from tutorkd.evaluation.labelled import labels_of, load_labelled, names_of_labels, problem_of_labels
+from tutorkd.evaluation.labelled import load_task as load_any
 from tutorkd.glue.data import load_task, load_tests
 from tutorkd.glue.tasks import TASKS
 
@@ -92,6 +95,60 @@ def test_any_parquet_gives_what_arrow_reads_or_is_refused(load, content):
     if found is not None:
         rows = pq.read_table(io.BytesIO(content))
         assert (rows["text"].to_pylist(), rows["label"].to_pylist()) == found
+
+
+lists = st.lists(st.sampled_from(["a", "b", "", " ", "é"]), max_size=3) | st.lists(st.integers(-1, 3), max_size=3)
+decimals = st.floats(allow_nan=True) | st.integers(-3, 3) | st.none()
+
+
+@fuzzed(60)
+@given(content=mutated(st.one_of(table(texts, lists), table(texts, decimals)).map(as_jsonl)))
+def test_any_lists_of_classes_and_numbers_are_those_that_json_reads_or_are_refused(tmp_path, content):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    found = or_refused("a.jsonl", load_any, str(path), "train", "text", None, "label")
+    if found is None:
+        return
+    rows = [json.loads(line) for line in content.decode("utf-8-sig").split("\n") if line.strip()]
+    assert found["text"][:] == [row["text"] for row in rows]
+    labels, names = [row["label"] for row in rows], names_of_labels(found)
+    if problem_of_labels(found) == "regression":
+        assert labels_of(found) == pytest.approx(np.float32(labels))
+    elif problem_of_labels(found) == "multi_label_classification":
+        assert labels_of(found).tolist() == [[int(name in map(str, label)) for name in names] for label in labels]
+    else:
+        assert [names[code] for code in labels_of(found)] == list(map(str, labels))
+
+
+@fuzzed(40)
+@given(content=mutated(table(texts, decimals.map(str)).map(as_csv)))
+def test_numbers_in_any_csv_are_those_that_pandas_reads_or_are_refused(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    found = or_refused("a.csv", load_any, str(path), "train", "text", None, "label")
+    if found is not None and problem_of_labels(found) == "regression":
+        frame = pandas.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, engine="python", index_col=False)
+        assert labels_of(found) == pytest.approx(np.float32(frame["label"].astype(float)))
+
+
+@fuzzed(40)
+@given(content=mutated(table(texts, names).map(as_csv)), data=st.data())
+def test_any_file_gives_predict_a_row_for_each_of_its_own_or_is_refused(tmp_path, content, data):
+    ending, content = data.draw(
+        st.sampled_from([(".csv", content)])
+        | mutated(table(texts | st.none(), names).map(as_jsonl)).map(lambda found: (".jsonl", found))
+        | mutated(table(texts | st.none(), names).map(as_parquet)).map(lambda found: (".parquet", found))
+    )
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content)
+    found = or_refused(path.name, lambda: [text for (text,) in prediction.rows_of(path, ["text"])])
+    if found is None:
+        return
+    if ending == ".jsonl":
+        lines = content.decode("utf-8-sig").split("\n")
+        assert found == [json.loads(line).get("text") for line in lines if line.strip()]
+    elif ending == ".parquet":
+        assert found == pq.read_table(io.BytesIO(content))["text"].to_pylist()
 
 
 ARROW = [pa.string(), pa.large_string(), pa.binary(), pa.int8(), pa.float16(), pa.float64(), pa.bool_(), pa.null()]

@@ -157,7 +157,15 @@ def test_classes_that_do_not_fit_are_refused(theirs, problem, message):
         matched_classes(config_of(theirs, problem_type=problem), "t", "single_label_classification", ["no", "yes"])
 
 
-@pytest.mark.parametrize(("name", "value"), [("soft_target_weight", 1.5), ("temperature", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("soft_target_weight", 1.5),
+        ("temperature", 0.0),
+        ("hidden_state_weight", -1.0),
+        ("attention_score_weight", -1.0),
+    ],
+)
 def test_values_out_of_range(name, value):
     with pytest.raises(UserError, match=f"{name} must be .*, not {value:g}"):
         SoftTargetArguments(**{name: value})
@@ -371,3 +379,13 @@ def test_layers_that_cannot_be_compared_are_refused(place, capfd, changes, messa
     save(AutoModelForSequenceClassification.from_config(config), place / "teacher")
     found = fail(capfd, *EVALUATE, "--distill_from", "teacher", "--attention_score_weight", "1")
     assert found.startswith(message)
+
+
+def test_layers_of_models_that_read_other_tokens_are_not_compared(tmp_path):
+    found = load_trained(classifier(["no", "yes"], tmp_path / "teacher"))
+    tokens = tiny.tokenizer()
+    tokens.add_tokens(["another"])
+    student = AutoModelForSequenceClassification.from_config(config_of(["no", "yes"]))
+    soft = SoftTargetArguments(hidden_state_weight=1.0)
+    with pytest.raises(UserError, match="and the student read other tokens, so that their layers can't be compared"):
+        MatchedLayers(student, tokens, found, soft)

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -71,10 +70,18 @@ def _export(task: TaskDistillation) -> Classifier:
     from tutorkd.export.classifier import OnnxClassifier
     from tutorkd.export.exporter import INT8, ONNX_FOLDER, RECORD_FILE, export
 
-    folder = task.folder / ONNX_FOLDER
+    folder, args = task.folder / ONNX_FOLDER, task.args
     types = {"inputs": list[str], "files": list[Any]}
     if stored_result(folder / RECORD_FILE, types) is None or not (folder / INT8).is_file():
-        export(ExportArguments(model=str(task.folder), output_dir=str(task.folder), **_rows_to_check_on(task)))
+        length = max(args.max_length, 8)  # the shortest that an export is checked on
+        told = ExportArguments(
+            model=str(task.folder),
+            output_dir=str(task.folder),
+            texts=args.validation,
+            text_column=args.text_column,
+            max_length=length,
+        )
+        export(told)
     record = stored_result(folder / RECORD_FILE, types)
     assert record is not None
     student = load_trained(str(task.folder), "student")
@@ -82,51 +89,31 @@ def _export(task: TaskDistillation) -> Classifier:
     return replace(student, name="student, int8", model=cast(PreTrainedModel, model))
 
 
-def _rows_to_check_on(task: TaskDistillation) -> dict[str, Any]:
-    """The labelled rows, where their labels are those that an export can be judged by; else random tokens."""
-    args = task.args
-    length = {"max_length": max(args.max_length, 8)}
-    if task.classifier.problem != "single_label_classification":
-        return length
-    columns = ("validation", "text_column", "text_pair_column", "label_column")
-    return length | {name: getattr(args, name) for name in columns}
-
-
 def _measure(task: TaskDistillation, exported: Classifier) -> list[Measured]:
     """Teacher, student and the exported student on the same rows."""
-    teacher, student = replace(task.classifier, name="teacher"), load_trained(str(task.folder), "student")
-    sizes = {
-        "teacher": task.teacher.checkpoint.bytes,
-        "student": sum(file.stat().st_size for file in task.folder.glob("*.safetensors")),
-        "student, int8": _exported_bytes(task),
-    }
-    models = [teacher, replace(student, name="student"), exported]
-    problem, rows, labels = task.classifier.problem, task.validation, labels_of(task.validation)
-    parameters = {"teacher": teacher.model.num_parameters(), "student": student.model.num_parameters()}
-    measured: list[Measured] = []
-    of_teacher: np.ndarray | None = None
-    for each in models:
-        logits = each.logits(*text_columns(rows), max_length=task.args.max_length)
-        answers = answers_of(problem, logits)
-        of_teacher = answers if of_teacher is None else of_teacher
-        time = milliseconds_per_sentence(each.model, each.tokenizer, timed_sentences(rows), task.args.max_length)
-        measured.append(
-            Measured(
-                each.name,
-                parameters.get(each.name, parameters["student"]),
-                sizes[each.name],
-                scores_of(problem, labels, answers),
-                agreement(problem, of_teacher, answers),
-                time.median,
-            )
-        )
-    return measured
-
-
-def _exported_bytes(task: TaskDistillation) -> int:
     from tutorkd.export.exporter import INT8, ONNX_FOLDER
 
-    return (task.folder / ONNX_FOLDER / INT8).stat().st_size
+    teacher, student = task.classifier, load_trained(str(task.folder), "student")
+    models = {"teacher": teacher, "student": student, exported.name: exported}
+    sizes = [
+        task.teacher.checkpoint.bytes,
+        sum(file.stat().st_size for file in task.folder.glob("*.safetensors")),
+        (task.folder / ONNX_FOLDER / INT8).stat().st_size,
+    ]
+    parameters = [teacher.model.num_parameters(), *[student.model.num_parameters()] * 2]
+    problem, rows, length = teacher.problem, task.validation, task.args.max_length
+    answers = [answers_of(problem, each.logits(*text_columns(rows), max_length=length)) for each in models.values()]
+    return [
+        Measured(
+            name,
+            parameters[number],
+            sizes[number],
+            scores_of(problem, labels_of(rows), answers[number]),
+            agreement(problem, answers[0], answers[number]),
+            milliseconds_per_sentence(each.model, each.tokenizer, timed_sentences(rows), length).median,
+        )
+        for number, (name, each) in enumerate(models.items())
+    ]
 
 
 def _table(task: TaskDistillation, measured: Sequence[Measured]) -> str:

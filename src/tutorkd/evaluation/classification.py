@@ -103,7 +103,7 @@ class _Evaluation:
             return self.train
         return self.teacher.taught(self.train, self.args.max_length, self.unlabelled)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """All that a result depends on beside the weights; the data also by their content."""
         settings = {key: value for key, value in asdict(self.args).items() if key not in NOT_SETTINGS}

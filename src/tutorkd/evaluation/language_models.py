@@ -40,7 +40,7 @@ from tutorkd.locks import held
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(LanguageResult)}
 _TIMED_PROMPTS = 5
 _ROWS_OF_ESTIMATE = 4
-_OF_ENCODERS = ("train", "validation", "save_models")  # settings that are theirs alone
+_OF_ENCODERS = ("train", "validation", "save_models", "seeds")  # settings that are theirs alone
 
 
 def are_causal(models: Sequence[str], args: EvaluateArguments, language: LanguageArguments) -> bool:

@@ -22,6 +22,7 @@ from tutorkd.evaluation.metrics import answers_of
 from tutorkd.files import PARTIAL, writing
 from tutorkd.hub import nearest_path
 from tutorkd.options.parser import OptionParser
+from tutorkd.words import one_line
 
 DESCRIPTION = (
     "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of like length are answered "
@@ -81,7 +82,7 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
     if taken := [column for column in columns if column in names]:
         raise UserError(f"the column {taken[0]!r} of {source} would be one of the answers too: rename it")
     counts = {"rows": 0, "without_text": 0}
-    rows = _READERS[source.suffix.lower()](source, columns)
+    rows = rows_of(source, columns)
     with (
         writing(output, "free space, or choose another --output"),
         _writer(output, columns, classifier) as write,
@@ -130,6 +131,18 @@ def _probability_columns(classifier: Classifier) -> list[str]:
     if classifier.problem == "regression":
         return []
     return [f"probability_{name}" for name in classifier.class_names]
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The texts of each row, as they are read.
+
+    Raises:
+        UserError: if the file can't be read, lacks a column or holds what isn't text.
+    """
+    try:
+        yield from _READERS[path.suffix.lower()](path, columns)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
 
 
 def _of_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.classifier import Classifier, load_trained
+from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
+from tutorkd.evaluation.classifier import Classifier, class_names_of, problem_of
 from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
 from tutorkd.evaluation.labelled import digest, load_task, load_texts, without
 from tutorkd.evaluation.soft_targets import SoftTargetArguments, SoftTargetWeights
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
-from tutorkd.hub import quiet_transformers
+from tutorkd.hub import load_config, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
 from tutorkd.options.parser import OptionParser
+from tutorkd.students import has_weights
 
 DESCRIPTION = (
     "Makes a small classifier out of a fine-tuned one: a student of the teacher's layers learns its answers, is "
@@ -106,7 +109,7 @@ class TaskDistillation:
         """Of the student."""
         return Path(self.args.output_dir) / "student"
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What the student depends on."""
         told = {key: value for key, value in asdict(self.args).items() if key not in _IRRELEVANT}
@@ -157,8 +160,11 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
         soft = replace(soft, soft_target_weight=1.0)  # there are no labels
     elif args.unlabelled is not None and soft.soft_target_weight == 0:
         raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
-    classifier = load_trained(args.teacher, "teacher")
-    teacher = TaskTeacher(soft, classifier.problem, classifier.class_names)
+    for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
+        check_checkpoint(find_checkpoint(name), args.max_length)
+    config = load_config(find_checkpoint(args.teacher).folder, "teacher")
+    teacher = TaskTeacher(soft, problem_of(config), class_names_of(config))
+    classifier = teacher.classifier
     columns = args.text_column, args.text_pair_column
     validation = in_order_of(classifier, load_task(args.validation, "validation", *columns, args.label_column))
     if args.train is None:

@@ -383,6 +383,8 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
         assert first == f"# tutorkd distill --config {name}"
     elif name.startswith("demo"):
         assert first == f"# tutorkd demo{' --causal' * (name == 'demo-causal')}"
+    elif name == "embedding-half":
+        assert first == "# tutorkd distill --config embedding-half --teacher EMBEDDING_MODEL --corpus TEXT"
     elif name == "glue":
         assert first == "# tutorkd glue MODEL --config glue"
     else:
@@ -391,10 +393,10 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
 
 def test_help_names_the_recipes_of_its_command():
     papers = ["paper-extreme-12", "paper-extreme-2", "paper-extreme-6", "paper-half"]
-    assert recipe_names("distill") == papers
+    assert recipe_names("distill") == ["embedding-half", *papers]
     assert recipe_names("adapt") == []
     assert _options(distillation.parser().format_help())["config"].startswith(
-        f"RECIPE YAML recipe: a path, {', '.join(papers)}. "
+        f"RECIPE YAML recipe: a path, embedding-half, {', '.join(papers)}. "
     )
     assert _options(adaptation.parser().format_help())["config"].startswith("RECIPE YAML recipe: a path. ")
 

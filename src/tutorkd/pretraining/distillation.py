@@ -36,8 +36,8 @@ from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors,
 from tutorkd.trainer import DistillationTrainer, build_module, choose_method, prepare_teacher
 
 DESCRIPTION = (
-    "Distils a masked or a causal language model into a small one, with Tutor-KD (EMNLP 2022) or a rival method. The "
-    "options of a method are shown by: tutorkd distill --method METHOD --help"
+    "Distils a masked, a causal or an embedding model into a small one, with Tutor-KD (EMNLP 2022) or another method. "
+    "The options of a method are shown by: tutorkd distill --method METHOD --help"
 )
 
 
@@ -50,13 +50,10 @@ class DistillArguments:
     method: str = field(
         default="tutor-kd",
         metadata={
-            "help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}; of embedding models: "
-            f"{', '.join(EMBEDDING_METHODS)}."
+            "help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}; or {', '.join(EMBEDDING_METHODS)}."
         },
     )
-    teacher: str = field(
-        default="", metadata={"help": "Encoder, causal language model or embedding model: a Hub name or a path."}
-    )
+    teacher: str = field(default="", metadata={"help": "Encoder, causal or embedding model: a Hub name or a path."})
     mlm_teacher: str | None = field(
         default=None, metadata={"help": "Model of the same tokenizer to take the MLM from."}
     )

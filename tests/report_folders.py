@@ -1,7 +1,7 @@
 """Folders as the commands leave them, for reports: results by hand, tables by the commands' own functions."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def write_comparison(folder: Path, names: tuple[str, str] = ("plain", "costly"))
         row(plain, accuracy=0.8, macro_f1=0.8, parameters=1e6, training_flops=1e12, training_seconds=605.0),
         row(costly, accuracy=0.9, macro_f1=0.7, parameters=1e6, training_flops=2e12, training_seconds=90.0),
     ]
-    evaluation = asdict(evaluation_result("student", 0.8))
+    evaluation = evaluation_result("student", 0.8).as_record()
     cells = [
         {"name": f"{name}-half-seed{seed}", "variant": name, "figures": {"training_steps": 4}, "evaluation": evaluation}
         for name in names
@@ -81,18 +81,23 @@ def write_comparison(folder: Path, names: tuple[str, str] = ("plain", "costly"))
     return folder
 
 
-def evaluation_result(name: str, accuracy: float) -> EvaluationResult:
+def evaluation_result(name: str, accuracy: float, seed: int | None = None) -> EvaluationResult:
     """A model of 1.5 M parameters with a standard error of 0.02."""
-    return EvaluationResult(
-        name, 1_500_000, 6_000_000, accuracy, accuracy, 0.02, 10, 100, 2.0, 1.5, 3.0, None, 1, "cpu", 4.0
-    )
+    scores = {"accuracy": accuracy, "macro_f1": accuracy}
+    result = EvaluationResult(name, 1_500_000, 6_000_000, scores, 0.02, 10, 100, 2.0, 1.5, 3.0, None, 1, "cpu", 4.0)
+    return replace(result, seed=seed)
 
 
 def write_evaluation(folder: Path, names: tuple[str, ...] = ("teacher", "student")) -> Path:
     """Models with accuracies of 0.9, 0.8 and so on."""
-    results = [evaluation_result(name, 0.9 - number / 10) for number, name in enumerate(names)]
+    return write_results(folder, [evaluation_result(name, 0.9 - number / 10) for number, name in enumerate(names)])
+
+
+def write_results(folder: Path, results: list[EvaluationResult]) -> Path:
+    """An evaluation of these results."""
     settings = {"train": "train.csv", "validation": "test set.csv", "max_length": 48, "seed": 42, "device": "cpu"}
-    write_text(folder / "results.json", json.dumps({"settings": settings, "results": [asdict(r) for r in results]}))
+    told = {"settings": settings, "results": [result.as_record() for result in results]}
+    write_text(folder / "results.json", json.dumps(told))
     write_text(folder / "results.md", markdown_table(results))
     return folder
 

@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 from report_folders import (
     HOSTILE,
     LOG,
+    evaluation_result,
+    row,
     write_comparison,
     write_evaluation,
     write_glue,
+    write_results,
     write_run,
 )
 
@@ -203,13 +206,76 @@ def test_glue_has_a_bar_for_each_model_with_its_range(tmp_path):
 
 def test_models_of_an_evaluation_have_bars_with_their_errors_and_quartiles(tmp_path):
     (section,) = sections(write_evaluation(tmp_path))
-    (accuracy,) = part(section, "Scores").panels
-    first = data(accuracy)[0]
+    first = data(panels(section, "Scores")["accuracy %"])[0]
     assert [first[key] for key in ("low", "value", "high")] == pytest.approx([88, 90, 92])
     sizes = panels(section, "Sizes and speed")
     assert [data(sizes["ms a sentence"])[0][key] for key in ("low", "value", "high")] == [1.5, 2.0, 3.0]
     assert data(sizes["size on disk, MB"])[0]["value"] == pytest.approx(6.0)
     assert shlex.split(part(section, "Run it again").command)[:4] == ["tutorkd", "evaluate", "--train", "train.csv"]
+
+
+def test_seeds_of_a_model_are_one_bar_between_the_lowest_and_the_highest(tmp_path):
+    results = [evaluation_result("a", 0.5, seed=0), evaluation_result("a", 0.7, seed=1), evaluation_result("b", 0.9)]
+    (section,) = sections(write_results(tmp_path, results))
+    accuracy = panels(section, "Scores")["accuracy %"]
+    found = {row["name"]: [row.get(key) for key in ("low", "value", "high")] for row in data(accuracy)}
+    assert found["a"] == pytest.approx([50, 60, 70])
+    assert section.progress == "2 models"
+    line = part(section, "Run it again").command
+    assert "--models a b --" in line
+    assert "--seeds 0 1 --" in line
+
+
+def test_figures_of_embedding_models_have_bars_with_their_errors(tmp_path):
+    model = {"name": "m", "parameters": 10, "is_teacher": False, "milliseconds_per_text": 2.0}
+    model |= {"figures": {"STS, Spearman": 0.75}, "standard_errors": {"STS, Spearman": 0.05}}
+    write_text(tmp_path / "results.json", json.dumps({"settings": {"seed": 0}, "results": [model]}))
+    (section,) = sections(tmp_path)
+    (row, *_) = data(panels(section, "Scores")["STS, Spearman"])
+    assert [row[key] for key in ("low", "value", "high")] == pytest.approx([0.7, 0.75, 0.8])
+    assert dict(section.tiles) == {"STS, Spearman: m": "0.750"}
+    assert "ms a text" in panels(section, "Sizes and speed")
+
+
+def test_students_judged_by_glue_are_shown_by_their_mean_over_tasks(tmp_path):
+    rows = [
+        row(name, mean=value, cola=0.4, training_flops=flops)
+        for name, value, flops in (("a", 0.6, 1e9), ("b", 0.5, 2e9))
+    ]
+    write_text(tmp_path / "results.json", json.dumps({"rows": rows, "cells": []}))
+    (section,) = sections(tmp_path)
+    assert dict(section.tiles) == {"best mean: a": "60.0 %"}
+    (cost,) = part(section, "Score against cost").panels
+    assert {row["name"]: row["value"] for row in data(cost)} == {"a": 60, "b": 50}
+
+
+def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path):
+    models = [
+        {
+            "name": name,
+            "parameters": 10,
+            "bytes": size,
+            "scores": {"accuracy": 0.8},
+            "agreement": 0.9,
+            "milliseconds": 1.5,
+        }
+        for name, size in (("teacher", 4_000_000), ("student, int8", 1_000_000))
+    ]
+    settings = {
+        "max_length": 48,
+        "teacher": "org/teacher",
+        "distill_from": {"source": "org/teacher", "revision": "abc"},
+    }
+    write_text(
+        tmp_path / "results.json", json.dumps({"settings": settings, "machine": {"torch": "2"}, "models": models})
+    )
+    (section,) = sections(tmp_path)
+    assert section.kind == "small classifier"
+    assert list(panels(section, "Scores")) == ["accuracy %", "same as teacher %"]
+    assert [row["value"] for row in data(panels(section, "Sizes and speed")["size on disk, MB"])[:2]] == [4.0, 1.0]
+    line = f"tutorkd distill-task --max_length 48 --teacher org/teacher --output_dir {tmp_path}"
+    assert part(section, "Run it again").command == line
+    assert ("distill_from", "org/teacher") in part(section, "What it was made from").rows
 
 
 def test_a_folder_of_several_has_a_section_each_in_the_order_of_their_making(tmp_path):

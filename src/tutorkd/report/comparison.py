@@ -11,8 +11,10 @@ import yaml
 
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
 from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score
+from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result
+from tutorkd.glue.arguments import GlueArguments
 from tutorkd.locks import in_use
 from tutorkd.options.recipes import load_recipe
 from tutorkd.report import log, settings, training
@@ -22,6 +24,7 @@ from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Sect
 
 RESULTS, RECIPE, CELLS = "results.json", "recipe.yaml", "cells"
 TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
+_SCORES = (ENCODERS.score, CAUSAL_MODELS.score, glue_measures(GlueArguments()).score)
 _DISTILLED = "distilled"
 # What students cost: a title, and what the axis says.
 _COSTS = {
@@ -50,7 +53,7 @@ def section(folder: Path, running: bool) -> Section:
     unfinished = [cell for cell in cells if cell["state"] != FINISHED]
     running = running or in_use(folder)
     state = RUNNING if running else STOPPED if unfinished or not rows else FINISHED
-    score = next((each for each in (ENCODERS.score, CAUSAL_MODELS.score) if _has(rows, each.name)), None)
+    score = next((each for each in _SCORES if _has(rows, each.name)), None)
     variants = list(dict.fromkeys(cell["variant"] for cell in cells if cell["curves"]))
     curves = {variant: [cell["curves"] for cell in cells if cell["variant"] == variant] for variant in variants}
     # A comparison in progress may hold the tables of the one before.

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
+from tutorkd.evaluation.metrics import METRICS
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
 from tutorkd.report import settings
@@ -14,33 +16,51 @@ from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Sect
 
 RESULTS = "results.json"
 TYPES = {"settings": dict[str, Any], "results": list[dict[str, Any]]}
+_RECORD = "result.json"  # of a model, or of one of its seeds
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": {"name": str, "parameters": int}}
-_RECORD = "*/result.json"
-# Figures of models: title, what it is, factor, format, and the figures that say how far it may be off or lies.
-_BARS = {
-    "accuracy": ("accuracy %", "± its standard error", 100, ".1f", ("standard_error",)),
-    "perplexity": ("perplexity per token", "lower is better", 1, ",.2f", ()),
-    "divergence": ("KL(teacher || model)", "nats a token, lower is better", 1, ".4f", ()),
-    "bits_per_byte": ("bits per byte", "lower is better", 1, ".4f", ()),
-    "milliseconds_per_sentence": (
-        "ms a sentence",
-        "median, quartiles",
-        1,
-        ".2f",
-        ("milliseconds_first_quartile", "milliseconds_third_quartile"),
-    ),
-    "tokens_per_second": (
-        "tokens/s",
-        "median, quartiles",
-        1,
-        ".1f",
-        ("tokens_per_second_first_quartile", "tokens_per_second_third_quartile"),
-    ),
-    "parameters": ("parameters, millions", "shared ones counted once", 1e-6, ".1f", ()),
-    "bytes": ("size on disk, MB", "of the weight files", 1e-6, ".1f", ()),
-    "generation_bytes": ("memory of generation, MB", "weights, and the peak beside them", 1e-6, ",.0f", ()),
+
+
+class Bar(NamedTuple):
+    """How a figure is shown: with its title, what it is, times a factor, in a format, and with what stands beside it:
+    the figure of its standard error, or those of its quartiles.
+    """
+
+    title: str
+    about: str
+    scale: float = 1.0
+    form: str = ".1f"
+    beside: tuple[str, ...] = ()
+
+
+# The scores, of which models are told apart by the first that they have.
+SCORES: dict[str, Bar] = {
+    **{name: Bar(f"{title} %", "", 100) for titles in METRICS.values() for name, title in titles.items()},
+    "accuracy": Bar("accuracy %", "± its standard error", 100, ".1f", ("standard_error",)),
+    "perplexity": Bar("perplexity per token", "lower is better", 1, ",.2f"),
+    "divergence": Bar("KL(teacher || model)", "nats a token, lower is better", 1, ".4f"),
+    "bits_per_byte": Bar("bits per byte", "lower is better", 1, ".4f"),
 }
-_SCORES = ("accuracy", "perplexity", "divergence", "bits_per_byte")
+COSTS: dict[str, Bar] = {
+    **{
+        f"milliseconds_per_{what}": Bar(
+            f"ms a {what}",
+            "median, quartiles",
+            1,
+            ".2f",
+            ("milliseconds_first_quartile", "milliseconds_third_quartile"),
+        )
+        for what in ("sentence", "text")
+    },
+    "tokens_per_second": Bar(
+        *("tokens/s", "median, quartiles", 1, ".1f"),
+        beside=("tokens_per_second_first_quartile", "tokens_per_second_third_quartile"),
+    ),
+    "texts_per_second": Bar("texts/s", "in batches", 1, ",.0f"),
+    "parameters": Bar("parameters, millions", "", 1e-6),
+    "bytes": Bar("size on disk, MB", "of the weight files", 1e-6),
+    "generation_bytes": Bar("memory of generation, MB", "weights, and the peak beside them", 1e-6, ",.0f"),
+}
+_OVER_SEEDS = "mean over seeds, lowest to highest"
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -57,15 +77,16 @@ def section(folder: Path, running: bool) -> Section:
     if summary is None:
         summary = {"settings": records[0]["settings"], "results": [record["result"] for record in records]}
     results = summary["results"]
+    shown = _own_bars(results) | SCORES
     return Section(
         kind="evaluation",
         title=folder.absolute().name,
         state=FINISHED if finished else RUNNING if running else STOPPED,
-        progress=f"{len(results)} models",
-        tiles=_tiles(results),
+        progress=f"{len(_by_model(results))} models",
+        tiles=_tiles(results, shown),
         parts=[
-            *_bars("Scores", results, _SCORES),
-            *_bars("Sizes and speed", results, [figure for figure in _BARS if figure not in _SCORES]),
+            *bars_of("Scores", results, shown),
+            *bars_of("Sizes and speed", results, COSTS),
             *(results_table(folder) if finished else []),
             *_settings(folder, summary["settings"], results),
         ],
@@ -73,52 +94,70 @@ def section(folder: Path, running: bool) -> Section:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    found = (stored_result(file, _RECORD_TYPES) for file in sorted(folder.glob(_RECORD)))
+    files = sorted([*folder.glob(f"*/{_RECORD}"), *folder.glob(f"*/seed*/{_RECORD}")])
+    found = (stored_result(file, _RECORD_TYPES) for file in files)
     return [record for record in found if record is not None]
 
 
-def _tiles(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    score = next((figure for figure in _SCORES if any(result.get(figure) is not None for result in results)), None)
-    if score is None:
-        return []
-    title, _, scale, form, _ = _BARS[score]
-    return [
-        (f"{title}: {result['name']}", f"{scale * result[score]:{form}}")
-        for result in results
-        if result.get(score) is not None
-    ]
+def _own_bars(results: Sequence[Mapping[str, Any]]) -> dict[str, Bar]:
+    """Those of figures that only the results name, as embedding models have them."""
+    names = dict.fromkeys(name for result in results for name in result.get("figures", {}))
+    return {name: Bar(name, "± its standard error", 1, ".3f") for name in names}
 
 
-def _bars(part: str, results: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[Part]:
+def _by_model(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The results of each model, one a seed."""
+    models: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        models.setdefault(result["name"], []).append(result)
+    return models
+
+
+def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: Bar) -> Point | None:
+    """A model's figure, with how far its seeds lie apart or, of one, what stands beside it; None where it has none."""
+    found = [{**result, **result.get("figures", {}), **result.get("scores", {})} for result in of_model]
+    values = [bar.scale * each[figure] for each in found if each.get(figure) is not None]
+    if not values:
+        return None
+    if len(values) > 1:
+        return Point(name, fmean(values), min(values), max(values))
+    errors = found[0].get("standard_errors", {})
+    beside = [errors[figure]] if figure in errors else [found[0].get(each) for each in bar.beside]
+    known = [bar.scale * each for each in beside if each is not None]
+    if len(known) == 1:
+        return Point(name, values[0], values[0] - known[0], values[0] + known[0])
+    return Point(name, values[0], *known)
+
+
+def _tiles(results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[tuple[str, str]]:
+    for figure, bar in shown.items():
+        points = [_point(name, of_model, figure, bar) for name, of_model in _by_model(results).items()]
+        if known := [point for point in points if point is not None]:
+            return [(f"{bar.title}: {point.name}", f"{point.value:{bar.form}}") for point in known]
+    return []
+
+
+def bars_of(title: str, results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[Part]:
+    """A part with a panel for each of these figures that a model has; none where none has any."""
+    models = _by_model(results)
+    several = any(len(of_model) > 1 for of_model in models.values())
     panels = []
-    for figure in figures:
-        title, about, scale, form, off = _BARS[figure]
-        points = []
-        for result in results:
-            if result.get(figure) is None:
-                continue
-            value, known = scale * result[figure], [result.get(name) for name in off]
-            ends: tuple[float, ...] = ()
-            if known and None not in known:
-                spread = [scale * float(each or 0) for each in known]
-                ends = (value - spread[0], value + spread[0]) if len(spread) == 1 else (spread[0], spread[1])
-            points.append(Point(result["name"], value, *ends))
-        if points:
-            panels.append(Panel(title, about, bars(points, form)))
-    return [Part(part, panels=panels)] if panels else []
+    for figure, bar in shown.items():
+        found = [_point(name, of_model, figure, bar) for name, of_model in models.items()]
+        if points := [point for point in found if point is not None]:
+            panels.append(Panel(bar.title, _OVER_SEEDS if several else bar.about, bars(points, bar.form)))
+    return [Part(title, panels=panels)] if panels else []
 
 
 def _settings(folder: Path, noted: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Part]:
     parser = arguments.parser()
-    teacher = [result["name"] for result in results if result.get("is_teacher")]
-    models = [result["name"] for result in results if result["name"] not in teacher]
-    asked = {**noted, "models": models, "output_dir": str(folder)}
+    teacher = next((result["name"] for result in results if result.get("is_teacher")), None)
+    models = [name for name in _by_model(results) if name != teacher]
+    seeds = list(dict.fromkeys(result["seed"] for result in results if result.get("seed") is not None))
+    asked = {**noted, "teacher": teacher, "seeds": seeds, "models": models, "output_dir": str(folder)}
     note = ""
-    if "text_sha256" in noted:  # of causal models
-        asked |= {"teacher": teacher[0] if teacher else None}
-        note = (
-            "The folder doesn't say where the held-out text lies: name it with --text." if noted["text_sha256"] else ""
-        )
+    if noted.get("text_sha256"):  # of causal models
+        note = "The folder doesn't say where the held-out text lies: name it with --text."
     return [
         *settings.parts(noted, parser),
         Part("Run it again", command=settings.command(["tutorkd", "evaluate"], asked, parser), note=note),

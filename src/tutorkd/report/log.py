@@ -8,7 +8,7 @@ from typing import Any
 
 from tutorkd import probe
 from tutorkd.callbacks import LEARNING_RATE, NOT_SHOWN, SKIPPED_STEPS, TOKENS_PER_SECOND
-from tutorkd.methods import CAUSAL_METHODS, METHODS
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.report.charts import lines
 from tutorkd.report.section import Panel, Part
 from tutorkd.step import LOSS, LOSS_AXIS, Figure
@@ -19,7 +19,8 @@ Curve = list[tuple[int, float]]  # steps and values
 Runs = Mapping[str, Sequence[Mapping[str, Curve]]]  # of a series, the curves by figure of each of its runs
 
 _MOST = 400  # points of a line
-_OF_METHODS = [figure for method in (*METHODS.values(), *CAUSAL_METHODS.values()) for figure in method.figures]
+_METHODS = [*METHODS.values(), *CAUSAL_METHODS.values(), *EMBEDDING_METHODS.values()]
+_OF_METHODS = [figure for method in _METHODS for figure in method.figures]
 _OF_ALL = (LOSS, *_OF_METHODS, *probe.FIGURES, TOKENS_PER_SECOND, LEARNING_RATE, STUDENT_NORM, SKIPPED_STEPS)
 _KNOWN: dict[str, Figure] = {figure.name: figure for figure in _OF_ALL}
 _LOSSES, _HELD_OUT, _OTHERS, _SPEED = "Losses", "Held-out text", "Rewards and other figures", "Speed and steps"

@@ -58,7 +58,9 @@ def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionPar
 
 
 def _flag(value: Any) -> str:
-    """A value as one gives it to a flag."""
+    """A value as one gives it to a flag; of a model that was noted with its revision or size, its name."""
+    if isinstance(value, Mapping) and "source" in value:
+        return str(value["source"])
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

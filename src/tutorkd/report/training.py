@@ -14,8 +14,8 @@ from tutorkd.callbacks import SKIPPED_STEPS, TOKENS_PER_SECOND
 from tutorkd.checkpoints import checkpoints
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
-from tutorkd.methods import CAUSAL_METHODS, METHODS, methods_for
-from tutorkd.objective import CAUSAL, MASKED
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.pretraining import adaptation, distillation
 from tutorkd.report import log, settings
@@ -49,7 +49,7 @@ def section(folder: Path, running: bool) -> Section:
     adapted = parser.prog.endswith("adapt")
     curves = log.curves_of(state["log_history"])
     method = str(noted.get("method"))
-    titles = {name: each.title for name, each in (CAUSAL_METHODS | METHODS).items()}
+    titles = {name: each.title for name, each in (EMBEDDING_METHODS | CAUSAL_METHODS | METHODS).items()}
     models = ("model",) if adapted else ("teacher", "student")
     changed, *others = settings.parts(noted, parser)
     steps = f"step {state['global_step']:,} of {state['max_steps']:,}" if state["max_steps"] else "no step saved yet"
@@ -100,8 +100,10 @@ def parser_of(noted: Mapping[str, Any]) -> OptionParser:
         return adaptation.parser()
     method = str(noted.get("method"))
     choices = [
-        distillation.parser(method if method in methods_for(objective) else "tutor-kd", objective)
-        for objective in (MASKED, CAUSAL)
+        distillation.parser(
+            method if method in methods_for(objective) else next(iter(methods_for(objective))), objective
+        )
+        for objective in (MASKED, CAUSAL, EMBEDDING)
     ]
     return max(choices, key=lambda parser: len(set(parser.keys) & noted.keys()))
 

@@ -1,0 +1,44 @@
+"""A small classifier: ``tutorkd distill-task``."""
+
+from pathlib import Path
+from typing import Any
+
+from tutorkd.evaluation.task_distillation import parser
+from tutorkd.files import stored_result
+from tutorkd.report import settings
+from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of
+from tutorkd.report.markdown import results_table
+from tutorkd.report.section import FINISHED, Part, Section, table
+
+RESULTS = "results.json"
+_MODEL = dict[str, str | int | float | dict[str, float]]
+TYPES = {"settings": dict[str, Any], "machine": dict[str, str], "models": list[_MODEL]}
+_AGREEMENT = {"agreement": Bar("same as teacher %", "", 100)}
+_TIME = {"milliseconds": Bar("ms a row", "median", 1, ".2f")}
+
+
+def is_task(folder: Path) -> bool:
+    """Whether a folder is a finished one of ``tutorkd distill-task``."""
+    return stored_result(folder / RESULTS, TYPES) is not None
+
+
+def section(folder: Path, running: bool) -> Section:
+    """What is known of teacher, student and its exported file; there is a result once all is done."""
+    summary = stored_result(folder / RESULTS, TYPES) or {}
+    models, options = summary["models"], parser()
+    asked = {**summary["settings"], "output_dir": str(folder)}
+    return Section(
+        kind="small classifier",
+        title=folder.absolute().name,
+        state=FINISHED,
+        progress=f"{len(models)} models",
+        tiles=[(f"{model['name']}: ms a row", f"{model['milliseconds']:.2f}") for model in models],
+        parts=[
+            *bars_of("Scores", models, SCORES | _AGREEMENT),
+            *bars_of("Sizes and speed", models, _TIME | COSTS),
+            *results_table(folder),
+            *settings.parts(summary["settings"], options),
+            Part("Run it again", command=settings.command(options.prog.split(), asked, options)),
+            *table("Environment", ("", ""), settings.facts(summary["machine"].items())),
+        ],
+    )

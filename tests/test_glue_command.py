@@ -404,6 +404,13 @@ def test_tasks_may_be_named_as_papers_write_them():
     assert args.tasks == ["cola", "sst2", "rte"]
 
 
+def test_a_plan_times_a_checkpoint_in_16_bits_too(place, capsys):
+    save(tiny.masked_lm().to(torch.bfloat16), place / "model")
+    glue_data.write_task(place / "glue", "rte")
+    complete(*_command("model", "rte"), "--dry-run")
+    assert "runs           1, about" in capsys.readouterr().out
+
+
 def test_a_student_learns_from_the_teacher_that_is_fine_tuned_first_once_and_kept(place, in_process, capsys):
     save(tiny.masked_lm(), place / "teacher")
     save(tiny.masked_lm("distilbert", num_hidden_layers=2), place / "student")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
+import torch
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -35,7 +36,9 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
     total = 0.0
     for unit in units:
         if unit.checkpoint.slug not in models:
-            models[unit.checkpoint.slug] = AutoModel.from_config(AutoConfig.from_pretrained(unit.checkpoint.folder))
+            config = AutoConfig.from_pretrained(unit.checkpoint.folder)
+            # In the number format that it is fine-tuned in, not in the checkpoint's.
+            models[unit.checkpoint.slug] = AutoModel.from_config(config, dtype=torch.float32)
         seconds = seconds_to_go(unit, models[unit.checkpoint.slug])
         total += seconds
         settings = {run.setting for run in unit.runs}

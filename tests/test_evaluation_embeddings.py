@@ -283,8 +283,8 @@ ROWS = "a,b,n\nw1,w2,1\nw3,w4,0\n"
         ),
         (
             ROWS,
-            ["--sts", "d.csv", "--tasks", "x"],
-            "--sts measures embeddings of text as they are, which --tasks has no",
+            ["--sts", "d.csv", "--text", "x"],
+            "--sts measures embeddings of text as they are, which --text has no",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments, p
 from tutorkd.evaluation.classification import classifier_folders, evaluation_plan
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_models import (
+    are_embeddings,
     check_options,
     embedding_plan,
     evaluate_embeddings,
@@ -22,7 +23,7 @@ from tutorkd.evaluation.soft_targets import TaskDistillationArguments
 
 def run(argv: Sequence[str]) -> int:
     args, soft, language, embedding = parser().read(argv)
-    if embedding.given:
+    if are_embeddings(args.models, language, embedding):
         return _embeddings(args, language, embedding)
     if not are_causal(args.models, args, language):
         return _encoders(args, soft)
@@ -55,8 +56,8 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> int:
 def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> int:
     check_options(args, language, embedding)
     if args.dry_run:
-        return _tell(embedding_plan(args.models, args, language.teacher, embedding))
-    results = evaluate_embeddings(args.models, args, language.teacher, embedding)
+        return _tell(embedding_plan(args.models, args, language.teacher, embedding, language.tasks))
+    results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
     Console(highlight=False).print(embedding_table(results))
     print(f"written to {args.output_dir}: results.md, results.json")
     return 0

@@ -115,7 +115,10 @@ class LanguageArguments:
     new_tokens: int = field(default=64, metadata={"help": "Longest continuation of a prompt in tokens."})
     tasks: list[str] = field(
         default_factory=list,
-        metadata={"help": "Tasks, groups or tags of lm-eval, which is installed with tutorkd[lm-eval] (one or more)."},
+        metadata={
+            "help": "Tasks, groups or tags of lm-eval, which is installed with tutorkd[lm-eval]; of embedding models, "
+            "tasks of mteb, with tutorkd[mteb] (one or more)."
+        },
     )
     task_path: str | None = field(
         default=None, metadata={"help": "Folder with tasks of your own in lm-eval's yaml format (a path)."}

@@ -20,6 +20,7 @@ from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding_model
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
 from tutorkd.evaluation.embedding_scores import figures_of
+from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
 from tutorkd.evaluation.records import (
     check_owner,
@@ -31,15 +32,32 @@ from tutorkd.evaluation.records import (
     take_up,
 )
 from tutorkd.files import write_text
+from tutorkd.hub import files_of
 from tutorkd.locks import held
+from tutorkd.sentence_encoder import is_sentence_encoder
 
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(EmbeddingResult)}
 _TIMED_TEXTS = 200
-_OF_OTHERS = ("train", "validation", "save_models", "text", "tasks")  # settings that are for other kinds of models
+_OF_OTHERS = ("train", "validation", "save_models", "text", "task_path")  # settings that are for other kinds of models
+
+
+def are_embeddings(models: Sequence[str], language: LanguageArguments, embedding: EmbeddingArguments) -> bool:
+    """Whether vectors of text are to be measured: on pairs, whatever the models are, or on tasks of sentence encoders.
+
+    Raises:
+        UserError: if there is no such model, or it can't be reached.
+    """
+    if embedding.given or not (models and language.tasks):
+        return bool(embedding.given)
+    return all(not files_of(name)[1] and is_sentence_encoder(name) for name in models)
 
 
 def evaluate_embeddings(
-    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
+    models: Sequence[str],
+    args: EvaluateArguments,
+    teacher: str | None,
+    embedding: EmbeddingArguments,
+    tasks: Sequence[str] = (),
 ) -> list[EmbeddingResult]:
     """Measure each model, the teacher first, and write results.json and results.md to ``args.output_dir``.
 
@@ -50,15 +68,16 @@ def evaluate_embeddings(
     Args:
         models: folders of sentence-transformers, or plain encoders, of which the last hidden states are averaged.
         args: of these ``output_dir``, ``restart`` and ``seed`` count.
+        tasks: of mteb, by name.
 
     Raises:
         UserError: for a model or data that can't be used, and for a folder that holds results of others.
     """
-    ready, settings = _prepare(models, args, teacher, embedding)
+    ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
     output = Path(args.output_dir)
     with held(output):
         take_up(output, _RECORD_TYPES, settings, args.restart)
-        results = [_result(model, ready[0] if teacher else None, settings, args) for model in ready]
+        results = [_result(model, ready[0] if teacher else None, of_mteb, settings, args) for model in ready]
         told = {"settings": settings, "results": [summary(result) for result in results]}
         write_text(output / "results.json", json.dumps(told, indent=2))
         write_text(output / "results.md", embedding_markdown(results))
@@ -66,14 +85,18 @@ def evaluate_embeddings(
 
 
 def embedding_plan(
-    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
+    models: Sequence[str],
+    args: EvaluateArguments,
+    teacher: str | None,
+    embedding: EmbeddingArguments,
+    tasks: Sequence[str] = (),
 ) -> dict[str, str]:
     """What `evaluate_embeddings` would do, after all the checks that it makes before the first model is loaded.
 
     Raises:
         UserError: as `evaluate_embeddings`, before it loads a model.
     """
-    ready, settings = _prepare(models, args, teacher, embedding)
+    ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
     output = Path(args.output_dir)
     if not args.restart:
         take_up(output, _RECORD_TYPES, settings, restart=False)
@@ -83,7 +106,8 @@ def embedding_plan(
         notes = [", mean-pooled"] * model.mean_pooled + [", finished"] * bool(done)
         plan[f"model {model.checkpoint.title}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
     data = ready[0].data
-    return {**plan, **dict(zip(data, described(data), strict=True))}
+    plan |= dict(zip(data, described(data), strict=True))
+    return plan | ({"tasks": ", ".join(of_mteb.names)} if of_mteb else {})
 
 
 def check_options(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
@@ -91,21 +115,27 @@ def check_options(args: EvaluateArguments, language: LanguageArguments, embeddin
     for name in _OF_OTHERS:
         if getattr(args, name, None) or getattr(language, name, None):
             raise UserError(
-                f"--{embedding.given[0]} measures embeddings of text as they are, which --{name} has no part in: leave "
-                "one of them out"
+                f"--{(embedding.given or ['tasks'])[0]} measures embeddings of text as they are, which --{name} has no "
+                "part in: leave one of them out"
             )
 
 
 def _prepare(
-    models: Sequence[str], args: EvaluateArguments, teacher: str | None, embedding: EmbeddingArguments
-) -> tuple[list[EmbeddingModel], dict[str, Any]]:
-    """Models to measure, the teacher first, and all that a result depends on beside the weights."""
+    models: Sequence[str],
+    args: EvaluateArguments,
+    teacher: str | None,
+    embedding: EmbeddingArguments,
+    tasks: Sequence[str],
+) -> tuple[list[EmbeddingModel], dict[str, Any], EmbeddingTasks | None]:
+    """Models to measure, the teacher first, all that a result depends on beside the weights, and tasks of mteb."""
     if not models and not teacher:
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     if find_spec("sentence_transformers") is None:
         raise UserError(
-            f"--{embedding.given[0]} needs the package sentence-transformers: pip install 'tutorkd[embedding]'"
+            f"--{(embedding.given or ['tasks'])[0]} needs the package sentence-transformers: pip install "
+            "'tutorkd[embedding]'"
         )
+    of_mteb = EmbeddingTasks(tasks) if tasks else None
     data = read_data(embedding)
     named = {checkpoint.slug: checkpoint for checkpoint in named_checkpoints(models, args.names)}
     ready: dict[str, EmbeddingModel] = {}
@@ -124,10 +154,11 @@ def _prepare(
     settings = {
         **{f"{name}_sha256": digest(each) for name, each in data.items()},
         "teacher": found[0].checkpoint.identity if teacher else None,
+        "tasks": of_mteb and of_mteb.names,
         "seed": args.seed,
         **machine(),
     }
-    return found, settings
+    return found, settings, of_mteb
 
 
 def _earlier(model: EmbeddingModel, settings: Mapping[str, Any], output: Path) -> EmbeddingResult | None:
@@ -139,7 +170,11 @@ def _earlier(model: EmbeddingModel, settings: Mapping[str, Any], output: Path) -
 
 
 def _result(
-    model: EmbeddingModel, teacher: EmbeddingModel | None, settings: Mapping[str, Any], args: EvaluateArguments
+    model: EmbeddingModel,
+    teacher: EmbeddingModel | None,
+    tasks: EmbeddingTasks | None,
+    settings: Mapping[str, Any],
+    args: EvaluateArguments,
 ) -> EmbeddingResult:
     """What an earlier run found, or else what is measured now and kept."""
     output = Path(args.output_dir)
@@ -147,23 +182,25 @@ def _result(
     record = record_of(output, model.folder)
     note = f"finished before, in {record}"
     if result is None:
-        result = _measure(model, teacher, args.seed)
+        result = _measure(model, teacher, tasks, args.seed)
         content = {"settings": settings, "weights": model.checkpoint.identity, "result": asdict(result)}
         write_text(record, json.dumps(content))
         note = f"measured in {result.seconds:.0f} s"
-    name, value = next(iter(result.figures.items()))
+    name, value = next(iter((result.figures or result.tasks).items()))
     tqdm.write(f"{model.checkpoint.title}: {name} {100 * value:.2f}, {note}", file=sys.stderr)
     return result
 
 
-def _measure(model: EmbeddingModel, teacher: EmbeddingModel | None, seed: int) -> EmbeddingResult:
+def _measure(
+    model: EmbeddingModel, teacher: EmbeddingModel | None, tasks: EmbeddingTasks | None, seed: int
+) -> EmbeddingResult:
     start = time.perf_counter()
     encoder = model.encoder
-    milliseconds = milliseconds_a_call(encoder.encode, _timed_texts(model))
+    dimension = encoder.encode("a text").shape[-1]
+    milliseconds = milliseconds_a_call(encoder.encode, _timed_texts(model)) if model.data else None
     vectors, speed = model.vectors
-    dimension = next(iter(vectors.values()))[0].shape[1]
     theirs, reason = None, None
-    if teacher and teacher is not model:
+    if teacher and teacher is not model and model.data:
         theirs, _ = teacher.vectors
         size = next(iter(theirs.values()))[0].shape[1]
         if size != dimension:
@@ -180,11 +217,12 @@ def _measure(model: EmbeddingModel, teacher: EmbeddingModel | None, seed: int) -
         data=described(model.data),
         figures={name: each.value for name, each in found.items()},
         resampled={name: each.resampled for name, each in found.items()},
+        tasks=tasks.run(encoder) if tasks else {},
         not_compared=reason,
-        milliseconds_per_text=milliseconds.median,
-        milliseconds_first_quartile=milliseconds.first_quartile,
-        milliseconds_third_quartile=milliseconds.third_quartile,
-        texts_per_second=speed,
+        milliseconds_per_text=milliseconds and milliseconds.median,
+        milliseconds_first_quartile=milliseconds and milliseconds.first_quartile,
+        milliseconds_third_quartile=milliseconds and milliseconds.third_quartile,
+        texts_per_second=speed if model.data else None,
         threads=torch.get_num_threads(),
         device=str(encoder.device),
         seconds=time.perf_counter() - start,

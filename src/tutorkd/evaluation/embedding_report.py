@@ -27,11 +27,13 @@ class EmbeddingResult:
         longest: tokens that it reads of a text; None where that isn't bounded.
         data: sentences that say what was measured on.
         figures: by name, 0 to 1 or -1 to 1; those of asymmetric use end in `ASYMMETRIC`.
+        tasks: main scores of mteb's tasks, by task and score.
         resampled: each figure over resamples of its rows, which are the same ones for all models.
         not_compared: why there are no figures with the teacher's vectors; None where there are, or there is no teacher.
-        milliseconds_per_text: median, one at a time, from the string to the vector in main memory, in float32.
+        milliseconds_per_text: median, one at a time, from the string to the vector in main memory, in float32; None
+            where no pairs are given.
         milliseconds_first_quartile, milliseconds_third_quartile: half of the texts took between the two.
-        texts_per_second: in batches, over all texts.
+        texts_per_second: in batches, over all texts; likewise.
         threads, device: where that was.
         seconds: of all that was measured.
     """
@@ -46,11 +48,12 @@ class EmbeddingResult:
     data: list[str]
     figures: dict[str, float]
     resampled: dict[str, list[float]]
+    tasks: dict[str, float]
     not_compared: str | None
-    milliseconds_per_text: float
-    milliseconds_first_quartile: float
-    milliseconds_third_quartile: float
-    texts_per_second: float
+    milliseconds_per_text: float | None
+    milliseconds_first_quartile: float | None
+    milliseconds_third_quartile: float | None
+    texts_per_second: float | None
     threads: int
     device: str
     seconds: float
@@ -116,15 +119,16 @@ def _rows(results: Sequence[EmbeddingResult]) -> Iterator[tuple[str, list[str]]]
         yield name, [_figure(each, name) for each in results]
         if name != CLOSENESS and len(results) > 1:
             yield f"- from {_reference(first)}", [_difference(each, name, first) for each in results]
-    yield (
-        "ms a text",
-        [
-            f"{each.milliseconds_per_text:.2f} "
-            f"({each.milliseconds_first_quartile:.2f}-{each.milliseconds_third_quartile:.2f})"
-            for each in results
-        ],
-    )
-    yield "texts/s", [f"{each.texts_per_second:,.0f}" for each in results]
+    for name in first.tasks:
+        yield name, [f"{100 * each.tasks[name]:.2f}" for each in results]
+    if first.data:
+        yield "ms a text", list(map(_milliseconds, results))
+        yield "texts/s", [f"{each.texts_per_second:,.0f}" for each in results]
+
+
+def _milliseconds(result: EmbeddingResult) -> str:
+    quartiles = f"{result.milliseconds_first_quartile:.2f}-{result.milliseconds_third_quartile:.2f}"
+    return f"{result.milliseconds_per_text:.2f} ({quartiles})"
 
 
 def _reference(first: EmbeddingResult) -> str:
@@ -147,12 +151,15 @@ def _difference(result: EmbeddingResult, name: str, first: EmbeddingResult) -> s
 
 def _caption(results: Sequence[EmbeddingResult]) -> str:
     first = results[0]
-    said = [
-        *first.data,
-        "Figures times 100, but for the cosine; ± is the standard error over resamples of pairs or queries.",
-    ]
-    if len(results) > 1:
+    said = list(first.data)
+    if first.data:
+        said.append(
+            "Figures times 100, but for the cosine; ± is the standard error over resamples of pairs or queries."
+        )
+    if first.data and len(results) > 1:
         said.append("A difference has one of its own, from the same resamples for both models.")
+    if first.tasks:
+        said.append("Tasks of mteb: the main score, the mean over test splits and languages, times 100.")
     if any(name.endswith(ASYMMETRIC) for each in results for name in each.figures):
         said.append(
             "Asymmetric: the model's vectors of first sentences and queries against the teacher's of second sentences "
@@ -163,8 +170,8 @@ def _caption(results: Sequence[EmbeddingResult]) -> str:
     said += [
         f"No figures of {each.name} with the teacher: {each.not_compared}." for each in results if each.not_compared
     ]
-    said.append(
-        f"Time: float32, one text at a time, median (quartiles), and texts a second in batches; {first.device}, "
-        f"threads: {first.threads}."
-    )
+    where = f"{first.device}, threads: {first.threads}."
+    if first.data:
+        where = f"Time: float32, one text at a time, median (quartiles), and texts a second in batches; {where}"
+    said.append(where)
     return " ".join(said)

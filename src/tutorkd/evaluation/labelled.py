@@ -214,7 +214,7 @@ def digest(parts: Sequence[Dataset]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_data() -> Iterator[None]:
     """Hold back what readers log about failures and the Hub client about retries: the error says it."""
     loggers = (datasets.logging, hub_logging)
     before = [logger.get_verbosity() for logger in loggers]
@@ -259,7 +259,7 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
 
 
 def _of_hub(source: str, split: str) -> Dataset:
-    with _quiet():
+    with quiet_data():
         return load_from_hub(source, split)
 
 

@@ -1,6 +1,7 @@
 """Tasks of mteb on a loaded embedding model."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ class EmbeddingTasks:
     """Tasks by name.
 
     Args:
-        names: such as ``STSBenchmark``.
+        names: such as ``STSBenchmark.v2``.
 
     Raises:
         UserError: if mteb isn't installed, or there is no such task.
@@ -37,7 +38,7 @@ class EmbeddingTasks:
             with _quiet():
                 self._tasks = mteb.get_tasks(tasks=self.names)
         except KeyError as error:  # whose message names the nearest
-            raise UserError(f"mteb: {first_line(error).strip(chr(34))}") from error
+            raise UserError(f"mteb: {error.args[0].removeprefix('KeyError: ')}") from error
 
     def run(self, encoder: "SentenceTransformer") -> dict[str, float]:
         """Each task's main score, by task and score: the mean over its test splits and languages.
@@ -73,7 +74,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with quiet_transformers(), quiet_data():
+        with quiet_transformers(), quiet_data(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)

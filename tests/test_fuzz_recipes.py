@@ -96,7 +96,7 @@ def small(name):
     content["common"] = {**content["common"], **NAMED}
     causal = content["common"].get("objective") == "causal"
     data = {"text": ["h.txt"]} if causal else {"train": "t.csv", "validation": "v.csv"}
-    content["evaluate"] = {**content["evaluate"], **data}
+    content["evaluate"] = {**content["evaluate"], **({} if "tasks" in content["evaluate"] else data)}
     content["variants"] = [content["variants"][0], {"name": "b", "method": "kd"}]
     return {**content, "students": ["half"], "seeds": [0], "references": False}
 

@@ -18,6 +18,7 @@ ROWS, FILES = {"corpus_sha256": "r"}, {"corpus_files_sha256": "f"}
         (ROWS, ROWS | {"corpus": ["./c"]}),
         (ROWS | FILES, ROWS | {"corpus_files_sha256": "touched"}),
         ({"text": ["h"], "text_files_sha256": "h"}, {"text": ["./h"], "text_files_sha256": "h"}),
+        ({"data_dir": "d", "data_dir_sha256": "x"}, {"data_dir": "./d", "data_dir_sha256": "x"}),
         ({"temperature": None}, {}),  # an option that there was none of, left at none
         ({}, {"temperature": None}),
     ],
@@ -36,6 +37,11 @@ def test_what_gives_the_same_is_no_difference(there, now):
         ({"data_sha256": "x"}, {"data_sha256": "y"}, "data_sha256: x there, y now"),
         ({"data_sha256": "x"}, {"data_sha256": "y", "seed": 2}, "seed: 1 there, 2 now and 1 more"),
         ({}, {"teacher_sha256": "b"}, "what teacher t holds has changed"),
+        (
+            {"data_dir": "d", "data_dir_sha256": "x"},
+            {"data_dir": "d", "data_dir_sha256": "y"},
+            "what data_dir d holds has changed",
+        ),
         ({}, {"teacher": "u", "teacher_sha256": "b"}, "teacher: t there, u now"),
         ({}, {"corpus": ["./c"]}, "corpus: ['c'] there, ['./c'] now"),  # nothing tells what it holds
         (FILES, {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),

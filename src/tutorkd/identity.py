@@ -52,8 +52,8 @@ def with_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
         if (path := Path(settings.get(key) or "")).is_file():
             found[f"{key}_sha256"] = _digest([path])
     for key in FOLDERS:
-        if (folder := Path(settings.get(key) or "")).is_dir() and settings.get(key):
-            found[f"{key}_sha256"] = _digest(sorted(folder.glob("*/*.parquet")))
+        if (folder := settings.get(key)) and Path(folder).is_dir():
+            found[f"{key}_sha256"] = _digest(sorted(Path(folder).glob("*/*.parquet")))
     if text := settings.get(HELDOUT):
         found[HELDOUT_FILES] = text_files(text, "validation")
     return found

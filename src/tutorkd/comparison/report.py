@@ -151,10 +151,10 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
     parts = [table, _caption(summary, measures)]
     if differences:
         parts.append(_in_words(summary["baseline"], list(differences.values()), measures.score))
-    missing = [f"{cell['name']} ({cell['error']})" for cell in summary["cells"] if "error" in cell]
-    if missing:
-        listed = escaped("; ".join(missing))
-        parts.append(f"Missing, {len(missing)} of {len(summary['cells'])} cells: {listed}.")
+    errors = {cell["name"]: cell["error"] for cell in summary["cells"] if "error" in cell}
+    if errors:
+        listed = escaped("; ".join(f"{', '.join(names)} ({error})" for error, names in _by_error(errors).items()))
+        parts.append(f"Missing, {len(errors)} of {len(summary['cells'])} cells: {listed}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -215,5 +215,8 @@ def _steps(summary: Mapping[str, Any]) -> list[int]:
 
 def _failures(errors: Mapping[str, str]) -> str:
     """Each error once, with its seeds."""
-    seeds = {error: [seed for seed in errors if errors[seed] == error] for error in errors.values()}
-    return "; ".join(f"seed {', '.join(those)}: {error}" for error, those in seeds.items()) or "-"
+    return "; ".join(f"seed {', '.join(seeds)}: {error}" for error, seeds in _by_error(errors).items()) or "-"
+
+
+def _by_error(errors: Mapping[str, str]) -> dict[str, list[str]]:
+    return {error: [what for what in errors if errors[what] == error] for error in errors.values()}

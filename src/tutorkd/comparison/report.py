@@ -4,13 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from tutorkd import probe
 from tutorkd.callbacks import LEARNING_RATE, SECONDS_LEFT, TIMES, TOKENS_PER_SECOND
+from tutorkd.comparison.differences import column_headings, differences_from, in_columns, in_words
 from tutorkd.comparison.matrix import Cell
-from tutorkd.comparison.measures import ENCODERS, Column, Measures, Score
-from tutorkd.seeds import nested, over_seeds, paired
+from tutorkd.comparison.measures import ENCODERS, Column, Measures
+from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned, escaped
 
@@ -87,29 +86,8 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
         "rows": list(rows.values()),
         "cells": listed,
         "baseline": baseline,
-        "paired": _against(baseline, listed, compared),
+        "paired": differences_from(baseline, listed, compared),
     }
-
-
-def _against(baseline: str | None, listed: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each variant but the baseline, student and figure: its difference from the baseline's, seed by seed."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
-    for entry in listed:
-        if entry["kind"] == "distilled" and "figures" in entry:
-            found.setdefault((entry["variant"], entry["student"]), {})[entry["seed"]] = entry["figures"]
-    differences = []
-    for (variant, student), by_seed in found.items():
-        others = found.get((str(baseline), student), {})
-        for name in names if variant != baseline else ():
-            pairs = {
-                seed: (by_seed[seed][name], others[seed][name])
-                for seed in sorted(by_seed.keys() & others.keys())
-                if all(math.isfinite(figures.get(name, math.nan)) for figures in (by_seed[seed], others[seed]))
-            }
-            if pairs:
-                about = {"variant": variant, "student": student, "figure": name, "seeds": list(pairs)}
-                differences.append({**about, **paired(*zip(*pairs.values(), strict=True))._asdict()})
-    return differences
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -126,7 +104,7 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
     differences = {
         (each["variant"], each["student"]): each for each in summary["paired"] if each["figure"] == measures.score.name
     }
-    headings += [f"against {summary['baseline']}", "beyond two errors"] * bool(differences)
+    headings += column_headings(summary["baseline"]) * bool(differences)
     headings += ["missing"] * failures
     lines: list[list[str]] = []
     score = measures.score
@@ -143,59 +121,19 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
         for column in columns:
             words.append(column.words(found[column.figure]) if column.figure in found else "-")
         if differences:
-            words += _difference(differences.get((row["variant"], row["student"])), measures.score)
+            words += in_columns(differences.get((row["variant"], row["student"])), measures.score)
         if failures:
             words.append(_failures(row["failed"]))
         lines.append(words)
     table = aligned(headings, lines, words=2, last_word=failures)
     parts = [table, _caption(summary, measures)]
     if differences:
-        parts.append(_in_words(summary["baseline"], list(differences.values()), measures.score))
+        parts.append(in_words(summary["baseline"], list(differences.values()), measures.score))
     errors = {cell["name"]: cell["error"] for cell in summary["cells"] if "error" in cell}
     if errors:
         listed = escaped("; ".join(f"{', '.join(names)} ({error})" for error, names in _by_error(errors).items()))
         parts.append(f"Missing, {len(errors)} of {len(summary['cells'])} cells: {listed}.")
     return "\n\n".join(parts) + "\n"
-
-
-def _difference(found: Mapping[str, Any] | None, score: Score) -> list[str]:
-    """Two columns: a difference ± its standard error, and whether it is more than two of them."""
-    if found is None:
-        return ["-", "-"]
-    error = found["standard_error"]
-    words = f"{score.scale * found['difference']:+{score.form}}"
-    if error is None:
-        return [words, "-"]
-    return [f"{words} ± {score.scale * error:{score.form}}", "yes" if found["beyond_two_errors"] else "no"]
-
-
-def _in_words(baseline: str, differences: Sequence[Mapping[str, Any]], score: Score) -> str:
-    """A sentence for each variant and student, the baseline's first; and what two standard errors are worth."""
-    lines = []
-    for found in differences:
-        size = f"{score.scale * abs(found['difference']):{score.form}} {score.unit}"
-        better = (found["difference"] < 0) == score.lower_is_better
-        line = f"- {found['variant']}, {found['student']}: {size} {'better' if better else 'worse'} than {baseline}"
-        seeds = len(found["seeds"])
-        if found["standard_error"] is None:
-            line += " with one seed, which tells no standard error."
-        else:
-            line += f" over {seeds} paired seeds, standard error {score.scale * found['standard_error']:{score.form}}: "
-            line += (
-                "more than two standard errors, so they are told apart."
-                if found["beyond_two_errors"]
-                else "not more than two standard errors, so these seeds don't tell them apart."
-            )
-        lines.append(escaped(line))
-    numbers = sorted({len(found["seeds"]) for found in differences} - {1})
-    chances = [f"{count} pairs of seeds in {100 * _chance(count):.0f} %" for count in numbers]
-    note = f"\n\nVariants that don't differ pass two standard errors, too: {', '.join(chances)} of cases (Student's t)."
-    return "\n".join(lines) + (note if chances else "")
-
-
-def _chance(pairs: int) -> float:
-    """How often the mean of so many differences around 0 is more than two of its standard errors away."""
-    return 2 * float(student_t.sf(2, pairs - 1))
 
 
 def _caption(summary: Mapping[str, Any], measures: Measures) -> str:

@@ -66,7 +66,7 @@ def write_comparison(folder: Path, names: tuple[str, str] = ("plain", "costly"))
         for name in names
         for seed in (0, 1)
     ]
-    summary = {"rows": rows, "cells": cells}
+    summary = {"rows": rows, "cells": cells, "baseline": plain, "paired": []}
     write_text(folder / "results.json", json.dumps(summary))
     write_text(folder / "results.md", comparison_report.markdown(summary))
     write_text(folder / "recipe.yaml", yaml.safe_dump({"common": {"teacher": "org/teacher"}, "variants": list(names)}))

@@ -38,6 +38,8 @@ from tutorkd.report.markdown import rendered
 from tutorkd.report.page import page
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section
 
+FILES = {"PyTorch": 4_000_000, "int8": 1_000_000}  # by their bytes
+
 
 class Read(HTMLParser):
     """A page's text, scripts and attributes, as a browser would find them."""
@@ -276,6 +278,23 @@ def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path):
     line = f"tutorkd distill-task --max_length 48 --teacher org/teacher --output_dir {tmp_path}"
     assert part(section, "Run it again").command == line
     assert ("distill_from", "org/teacher") in part(section, "What it was made from").rows
+
+
+@pytest.mark.parametrize("write", [write_run, lambda folder: folder])
+def test_exported_files_are_shown_beside_pytorch_alone_and_in_a_run_s_folder(tmp_path, write):
+    write(tmp_path)
+    shared = {"difference": 1e-6, "agreement": 0.98765, "accuracy": 0.8}
+    files = [{"name": name, "bytes": size, "milliseconds": size / 1e6, **shared} for name, size in FILES.items()]
+    record = {"model": "m", "checked_on": "9 rows", "threads": 1, "agreement": "a share", "machine": {"torch": "2"}}
+    write_text(tmp_path / "onnx" / "export.json", json.dumps({**record, "files": files}))
+    (section,) = sections(tmp_path)
+    found = panels(section, "On a device")
+    for title in ("size on disk, MB", "ms a row"):
+        assert {row["name"]: row["value"] for row in data(found[title])} == {"PyTorch": 4, "int8": 1}
+    assert {row["value"] for row in data(found["accuracy %"])} == {80}
+    nearness = part(section, "Nearness")
+    assert nearness.rows == [["int8", "0.9877", "1.0e-06"]]
+    assert nearness.note == "On 9 rows, threads: 1. Nearness: a share."
 
 
 def test_a_folder_of_several_has_a_section_each_in_the_order_of_their_making(tmp_path):

@@ -7,7 +7,7 @@ from altair.utils.schemapi import SchemaValidationError
 
 from tutorkd.errors import UserError
 from tutorkd.locks import in_use
-from tutorkd.report import comparison, evaluation, glue, task, training
+from tutorkd.report import comparison, device, evaluation, glue, task, training
 from tutorkd.report.section import Section
 from tutorkd.words import one_line
 
@@ -18,13 +18,14 @@ _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path, bool], Section]]] = [
     (glue.is_glue, glue.section),
     (evaluation.is_evaluation, evaluation.section),
     (task.is_task, task.section),
+    (device.is_export, device.section),
 ]
 # What reading nested results can fail with that aren't as a command writes them.
 _MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SchemaValidationError)
 LOOKED_FOR = (
     "run.yaml of tutorkd distill or adapt, results.json or cells of compare, results.json or runs of glue, "
-    "results.json or MODEL/result.json of evaluate, results.json of distill-task, or folders in it that hold one of "
-    "these, as a demo's does"
+    "results.json or MODEL/result.json of evaluate, results.json of distill-task, onnx/export.json of export, "
+    "or folders in it that hold one of these, as a demo's does"
 )
 
 

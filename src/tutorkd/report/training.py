@@ -18,7 +18,7 @@ from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.pretraining import adaptation, distillation
-from tutorkd.report import log, settings
+from tutorkd.report import device, log, settings
 from tutorkd.report.markdown import rendered
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Part, Section, table
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking
@@ -63,6 +63,7 @@ def section(folder: Path, running: bool) -> Section:
             changed,
             *log.parts({_ONLY: [curves]}),
             *table("First to last", _EXTREMES, log.first_to_last(curves), words=2),
+            *device.parts(folder),
             *others,
             Part("Run it again", command=_command(folder, noted, state, parser)),
             *_environment(folder, noted),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import tiny
 import torch
 from commands import save
@@ -45,6 +46,15 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path):
     folder = tiny.sentence_encoder(tmp_path)
     (folder / "model.safetensors").write_bytes(b"half of i")
     with pytest.raises(UserError, match=r"^the teacher .*encoder can't be loaded: "):
+        load_sentence_encoder(str(folder), "teacher")
+
+
+def test_a_model_that_lacks_weights_is_refused(tmp_path):
+    folder = tiny.sentence_encoder(tmp_path)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"encoder isn't a whole bert model: 1 weights are missing"):
         load_sentence_encoder(str(folder), "teacher")
 
 

@@ -1,5 +1,6 @@
 """Embedding models: folders of sentence-transformers, by Hub name or path, with one-line errors."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.constants import CONFIG_NAME
-from transformers.utils import has_file
+from transformers.utils import cached_file, has_file
 
 from tutorkd.errors import UserError
-from tutorkd.hub import files_of, loading
+from tutorkd.hub import files_of, load_model, loading
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,8 +43,8 @@ def load_sentence_encoder(
         dtype: number format of the weights; "auto" for that of the checkpoint.
 
     Raises:
-        UserError: if sentence-transformers isn't installed, there is no such model, it can't be reached or read, or is
-            none of sentence-transformers.
+        UserError: if sentence-transformers isn't installed, there is no such model, it can't be reached or read, is
+            none of sentence-transformers, or isn't whole.
     """
     if find_spec("sentence_transformers") is None:
         raise UserError(
@@ -55,10 +56,15 @@ def load_sentence_encoder(
         # Imported late, since the package is large and optional.
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(
+        encoder = SentenceTransformer(
             name,
             device="cpu",
             local_files_only=Path(name).is_dir() or is_offline_mode(),  # else it asks the Hub what it knows of a folder
             trust_remote_code=trust_remote_code,
             model_kwargs={"dtype": dtype, "use_safetensors": True},  # the other format is pickle
         )
+        modules = Path(str(cached_file(name, MODULES_FILE)))
+        place = json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
+    if (body := encoder.transformers_model) is not None:  # loaded again, only to see whether weights are missing
+        load_model(type(body), name, role, "auto", trust_remote_code, subfolder=place)
+    return encoder

@@ -128,8 +128,8 @@ def test_streamed_rows_go_on_pass_after_pass_in_another_order_and_are_numbered_t
 
 def test_counts_are_of_masked_positions_real_tokens_and_real_pairs():
     ids, mask, positions = torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]]), torch.tensor([1, 3])
-    assert [float(count) for count in Batch.counted(ids, ids, positions, mask).counts] == [2, 4, 10, 2]
-    assert [float(count) for count in Batch.counted(ids, ids, positions).counts] == [2, 6, 18, 4]
+    assert [float(count) for count in Batch.counted(ids, ids, positions, mask).counts] == [2, 4, 10, 2, 2]
+    assert [float(count) for count in Batch.counted(ids, ids, positions).counts] == [2, 6, 18, 4, 2]
 
 
 def test_a_batch_comes_with_its_counts():

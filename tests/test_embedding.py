@@ -268,6 +268,24 @@ def test_a_narrower_student_starts_at_the_teacher_s_principal_axes_and_learns_th
     torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-4)
 
 
+def test_a_student_of_an_earlier_stage_goes_on_with_its_own_dense_layer(folder, tmp_path):
+    teacher = load_sentence_teacher(str(folder))
+    first = trainer(folder, tmp_path / "first", build_student("half", teacher.config, {"hidden_size": 16}))
+    first.train()
+    first.save_model()
+    second = trainer(folder, tmp_path / "second", AutoModel.from_pretrained(tmp_path / "first"))
+    batch = batch_of(TEXTS, teacher.tokenizer)
+    expected = first.model.eval().vectors(batch)
+    torch.testing.assert_close(second.model.eval().vectors(batch), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_student_of_another_method_gets_the_teacher_s_pooling(folder, tmp_path):
+    plain = tiny.masked_lm(num_hidden_layers=2).base_model
+    plain.save_pretrained(tmp_path / "plain")
+    made = trainer(folder, tmp_path, AutoModel.from_pretrained(tmp_path / "plain"))
+    assert [type(part) for part in made.model.head.parts] == [Pooling, Normalize]
+
+
 @pytest.fixture(scope="module")
 def run(folder, corpus, tmp_path_factory) -> Path:
     """A finished run from a teacher with a default prompt."""

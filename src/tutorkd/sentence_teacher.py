@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.objective import EMBEDDING
-from tutorkd.sentence_encoder import load_sentence_encoder
+from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
 from tutorkd.teacher import Teacher, frozen
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ class SentenceHead(nn.Module):
 
     Attributes:
         parts: pooling first, then dense layers, normalisation and what else an embedding model may have.
+        new: whether the second is a dense layer at random.
     """
 
-    def __init__(self, parts: Iterable[nn.Module]):
+    def __init__(self, parts: Iterable[nn.Module], new: bool = False):
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        self.new = new
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The vectors, (B, L, d) and (B, L) -> (B, D), in the number format of the weights; without any, in float32."""
@@ -107,18 +109,22 @@ class SentenceTeacher(Teacher):
         return prompt
 
     def head_for(self, student: PreTrainedModel) -> SentenceHead:
-        """A copy of the head to be trained, behind a student's body.
+        """What follows a student's body, to be trained: its own where it was loaded from a folder of
+        sentence-transformers that gives vectors of the teacher's size, else a copy of the teacher's.
 
-        Where the student's hidden size differs, a dense layer takes its pooled states to the teacher's size.
+        Where the student's hidden size differs from the teacher's, a dense layer takes its pooled states to that size.
 
         Raises:
             UserError: if sizes differ and the teacher's first part isn't a pooling.
         """
+        if (own := self._own_head(student)) is not None:
+            return own
         from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
         parts: list[Any] = list(copy.deepcopy(self.sentence_head.parts))
         size = student.config.hidden_size
-        if size != self.config.hidden_size:
+        new = size != self.config.hidden_size
+        if new:
             pooling = parts[0]
             if not isinstance(pooling, Pooling):
                 raise UserError(
@@ -128,7 +134,17 @@ class SentenceTeacher(Teacher):
             own = Pooling(size, pooling.pooling_mode, pooling.include_prompt)
             sizes = own.pooling_output_dimension, pooling.pooling_output_dimension
             parts[:1] = [own, Dense(*sizes, activation_function=nn.Identity())]
-        return SentenceHead(parts).float().requires_grad_(True)
+        return SentenceHead(parts, new).float().requires_grad_(True)
+
+    def _own_head(self, student: PreTrainedModel) -> SentenceHead | None:
+        name = student.config.name_or_path or ""
+        if not Path(name).is_dir() or not is_sentence_encoder(name):
+            return None
+        encoder: Any = load_sentence_encoder(name, "student")
+        sizes = encoder.config.hidden_size, encoder.get_embedding_dimension()
+        if sizes != (student.config.hidden_size, self.vector_size):
+            return None
+        return SentenceHead(list(encoder.children())[1:])
 
     def save(self, student: PreTrainedModel, head: SentenceHead, folder: Path) -> None:
         """Write a student as a folder of sentence-transformers, with the teacher's prompts, tokenizer, longest row."""

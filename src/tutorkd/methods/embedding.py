@@ -203,12 +203,12 @@ def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch])
 
     The bias is the mean of the teacher's pooled states, and each column an axis of them, the widest first, as long as
     their standard deviation along it. So uncorrelated states of the student, of mean 0 and variance 1, come to lie as
-    the teacher's do. A module without such a layer starts as the teacher does, and no batch is read.
+    the teacher's do. Where there is no such layer, or one that was trained before, no batch is read.
 
     Args:
         batches: of texts, on the device of the teacher; the first 2,048 rows or so are read.
     """
-    if module.student.config.hidden_size == teacher.config.hidden_size:
+    if not module.head.new:
         return
     pooled: list[Tensor] = []
     for batch in batches:

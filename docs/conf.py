@@ -20,8 +20,8 @@ from tutorkd.export.arguments import parser as export
 from tutorkd.glue.arguments import parser as glue
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.options.parser import OptionParser
-from tutorkd.pretraining.adaptation import parser as adaptation
-from tutorkd.pretraining.distillation import parser as distillation
+from tutorkd.pretraining.adapt_arguments import parser as adaptation
+from tutorkd.pretraining.distill_arguments import parser as distillation
 
 HERE = Path(__file__).parent
 AT_THE_ROOT = ("RESULTS.md", "CONTRIBUTING.md")

@@ -16,7 +16,7 @@ from tutorkd.config import DistillationConfig, TutorKDConfig
 from tutorkd.data import prepare_corpus
 from tutorkd.examples import tutor_examples
 from tutorkd.methods import CAUSAL_METHODS
-from tutorkd.pretraining.distillation import read_distillation
+from tutorkd.pretraining.distill_arguments import read_distillation
 from tutorkd.trainer import DistillationTrainer
 
 WINDOW = {"tutor-kd": ["--window", "3", "--replaced_share", "0.2"]}

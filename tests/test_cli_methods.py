@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.cli.main import main
 from tutorkd.methods import METHODS, tutor_kd
-from tutorkd.pretraining import distillation
+from tutorkd.pretraining import distill_arguments, distillation
 
 MORE = {"minilm-v2": ["--relation_heads", "8"]}
 
@@ -64,7 +64,7 @@ def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_fo
 
 def test_what_is_trained_is_made_once_and_starts_as_the_trainer_alone_would_make_it(tmp_path, text, teacher_folder):
     flags = ["--teacher", str(teacher_folder), "--corpus", str(text), "--output_dir", str(tmp_path), "--use_cpu"]
-    options = distillation.read_distillation([*flags, "--max_length", "24", "--tutor_init", "random"])
+    options = distill_arguments.read_distillation([*flags, "--max_length", "24", "--tutor_init", "random"])
     rows = {"args": options.config, "train_dataset": tiny.rows(4), "eval_dataset": tiny.rows(4)}
     made = []
     with pytest.MonkeyPatch.context() as patch:

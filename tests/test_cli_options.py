@@ -17,7 +17,8 @@ from tutorkd.evaluation import arguments as evaluation
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
 from tutorkd.options.trainer_options import COMMON, REFUSED
-from tutorkd.pretraining import adaptation, distillation
+from tutorkd.pretraining import adapt_arguments as adaptation
+from tutorkd.pretraining import distill_arguments as distillation
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.settings import own_fields
 

@@ -8,7 +8,8 @@ from tutorkd.comparison.matrix import read_cells
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
 from tutorkd.objective import MASKED
-from tutorkd.pretraining.distillation import DistillArguments, make_student
+from tutorkd.pretraining.distill_arguments import DistillArguments
+from tutorkd.pretraining.distillation import make_student
 from tutorkd.teacher import load_teacher
 
 RECIPE = {

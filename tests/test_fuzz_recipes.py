@@ -13,7 +13,8 @@ from tutorkd.comparison.matrix import read_cells
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.glue import arguments as glue
 from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
-from tutorkd.pretraining import adaptation, distillation
+from tutorkd.pretraining import adapt_arguments as adaptation
+from tutorkd.pretraining import distill_arguments as distillation
 
 COMMANDS = {"adapt": adaptation, "distill": distillation, "evaluate": evaluation, "glue": glue}
 PACKAGED = {name: recipe_file(name).read_bytes() for name in recipe_names()}

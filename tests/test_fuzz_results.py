@@ -27,7 +27,7 @@ from tutorkd.glue import report, runs, summary
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import load_task
 from tutorkd.glue.tasks import TASKS
-from tutorkd.pretraining.adaptation import AdaptArguments
+from tutorkd.pretraining.adapt_arguments import AdaptArguments
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, RunFolder
 

@@ -14,7 +14,8 @@ from tutorkd.masking import MaskingCollator
 from tutorkd.methods.distilbert import DistilBERT, DistilBERTSettings
 from tutorkd.methods.tutor_kd import TutorKD, TutorKDSettings
 from tutorkd.objective import MASKED
-from tutorkd.pretraining.distillation import finished_trainer, read_distillation
+from tutorkd.pretraining.distill_arguments import read_distillation
+from tutorkd.pretraining.distillation import finished_trainer
 from tutorkd.pretraining.memory import settings
 from tutorkd.sharding import weight_bytes
 from tutorkd.students import build_student, initialise_from_teacher

@@ -4,17 +4,21 @@ Every model that goes through transformers' attention interface calls one functi
 Registering one of our own that notes them and then runs the fused kernel serves all families at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IMPLEMENTATION = "sdpa_captured"
 WORKING_FAMILIES = (
@@ -84,16 +88,23 @@ def _captured_sdpa(
     return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
 
 
-def _mask(**kwargs) -> Tensor | None:
-    """As transformers', and none where all is attended: transformers 5.17 makes one of ones while it is compiled, with
-    which attention wouldn't be fused.
+@cache
+def _register() -> None:
+    """Make the capturing function known to transformers, once there is a model: this loads all that models are made of,
+    which whoever asks for help alone shouldn't wait for.
     """
-    skipped = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("local_size") is None
-    return None if skipped and kwargs["attention_mask"] is None else sdpa_mask(**kwargs)
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
 
+    def mask(**kwargs) -> Tensor | None:
+        """As transformers', and none where all is attended: transformers 5.17 makes one of ones while it is compiled,
+        with which attention wouldn't be fused.
+        """
+        skipped = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("local_size") is None
+        return None if skipped and kwargs["attention_mask"] is None else sdpa_mask(**kwargs)
 
-AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
-AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+    AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
+    AttentionMaskInterface.register(IMPLEMENTATION, mask)
 
 
 def take_attention(model: PreTrainedModel) -> None:
@@ -102,6 +113,7 @@ def take_attention(model: PreTrainedModel) -> None:
     Raises:
         ValueError: if the family doesn't go through transformers' attention interface.
     """
+    _register()
     with quiet_transformers():
         model.set_attn_implementation(IMPLEMENTATION)
 

@@ -1,10 +1,12 @@
 """Models and tokenizers by Hub name or path, with one-line errors."""
 
+from __future__ import annotations
+
 import logging as python_logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -13,7 +15,6 @@ from transformers import (
     AutoTokenizer,
     GgufConfig,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
@@ -22,6 +23,9 @@ from transformers.utils.import_utils import is_gguf_available
 from tutorkd.errors import UserError, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
 from tutorkd.objective import MASKED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager

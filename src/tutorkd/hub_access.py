@@ -5,7 +5,6 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Literal
 
-import datasets
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -24,8 +23,8 @@ from tutorkd.words import one_line
 Kind = Literal["model", "dataset"]
 _TITLES = {"model": "model", "dataset": "data set"}
 # A file that a repository of the kind may have. Its answer tells what keeps one from all the others: of a gated
-# repository the README alone is open.
-_FILES = {"model": constants.CONFIG_NAME, "dataset": datasets.config.DATASETDICT_INFOS_FILENAME}
+# repository the README alone is open. The second is what datasets looks for, which takes a second to be loaded.
+_FILES = {"model": constants.CONFIG_NAME, "dataset": "dataset_infos.json"}
 
 
 class HubRefusal(Exception):
@@ -87,6 +86,8 @@ def _refusal(name: str, kind: Kind) -> str | None:
 @contextmanager
 def _offline() -> Iterator[None]:
     """Have the clients take what is in their caches, as with HF_HUB_OFFLINE=1."""
+    import datasets  # which takes a second
+
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:

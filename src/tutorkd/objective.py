@@ -4,16 +4,21 @@ A masked language model says what stands at a hidden position, which it reads th
 comes next, for which it reads what came before. An embedding model says where a text stands among others: its vector.
 """
 
-from typing import Any, Literal, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
 from tutorkd.batch import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Objective(NamedTuple):

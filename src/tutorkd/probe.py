@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import EvalPrediction
 
@@ -61,6 +59,9 @@ def probe_metrics(prediction: EvalPrediction) -> dict[str, float]:
         probe_correlation: Pearson's correlation of a^S with a^T.
         A figure is left out where it isn't defined (one class only, or no spread).
     """
+    from scipy.stats import pearsonr  # these two take a second, which whoever asks for help alone shouldn't wait for
+    from sklearn.metrics import roc_auc_score
+
     target, original = (np.asarray(values) for values in prediction.label_ids)
     asked = original != IGNORED
     answer, target, original = np.asarray(prediction.predictions)[asked], target[asked], original[asked]

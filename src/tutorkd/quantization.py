@@ -1,12 +1,17 @@
 """A frozen model with the weights of its layers in 8 bits."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
 from transformers.utils import is_torchao_available
 
 from tutorkd.errors import UserError
 from tutorkd.sharding import layer_stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_quantizer() -> None:
@@ -46,6 +51,8 @@ def stored(weight: Tensor) -> list[Tensor]:
     """The plain tensors in which this process holds a weight: a slice of a sharded one, numbers and scales of one in 8
     bits, else the weight itself.
     """
+    from torch.distributed.tensor import DTensor  # which takes a second
+
     if isinstance(weight, DTensor):
         return [weight.to_local()]
     if not hasattr(weight, "__tensor_flatten__"):

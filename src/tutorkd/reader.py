@@ -1,18 +1,22 @@
 """A language model as a reader: hidden states, attention inputs and logits from one call."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from tutorkd.capture import AttentionInputs, Recording, take_attention
 from tutorkd.objective import objective_of
 from tutorkd.sharding import is_sharded, outline
 from tutorkd.step import at_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class _PassThrough(nn.Module):
@@ -90,7 +94,7 @@ class Reader(nn.Module):
     @property
     def body(self) -> PreTrainedModel:
         """The model without its head."""
-        return cast(PreTrainedModel, self.model.base_model)
+        return cast("PreTrainedModel", self.model.base_model)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The frozen teacher of embedding models, and what stands behind the body of one: pooling and all that follows."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.objective import EMBEDDING
@@ -16,6 +18,7 @@ from tutorkd.teacher import Teacher, frozen
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
 
 _PROBES = ["a", "a text of more words than the other, so that one of the two is padded"]
 
@@ -68,7 +71,9 @@ class SentenceTeacher(Teacher):
 
     _encoder: Any
 
-    def __init__(self, encoder: "SentenceTransformer", dtype: torch.dtype | None = None):
+    def __init__(self, encoder: SentenceTransformer, dtype: torch.dtype | None = None):
+        from transformers import PreTrainedModel  # takes a second, which whoever asks for help alone shouldn't wait for
+
         body = encoder[0].model if hasattr(encoder[0], "model") else None
         if not isinstance(body, PreTrainedModel):
             raise _unlike(encoder, "it has no body of transformers")
@@ -178,7 +183,7 @@ class SentenceTeacher(Teacher):
             raise _unlike(encoder, "its vectors of two texts are others")
 
 
-def _unlike(encoder: "SentenceTransformer", what: str) -> UserError:
+def _unlike(encoder: SentenceTransformer, what: str) -> UserError:
     name = cast(Any, encoder).config.name_or_path if getattr(encoder, "config", None) is not None else ""
     return UserError(
         f"the teacher {name} can't be distilled: it must be a body of transformers and a pooling of its last hidden "

@@ -1,23 +1,25 @@
 """A model spread over the processes of a run: each holds a slice of every weight.
 
 transformers reads the slices from the files, so no process ever holds the whole, and torch's FSDP gathers what runs.
+FSDP takes a second to be loaded, which whoever asks for help alone shouldn't wait for: it is imported where it is used.
 """
+
+from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
-from transformers.distributed import DistributedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.hub import files_of, load_config, load_model, loading
 from tutorkd.runtime import return_freed_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load_sharded(
@@ -34,6 +36,9 @@ def load_sharded(
     Raises:
         UserError: as ``load_model``.
     """
+    from torch.distributed.fsdp import register_fsdp_forward_method
+    from transformers.distributed import DistributedConfig
+
     config = cast(Any, load_config(name, "teacher", trust_remote_code))
     if files_of(name)[1]:
         raise UserError(
@@ -65,6 +70,8 @@ def _longest_list(model: nn.Module) -> str:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether ``load_sharded`` gave the model."""
+    from torch.distributed.fsdp import FSDPModule
+
     return isinstance(model, FSDPModule)
 
 
@@ -89,6 +96,8 @@ def run_sharded(model: nn.Module, function: Callable[..., Any], *args: Any, **kw
 
 def whole(weight: Tensor) -> Tensor:
     """All of a weight: of a sharded one gathered, for which all processes call this together; else itself."""
+    from torch.distributed.tensor import DTensor
+
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 

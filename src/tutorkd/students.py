@@ -1,20 +1,25 @@
 """Students: the paper's presets, sizes of one's own, any config or checkpoint; and how they start."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, ElectraConfig, PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
@@ -213,7 +218,7 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     layer is an item of the module list that is as long as the model is deep. A head that the teacher's own model hasn't
     stays as it is.
     """
-    body = cast(PreTrainedModel, student.base_model)
+    body = cast("PreTrainedModel", student.base_model)
     depths = body.config.num_hidden_layers, teacher.config.num_hidden_layers
     layers = kept_layers(*depths, teacher.objective) or matching_layers(*depths)
     if (parts := _layer_parts(body)) and len(parts) <= teacher.config.num_hidden_layers:

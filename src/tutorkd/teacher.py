@@ -1,16 +1,17 @@
 """The frozen teacher."""
 
+from __future__ import annotations
+
 import copy
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
@@ -19,6 +20,9 @@ from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.quantization import quantise
 from tutorkd.reader import Ask, Head, Reader, Reading
 from tutorkd.sharding import is_sharded, load_sharded, outline, run_sharded, whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
 
@@ -61,7 +65,7 @@ class Teacher(Reader):
         model: PreTrainedModel,
         dtype: torch.dtype | None = None,
         headless: bool = False,
-        mlm: "Teacher | None" = None,
+        mlm: Teacher | None = None,
     ):
         super().__init__(model if is_sharded(model) else frozen(model, dtype))
         if headless:
@@ -79,7 +83,7 @@ class Teacher(Reader):
         return self.config.name_or_path or f"a {type(self.model).__name__}"
 
     @property
-    def parts(self) -> "list[Teacher]":
+    def parts(self) -> list[Teacher]:
         """Itself and, where that is another, the one that answers where logits are asked for."""
         return [self] if self.mlm is None else [self, self.mlm]
 
@@ -102,7 +106,7 @@ class Teacher(Reader):
         """Whether each process of the run holds a slice of every weight; then all of them call it together."""
         return is_sharded(self.model)
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> Teacher:
         """Stays in evaluation mode: the teacher has no dropout."""
         return super().train(False)
 
@@ -111,7 +115,7 @@ class Teacher(Reader):
         """Whether whoever loaded its model put parts of it on several devices (``device_map``)."""
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "Teacher":
+    def _apply(self, *args: Any, **kwargs: Any) -> Teacher:
         """As any module's, which moves it, but one that was placed stays where it is."""
         if not self.placed:
             return super()._apply(*args, **kwargs)
@@ -125,7 +129,7 @@ class Teacher(Reader):
             quantise(part.model)
             part.quantised = True
 
-    def visiting(self, device: torch.device) -> "Teacher":
+    def visiting(self, device: torch.device) -> Teacher:
         """A teacher that reads on a device which may be too small for it: the same weights, which stay where they are,
         but for each layer's while it runs. One that was placed reads where it is.
         """

@@ -15,10 +15,10 @@ from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.rows import StreamedRows
-from tutorkd.errors import UserError, nearest
+from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.methods import CAUSAL_METHODS, METHODS, Method, methods_for, objective_of_method
+from tutorkd.methods import METHODS, Method, choose_method, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
@@ -211,21 +211,6 @@ class TutorKDTrainer(DistillationTrainer):
         super().__init__(
             model, teacher_model, args, train_dataset, processing_class, eval_dataset, settings=args, **kwargs
         )
-
-
-def choose_method(name: str, objective: Objective) -> Method:
-    """A method by name.
-
-    Raises:
-        UserError: if there is no such method for models of this objective.
-    """
-    methods = methods_for(objective)
-    if name not in methods:
-        known = f"the method {name} isn't for a {objective.noun}" if name in {**METHODS, **CAUSAL_METHODS} else ""
-        raise UserError(
-            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose of {', '.join(methods)}"
-        )
-    return methods[name]
 
 
 def build_module(

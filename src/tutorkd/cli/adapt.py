@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
-from tutorkd.pretraining.adaptation import adapt, read_adaptation
+from tutorkd.pretraining.adapt_arguments import read_adaptation
 
 
 def run(argv: Sequence[str]) -> int:
-    adapt(read_adaptation(argv))
+    options = read_adaptation(argv)
+    from tutorkd.pretraining.adaptation import adapt  # which takes seconds, behind what help and mistakes need
+
+    adapt(options)
     return 0

@@ -11,7 +11,7 @@ from tutorkd.evaluation import task_distillation
 from tutorkd.glue import arguments as glue
 from tutorkd.methods import methods_for
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
-from tutorkd.pretraining import adaptation, distillation
+from tutorkd.pretraining import adapt_arguments, distill_arguments
 
 
 def told(error: UnknownKey, command: str) -> str:
@@ -33,8 +33,8 @@ def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     method = str(recipe.get("method"))
     for objective in (MASKED, CAUSAL, EMBEDDING):
         chosen = method if method in methods_for(objective) else next(iter(methods_for(objective)))
-        yield "distill", distillation.parser(chosen, objective).keys
-    yield "adapt", adaptation.parser().keys
+        yield "distill", distill_arguments.parser(chosen, objective).keys
+    yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys
     yield "glue", glue.parser().keys
     yield "distill-task", task_distillation.parser().keys

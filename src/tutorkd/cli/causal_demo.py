@@ -19,16 +19,9 @@ from tutorkd.examples import Example, tutor_examples
 from tutorkd.files import write_text, written_whole
 from tutorkd.hub import load_model, load_tokenizer, quiet_transformers
 from tutorkd.objective import CAUSAL
-from tutorkd.pretraining.distillation import (
-    Distillation,
-    distill,
-    finished_trainer,
-    load_pair,
-    read_distillation,
-    trainer_of,
-)
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
+from tutorkd.pretraining.distillation import distill, finished_trainer, load_pair, trainer_of
 from tutorkd.pretraining.fabricated import on_fabricated_rows
-from tutorkd.pretraining.run import INITIAL_STUDENT
 from tutorkd.run_folder import lacking
 from tutorkd.words import duration
 

@@ -35,18 +35,11 @@ from tutorkd.methods import METHODS
 from tutorkd.objective import MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
-from tutorkd.pretraining.adaptation import Adaptation, adapt, read_adaptation
-from tutorkd.pretraining.distillation import (
-    Distillation,
-    Pair,
-    distill,
-    finished_trainer,
-    make_student,
-    read_distillation,
-    trainer_of,
-)
+from tutorkd.pretraining.adapt_arguments import Adaptation, read_adaptation
+from tutorkd.pretraining.adaptation import adapt
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
+from tutorkd.pretraining.distillation import Pair, distill, finished_trainer, make_student, trainer_of
 from tutorkd.pretraining.fabricated import on_fabricated_rows
-from tutorkd.pretraining.run import INITIAL_STUDENT
 from tutorkd.run_folder import lacking
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import MaskedLMTrainer

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
-from tutorkd.pretraining.distillation import distill, read_distillation
+from tutorkd.pretraining.distill_arguments import read_distillation
 
 
 def run(argv: Sequence[str]) -> int:
-    distill(read_distillation(argv))
+    options = read_distillation(argv)
+    from tutorkd.pretraining.distillation import distill  # which takes seconds, behind what help and mistakes need
+
+    distill(options)
     return 0

@@ -7,7 +7,8 @@ from tutorkd.comparison.matrix import Cell
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer
-from tutorkd.pretraining.distillation import Distillation, load_pair, prepare, trainer_of
+from tutorkd.pretraining.distill_arguments import Distillation
+from tutorkd.pretraining.distillation import load_pair, prepare, trainer_of
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.trainer import DistillationTrainer
 

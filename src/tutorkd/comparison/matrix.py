@@ -15,13 +15,13 @@ from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.identity import difference, with_contents
+from tutorkd.methods import choose_method
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.options.recipes import check_keys
-from tutorkd.pretraining import distillation
-from tutorkd.pretraining.distillation import DistillArguments, Distillation, objective_named, read_distillation
+from tutorkd.pretraining import distill_arguments
+from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation, objective_named, read_distillation
 from tutorkd.run_folder import RunFolder
 from tutorkd.settings import resolved
-from tutorkd.trainer import choose_method
 
 RESULT_FILE = "result.json"
 STUDENT_FOLDER = "student"
@@ -214,7 +214,9 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective
     except UserError as error:
         raise UserError(f"{about}: {error}") from error
     _check_keys(variant, ["name", "method", "mlm_teacher", "learning_rate", *constants], about)
-    _check_keys(common, distillation.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON)
+    _check_keys(
+        common, distill_arguments.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON
+    )
 
 
 def _budget(
@@ -247,7 +249,7 @@ def _budget(
     tokens = recipe["tokens"]
     if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
-    known = distillation.parser(objective=objective).keys
+    known = distill_arguments.parser(objective=objective).keys
     settings = {key: value for key, value in common.items() if key in known}
     options = read_distillation([], settings, f"{where}, common")
     step = options.config.per_device_train_batch_size * options.config.gradient_accumulation_steps

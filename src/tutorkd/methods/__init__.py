@@ -1,14 +1,16 @@
 """Methods of distillation, one file each; all that the trainer knows of one is in ``METHODS``, of causal models
 in ``CAUSAL_METHODS``, of embedding models in ``EMBEDDING_METHODS``."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
+from tutorkd.errors import UserError, nearest
 from tutorkd.gradients import GradientPart
 from tutorkd.methods import (
     causal_distilbert,
@@ -29,6 +31,9 @@ from tutorkd.methods import (
 from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.probe import HeldOut
 from tutorkd.step import Figure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Method(NamedTuple):
@@ -178,3 +183,19 @@ def methods_for(objective: Objective) -> dict[str, Method]:
 def objective_of_method(name: str) -> Objective | None:
     """The objective that a method's name tells; None where it is the teacher that tells."""
     return EMBEDDING if name in EMBEDDING_METHODS else None
+
+
+def choose_method(name: str, objective: Objective) -> Method:
+    """A method by name.
+
+    Raises:
+        UserError: if there is no such method for models of this objective.
+    """
+    methods = methods_for(objective)
+    if name not in methods:
+        elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
+        known = f"the method {name} isn't for a {objective.noun}" if name in elsewhere else ""
+        raise UserError(
+            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose of {', '.join(methods)}"
+        )
+    return methods[name]

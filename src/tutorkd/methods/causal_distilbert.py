@@ -9,13 +9,14 @@ about x_s,
     L     = 5 L_ce + 2 L_clm + 1 L_cos
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.functional import mean_over
@@ -28,6 +29,9 @@ from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FIGURES = (SOFT_CROSS_ENTROPY, CLM_LOSS, COSINE)
 

@@ -10,12 +10,13 @@ Reference: Agarwal et al., "On-Policy Distillation of Language Models: Learning 
 2024, algorithm 1 (arXiv 2306.13649); no gradient flows through what is written.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.errors import UserError
@@ -26,6 +27,9 @@ from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{agarwal-etal-2024-onpolicy,

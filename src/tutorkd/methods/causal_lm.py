@@ -5,13 +5,14 @@ Reference: Radford et al., "Improving Language Understanding by Generative Pre-T
     L = mean over positions s of -log q(x_s | x_<s)
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd import functional
 from tutorkd.batch import Batch
@@ -22,6 +23,9 @@ from tutorkd.probe import IGNORED
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @techreport{radford-etal-2018-improving,

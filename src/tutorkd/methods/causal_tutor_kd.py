@@ -16,12 +16,14 @@ a_t = min(1, p_T(x'_t | x_<t) / p_T(x_t | x_<t)), in the mean over M. L_hid and 
 off by default.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd import functional
 from tutorkd.batch import Batch
@@ -59,6 +61,9 @@ from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader, Reading
 from tutorkd.step import StepOutput, at_positions, spread
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FIGURES = (
     *(DIVERGENCE, MODIFIED_LOGIT, HIDDEN_STATE, ATTENTION_SCORE, POLICY, PLAUSIBILITY),
@@ -134,7 +139,7 @@ class CausalTutorKD(nn.Module):
         check_heads(student, teacher, settings.attention_score_weight)
         if scores:
             teacher.prepare_for_capture()
-            prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
+            prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings

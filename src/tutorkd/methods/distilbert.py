@@ -15,12 +15,13 @@ The paper doesn't say over which positions L_ce is a mean. Here they are the mas
 pays for an MLM head elsewhere; the released code can do that too, and by default takes all real positions.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.errors import UserError
@@ -31,6 +32,9 @@ from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @misc{sanh-etal-2019-distilbert,

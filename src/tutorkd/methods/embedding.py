@@ -17,16 +17,17 @@ differ, a dense layer lies between pooling and the rest, so that the student's v
 can be searched with among the teacher's.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
@@ -45,6 +46,9 @@ from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut
 from tutorkd.reader import Reader
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedModel
 
 CITATION = """\
 @misc{vujanic2025leaf,

@@ -4,9 +4,12 @@ Teacher depth N, student depth m: layer l of the student matches layer g(l) of t
 l N / m, and l = 0 is the embedding output.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
@@ -15,6 +18,9 @@ from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.students import kept_layers
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
 ATTENTION_SCORE = Figure("loss_attention_score", "L_att", LOSS_AXIS)

@@ -10,11 +10,12 @@ Teacher and student read X^M. With P(v)_t = softmax(z_t / T)_v, z the MLM logits
 There are no hard targets: the tokens of the text don't enter the loss.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
@@ -22,6 +23,9 @@ from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @misc{hinton-etal-2015-distilling,

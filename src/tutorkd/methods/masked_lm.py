@@ -4,13 +4,14 @@ Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
 2019, section 3.1.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over, weighted
@@ -18,6 +19,9 @@ from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{devlin-etal-2019-bert,

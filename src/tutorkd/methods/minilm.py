@@ -21,11 +21,12 @@ weights stay as they start. The paper's teacher assistant, a step in between for
 part of this module.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture, shared_window
@@ -36,6 +37,9 @@ from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{wang-etal-2020-minilm,

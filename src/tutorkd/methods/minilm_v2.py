@@ -18,12 +18,14 @@ and values of the student's last layer enters the loss: that layer's output and 
 they start.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
@@ -35,6 +37,9 @@ from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{wang-etal-2021-minilmv2,

@@ -1,10 +1,16 @@
 """The student's answer to Tutor-KD's question: is the token that stands here the text's?"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tutorkd.step import LOSS_AXIS, Figure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODIFIED_LOGIT = Figure("loss_modified_logit", "L_mod", LOSS_AXIS)
 

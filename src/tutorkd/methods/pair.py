@@ -1,10 +1,17 @@
 """What any method asks of a student and a teacher."""
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.hub import has_vocabulary, loading, quiet_transformers
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _SPECIAL = ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
 

@@ -3,10 +3,13 @@
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv 1503.02531).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over, weighted
@@ -15,6 +18,9 @@ from tutorkd.objective import MASKED
 from tutorkd.reader import has_head
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SOFT_CROSS_ENTROPY = Figure("loss_soft_cross_entropy", "L_ce", LOSS_AXIS)
 _AT_ONCE = 256  # positions: fewer take less memory, and more launches of a GPU's kernels

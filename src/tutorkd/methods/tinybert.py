@@ -18,11 +18,12 @@ code, one learned projection W serves the embeddings and all layers. It starts a
 sizes agree.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
@@ -39,6 +40,9 @@ from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{jiao-etal-2020-tinybert,

@@ -4,12 +4,14 @@ Reference: Kim et al., "Tutoring Helps Students Learn Better: Improving Knowledg
 Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in ``tutorkd.functional``.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd import functional
 from tutorkd.batch import Batch
@@ -47,6 +49,9 @@ from tutorkd.reader import Ask, Reader, Reading
 from tutorkd.sampling import sample_replacements, without
 from tutorkd.step import StepOutput, at_positions, spread
 from tutorkd.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CITATION = """\
 @inproceedings{kim-etal-2022-tutoring,
@@ -138,7 +143,7 @@ class TutorKD(nn.Module):
         check_layers(student, teacher, settings.attention_score_weight)
         if settings.student_head:
             check_mlm_head("tutor-kd with --target mlm-logits", student)
-        prepare_for_capture(cast(PreTrainedModel, student.base_model), "student")
+        prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings

@@ -1,16 +1,18 @@
-"""Options for the text, shared by the commands that train on it."""
+"""Options for the text, shared by the commands that train on it; what reads it is loaded once it is to be read."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data import PackedCorpus, prepare_corpus
-from tutorkd.data.corpus import check_corpus
-from tutorkd.data.sources import HubDataset, resolve_source
-from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
 from tutorkd.objective import CAUSAL, MASKED, Objective
+
+if TYPE_CHECKING:
+    from tutorkd.data import PackedCorpus
+    from tutorkd.data.texts import Texts
 
 _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
@@ -64,6 +66,8 @@ class CorpusArguments:
         Raises:
             UserError: what ``prepare_corpus`` raises, or if no corpus was named.
         """
+        from tutorkd.data import prepare_corpus
+
         self.require()
         return prepare_corpus(
             self.corpus,
@@ -96,12 +100,16 @@ class CorpusArguments:
         Raises:
             UserError: what ``check_corpus`` raises, or if no corpus was named.
         """
+        from tutorkd.data.corpus import check_corpus
+
         self.require()
         settings = self._settings(objective, texts)
         return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **settings)]
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""
+        from tutorkd.data.sources import HubDataset, resolve_source
+
         resolved = [resolve_source(name, self.corpus_split) for name in self.corpus]
         return [source.name for source in resolved if isinstance(source, HubDataset) and not source.offline]
 

@@ -1,17 +1,14 @@
 """A teacher into a student, by Tutor-KD or a rival method."""
 
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from datasets import IterableDataset
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from tutorkd.config import DistillationConfig
 from tutorkd.data import PackedCorpus
 from tutorkd.data.cache import cache_root
 from tutorkd.data.rows import RowsWithVectors
@@ -19,144 +16,17 @@ from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.identity import with_contents
-from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for, objective_of_method
+from tutorkd.methods import choose_method
 from tutorkd.methods.pair import check_tokenizer
-from tutorkd.objective import CAUSAL, EMBEDDING, MASKED, Objective
-from tutorkd.options.parser import OptionParser
-from tutorkd.options.recipes import load_recipe
+from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.positions import check_positions
-from tutorkd.pretraining.corpus import CorpusArguments
-from tutorkd.pretraining.run import INITIAL_STUDENT, Prepared, run_training, whole_text
-from tutorkd.runtime import prefers_bfloat16
+from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
+from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
-from tutorkd.trainer import DistillationTrainer, build_module, choose_method, prepare_teacher
-
-DESCRIPTION = (
-    "Distils a masked, a causal or an embedding model into a small one, with Tutor-KD (EMNLP 2022) or another method. "
-    "The options of a method are shown by: tutorkd distill --method METHOD --help"
-)
-
-
-@dataclass
-class DistillArguments:
-    """Teacher and student."""
-
-    _argument_group_name = "teacher and student"
-
-    method: str = field(
-        default="tutor-kd",
-        metadata={
-            "help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}; or {', '.join(EMBEDDING_METHODS)}."
-        },
-    )
-    teacher: str = field(default="", metadata={"help": "Encoder, causal or embedding model: a Hub name or a path."})
-    mlm_teacher: str | None = field(
-        default=None, metadata={"help": "Model of the same tokenizer to take the MLM from."}
-    )
-    objective: Literal["auto", "masked", "causal"] = field(
-        default="auto", metadata={"help": "By default what the teacher is."}
-    )
-    student: str = field(
-        default="half",
-        metadata={"help": f"{', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
-    )
-    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
-    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
-    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
-    student_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Size of the feed-forward layers, in dimensions."}
-    )
-    student_embedding_size: int | None = field(
-        default=None, metadata={"help": "Size of the factorised embeddings, in dimensions, where the family has them."}
-    )
-    student_init: Literal["auto", "teacher", "random"] = field(
-        default="auto",
-        metadata={
-            "help": "The student's start: the teacher's layers and embeddings where shapes allow, random, or auto: a "
-            "checkpoint's own weights if it has any, else the teacher's."
-        },
-    )
-    save_initial_student: bool = field(
-        default=False,
-        metadata={"help": f"Also save the student as it starts, in output_dir/{INITIAL_STUDENT}, to compare with."},
-    )
-    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
-    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """The options of one run of ``tutorkd distill``.
-
-    Attributes:
-        settings: the method's constants, an instance of its dataclass in ``METHODS``, or ``CAUSAL_METHODS``.
-        objective: what teacher and student are.
-    """
-
-    args: DistillArguments
-    text: CorpusArguments
-    settings: Any
-    config: DistillationConfig
-    objective: Objective = MASKED
-
-    @property
-    def arguments(self) -> list[Any]:
-        """All of them, which together tell one run from another."""
-        return [self.args, self.text, self.settings, self.config]
-
-
-def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionParser:
-    """Options of ``tutorkd distill``, the method's constants among them."""
-    defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
-    classes = [DistillArguments, CorpusArguments, methods_for(objective)[method].settings, DistillationConfig]
-    return OptionParser("distill", DESCRIPTION, classes, defaults)
-
-
-def read_distillation(
-    argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe"
-) -> Distillation:
-    """Options from flags and a recipe, as ``OptionParser.read`` takes them, with the constants of the method in them.
-
-    Raises:
-        UserError: if there is no such method, and what ``OptionParser.read`` raises.
-    """
-    method, objective = _chosen(argv, recipe or {})
-    choose_method(method, objective)
-    args, text, settings, config = parser(method, objective).read(argv, recipe, where)
-    return Distillation(args, text, settings, config, objective)
-
-
-def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Objective]:
-    """Method and objective that flags or recipe name; they decide which constants there are to be set."""
-    ahead = ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--method", "--config", "--objective", "--teacher"):
-        ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
-    ahead.add_argument("--trust_remote_code", nargs="?", const="true")
-    flags, _ = ahead.parse_known_args(argv)
-    recipe = load_recipe(flags.config) if flags.config else recipe
-    named = {key: value for key, value in vars(flags).items() if value is not None}
-    chosen = {"method": "tutor-kd", **recipe, **named}
-    return str(chosen["method"]), objective_named(chosen)
-
-
-def objective_named(options: Mapping[str, Any]) -> Objective:
-    """The objective of a run by its options ``method``, ``objective`` and ``teacher``; masked where they don't tell."""
-    if told := objective_of_method(str(options.get("method"))):
-        return told
-    known = {"masked": MASKED, "causal": CAUSAL}.get(str(options.get("objective")))
-    if known is not None:
-        return known
-    if not options.get("teacher"):
-        return MASKED
-    try:
-        return objective_of_checkpoint(str(options["teacher"]), str(options.get("trust_remote_code")).lower() == "true")
-    except UserError:  # a teacher that can't be loaded is told where it is loaded, behind mistakes in the options
-        return MASKED
+from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
 
 
 def distill(options: Distillation) -> Path:

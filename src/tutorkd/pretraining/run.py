@@ -15,12 +15,11 @@ from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import Objective
 from tutorkd.pretraining.corpus import CorpusArguments
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT
 from tutorkd.pretraining.plan import plan
 from tutorkd.pretraining.training import ready_trainer, saving, train
 from tutorkd.run_folder import RunFolder
 from tutorkd.trainer import PackedRowsTrainer
-
-INITIAL_STUDENT = "initial_student"
 
 
 def whole_text(corpus: PackedCorpus) -> Any:

@@ -17,7 +17,7 @@ from tutorkd.locks import in_use
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.options.parser import OptionParser
-from tutorkd.pretraining import adaptation, distillation
+from tutorkd.pretraining import adapt_arguments, distill_arguments
 from tutorkd.report import device, log, settings
 from tutorkd.report.markdown import rendered
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Part, Section, table
@@ -98,10 +98,10 @@ def state_of(folder: Path) -> dict[str, Any]:
 def parser_of(noted: Mapping[str, Any]) -> OptionParser:
     """Options of the command that made the run: those that know most of its settings."""
     if "teacher" not in noted and "model" in noted:
-        return adaptation.parser()
+        return adapt_arguments.parser()
     method = str(noted.get("method"))
     choices = [
-        distillation.parser(
+        distill_arguments.parser(
             method if method in methods_for(objective) else next(iter(methods_for(objective))), objective
         )
         for objective in (MASKED, CAUSAL, EMBEDDING)

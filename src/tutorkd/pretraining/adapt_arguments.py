@@ -1,0 +1,49 @@
+"""What ``tutorkd adapt`` is told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutorkd.config import PretrainingConfig
+from tutorkd.options.parser import OptionParser
+from tutorkd.pretraining.corpus import CorpusArguments
+from tutorkd.runtime import prefers_bfloat16
+
+DESCRIPTION = (
+    "Trains an encoder, and an MLM head if it has none, by masked-language modelling on your text, or a causal "
+    "language model by next-token prediction. The result is a teacher for tutorkd distill."
+)
+
+
+@dataclass
+class AdaptArguments:
+    """What becomes a teacher."""
+
+    _argument_group_name = "model"
+
+    model: str = field(default="", metadata={"help": "Model to adapt: a Hub name or a path."})
+    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the checkpoint."})
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The options of one run of ``tutorkd adapt``."""
+
+    args: AdaptArguments
+    text: CorpusArguments
+    config: PretrainingConfig
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd adapt``."""
+    defaults = {"output_dir": "tutorkd-teacher", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
+    return OptionParser("adapt", DESCRIPTION, [AdaptArguments, CorpusArguments, PretrainingConfig], defaults)
+
+
+def read_adaptation(
+    argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe"
+) -> Adaptation:
+    """Options from flags and a recipe, as ``OptionParser.read`` takes them."""
+    return Adaptation(*parser().read(argv, recipe, where))

@@ -1,0 +1,55 @@
+"""Who asks for help, or mistypes a flag, doesn't wait for what only a run needs: it isn't loaded."""
+
+import subprocess
+import sys
+
+import datasets
+import pytest
+from commands import environment
+
+from tutorkd import hub_access
+
+# Each takes half a second to two. torch itself is loaded by transformers' TrainingArguments, whose options are ours.
+HEAVY = [
+    *("torchao", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "sympy", "sklearn", "scipy", "pandas"),
+    *("datasets", "pyarrow", "transformers.modeling_utils", "transformers.trainer", "matplotlib"),
+]
+RUN = """
+import sys
+from tutorkd.cli.main import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as end:
+    code = end.code
+print(code, *sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def _loaded(*argv: str) -> tuple[str, str]:
+    """Exit code and heavy modules, and what was said."""
+    command = [sys.executable, "-c", RUN, ",".join([*HEAVY, "torch"]), *argv]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    *_, last = done.stderr.splitlines()
+    return last, done.stdout + done.stderr
+
+
+def test_the_list_of_commands_needs_none_of_them_nor_torch():
+    assert _loaded("--help")[0] == "0"
+
+
+@pytest.mark.parametrize("command", ["adapt", "distill"])
+def test_help_needs_none_of_them(command):
+    last, said = _loaded(command, "--help")
+    assert last in ("0", "0 torch")
+    assert f"usage: tutorkd {command}" in said
+
+
+@pytest.mark.parametrize("command", ["adapt", "distill"])
+def test_nor_does_a_mistyped_flag(command):
+    last, said = _loaded(command, "--lerning_rate", "1")
+    assert last == "2 torch"
+    assert "unknown option --lerning_rate; did you mean --learning_rate?" in said
+
+
+def test_the_file_that_is_asked_for_of_a_data_set_is_the_library_s():
+    assert hub_access._FILES["dataset"] == datasets.config.DATASETDICT_INFOS_FILENAME

@@ -176,7 +176,7 @@ def test_a_student_with_another_tokenizer_is_refused(folder, corpus, tmp_path, c
 # Training
 
 
-def trainer(folder: Path, out: Path, student="half", rows=None, **settings) -> DistillationTrainer:
+def trainer(folder: Path, out: Path, student="half", rows=None, given=None, **settings) -> DistillationTrainer:
     teacher = load_sentence_teacher(str(folder))
     config = DistillationConfig(
         output_dir=str(out),
@@ -190,7 +190,9 @@ def trainer(folder: Path, out: Path, student="half", rows=None, **settings) -> D
     )
     rows = rows or [{"input_ids": teacher.tokenizer(text)["input_ids"][:24]} for text in tiny.documents(16)]
     made = embedding.EmbeddingSettings(**settings)
-    return DistillationTrainer(student, teacher, config, rows, teacher.tokenizer, method="embedding", settings=made)
+    return DistillationTrainer(
+        student, given or teacher, config, rows, teacher.tokenizer, method="embedding", settings=made
+    )
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(folder, tmp_path):
@@ -204,6 +206,15 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(folder, tmp_path):
     output = made.model(batch_of(TEXTS, made.processing_class), made.teacher)
     assert {*output.metrics} == {figure.name for figure in embedding.FIGURES}
     assert output.loss.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_teacher_may_be_named_or_loaded(folder, tmp_path):
+    losses = []
+    for given in (str(folder), SentenceTransformer(str(folder), device="cpu"), load_sentence_teacher(str(folder))):
+        made = trainer(folder, tmp_path, given=given)
+        made.model.eval()
+        losses.append(made.model(batch_of(TEXTS, made.processing_class), made.teacher).loss.item())
+    assert losses[0] == losses[1] == losses[2] > 0
 
 
 def test_losses_are_of_the_vectors_of_real_tokens(folder, tmp_path):

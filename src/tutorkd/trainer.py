@@ -68,18 +68,20 @@ class CausalLMTrainer(PackedRowsTrainer):
 
 
 class DistillationTrainer(PackedRowsTrainer):
-    """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``, a causal one by one of ``CAUSAL_METHODS``.
+    """Distil a teacher into a student by one of ``tutorkd.methods.METHODS``, a causal one by one of ``CAUSAL_METHODS``,
+    an embedding model by one of ``EMBEDDING_METHODS``.
 
     Args:
         model: the student: an encoder without a head or, where the method needs it, a language model; or what
             ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
             where the checkpoint that it was loaded from is in 16 bits.
         teacher_model: a masked or causal language model, or for methods that ask for no logits any encoder, by Hub
-            name or path, loaded, or as a ``Teacher``. A model of your own stays as it is, in number format, device,
-            mode and attention; a ``Teacher`` is moved to the device and, where ``args.teacher_dtype`` is int8, rounded.
+            name or path, loaded, or as a ``Teacher``; an embedding model likewise, loaded as a ``SentenceTransformer``,
+            or as a ``SentenceTeacher``. A model of your own stays as it is, in number format, device, mode and
+            attention; a ``Teacher`` is moved to the device and, where ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
-        method: a name in ``METHODS``, or ``CAUSAL_METHODS``.
+        method: a name in one of these tables.
         settings: the method's constants; its defaults if left out.
         module: what ``build_module`` made of the same, where that was done before there were rows.
 

@@ -83,7 +83,8 @@ class Distillation:
     """The options of one run of ``tutorkd distill``.
 
     Attributes:
-        settings: the method's constants, an instance of its dataclass in ``METHODS``, or ``CAUSAL_METHODS``.
+        settings: the method's constants, an instance of its dataclass in ``METHODS``, ``CAUSAL_METHODS`` or
+            ``EMBEDDING_METHODS``.
         objective: what teacher and student are.
     """
 

@@ -14,7 +14,7 @@ from tutorkd.locks import in_use
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Writes one HTML page about the folder of distill, adapt, compare, glue, evaluate or demo: what was run with which "
+    "Writes one HTML page about the folder of another command, finished or in progress: what was run with which "
     "settings, curves, tables, charts, and the line that runs it again. The page needs no network."
 )
 PAGE = "report.html"

@@ -76,6 +76,7 @@ def show(browser, tmp_path):
         file.write_text(page(folder, sections(folder), refresh), encoding="utf-8")
         contexts.append(browser.new_context(**how))
         tab = contexts[-1].new_page()
+        tab.set_default_timeout(60_000)  # machines that run tests are busy
         tab.on("console", lambda message: told.append(message.text))
         tab.on("pageerror", lambda error: told.append(str(error)))
         tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
@@ -214,7 +215,7 @@ def test_a_script_that_got_into_a_page_would_not_run(browser, tmp_path):
 
 def test_a_page_of_a_run_that_goes_on_is_read_again_and_keeps_what_was_chosen(show, tmp_path):
     folder = write_run(tmp_path / "run", finished=False)
-    tab = show(folder, refresh=1)
+    tab = show(folder, refresh=4)
     tab.select_option("select[name=smoothing]", "2")
     write_text = (tmp_path / "report.html").write_text
     state = json.loads((folder / "checkpoint-10" / "trainer_state.json").read_text(encoding="utf-8"))

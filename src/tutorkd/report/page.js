@@ -109,5 +109,8 @@ const drawn = [...document.querySelectorAll("main > section")].map((section) => 
   }
   return draw(section);
 });
-Promise.all(drawn).then(() => { document.body.dataset.drawn = ""; });
-if (document.body.dataset.refresh) setTimeout(() => location.reload(), 1000 * Number(document.body.dataset.refresh));
+Promise.all(drawn).then(() => {
+  document.body.dataset.drawn = "";
+  const seconds = Number(document.body.dataset.refresh);
+  if (seconds) setTimeout(() => location.reload(), 1000 * seconds);  // from now on, so that a slow machine sees it
+});

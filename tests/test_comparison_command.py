@@ -10,8 +10,10 @@ from commands import run_here
 
 from tutorkd.cli import compare
 from tutorkd.cli.main import main
+from tutorkd.comparison.budget import in_steps
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.cost import measure_step
+from tutorkd.evaluation import EvaluateArguments, evaluate_models
 from tutorkd.options.recipes import load_recipe, recipe_names
 from tutorkd.processes import Stopped
 
@@ -114,7 +116,7 @@ def test_the_recipe_beside_the_results_is_the_one_that_was_run_flags_included(ma
 def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkeypatch):
     command = matrix("kd")
     costs = []
-    monkeypatch.setattr("tutorkd.comparison.cell.measure_step", lambda *a: costs.append(measure_step(*a)) or costs[-1])
+    monkeypatch.setattr("tutorkd.comparison.bench.measure_step", lambda *a: costs.append(measure_step(*a)) or costs[-1])
     assert main(command) == 0
     training = json.loads((tmp_path / "out" / "cells" / "kd-half-seed0" / "result.json").read_text())["training"]
     assert (training["steps"], training["tokens"]) == (4, 4 * 4 * 24)
@@ -152,6 +154,61 @@ def test_a_method_whose_step_costs_less_has_more_steps_of_a_budget_in_operations
     in_process.clear()
     assert main([*of_operations("tutor-kd, mlm", "1.0e8")]) == 0
     assert in_process == []
+
+
+@pytest.fixture
+def of_points(matrix, tmp_path):
+    """The command line of a recipe that measures students on their way."""
+
+    def command(variants, points):
+        made = matrix(variants)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(recipe.read_text().replace(", save_steps: 4", "") + f"points: {points}\n")
+        return made
+
+    return command
+
+
+def test_students_are_kept_and_measured_on_their_way(of_points, in_process, tmp_path):
+    out = tmp_path / "out"
+    assert main(of_points("mlm", 2)) == 0
+    cell = out / "cells" / "mlm-half-seed0"
+    result = json.loads((cell / "result.json").read_text())
+    (there,) = result["on_the_way"].values()
+    assert there["flops"] == result["training"]["flops"] / 2
+    data = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    args = EvaluateArguments(**data, output_dir=str(tmp_path / "alone"), max_length=24, num_train_epochs=1, seed=0)
+    (alone,) = evaluate_models([str(cell / "student" / "checkpoint-2")], args)
+    assert list(result["on_the_way"]) == ["2"]
+    assert (there["evaluation"]["accuracy"], there["evaluation"]["macro_f1"]) == (alone.accuracy, alone.macro_f1)
+    (row,) = json.loads((out / "results.json").read_text())["rows"]
+    (point,) = row["curve"]
+    assert (point["step"], point["flops"], point["n"]) == (2, there["flops"], 1)
+    assert point["mean"] == alone.accuracy
+    assert "one that is trained to its end on as little may be better" in (out / "results.md").read_text()
+    in_process.clear()
+    assert main(of_points("mlm", 2)) == 0
+    assert in_process == []
+
+
+def test_points_that_a_student_was_trained_without_are_told(matrix, of_points, tmp_path, capsys):
+    assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 0
+    assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0"]) == 2
+    assert (
+        "checkpoint-2 isn't there, as the student was trained without these points; --restart"
+        in capsys.readouterr().err
+    )
+    assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0", "--restart"]) == 0
+
+
+def test_a_budget_in_operations_gives_all_seeds_the_same_steps(of_operations, tmp_path, teacher_folder, corpus_file):
+    of_operations("kd", "1.0e12")  # so many steps that one masked token more or less would show
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"))
+    recipe["common"] |= {"teacher": str(teacher_folder), "corpus": [str(corpus_file)], "max_length": 64}
+    recipe |= {"seeds": [0, 1, 2, 3], "evaluate": {"train": "t.csv", "validation": "v.csv"}}
+    cells = read_cells(recipe, "r", tmp_path / "out")
+    alone = [in_steps([cell]) for cell in cells]  # as their own processes count
+    assert {cell.distill.config.max_steps for (cell,), _ in alone} == {in_steps(cells)[0][0].distill.config.max_steps}
 
 
 def test_variants_that_a_budget_in_operations_doesn_t_pay_for_are_told(of_operations, in_process, tmp_path, capsys):

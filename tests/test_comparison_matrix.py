@@ -3,6 +3,7 @@ import copy
 import pytest
 import tiny
 import torch
+from transformers.trainer_callback import TrainerState
 
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.errors import UserError
@@ -78,6 +79,16 @@ def test_a_budget_in_tokens_becomes_as_many_steps_as_hold_them(tmp_path):
         assert {cell.distill.config.max_steps for cell in cells} == {steps}
 
 
+def test_points_are_the_steps_at_which_trainer_saves(tmp_path):
+    for points, steps in ((1, []), (2, [4]), (3, [3, 6]), (7, [1, 2, 3, 4, 5, 6])):  # of 7 steps
+        cells = read_cells(_recipe(points=points), "r", tmp_path)
+        assert [cell.steps_on_the_way for cell in cells if cell.kind == "distilled"] == [steps] * 8
+        assert not any(cell.steps_on_the_way for cell in cells if cell.kind != "distilled")
+        config, state = cells[-1].distill.config, TrainerState()
+        state.compute_steps(config, config.max_steps)
+        assert points == 1 or state.save_steps == steps[0]
+
+
 def test_a_budget_in_operations_waits_for_what_a_step_costs(tmp_path):
     for flops in (2e13, "2.0e13", 20_000_000_000_000):
         cells = read_cells(_recipe(common={"max_steps": None}, flops=flops), "r", tmp_path)
@@ -121,6 +132,9 @@ def test_a_budget_in_operations_waits_for_what_a_step_costs(tmp_path):
         ({"evaluate": {"learning_rat": 1}}, "r, evaluate: unknown key 'learning_rat'; did you mean learning_rate"),
         ({"evaluate": {"seed": 1}}, "r, evaluate: seed isn't to be set there"),
         ({"references": "teacher"}, "r, references: give true or false"),
+        ({"points": 0}, "r, points: give a whole number from 1 to 20, not 0"),
+        ({"points": 2.5}, "r, points: give a whole number from 1 to 20, not 2.5"),
+        ({"points": 2, "common": {"save_steps": 5}}, "r, common: save_steps isn't to be set beside points"),
         ({"baseline": "kd2"}, "r, baseline: there is no variant 'kd2'; did you mean kd\\?; there are kd, no tutor"),
         ({"baseline": "teacher"}, "r, baseline: there is no variant 'teacher'; there are kd, no tutor"),
         ({"baseline": ["kd"]}, "r, baseline: there is no variant "),

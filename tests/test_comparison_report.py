@@ -219,3 +219,19 @@ def test_a_difference_of_less_than_two_errors_tells_nothing_apart(cells):
     assert "standard error 4.5: not more than two standard errors, so these seeds don't tell" in markdown(
         summarise(cells, {})
     )
+
+
+def test_a_student_that_was_measured_on_its_way_has_a_curve_that_ends_in_its_point(cells):
+    """plain: 60 and 70 % at half the operations; 80 and 90 % at their end."""
+    for cell in cells:
+        if cell.variant == "plain":
+            file = cell.folder / RESULT_FILE
+            result = json.loads(file.read_text())
+            evaluation = {**result["evaluation"], "accuracy": 0.6 + cell.seed / 10}
+            file.write_text(json.dumps({**result, "on_the_way": {"2": {"flops": 1e12, "evaluation": evaluation}}}))
+    summary = summarise(cells, {})
+    (axes,) = plots.score_against_cost(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
+    curves = [line.get_xydata().tolist() for line in axes.get_lines() if len(line.get_xydata()) == 2]
+    assert [[1e12, pytest.approx(65)], [2e12, pytest.approx(85)]] in curves
+    assert "curves: students on their way, their learning rate not yet down" in axes.get_xlabel()
+    assert [row["variant"] for row in summary["rows"] if row["curve"]] == ["plain"]

@@ -147,7 +147,7 @@ def no_measuring(monkeypatch):
     def measure(*arguments):
         raise StopIteration
 
-    monkeypatch.setattr("tutorkd.comparison.cell.fabricated_trainer", measure)
+    monkeypatch.setattr("tutorkd.comparison.cell.step_cost", measure)
 
 
 RECORD_TYPES = _record_types("single_label_classification")

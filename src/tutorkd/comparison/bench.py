@@ -1,10 +1,12 @@
 """What a cell will take and costs, measured on fabricated rows."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from tutorkd.comparison.matrix import Cell
-from tutorkd.cost import seconds_a_step
+from tutorkd.cost import StepCost, measure_step, seconds_a_step
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer
 from tutorkd.pretraining.distill_arguments import Distillation
@@ -21,6 +23,16 @@ def fabricated_trainer(options: Distillation) -> Iterator[DistillationTrainer]:
     make = trainer_of(options, load_pair(options, tokenizer), tokenizer)
     with on_fabricated_rows(make, tokenizer, options.config) as trainer:
         yield trainer
+
+
+def step_cost(options: Distillation) -> StepCost:
+    """What a step costs, counted with one seed for all: how many tokens are masked differs a little from seed to seed,
+    and a variant's runs are to have the same steps of a budget.
+    """
+    config = copy.copy(options.config)
+    config.seed = config.data_seed = 0
+    with fabricated_trainer(replace(options, config=config)) as trainer:
+        return measure_step(trainer, options.text.max_length)
 
 
 def refusals(cells: Sequence[Cell]) -> dict[str, str]:
@@ -58,8 +70,10 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
         key = cell.variant, cell.student
         if cell.kind == "distilled" and key not in training and cell.name not in refused:
             training[key] = _time(cell, measuring)
-    by_name = {cell.name: (cell.variant, cell.student) for cell in cells}
-    seconds_of = {name: training.get(key, 0.0) + measuring.get(key[1], 0.0) for name, key in by_name.items()}
+    seconds_of = {
+        cell.name: training.get((cell.variant, cell.student), 0.0) + cell.points * measuring.get(cell.student, 0.0)
+        for cell in cells
+    }
     return seconds_of, refused
 
 

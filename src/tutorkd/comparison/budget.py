@@ -4,9 +4,8 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tutorkd.comparison.bench import fabricated_trainer
+from tutorkd.comparison.bench import step_cost
 from tutorkd.comparison.matrix import Cell
-from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 
 
@@ -44,7 +43,6 @@ def in_steps(cells: Sequence[Cell]) -> tuple[list[Cell], dict[str, str]]:
 def _flops_a_step(cell: Cell) -> float | str:
     """Operations of a step, or why they can't be counted."""
     try:
-        with fabricated_trainer(cell.distill) as trainer:
-            return float(measure_step(trainer, cell.distill.text.max_length).flops)
+        return float(step_cost(cell.distill).flops)
     except UserError as error:
         return str(error)

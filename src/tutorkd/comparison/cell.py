@@ -5,10 +5,11 @@ import json
 from typing import Any, cast
 
 from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from tutorkd.comparison.bench import fabricated_trainer
+from tutorkd.checkpoints import defect
+from tutorkd.comparison.bench import step_cost
 from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
-from tutorkd.cost import measure_step
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
@@ -33,6 +34,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 def _result(cell: Cell) -> dict[str, Any]:
     training: dict[str, Any] = {}
+    on_the_way: dict[str, Any] = {}
     if cell.kind == "teacher":
         model = cell.distill.args.teacher
     elif cell.kind == "undistilled":
@@ -40,6 +42,10 @@ def _result(cell: Cell) -> dict[str, Any]:
     else:
         model = str(distill(cell.distill))
         training = _training(cell)
+        for step in cell.steps_on_the_way:
+            flops = training["flops"] * step / training["steps"]
+            evaluation = cell.measures.evaluate(_student_after(step, cell), cell.evaluate)
+            on_the_way[str(step)] = {"flops": flops, "evaluation": evaluation}
     return {
         "kind": cell.kind,
         "variant": cell.variant,
@@ -47,6 +53,7 @@ def _result(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": cell.settings,
         "training": training,
+        "on_the_way": on_the_way,
         "evaluation": cell.measures.evaluate(model, cell.evaluate),
     }
 
@@ -69,6 +76,20 @@ def _save_undistilled(cell: Cell) -> str:
     return str(folder)
 
 
+def _student_after(step: int, cell: Cell) -> str:
+    """The student's folder after so many steps.
+
+    Raises:
+        UserError: if it wasn't kept.
+    """
+    folder = cell.folder / STUDENT_FOLDER / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    if not folder.is_dir() or defect(folder):
+        raise UserError(
+            f"{folder} isn't there, as the student was trained without these points; --restart trains it anew"
+        )
+    return str(folder)
+
+
 def _training(cell: Cell) -> dict[str, Any]:
     """What training cost, and its log.
 
@@ -80,8 +101,7 @@ def _training(cell: Cell) -> dict[str, Any]:
     state = stored_result(file, {"global_step": int, "log_history": LOG_TYPE})
     if state is None or not is_log(state["log_history"]):
         raise UserError(f"{file} is damaged, so what training cost isn't known; --restart runs the cell again")
-    with fabricated_trainer(cell.distill) as trainer:
-        cost = measure_step(trainer, cell.distill.text.max_length)
+    cost = step_cost(cell.distill)
     steps, log = state["global_step"], state["log_history"]
     return {
         "steps": steps,

@@ -30,12 +30,25 @@ SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, A
 RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any]}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
-SECTIONS = ["common", "tokens", "flops", "variants", "students", "seeds", "evaluate", "references", "baseline"]
+SECTIONS = [
+    "common",
+    "tokens",
+    "flops",
+    "variants",
+    "students",
+    "seeds",
+    "points",
+    "evaluate",
+    "references",
+    "baseline",
+]
 TEACHER, UNDISTILLED = "teacher", "not distilled"
 
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
 # What differs from cell to cell, or is the command's to say.
 _NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
+_SAVING = ("save_steps", "save_total_limit", "save_strategy", "save_only_model")
+_MOST_POINTS = 20
 _NOT_EVALUATE = {*NOT_SETTINGS, "seed", "teacher"}
 
 
@@ -52,6 +65,7 @@ class Cell:
         measures: what it is measured by.
         evaluate: options that say how.
         flops: operations that its training may take, where these aren't steps yet (``budget.in_steps``).
+        points: how often its student is measured on the way, the end included, at equal distances.
     """
 
     kind: Literal["distilled", "undistilled", "teacher"]
@@ -63,10 +77,20 @@ class Cell:
     measures: Measures
     evaluate: Options
     flops: float | None = None
+    points: int = 1
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def steps_on_the_way(self) -> list[int]:
+        """After which steps its student is measured, the end left out: there it has a checkpoint."""
+        if self.points == 1:
+            return []
+        steps, share = self.distill.config.max_steps, self.distill.config.save_steps
+        each = math.ceil(steps * share)  # as Trainer computes it
+        return list(range(each, steps, each))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,6 +117,8 @@ class Cell:
         """Its result, if it is finished and had these settings."""
         types = {**RESULT_TYPES, "evaluation": self.measures.types}
         types |= {"training": TRAINING_TYPES} if self.kind == "distilled" else {}
+        if steps := self.steps_on_the_way:
+            types["on_the_way"] = {str(step): {"flops": float, "evaluation": self.measures.types} for step in steps}
         result = stored_result(self.folder / RESULT_FILE, types) if self.flops is None else None
         if result is None:
             return None
@@ -113,7 +139,8 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     Args:
         recipe: sections ``common`` (keys of ``tutorkd distill``), ``tokens`` or ``flops`` (a budget instead of
             ``max_steps``), ``variants``, ``students``, ``seeds``, ``evaluate`` (keys of ``tutorkd evaluate``, or of
-            ``tutorkd glue``), ``references``, ``baseline`` (a variant that the others are compared with).
+            ``tutorkd glue``), ``references``, ``baseline`` (a variant that the others are compared with), ``points``
+            (how often a student is measured on its way).
         where: what messages call the recipe.
         output_dir: of the comparison; cells are folders in its folder ``cells``.
 
@@ -129,6 +156,11 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     seeds = _list(recipe, "seeds", [0], where)
     if any(type(seed) is not int or seed < 0 for seed in seeds):
         raise UserError(f"{where}, seeds: give whole numbers from 0, not {seeds}")
+    points = recipe.get("points", 1)
+    if type(points) is not int or not 1 <= points <= _MOST_POINTS:
+        raise UserError(f"{where}, points: give a whole number from 1 to {_MOST_POINTS}, not {points!r}")
+    if points > 1 and (key := next((key for key in _SAVING if key in common), None)):
+        raise UserError(f"{where}, common: {key} isn't to be set beside points, which says when students are saved")
     references = recipe.get("references", True)
     if not isinstance(references, bool):
         raise UserError(f"{where}, references: give true or false, not {references!r}")
@@ -158,14 +190,17 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         folder = Path(output_dir) / "cells" / slug("-".join(filter(None, (title, name, f"seed{seed}"))))
         settings = {**common, **budget, **_without_name(variant), **_without_name(student)}
         settings |= {"seed": seed, "data_seed": seed, "output_dir": str(folder / STUDENT_FOLDER)}
+        if points > 1:  # each checkpoint stays, those of an interruption among them
+            settings |= {"save_steps": 1 / points, "save_total_limit": 10 * _MOST_POINTS}
         about = f"{where}, variant {variant['name']}, student {student['name']}"
         options = read_distillation([], settings, about)
         told = {"teacher": options.args.teacher, "seed": seed, "output_dir": str(folder / "evaluation")}
         parser = measures.section.parser()
         told = {**evaluate, **{key: value for key, value in told.items() if key in parser.keys}}
         read = parser.read([], told, f"{where}, evaluate")
-        left = flops if kind == "distilled" else None
-        return Cell(kind, title, name, seed, folder, options, measures, read, left)
+        trained = kind == "distilled"
+        left, often = flops if trained else None, points if trained else 1
+        return Cell(kind, title, name, seed, folder, options, measures, read, left, often)
 
     cells = []
     for seed in seeds:

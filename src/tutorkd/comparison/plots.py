@@ -74,6 +74,10 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
             markersize=7,
             alpha=0.8,
         )
+        if row["curve"]:
+            way = [(point["flops"], point["mean"]) for point in row["curve"]]
+            flops, means = zip(*way, (x, y["mean"]), strict=True)
+            axes.plot(flops, [score.scale * mean for mean in means], color=colour, linestyle=dashes, linewidth=1.2)
         labels.append((x, score.scale * y["mean"], _title(row, students), colour))
     edge = axes.get_xlim()[1]
     for row in rows:
@@ -86,7 +90,9 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     _label_at_the_right(axes, labels)
     axes.xaxis.set_major_formatter(EngFormatter("FLOP"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel("training, floating-point operations of matrix products (FLOP)")
+    curves = any(row["curve"] for row in points)
+    note = "\ncurves: students on their way, their learning rate not yet down" if curves else ""
+    axes.set_xlabel(f"training, floating-point operations of matrix products (FLOP){note}")
     axes.set_ylabel(score.axis)
     axes.grid(alpha=0.25)
     seeds = max(len(row["seeds"]) for row in points)

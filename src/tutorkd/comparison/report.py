@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from tutorkd import probe
@@ -13,6 +14,10 @@ from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned, escaped
 
+ON_THE_WAY = (
+    "The plot's curves are of students on their way: their learning rate isn't down yet, so one that is trained to its "
+    "end on as little may be better."
+)
 _LINES = {figure.name for figure in (LOSS, *probe.FIGURES)}  # a line of the log with one of these has figures
 _STEPS = Column("steps", "training_steps", lambda found: f"{found['mean']:,.0f}")
 # What a line says of when it was written and how fast the run was.
@@ -41,9 +46,9 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
     Returns:
         ``rows``: one for each variant and student, and for each reference, with ``figures`` as mean, standard
         deviation and number of seeds, of those that were measured with several seeds also as ``nested`` tells them
-        apart; ``cells``: each with its figures, settings and evaluation, or its error; ``paired``: of each other
-        variant and student how far it is from the ``baseline``, as ``seeds.paired`` gives it, over the seeds that both
-        have.
+        apart, and the ``curve`` of its score on the way; ``cells``: each with its figures, settings and evaluation, or
+        its error; ``paired``: of each other variant and student how far it is from the ``baseline``, as
+        ``seeds.paired`` gives it, over the seeds that both have.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     listed = []
@@ -59,6 +64,7 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
                 "failed": {},
                 "figures": [],
                 "repeated": [],
+                "curve": {},
             },
         )
         entry: dict[str, Any] = {"name": cell.name, **{k: row[k] for k in ("kind", "variant", "student", "method")}}
@@ -71,11 +77,20 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
             found = figures(result, cell.measures)
             row["figures"].append(found)
             row["repeated"].append(cell.measures.repeated(result["evaluation"]) if cell.measures.repeated else {})
+            score = cell.measures.score.name
+            for step, there in result.get("on_the_way", {}).items():
+                value = cell.measures.figures(there["evaluation"]).get(score)
+                if value is not None:
+                    row["curve"].setdefault(int(step), []).append((there["flops"], value))
             entry |= {"figures": found, **{key: result[key] for key in ("evaluation", "settings")}}
         listed.append(entry)
     for row in rows.values():
         names = dict.fromkeys(name for each in row["figures"] for name in each)
         row["figures"] = {name: _spread([each[name] for each in row["figures"] if name in each]) for name in names}
+        row["curve"] = [
+            {"step": step, "flops": fmean(flops for flops, _ in those), **_spread([value for _, value in those])}
+            for step, those in sorted(row["curve"].items())
+        ]
         repeated, trained = row.pop("repeated"), row["kind"] == "distilled"
         for name in repeated[0] if repeated else ():
             row["figures"][name] |= nested([each[name] for each in repeated], trained)._asdict()
@@ -142,7 +157,8 @@ def _caption(summary: Mapping[str, Any], measures: Measures) -> str:
         return "No cell was finished."
     steps = _steps(summary)
     budget = f"{steps[0]:,} steps of training. " if len(steps) == 1 else ""
-    return f"{budget}{measures.caption(finished)}"
+    way = f" {ON_THE_WAY}" if any(row["curve"] for row in summary["rows"]) else ""
+    return f"{budget}{measures.caption(finished)}{way}"
 
 
 def _steps(summary: Mapping[str, Any]) -> list[int]:

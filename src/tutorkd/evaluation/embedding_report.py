@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from tutorkd.evaluation.columns import in_columns, in_markdown_columns
 from tutorkd.evaluation.embedding_scores import ASYMMETRIC, CLOSENESS
-from tutorkd.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -79,27 +77,13 @@ def summary(result: EmbeddingResult) -> dict[str, Any]:
 
 
 def embedding_table(results: Sequence[EmbeddingResult]) -> Table:
-    """For the terminal: a column for each model, a row for each figure that any of them has."""
-    table = Table(
-        caption=_caption(results),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("")
-    for result in results:
-        # Text, so that brackets in a name aren't read as markup.
-        table.add_column(Text(_heading(result)), justify="right", overflow="fold")
-    for label, cells in _rows(results):
-        table.add_row(Text(label), *map(Text, cells))
-    return table
+    """For the terminal."""
+    return in_columns(map(_heading, results), _rows(results), _caption(results))
 
 
 def embedding_markdown(results: Sequence[EmbeddingResult]) -> str:
     """The same as Markdown."""
-    table = aligned(["", *map(_heading, results)], [[label, *cells] for label, cells in _rows(results)], words=1)
-    return f"{table}\n\n{_caption(results)}\n"
+    return in_markdown_columns(map(_heading, results), _rows(results), _caption(results))
 
 
 def _heading(result: EmbeddingResult) -> str:

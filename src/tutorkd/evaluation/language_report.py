@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
-from tutorkd.tables import aligned
+from tutorkd.evaluation.columns import in_columns, in_markdown_columns
 
 
 @dataclass(frozen=True)
@@ -66,28 +64,13 @@ class LanguageResult:
 
 
 def language_table(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> Table:
-    """For the terminal: a column for each model, a row for each figure that any of them has."""
-    table = Table(
-        caption=_caption(results, args, language),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("")
-    for result in results:
-        # Text, so that brackets in a name aren't read as markup.
-        table.add_column(Text(_heading(result)), justify="right", overflow="fold")
-    for label, figures in _rows(results):
-        table.add_row(Text(label), *map(Text, figures))
-    return table
+    """For the terminal."""
+    return in_columns(map(_heading, results), _rows(results), _caption(results, args, language))
 
 
 def language_markdown(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> str:
     """The same as Markdown."""
-    rows = [[label, *figures] for label, figures in _rows(results)]
-    table = aligned(["", *map(_heading, results)], rows, words=1)
-    return f"{table}\n\n{_caption(results, args, language)}\n"
+    return in_markdown_columns(map(_heading, results), _rows(results), _caption(results, args, language))
 
 
 def _heading(result: LanguageResult) -> str:

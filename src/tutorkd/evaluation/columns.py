@@ -1,0 +1,29 @@
+"""Tables with a column for each model and a row for each figure that any of them has."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tutorkd.tables import aligned
+
+Rows = Iterable[tuple[str, Sequence[str]]]
+"""What each row is called, and its cells, one for each model."""
+
+
+def in_columns(models: Iterable[str], rows: Rows, caption: str) -> Table:
+    """The table for the terminal."""
+    table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("")
+    for model in models:
+        # Text, so that brackets in a name aren't read as markup.
+        table.add_column(Text(model), justify="right", overflow="fold")
+    for label, cells in rows:
+        table.add_row(Text(label), *map(Text, cells))
+    return table
+
+
+def in_markdown_columns(models: Iterable[str], rows: Rows, caption: str) -> str:
+    """The table in Markdown."""
+    return f"{aligned(['', *models], [[label, *cells] for label, cells in rows], words=1)}\n\n{caption}\n"

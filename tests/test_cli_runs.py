@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoModel
 
 from tutorkd import TutorKDConfig, TutorKDTrainer
+from tutorkd.data.corpus import CorpusCounts, PackedCorpus
+from tutorkd.pretraining.corpus import CorpusArguments
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
 FLOAT32 = ["--bf16", "false"]
@@ -179,6 +182,48 @@ def test_the_model_card_has_valid_metadata_and_no_path_for_a_base_model(runs, na
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", task)
     assert card.data.base_model is None
     assert "from_pretrained" in card.text
+
+
+def test_the_model_card_tells_the_text_and_what_differs_from_the_defaults(tmp_path, runs):
+    facts = _facts(runs / "bert" / "half")
+    assert re.fullmatch(r"corpus\.txt, [\d,]+ tokens", facts["text"])
+    assert facts["longest row"] == "16 tokens"
+    args = TutorKDConfig(output_dir=str(tmp_path), top_k=3, policy_weight=2.0)
+    trainer = TutorKDTrainer("half", tiny.masked_lm(), args, tiny.rows(4), tiny.tokenizer())
+    trainer.save_model()
+    assert _facts(tmp_path)["constants"] == "policy_weight 2.0, top_k 3; the others as by default"
+    assert "text" not in _facts(tmp_path)  # rows that were handed over say nothing of where they came from
+
+
+def test_the_model_card_names_data_sets_of_the_hub_and_no_path_of_files(tmp_path):
+    save_corpus(tmp_path / "a.txt")
+    names = ["owner/texts:de", f"{tmp_path}/*.txt"]
+    counts = [CorpusCounts(name, None, 0, None, 0.0, None, 0, None, False, None, "") for name in names]
+    about = CorpusArguments(corpus=names, max_length=64).about(PackedCorpus(None, None, tuple(counts), ""))
+    assert about.datasets == ["owner/texts"]
+    assert about.facts == {"text": "owner/texts:de; *.txt", "longest row": "64 tokens"}
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        ("---\ntags: [a]\n---\n", None),
+        ("---\n: [\n---\n", None),
+        ("no head", None),
+    ],
+)
+def test_the_model_card_tells_the_licence_of_a_teacher_whose_folder_names_one(tmp_path, head, told):
+    teacher = save(tiny.masked_lm(), tmp_path / "teacher")
+    (tmp_path / "teacher/README.md").write_text(head)
+    args = TutorKDConfig(output_dir=str(tmp_path / "run"))
+    TutorKDTrainer("half", teacher, args, tiny.rows(4), tiny.tokenizer()).save_model()
+    assert _facts(tmp_path / "run").get("licence of the base model") == told
+
+
+def _facts(folder):
+    rows = re.findall(r"^\| (.+?) +\| (.+?) +\|$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: value.replace("\\", "") for name, value in rows}
 
 
 def test_the_model_card_names_a_base_model_of_the_hub(tmp_path):

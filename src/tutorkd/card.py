@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import metadata_load
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
@@ -46,6 +47,21 @@ print([classes[str(code)] for code in logits.argmax(-1).flatten()])
 """
 
 
+class AboutText(NamedTuple):
+    """What a card says of the text that was trained on.
+
+    Attributes:
+        facts: rows of its table.
+        datasets: names on the Hub.
+    """
+
+    facts: dict[str, str]
+    datasets: list[str]
+
+
+NOT_TOLD = AboutText({}, [])
+
+
 def student_card(
     folder: Path,
     student: PreTrainedModel,
@@ -54,17 +70,24 @@ def student_card(
     settings: Any,
     config: "PretrainingConfig",
     state: TrainerState,
+    about: AboutText,
 ) -> None:
     """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
     base = teacher.config.name_or_path or ""
     name = _public(base) or "a teacher"
-    constants = {field.name: getattr(settings, field.name) for field in dataclasses.fields(method.settings)}
+    changed = [
+        f"{field.name} {value}"
+        for field in dataclasses.fields(method.settings)
+        if (value := getattr(settings, field.name)) != field.default
+    ]
     facts = {
         **{role: _described(each) for role, each in zip(("teacher", "its MLM from"), teacher.parts, strict=False)},
+        **_licence(base),
         **_logged(state, "rounding", list(TEACHER_ACCURACY.values())),
         "student": _sizes(student),
         "method": method.title,
-        "constants": ", ".join(f"{key} {value}" for key, value in constants.items()) or "none",
+        "constants": f"{', '.join(changed)}; the others as by default" if changed else "as by default",
+        **about.facts,
         **_training(config, state),
         **_logged(state, "held-out text", FIGURES),
     }
@@ -98,15 +121,19 @@ projections); using the student doesn't need it.
 ```
 """
     tags = ["knowledge-distillation", method.title.lower().replace(" ", "-")]
-    _write(folder, text, task, tags, base, library)
+    _write(folder, text, task, tags, base, library, about.datasets)
 
 
-def teacher_card(folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState) -> None:
+def teacher_card(
+    folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState, about: AboutText
+) -> None:
     """Write README.md of an adapted language model."""
     base = model.config.name_or_path or ""
     name, objective = _public(base) or "a model", objective_of(model)
     facts = {
         "model": _sizes(model),
+        **_licence(base),
+        **about.facts,
         **_training(config, state),
         **_logged(state, "held-out text", FIGURES),
     }
@@ -119,7 +146,7 @@ A {objective.noun}, trained further on a corpus by tutorkd {__version__}; load i
 {_table(facts)}
 """
     task, tag = ("text-generation", "causal-lm") if objective is CAUSAL else ("fill-mask", "masked-lm")
-    _write(folder, text, task, [tag], base)
+    _write(folder, text, task, [tag], base, datasets=about.datasets)
 
 
 def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool, figures: str) -> None:
@@ -158,6 +185,16 @@ def _described(teacher: "Teacher") -> str:
     return f"{name}, {teacher.config.num_hidden_layers} layers{' in int8' * teacher.quantised}"
 
 
+def _licence(base: str) -> dict[str, str]:
+    """What the card in a base model's folder says of its licence; of one on the Hub nothing is fetched."""
+    card = Path(base) / "README.md"
+    try:
+        found = (metadata_load(card) or {}).get("license") if base and card.is_file() else None
+    except Exception:  # a card may hold anything; YAML's errors and the Hub client's share no base class
+        found = None
+    return {"licence of the base model": str(found)} if found else {}
+
+
 def _public(name: str) -> str:
     """A Hub name as it is; of a path of somebody's machine the last part alone."""
     return Path(name).name if Path(name).exists() else name
@@ -190,11 +227,20 @@ def _table(facts: dict[str, str]) -> str:
     return aligned(["", ""], list(facts.items()), words=2)
 
 
-def _write(folder: Path, text: str, task: str, tags: list[str], base_model: str, library: str = "transformers") -> None:
+def _write(
+    folder: Path,
+    text: str,
+    task: str,
+    tags: list[str],
+    base_model: str,
+    library: str = "transformers",
+    datasets: Sequence[str] = (),
+) -> None:
     data = ModelCardData(
         library_name=library,
         pipeline_tag=task,
         tags=tags,
+        datasets=list(datasets) or None,
         # Only a name on the Hub may stand here; a path of somebody's machine may not.
         base_model=base_model if base_model.count("/") == 1 and not Path(base_model).exists() else None,
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
+from tutorkd.card import NOT_TOLD, AboutText
 from tutorkd.checkpoints import SCRATCH, last_checkpoint, publish
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
@@ -30,6 +31,7 @@ class SavingTrainer(Trainer):
     args: PretrainingConfig
     processing_class: PreTrainedTokenizerBase
     saved_model: PreTrainedModel
+    about_text: AboutText = NOT_TOLD  # for the card; whoever prepared the text may tell
     _writing_checkpoint = False
 
     def _write_card(self, folder: Path) -> None:

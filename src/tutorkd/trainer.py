@@ -48,7 +48,7 @@ class MaskedLMTrainer(PackedRowsTrainer):
         return module.score(batch)
 
     def _write_card(self, folder: Path) -> None:
-        teacher_card(folder, self.saved_model, self.args, self.state)
+        teacher_card(folder, self.saved_model, self.args, self.state, self.about_text)
 
 
 class CausalLMTrainer(PackedRowsTrainer):
@@ -64,7 +64,7 @@ class CausalLMTrainer(PackedRowsTrainer):
         return (module.score(batch),)
 
     def _write_card(self, folder: Path) -> None:
-        teacher_card(folder, self.saved_model, self.args, self.state)
+        teacher_card(folder, self.saved_model, self.args, self.state, self.about_text)
 
 
 class DistillationTrainer(PackedRowsTrainer):
@@ -192,7 +192,8 @@ class DistillationTrainer(PackedRowsTrainer):
         self.method.write(self.accelerator.unwrap_model(self.model), self.saved_model, self.teacher, folder)
 
     def _write_card(self, folder: Path) -> None:
-        student_card(folder, self.saved_model, self.teacher, self.method, self.settings, self.args, self.state)
+        of_run = self.settings, self.args, self.state, self.about_text
+        student_card(folder, self.saved_model, self.teacher, self.method, *of_run)
 
 
 class TutorKDTrainer(DistillationTrainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from tutorkd.errors import UserError
 from tutorkd.objective import CAUSAL, MASKED, Objective
 
 if TYPE_CHECKING:
+    from tutorkd.card import AboutText
     from tutorkd.data import PackedCorpus
     from tutorkd.data.texts import Texts
 
@@ -105,6 +107,20 @@ class CorpusArguments:
         self.require()
         settings = self._settings(objective, texts)
         return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **settings)]
+
+    def about(self, packed: PackedCorpus) -> AboutText:
+        """What a model card says of it: names on the Hub, of files the last part, and how much there was."""
+        from tutorkd.card import AboutText
+        from tutorkd.data.sources import HubDataset, resolve_source
+
+        parts, datasets = [], []
+        for name, part in zip(self.corpus, packed.corpora, strict=True):
+            source = resolve_source(name, self.corpus_split)
+            if isinstance(source, HubDataset):
+                datasets.append(name.partition(":")[0])
+            told = name if isinstance(source, HubDataset) else Path(name).name  # not where it is on this machine
+            parts.append(told if part.tokens is None else f"{told}, {part.tokens:,} tokens")
+        return AboutText({"text": "; ".join(parts), "longest row": f"{self.max_length} tokens"}, datasets)
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""

@@ -87,6 +87,7 @@ def run_training(
         ready = ready_trainer(prepared.make, config, prepared.rows(corpus), corpus.heldout)
         if config.dataloader_num_workers != workers:
             print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
+        ready.about_text = text.about(corpus)
         if config.should_save:  # one process alone
             folder.claim()
             if prepared.initial_student is not None and not folder.checkpoint:

@@ -21,12 +21,16 @@ evaluate: {max_length: 24, num_train_epochs: 1, max_train_samples: 32}
 """
 
 
-def _reviews(path):
+def _reviews(path, sentences=False):
+    """Reviews, of one line or, with ``sentences``, of two sentences each."""
     generator = random.Random(0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label", "source"])
         for i, text in enumerate(tiny.documents(30)):
+            if sentences:
+                first, second, rest = text.split(" ", 2)
+                text = f"{first} {second}. {rest}"
             writer.writerow([text.replace(" ", "<br /><br />", 1), i % 2, "imdb"])
         for i in range(64):
             writer.writerow([" ".join(generator.choices(tiny.WORDS, k=16)), i % 2, "rotten_tomatoes"])
@@ -160,6 +164,43 @@ def test_text_of_the_demo_and_what_it_is_measured_on_share_no_review(tmp_path):
 
 def test_the_demo_says_which_option_is_for_which_model(capsys, causal_command):
     assert main([*causal_command, "--encoder", "x"]) == 2
-    assert "--encoder is for the demo without --causal" in capsys.readouterr().err
+    assert "--encoder is for the demo without --causal or --embedding" in capsys.readouterr().err
     assert main(["demo", "--teacher", "x"]) == 2
-    assert "--teacher is for the demo with --causal" in capsys.readouterr().err
+    assert "--teacher is for the demo with --causal or --embedding" in capsys.readouterr().err
+    assert main([*causal_command, "--embedding"]) == 2
+    assert "--causal and --embedding are two demos" in capsys.readouterr().err
+
+
+EMBEDDING_RECIPE = """
+distill:
+  {method: embedding, student: half, text_unit: sentence, max_steps: 3, max_length: 16, per_device_train_batch_size: 4,
+   logging_steps: 1, eval_steps: 3, save_steps: 3}
+"""
+
+
+def test_the_demo_of_embedding_models_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, capsys):
+    recipe, reviews = tmp_path / "recipe.yaml", _reviews(tmp_path / "reviews.csv", sentences=True)
+    recipe.write_text(EMBEDDING_RECIPE, encoding="utf-8")
+    teacher = tiny.sentence_encoder(tmp_path / "teacher")
+    paths = ["--output_dir", str(tmp_path / "out"), "--reviews", str(reviews), "--teacher", str(teacher)]
+    command = ["demo", "--embedding", "--config", str(recipe), *paths]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    for expected in ("about", "1. distill", "2. evaluate", "3. summary", "accuracy@1", "real"):
+        assert expected in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["name"] for row in summary] == ["teacher", "student", "same student, not distilled"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "about" not in shown
+    assert "is finished" in shown
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
+def test_beginnings_of_reviews_are_taken_from_none_that_is_trained_on(tmp_path):
+    paths = demo_data.split_beginnings(_reviews(tmp_path / "reviews.csv", sentences=True), tmp_path / "data")
+    pairs, text = (pd.read_parquet(paths[name]) for name in ("beginnings", "text"))
+    whole = [f"{query} {passage}" for query, passage in zip(pairs["query"], pairs["passage"], strict=True)]
+    assert len(whole) == 7
+    assert len(text) == 23
+    assert not set(whole) & set(text["text"])

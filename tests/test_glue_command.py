@@ -358,7 +358,7 @@ def test_fast_takes_the_first_setting_three_seeds_and_one_of_a_large_task():
 
 
 def test_the_recipe_says_what_the_defaults_are():
-    (default,), (recipe,) = glue.parser().read([]), glue.parser().read(["--config", "glue"])
+    (default, _), (recipe, _) = glue.parser().read([]), glue.parser().read(["--config", "glue"])
     assert default == recipe
     assert load_recipe("glue")["tasks"] == USUAL
     assert "wnli" not in USUAL

@@ -229,7 +229,7 @@ def _measures(evaluate: Mapping[str, Any], objective: Objective, where: str) -> 
         if others and key not in section.keys:
             data = " and ".join(section.data)
             raise UserError(f"{where}: {key} is for {' and '.join(others)}; {section.noun} are compared on {data}")
-    _check_keys(evaluate, section.keys, where, _NOT_EVALUATE)
+    _check_keys(evaluate, section.keys, where, _NOT_EVALUATE - {*section.keys})
     if section is GLUE:
         (args,) = GLUE.parser().read([], evaluate, where)
         return glue_measures(args)

@@ -115,7 +115,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         # No such model or data, or no network (which tests haven't).
         (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
-        (["--teacher", ""], "no teacher: name an encoder, a causal language model or an embedding model with --teacher"),
+        (["--teacher", ""], "no teacher: name an encoder, a causal language model or an embedding model with"),
         (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, extreme-12, extreme-6, "
          "extreme-2 nor a folder here; HF_HUB_OFFLINE keeps"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),

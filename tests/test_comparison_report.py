@@ -139,6 +139,20 @@ def test_bars_are_the_deviation_over_seeds_or_of_one_seed_the_standard_error(cel
         assert (high - low) / 2 == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("accuracy", "drawn"), [(0.26, True), (0.24, False)])
+def test_a_reference_that_is_far_off_is_told_and_not_drawn(cells, accuracy, drawn):
+    for cell in cells:
+        if cell.kind == "undistilled":
+            file = cell.folder / RESULT_FILE
+            result = json.loads(file.read_text())
+            file.write_text(json.dumps({**result, "evaluation": {**result["evaluation"], "accuracy": accuracy}}))
+    (axes,) = plots.score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
+    # The variants are at 70, 75 and 85, so that 25 is three times their spread below them.
+    heights = {round(float(line.get_ydata()[0]), 6) for line in axes.get_lines() if line.get_linestyle() == "--"}
+    assert (100 * accuracy in heights) == drawn
+    assert ("far off, not drawn: not distilled 24" in axes.get_xlabel()) != drawn
+
+
 def test_a_cell_that_gives_one_class_alone_is_told(cells):
     folder = cells[2].folder / RESULT_FILE
     result = json.loads(folder.read_text())

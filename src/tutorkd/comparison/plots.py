@@ -28,6 +28,7 @@ _DASHES = ["-", "--", ":", "-."]
 _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
+_FAR = 3  # times the spread of the variants, beyond which a reference would squash them
 _LABEL_GAP = 0.055  # of the axes' height between two labels
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
 _FIGURES = (LOSS, *(figure for method in (*METHODS.values(), *CAUSAL_METHODS.values()) for figure in method.figures))
@@ -79,10 +80,15 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
             flops, means = zip(*way, (x, y["mean"]), strict=True)
             axes.plot(flops, [score.scale * mean for mean in means], color=colour, linestyle=dashes, linewidth=1.2)
         labels.append((x, score.scale * y["mean"], _title(row, students), colour))
-    edge = axes.get_xlim()[1]
+    edge, beyond = axes.get_xlim()[1], []
+    heights = [height for _, height, _, _ in labels]
+    room = _FAR * (max(heights) - min(heights)) or math.inf
     for row in rows:
         if row not in points:
             y = score.scale * row["figures"][score.name]["mean"]
+            if not min(heights) - room <= y <= max(heights) + room:
+                beyond.append(f"{_title(row, students)} {y:.4g}")
+                continue
             axes.axhline(y, color=_GREY, linewidth=1, linestyle="--")
             labels.append((edge, y, _title(row, students), _GREY))
     axes.margins(x=0.1, y=0.1)
@@ -92,6 +98,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     axes.xaxis.set_major_locator(MaxNLocator(6))
     curves = any(row["curve"] for row in points)
     note = "\ncurves: students on their way, their learning rate not yet down" if curves else ""
+    note += f"\nfar off, not drawn: {', '.join(beyond)}" if beyond else ""
     axes.set_xlabel(f"training, floating-point operations of matrix products (FLOP){note}")
     axes.set_ylabel(score.axis)
     axes.grid(alpha=0.25)

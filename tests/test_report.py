@@ -178,6 +178,17 @@ def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp
     assert "Parameters: of the classifier." in read(folder).words  # the caption of results.md
 
 
+def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_path):
+    file = write_comparison(tmp_path) / "results.json"
+    summary = json.loads(file.read_text())
+    summary["rows"][0]["figures"]["accuracy"]["mean"] = 0.1  # the teacher's; the variants have 0.8 and 0.9
+    file.write_text(json.dumps(summary))
+    (section,) = sections(tmp_path)
+    names = {row["name"] for row in data(panels(section, "Score against cost")["training, operations"])}
+    assert names == {"plain", "costly"}
+    assert part(section, "Score against cost").note.endswith("Far off and not drawn: teacher 10.")
+
+
 def test_a_comparison_in_progress_shows_how_far_its_cells_came(tmp_path):
     write_run(tmp_path / "cells" / "kd-half-seed0" / "student", method="kd")
     write_text(tmp_path / "cells" / "kd-half-seed0" / "result.json", json.dumps({"training": {}}))

@@ -38,6 +38,14 @@ class Score(NamedTuple):
     unit: str = "points"
 
 
+def far_off(reference: float, scores: Sequence[float]) -> bool:
+    """Whether a reference lies so far from the variants' scores that it would squash them in a plot: by more than three
+    times their spread.
+    """
+    room = 3 * (max(scores) - min(scores))
+    return room > 0 and not min(scores) - room <= reference <= max(scores) + room
+
+
 class Column(NamedTuple):
     """A column of the table; where a row lacks the figure it says "-"."""
 

@@ -16,7 +16,7 @@ from sklearn.isotonic import isotonic_regression
 
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
-from tutorkd.comparison.measures import ENCODERS, Score
+from tutorkd.comparison.measures import ENCODERS, Score, far_off
 from tutorkd.methods import CAUSAL_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
@@ -28,7 +28,6 @@ _DASHES = ["-", "--", ":", "-."]
 _MARKERS = ["o", "s", "^", "D"]
 _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
-_FAR = 3  # times the spread of the variants, beyond which a reference would squash them
 _LABEL_GAP = 0.055  # of the axes' height between two labels
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
 _FIGURES = (LOSS, *(figure for method in (*METHODS.values(), *CAUSAL_METHODS.values()) for figure in method.figures))
@@ -82,11 +81,10 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
         labels.append((x, score.scale * y["mean"], _title(row, students), colour))
     edge, beyond = axes.get_xlim()[1], []
     heights = [height for _, height, _, _ in labels]
-    room = _FAR * (max(heights) - min(heights)) or math.inf
     for row in rows:
         if row not in points:
             y = score.scale * row["figures"][score.name]["mean"]
-            if not min(heights) - room <= y <= max(heights) + room:
+            if far_off(y, heights):
                 beyond.append(f"{_title(row, students)} {y:.4g}")
                 continue
             axes.axhline(y, color=_GREY, linewidth=1, linestyle="--")

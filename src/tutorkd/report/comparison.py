@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
-from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, far_off
 from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result
@@ -149,16 +149,22 @@ def _point(row: Mapping[str, Any], score: Score, cost: str | None = None) -> Poi
 
 def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]:
     names = [row["title"] for row in rows if row["kind"] == _DISTILLED]
-    panels = []
+    panels: list[Panel] = []
+    beyond: dict[str, float] = {}
     for cost, (title, axis) in _COSTS.items():
         points = [point for row in rows if (point := _point(row, score, cost)) is not None]
         variants = [point for point in points if point.name in names and point.cost is not None]
         if len({point.cost for point in variants}) < 2:
             continue  # equal for all, as parameters are where the students are of one size
+        scores = [point.value for point in variants]
         references = [point for point in points if point.name not in names]
+        beyond |= {each.name: each.value for each in references if far_off(each.value, scores)}
+        references = [each for each in references if each.name not in beyond]
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"
     note = f"Bars: standard deviation over seeds or, of one seed, the standard error where it is known; {better}."
+    if beyond:
+        note += f" Far off and not drawn: {', '.join(f'{name} {value:.4g}' for name, value in beyond.items())}."
     return [Part("Score against cost", panels=panels, legend=names, symbols=POINTS, note=note)] if panels else []
 
 

@@ -23,12 +23,11 @@ from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
 from tutorkd.evaluation.records import (
-    check_owner,
     earlier,
     machine,
     named_checkpoints,
     record_of,
-    result_names,
+    result_folders,
     take_up,
 )
 from tutorkd.files import write_text
@@ -144,13 +143,11 @@ def _prepare(
         ready.setdefault(model.checkpoint.slug, model)
     found = list(ready.values())
     checkpoints = {**named, **{slug: model.checkpoint for slug, model in ready.items() if slug not in named}}
-    for checkpoint, folder in zip(
-        checkpoints.values(), result_names(list(checkpoints.values()), args.names), strict=True
-    ):
-        model = ready[checkpoint.slug]
-        model.folder, model.checkpoint = folder, replace(model.checkpoint, name=checkpoint.name)
-        if not args.restart:
-            check_owner(record_of(Path(args.output_dir), folder), _RECORD_TYPES, model.checkpoint)
+    with_others = list(checkpoints.values())
+    folders = result_folders(with_others, args.names, Path(args.output_dir), _RECORD_TYPES, args.restart)
+    for slug, folder in folders.items():
+        model = ready[slug]
+        model.folder, model.checkpoint = folder, replace(model.checkpoint, name=checkpoints[slug].name)
     settings = {
         **{f"{name}_sha256": digest(each) for name, each in data.items()},
         "teacher": found[0].checkpoint.identity if teacher else None,

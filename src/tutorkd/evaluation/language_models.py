@@ -23,12 +23,11 @@ from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, 
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
-    check_owner,
     earlier,
     machine,
     named_checkpoints,
     record_of,
-    result_names,
+    result_folders,
     take_up,
 )
 from tutorkd.evaluation.tasks import Tasks
@@ -224,10 +223,9 @@ def _prepare(
     for model in ready.values() if text else []:
         prompts_of(model.rows, 1, language.prompt_length)
     with_others = [*named, *(each for each in teachers if each.slug not in {one.slug for one in named})]
-    for checkpoint, name in zip(with_others, result_names(with_others, args.names), strict=True):
-        ready[checkpoint.slug].folder = name
-        if not args.restart:
-            check_owner(record_of(Path(args.output_dir), name), _RECORD_TYPES, checkpoint)
+    folders = result_folders(with_others, args.names, Path(args.output_dir), _RECORD_TYPES, args.restart)
+    for slug, folder in folders.items():
+        ready[slug].folder = folder
     teacher = ready[teachers[0].slug] if teachers else None
     asked = {each.slug for each in named}
     measured = [model for slug, model in ready.items() if with_teacher or slug in asked]

@@ -99,6 +99,27 @@ def check_owner(record: Path, types: Mapping[str, Any], checkpoint: Checkpoint) 
         )
 
 
+def result_folders(
+    checkpoints: Sequence[Checkpoint], given: Sequence[str], output: Path, types: Mapping[str, Any], restart: bool
+) -> dict[str, str]:
+    """The folder of each checkpoint's result in ``output``, by its slug.
+
+    Args:
+        given: as ``result_names`` takes them.
+        types: as ``check_owner`` takes them.
+        restart: whether what stands there will be thrown away.
+
+    Raises:
+        UserError: what ``result_names`` and, unless it is thrown away, ``check_owner`` raise.
+    """
+    folders = {}
+    for checkpoint, name in zip(checkpoints, result_names(checkpoints, given), strict=True):
+        if not restart:
+            check_owner(record_of(output, name), types, checkpoint)
+        folders[checkpoint.slug] = name
+    return folders
+
+
 def take_up(output: Path, types: Mapping[str, Any], settings: Mapping[str, Any], restart: bool) -> None:
     """Refuse a folder that holds results of other settings or data, or throw these away.
 

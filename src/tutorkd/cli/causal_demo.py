@@ -11,7 +11,6 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from tutorkd import demo_data
-from tutorkd.cost import seconds_a_step
 from tutorkd.evaluation.arguments import student_parser
 from tutorkd.evaluation.language_models import evaluate_language_models
 from tutorkd.evaluation.language_report import LanguageResult, language_table
@@ -20,8 +19,7 @@ from tutorkd.files import write_text, written_whole
 from tutorkd.hub import load_model, load_tokenizer, quiet_transformers
 from tutorkd.objective import CAUSAL
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
-from tutorkd.pretraining.distillation import distill, finished_trainer, load_pair, trainer_of
-from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.distillation import distill, estimated_seconds, finished_trainer
 from tutorkd.run_folder import lacking
 from tutorkd.words import duration
 
@@ -70,7 +68,7 @@ def demo_causal(
     )
     console.print("[bold]Tutor-KD demo[/]: a causal teacher, a student of half its depth, a comparison.")
     if lacking(student) is not None:
-        console.print(f"  distill   about {duration(_estimate(distillation))} on this machine")
+        console.print(f"  distill   about {duration(estimated_seconds(distillation))} on this machine")
     started = time.perf_counter()
     console.rule("1. distill: the teacher teaches a student of half its depth")
     distill(distillation)
@@ -98,14 +96,6 @@ def _unpacked(name: str, folder: Path) -> Path:
             tokenizer.save_pretrained(scratch)
             model.save_pretrained(scratch)
     return folder
-
-
-def _estimate(options: Distillation) -> float:
-    """Seconds of the distillation, from timing one step of it."""
-    tokenizer = load_tokenizer(options.args.teacher, "teacher", needed=CAUSAL.special_tokens)
-    make = trainer_of(options, load_pair(options, tokenizer), tokenizer)
-    with on_fabricated_rows(make, tokenizer, options.config) as trainer:
-        return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 
 
 def _named(results: list[LanguageResult]) -> list[LanguageResult]:

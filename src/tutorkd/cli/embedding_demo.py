@@ -10,14 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from tutorkd import demo_data
-from tutorkd.cost import seconds_a_step
 from tutorkd.evaluation.arguments import parser as evaluation_parser
 from tutorkd.evaluation.embedding_models import evaluate_embeddings
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_table, summary
 from tutorkd.files import write_text
-from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
-from tutorkd.pretraining.distillation import distill, prepare
-from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, read_distillation
+from tutorkd.pretraining.distillation import distill, estimated_seconds
 from tutorkd.run_folder import lacking
 from tutorkd.words import duration
 
@@ -61,7 +59,7 @@ def demo_embedding(
     )
     console.print("[bold]Embedding demo[/]: an embedding model, a student of half its depth, a comparison.")
     if lacking(student) is not None:
-        console.print(f"  distill   about {duration(_estimate(distillation))} on this machine")
+        console.print(f"  distill   about {duration(estimated_seconds(distillation))} on this machine")
     started = time.perf_counter()
     console.rule("1. distill: the student learns the teacher's vectors of sentences")
     distill(distillation)
@@ -73,13 +71,6 @@ def demo_embedding(
     console.print(_verdict(*results))
     write_text(out / "summary.json", json.dumps([summary(result) for result in results], indent=2))
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
-
-
-def _estimate(options: Distillation) -> float:
-    """Seconds of the distillation, from timing one step of it; what reads the text isn't counted."""
-    prepared = prepare(options)
-    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config) as trainer:
-        return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 
 
 def _verdict(teacher: EmbeddingResult, student: EmbeddingResult, undistilled: EmbeddingResult) -> str:

@@ -9,6 +9,7 @@ import torch
 from datasets import IterableDataset
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
 from tutorkd.data.cache import cache_root
 from tutorkd.data.rows import RowsWithVectors
@@ -21,6 +22,7 @@ from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.positions import check_positions
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
+from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
@@ -74,6 +76,17 @@ def prepare(options: Distillation) -> Prepared:
         texts,
         partial(with_vectors, options, teacher) if isinstance(teacher, SentenceTeacher) else whole_text,
     )
+
+
+def estimated_seconds(options: Distillation) -> float:
+    """What the steps of a run will take on this machine, from timing one; what reads the text isn't counted.
+
+    Raises:
+        UserError: what ``prepare`` raises.
+    """
+    prepared = prepare(options)
+    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config) as trainer:
+        return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 
 
 def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> Any:

@@ -383,7 +383,7 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
     if name.startswith("paper"):
         assert first == f"# tutorkd distill --config {name}"
     elif name.startswith("demo"):
-        assert first == f"# tutorkd demo{' --causal' * (name == 'demo-causal')}"
+        assert first == f"# tutorkd demo{name.removeprefix('demo').replace('-', ' --')}"
     elif name == "embedding-half":
         assert first == "# tutorkd distill --config embedding-half --teacher EMBEDDING_MODEL --corpus TEXT"
     elif name == "glue":

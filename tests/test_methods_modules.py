@@ -507,6 +507,12 @@ def test_what_needs_equal_sizes_can_be_left_out():
     assert _module("tinybert", student, teacher, attention_score_weight=0.0)
 
 
+def test_a_method_of_which_no_loss_counts_is_refused():
+    module, teacher = _pair("tinybert", hidden_state_weight=0.0, attention_score_weight=0.0)
+    with pytest.raises(UserError, match="all losses have the weight 0"):
+        module(_batch(), teacher)
+
+
 def test_constants_are_the_papers_and_say_where_they_come_from():
     assert kd.KDSettings().temperature == 2
     assert dataclasses.astuple(distilbert.DistilBERTSettings()) == (5, 2, 1, 2)

@@ -1,8 +1,12 @@
 """What every trained module gives."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from tutorkd.errors import UserError
 
 LOSS_AXIS = "loss, mean of the window"
 
@@ -23,6 +27,26 @@ class StepOutput(NamedTuple):
 
     loss: Tensor
     metrics: dict[str, Tensor]  # each a share of a mean over the whole batch: micro-batches' values sum to it
+
+
+class Term(NamedTuple):
+    """One of the losses that a method sums."""
+
+    figure: Figure
+    weight: float
+    value: Tensor  # (), before it is weighted
+
+
+def weighted_sum(terms: Sequence[Term], means: Mapping[str, Tensor] | None = None) -> StepOutput:
+    """What is trained, sum of weight x value; the log has the values, and ``means`` behind them.
+
+    Raises:
+        UserError: if there is no term.
+    """
+    if not terms:
+        raise UserError("all losses have the weight 0, so nothing would be learned: give one of them a weight")
+    loss = torch.stack([term.weight * term.value for term in terms]).sum()
+    return StepOutput(loss, {term.figure.name: term.value.detach() for term in terms} | dict(means or {}))
 
 
 def at_positions(values: Tensor, positions: Tensor) -> Tensor:

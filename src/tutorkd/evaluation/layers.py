@@ -16,12 +16,12 @@ from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.soft_targets import SoftTargetArguments
 from tutorkd.methods.internal import (
     Projection,
+    internal_losses,
     matched_layers,
-    summed_attention_score_loss,
-    summed_hidden_state_loss,
 )
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.reader import Ask, Reading
+from tutorkd.step import weighted_sum
 from tutorkd.teacher import Teacher
 
 
@@ -57,7 +57,7 @@ class MatchedLayers(nn.Module):
         check_vocabulary(student, teacher)
         check_layers(student, teacher, soft.attention_score_weight)
         prepare_for_capture(student, "student")
-        self._asked = matched_layers(student, teacher, soft.hidden_state_weight != 0, soft.attention_score_weight != 0)
+        self._asked = matched_layers(student, teacher, soft)
         self._soft = soft
         self.teacher = teacher.model
         self.projection = Projection(student, teacher)
@@ -68,12 +68,7 @@ class MatchedLayers(nn.Module):
         with torch.no_grad():
             _, taught = _read(self.teacher, inputs, self._asked[1])
         mask = inputs["attention_mask"]
-        loss = torch.zeros((), device=mask.device)
-        if weight := self._soft.hidden_state_weight:
-            loss = loss + weight * summed_hidden_state_loss(self.projection, learned, taught, mask, None)
-        if weight := self._soft.attention_score_weight:
-            loss = loss + weight * summed_attention_score_loss(learned, taught, mask, None, None)
-        return outputs, loss
+        return outputs, weighted_sum(internal_losses(self._soft, self.projection, learned, taught, mask)).loss
 
 
 def _read(model: nn.Module, inputs: dict[str, Any], ask: Ask) -> tuple[SequenceClassifierOutput, Reading]:

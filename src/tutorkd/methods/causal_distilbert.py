@@ -27,7 +27,7 @@ from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_temperature, soft_cross_entropy
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class CausalDistilBERT(nn.Module):
         for logits, targets, ids, weights in parts:
             soft.append(soft_cross_entropy(logits, targets, c.temperature, predicted, weights))
             hard.append((F.cross_entropy(logits.float(), ids, reduction="none") * weights).sum())
-        losses = {
-            SOFT_CROSS_ENTROPY.name: torch.stack(soft).sum(),
-            CLM_LOSS.name: mean_over(torch.stack(hard).sum(), asked.weights.sum(), predicted),
-        }
-        loss = c.soft_cross_entropy_weight * losses[SOFT_CROSS_ENTROPY.name] + c.mlm_weight * losses[CLM_LOSS.name]
+        clm = mean_over(torch.stack(hard).sum(), asked.weights.sum(), predicted)
+        terms = [
+            Term(SOFT_CROSS_ENTROPY, c.soft_cross_entropy_weight, torch.stack(soft).sum()),
+            Term(CLM_LOSS, c.mlm_weight, clm),
+        ]
         if c.cosine_weight:
-            losses[COSINE.name] = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, batch.counts.real)
-            loss = loss + c.cosine_weight * losses[COSINE.name]
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})
+            cosine = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, batch.counts.real)
+            terms.append(Term(COSINE, c.cosine_weight, cosine))
+        return weighted_sum(terms)

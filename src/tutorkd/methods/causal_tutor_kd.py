@@ -34,9 +34,8 @@ from tutorkd.methods.internal import (
     ATTENTION_SCORE,
     HIDDEN_STATE,
     Projection,
+    internal_losses,
     matched_layers,
-    summed_attention_score_loss,
-    summed_hidden_state_loss,
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
 from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
@@ -59,7 +58,7 @@ from tutorkd.methods.tutor import (
 )
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader, Reading
-from tutorkd.step import StepOutput, at_positions, spread
+from tutorkd.step import StepOutput, Term, at_positions, spread, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -135,22 +134,20 @@ class CausalTutorKD(nn.Module):
                 f"--replaced_share must be above 0 and at most 1 / (window + 1) = {1 / (settings.window + 1):.3g}, not "
                 f"{settings.replaced_share:g}"
             )
-        hidden, scores = settings.hidden_state_weight != 0, settings.attention_score_weight != 0
         check_heads(student, teacher, settings.attention_score_weight)
-        if scores:
+        if settings.attention_score_weight:
             teacher.prepare_for_capture()
             prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings
         self.tutor = make_tutor(teacher, forbidden_ids, settings)
-        learned, taught = matched_layers(student, teacher, hidden, scores)
+        learned, taught = matched_layers(student, teacher, settings)
         if settings.modified_logit_weight:
             self.modified_logit_head = ModifiedLogitHead(student)
             learned = learned._replace(hidden=learned.hidden or [student.config.num_hidden_layers])  # the head reads it
         self.asked_of_student, self.asked_of_teacher = learned._replace(logits=False), taught
-        if hidden:
-            self.projection = Projection(student, teacher)
+        self.projection = Projection(student, teacher) if settings.hidden_state_weight else None
         self.register_buffer("forbidden_ids", torch.tensor(forbidden_ids, dtype=torch.long), persistent=False)
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
@@ -162,31 +159,21 @@ class CausalTutorKD(nn.Module):
 
         # 5. All losses, for one backward pass: policy and plausibility reach the tutor, the others the student.
         total = (lesson.divergences * asked.weights).sum()
-        losses = {DIVERGENCE.name: functional.mean_over(total, asked.weights.sum(), predicted)}
+        divergence = functional.mean_over(total, asked.weights.sum(), predicted)
+        terms = [Term(DIVERGENCE, c.divergence_weight, divergence)]
         if c.modified_logit_weight:
             state = at_positions(learned.hidden[-1], batch.masked_positions)
             answers = self.modified_logit_head(state)
             row = answers.unsqueeze(0), lesson.ratio.unsqueeze(0), weights.unsqueeze(0)
-            losses[MODIFIED_LOGIT.name] = functional.modified_logit_loss(*row, masked)
-        if c.hidden_state_weight:
-            losses[HIDDEN_STATE.name] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
-        if c.attention_score_weight:
-            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
+            answer = functional.modified_logit_loss(*row, masked)
+            terms.append(Term(MODIFIED_LOGIT, c.modified_logit_weight, answer))
+        terms += internal_losses(c, self.projection, learned, taught, mask, real, pairs)
         rewards = lesson.reward_teacher, lesson.reward_student
-        losses |= tutor_losses(
+        terms += tutor_losses(
             c, lesson.action, lesson.teacher_logits, self.forbidden_ids, *rewards, True, masked, weights
         )
-        coefficients = {
-            DIVERGENCE.name: c.divergence_weight,
-            MODIFIED_LOGIT.name: c.modified_logit_weight,
-            HIDDEN_STATE.name: c.hidden_state_weight,
-            ATTENTION_SCORE.name: c.attention_score_weight,
-            POLICY.name: c.policy_weight,
-            PLAUSIBILITY.name: c.plausibility_weight,
-        }
-        loss = torch.stack([coefficients[name] * value for name, value in losses.items()]).sum()
         means = tutor_figures(lesson.action, batch.original_ids, lesson.ratio, *rewards, masked, weights)
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
+        return weighted_sum(terms, means)
 
     def teach(self, batch: Batch, teacher: Teacher) -> CausalLesson:
         """The reading and writing part of a step, up to the rewards."""

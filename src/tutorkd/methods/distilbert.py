@@ -30,7 +30,7 @@ from tutorkd.methods.masked_lm import MLM_LOSS, masked_lm_loss
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_soft_targets, soft_cross_entropy
 from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Ask, Reader
-from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -142,9 +142,8 @@ class DistilBERT(nn.Module):
 
         soft = soft_cross_entropy(learned.logits, taught.logits, c.temperature, masked, weights)
         hard = masked_lm_loss(learned.logits, batch.original_ids, masked, weights)
-        losses = {SOFT_CROSS_ENTROPY.name: soft, MLM_LOSS.name: hard}
-        loss = c.soft_cross_entropy_weight * soft + c.mlm_weight * hard
+        terms = [Term(SOFT_CROSS_ENTROPY, c.soft_cross_entropy_weight, soft), Term(MLM_LOSS, c.mlm_weight, hard)]
         if c.cosine_weight:
-            losses[COSINE.name] = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, real)
-            loss = loss + c.cosine_weight * losses[COSINE.name]
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})
+            cosine = cosine_loss(learned.hidden[-1], taught.hidden[-1], batch.mask, real)
+            terms.append(Term(COSINE, c.cosine_weight, cosine))
+        return weighted_sum(terms)

@@ -36,16 +36,15 @@ from tutorkd.methods.internal import (
     ATTENTION_SCORE,
     HIDDEN_STATE,
     Projection,
+    internal_losses,
     matched_layers,
-    summed_attention_score_loss,
-    summed_hidden_state_loss,
 )
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.objective import Objective
 from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut
 from tutorkd.reader import Reader
 from tutorkd.sentence_teacher import SentenceTeacher
-from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedModel
@@ -157,10 +156,8 @@ class Embedding(nn.Module):
         self.reader = Reader(student)
         self.args = c
         self.head = teacher.head_for(student)
-        asked = matched_layers(student, teacher, c.hidden_state_weight != 0, c.attention_score_weight != 0)
-        self.asked_of_student, self.asked_of_teacher = asked
-        if c.hidden_state_weight:
-            self.projection = Projection(student, teacher)
+        self.asked_of_student, self.asked_of_teacher = matched_layers(student, teacher, c)
+        self.projection = Projection(student, teacher) if c.hidden_state_weight else None
 
     def vectors(self, batch: Batch) -> Tensor:
         """The student's vectors, (B, D)."""
@@ -178,22 +175,15 @@ class Embedding(nn.Module):
         elif vectors is None:
             vectors = teacher.vectors(batch.input_ids, batch.attention_mask)
 
-        losses = []
-        for figure, weight, loss in (
+        losses = (
             (COSINE, c.cosine_weight, cosine_loss),
             (SQUARED, c.squared_weight, squared_loss),
             (SIMILARITY, c.similarity_weight, similarity_loss),
-        ):
-            if weight:
-                losses.append((figure, weight, loss(student, vectors, rows)))
-        if c.hidden_state_weight:
-            hidden = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
-            losses.append((HIDDEN_STATE, c.hidden_state_weight, hidden))
-        if c.attention_score_weight:
-            scores = summed_attention_score_loss(learned, taught, mask, real, pairs)
-            losses.append((ATTENTION_SCORE, c.attention_score_weight, scores))
-        total = torch.stack([weight * value for _, weight, value in losses]).sum()
-        return StepOutput(total, {figure.name: value.detach() for figure, _, value in losses})
+        )
+        terms = [Term(figure, weight, loss(student, vectors, rows)) for figure, weight, loss in losses if weight]
+        if c.layers_count:
+            terms += internal_losses(c, self.projection, learned, taught, mask, real, pairs)
+        return weighted_sum(terms)
 
 
 def write(module: Embedding, student: PreTrainedModel, teacher: SentenceTeacher, folder: Path) -> None:

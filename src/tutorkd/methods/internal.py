@@ -6,7 +6,7 @@ l N / m, and l = 0 is the embedding output.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.functional import Count
 from tutorkd.reader import Ask, Reading
-from tutorkd.step import LOSS_AXIS, Figure
+from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.students import kept_layers
 from tutorkd.teacher import Teacher
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
 ATTENTION_SCORE = Figure("loss_attention_score", "L_att", LOSS_AXIS)
+
+
+class LayerWeights(Protocol):
+    """Settings that say which layers' losses count; a weight of 0 turns one off."""
+
+    hidden_state_weight: float
+    attention_score_weight: float
 
 
 class Projection(nn.Linear):
@@ -42,16 +49,43 @@ class Projection(nn.Linear):
                 nn.init.normal_(self.weight, std=getattr(student.config, "initializer_range", 0.02))
 
 
-def matched_layers(
-    student: PreTrainedModel, teacher: Teacher, hidden_states: bool, attention_scores: bool
-) -> tuple[Ask, Ask]:
-    """What is asked of the student's and of the teacher's layers, one matching the other in its place."""
+def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWeights) -> tuple[Ask, Ask]:
+    """What ``internal_losses`` read of the student's layers and of the teacher's that match them."""
+    hidden_states, attention_scores = weights.hidden_state_weight != 0, weights.attention_score_weight != 0
     depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
     layers = list(range(1, depths[0] + 1)), kept_layers(*depths, teacher.objective) or []
     learned, taught = (
         Ask(hidden=[0, *each] if hidden_states else [], attention=each if attention_scores else []) for each in layers
     )
     return learned, taught
+
+
+def internal_losses(
+    weights: LayerWeights,
+    projection: Projection | None,
+    learned: Reading,
+    taught: Reading,
+    mask: Tensor,
+    real: Count = None,
+    pairs: Count = None,
+) -> list[Term]:
+    """L_hid and L_att, as far as they have a weight.
+
+    Args:
+        projection: what L_hid needs.
+        learned, taught: what ``matched_layers`` asked for, of the student and of the teacher.
+        mask: (B, L).
+        real, pairs: real positions and (query, key) pairs in the whole batch; those of ``mask`` by default.
+    """
+    terms = []
+    if weights.hidden_state_weight:
+        assert projection is not None
+        loss = summed_hidden_state_loss(projection, learned, taught, mask, real)
+        terms.append(Term(HIDDEN_STATE, weights.hidden_state_weight, loss))
+    if weights.attention_score_weight:
+        loss = summed_attention_score_loss(learned, taught, mask, real, pairs)
+        terms.append(Term(ATTENTION_SCORE, weights.attention_score_weight, loss))
+    return terms
 
 
 def summed_hidden_state_loss(

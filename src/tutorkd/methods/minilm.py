@@ -35,7 +35,7 @@ from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
-from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class MiniLM(nn.Module):
 
         attention = relation_loss((s.query, s.key), (t.query, t.key), mask, real, shared_window(s, t))
         value = relation_loss((s.value, s.value), (t.value, t.value), mask, real)
-        return StepOutput(
-            c.attention_distribution_weight * attention + c.value_relation_weight * value,
-            {ATTENTION_DISTRIBUTION.name: attention.detach(), VALUE_RELATION.name: value.detach()},
+        return weighted_sum(
+            [
+                Term(ATTENTION_DISTRIBUTION, c.attention_distribution_weight, attention),
+                Term(VALUE_RELATION, c.value_relation_weight, value),
+            ]
         )

@@ -35,7 +35,7 @@ from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
-from tutorkd.step import LOSS_AXIS, Figure, StepOutput
+from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -152,16 +152,16 @@ class MiniLMv2(nn.Module):
         t = attention_inputs(teacher, self.teacher_layer, batch)
         s = attention_inputs(self.reader, self.student.config.num_hidden_layers, batch)
 
-        query = self_relation_loss(s.query, t.query, c.relation_heads, mask, real)
-        key = self_relation_loss(s.key, t.key, c.relation_heads, mask, real)
-        value = self_relation_loss(s.value, t.value, c.relation_heads, mask, real)
-        return StepOutput(
-            c.query_relation_weight * query + c.key_relation_weight * key + c.value_relation_weight * value,
-            {
-                QUERY_RELATION.name: query.detach(),
-                KEY_RELATION.name: key.detach(),
-                VALUE_RELATION.name: value.detach(),
-            },
+        vectors = (
+            (QUERY_RELATION, c.query_relation_weight, s.query, t.query),
+            (KEY_RELATION, c.key_relation_weight, s.key, t.key),
+            (VALUE_RELATION, c.value_relation_weight, s.value, t.value),
+        )
+        return weighted_sum(
+            [
+                Term(figure, weight, self_relation_loss(student, teacher, c.relation_heads, mask, real))
+                for figure, weight, student, teacher in vectors
+            ]
         )
 
 

@@ -31,14 +31,13 @@ from tutorkd.methods.internal import (
     ATTENTION_SCORE,
     HIDDEN_STATE,
     Projection,
+    internal_losses,
     matched_layers,
-    summed_attention_score_loss,
-    summed_hidden_state_loss,
 )
 from tutorkd.methods.pair import check_layers, check_vocabulary
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
-from tutorkd.step import StepOutput
+from tutorkd.step import StepOutput, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -99,21 +98,12 @@ class TinyBERT(nn.Module):
         self.student = student
         self.reader = Reader(student)
         self.args = settings
-        scores = settings.attention_score_weight != 0
-        self.asked_of_student, self.asked_of_teacher = matched_layers(student, teacher, True, scores)
+        self.asked_of_student, self.asked_of_teacher = matched_layers(student, teacher, settings)
         self.projection = Projection(student, teacher)
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on X; the masked positions aren't read."""
-        c = self.args
         _, real, pairs, *_ = batch.counts
         taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
         learned = self.reader(batch.input_ids, batch.attention_mask, self.asked_of_student)
-        mask = batch.mask
-
-        losses = {HIDDEN_STATE.name: summed_hidden_state_loss(self.projection, learned, taught, mask, real)}
-        loss = c.hidden_state_weight * losses[HIDDEN_STATE.name]
-        if c.attention_score_weight:
-            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
-            loss = loss + c.attention_score_weight * losses[ATTENTION_SCORE.name]
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()})
+        return weighted_sum(internal_losses(self.args, self.projection, learned, taught, batch.mask, real, pairs))

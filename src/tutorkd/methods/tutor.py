@@ -16,7 +16,7 @@ from tutorkd.functional import Count
 from tutorkd.gradients import GradientPart
 from tutorkd.reader import Head
 from tutorkd.sampling import likeliest, sample_replacements, without
-from tutorkd.step import LOSS_AXIS, Figure
+from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.teacher import Teacher
 
 POLICY = Figure("loss_policy", "L_pol", LOSS_AXIS)
@@ -141,8 +141,8 @@ def tutor_losses(
     baseline: bool,
     masked: Count,
     weights: Tensor,
-) -> dict[str, Tensor]:
-    """L_pol and L_kl by their names in the log; nothing where no tutor learns.
+) -> list[Term]:
+    """L_pol and L_kl; nothing where no tutor learns.
 
     Args:
         teacher_logits: (k, V), as for ``act``.
@@ -152,7 +152,7 @@ def tutor_losses(
         weights: (k,), 1, or 0 at positions that only fill up their number.
     """
     if action.policy_logits is None or action.tutor_logits is None:
-        return {}
+        return []
     reward = {
         "both": reward_teacher + reward_student,
         "teacher": reward_teacher,
@@ -163,10 +163,12 @@ def tutor_losses(
         reward = functional.advantage(reward, weights)
     # Before the cut to the likeliest: tokens that fell out of the candidates would never be pulled back in.
     prior = without(teacher_logits, forbidden_ids)
-    return {
-        POLICY.name: functional.policy_loss(action.policy_logits, action.replaced_ids, reward * weights, masked),
-        PLAUSIBILITY.name: functional.plausibility_loss(action.tutor_logits, prior, masked, weights),
-    }
+    policy = functional.policy_loss(action.policy_logits, action.replaced_ids, reward * weights, masked)
+    plausibility = functional.plausibility_loss(action.tutor_logits, prior, masked, weights)
+    return [
+        Term(POLICY, settings.policy_weight, policy),
+        Term(PLAUSIBILITY, settings.plausibility_weight, plausibility),
+    ]
 
 
 def tutor_figures(

@@ -20,9 +20,8 @@ from tutorkd.methods.internal import (
     ATTENTION_SCORE,
     HIDDEN_STATE,
     Projection,
+    internal_losses,
     matched_layers,
-    summed_attention_score_loss,
-    summed_hidden_state_loss,
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
 from tutorkd.methods.pair import check_layers, check_vocabulary
@@ -47,7 +46,7 @@ from tutorkd.objective import MASKED, Objective
 from tutorkd.probe import AUC, CORRELATION, HeldOut, probe_metrics
 from tutorkd.reader import Ask, Reader, Reading
 from tutorkd.sampling import sample_replacements, without
-from tutorkd.step import StepOutput, at_positions, spread
+from tutorkd.step import StepOutput, Term, at_positions, spread, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ class TutorKD(nn.Module):
         self.reader = Reader(student)
         self.args = settings
         self.tutor = make_tutor(teacher, forbidden_ids, settings)
-        scores = settings.attention_score_weight != 0
-        learned, taught = matched_layers(student, teacher, settings.hidden_state_weight != 0, scores)
+        learned, taught = matched_layers(student, teacher, settings)
         if not settings.student_head:
             self.modified_logit_head = ModifiedLogitHead(student)
             learned = learned._replace(hidden=learned.hidden or [student.config.num_hidden_layers])  # the head reads it
@@ -167,32 +165,22 @@ class TutorKD(nn.Module):
         mask, weights = batch.mask, batch.position_weights
         if c.target == "mlm-logits":
             soft = soft_cross_entropy(lesson.student_logits, lesson.taught.logits, 1.0, masked, weights)
-            losses = {SOFT_CROSS_ENTROPY.name: soft}
+            answer = Term(SOFT_CROSS_ENTROPY, c.mlm_logit_weight, soft)
         else:
             target = spread(lesson.ratio, batch.masked_positions, like=batch.input_ids, elsewhere=1.0)
-            losses = {MODIFIED_LOGIT.name: functional.modified_logit_loss(lesson.student_logits, target, mask, real)}
+            asked = functional.modified_logit_loss(lesson.student_logits, target, mask, real)
+            answer = Term(MODIFIED_LOGIT, c.modified_logit_weight, asked)
         rewards = lesson.reward_teacher, lesson.reward_student
-        losses |= tutor_losses(
-            *(c, lesson.action, lesson.teacher_logits, self.forbidden_ids, *rewards),
-            *(c.reward_baseline == "mean", masked, weights),
-        )
-        coefficients = {
-            MODIFIED_LOGIT.name: c.modified_logit_weight,
-            SOFT_CROSS_ENTROPY.name: c.mlm_logit_weight,
-            POLICY.name: c.policy_weight,
-            PLAUSIBILITY.name: c.plausibility_weight,
-            HIDDEN_STATE.name: c.hidden_state_weight,
-            ATTENTION_SCORE.name: c.attention_score_weight,
-        }
-        learned, taught = lesson.learned, lesson.taught
-        if c.hidden_state_weight:
-            losses[HIDDEN_STATE.name] = summed_hidden_state_loss(self.projection, learned, taught, mask, real)
-        if c.attention_score_weight:
-            losses[ATTENTION_SCORE.name] = summed_attention_score_loss(learned, taught, mask, real, pairs)
-        loss = torch.stack([coefficients[name] * value for name, value in losses.items()]).sum()
-
+        terms = [
+            answer,
+            *tutor_losses(
+                *(c, lesson.action, lesson.teacher_logits, self.forbidden_ids, *rewards),
+                *(c.reward_baseline == "mean", masked, weights),
+            ),
+            *internal_losses(c, self.projection, lesson.learned, lesson.taught, mask, real, pairs),
+        ]
         means = tutor_figures(lesson.action, batch.original_ids, lesson.ratio, *rewards, masked, weights)
-        return StepOutput(loss, {name: value.detach() for name, value in losses.items()} | means)
+        return weighted_sum(terms, means)
 
     def teach(self, batch: Batch, teacher: Teacher) -> Lesson:
         """The reading and writing part of a step, up to the rewards."""

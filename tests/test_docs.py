@@ -3,13 +3,17 @@
 import ast
 import doctest
 import importlib
+import io
 import re
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from commands import save, save_corpus
 from transformers import AutoModel
+
+import tutorkd
 
 ROOT = Path(__file__).parents[1]
 _HOLE = "\0"  # in the place of a value in a message
@@ -77,19 +81,34 @@ def test_examples_in_docstrings_give_what_they_say(module):
     assert not found.failed
 
 
-def test_the_program_in_the_documentation_trains_a_student(tmp_path, monkeypatch):
-    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    program = page.split("```python\n")[1].split("```")[0]
-    teacher = save(tiny.masked_lm(), tmp_path / "teacher")
+@pytest.fixture
+def folders_of_examples(tmp_path, monkeypatch):
+    """What examples find where they run: a model of four layers in `teacher`, sixty documents in `my_text`."""
+    save(tiny.masked_lm(), tmp_path / "teacher")
     (tmp_path / "my_text").mkdir()
     save_corpus(tmp_path / "my_text" / "text.txt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", tutorkd.__all__)
+def test_the_example_of_each_public_name_gives_what_it_says(name, folders_of_examples):
+    runner, said = doctest.DocTestRunner(), io.StringIO()
+    for found in doctest.DocTestFinder(recurse=False).find(getattr(tutorkd, name), name, globs={"torch": torch}):
+        runner.run(found, out=said.write)
+    assert runner.summarize(verbose=False).attempted
+    assert not said.getvalue()
+
+
+def test_the_program_in_the_documentation_trains_a_student(folders_of_examples):
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
     for theirs, ours in (
-        ("google-bert/bert-base-uncased", teacher),
+        ("google-bert/bert-base-uncased", "teacher"),
         ("max_length=128", "max_length=16, cache_dir='cache'"),
         ("max_steps=1000", "max_steps=2, report_to='none'"),
     ):
         assert theirs in program
         program = program.replace(theirs, ours)
-    monkeypatch.chdir(tmp_path)
     exec(program, {})
-    assert AutoModel.from_pretrained(tmp_path / "run").config.num_hidden_layers == 2
+    assert AutoModel.from_pretrained(folders_of_examples / "run").config.num_hidden_layers == 2

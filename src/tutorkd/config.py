@@ -186,4 +186,11 @@ def shards(args: PretrainingConfig) -> bool:
 
 @dataclass
 class TutorKDConfig(DistillationConfig, TutorKDSettings):
-    """Training and Tutor-KD's constants in one, for ``TutorKDTrainer``."""
+    """Training and Tutor-KD's constants in one, for ``TutorKDTrainer``.
+
+    Example:
+        >>> from tutorkd import TutorKDConfig
+        >>> args = TutorKDConfig(output_dir="student", max_steps=1000, modified_logit_weight=10)
+        >>> args.max_steps, args.modified_logit_weight, args.hidden_state_weight
+        (1000, 10, 0.5)
+    """

@@ -187,6 +187,15 @@ def build_student(
     without one.
 
     Takes what ``student_config`` takes and raises what it raises.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> from tutorkd import build_student
+        >>> teacher = BertConfig(num_hidden_layers=4, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+        >>> build_student("half", teacher).config.num_hidden_layers
+        2
+        >>> build_student("half", teacher, {"num_hidden_layers": 1}).config.num_hidden_layers
+        1
     """
     if pretrained:
         kind = head.model_class if head else AutoModel
@@ -217,6 +226,17 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two models of one family: a
     layer is an item of the module list that is as long as the model is deep. A head that the teacher's own model hasn't
     stays as it is.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from tutorkd import Teacher, build_student, initialise_from_teacher
+        >>> config = BertConfig(num_hidden_layers=4, hidden_size=32, num_attention_heads=4, intermediate_size=64)
+        >>> teacher, student = Teacher(BertForMaskedLM(config)), build_student("half", config)
+        >>> initialise_from_teacher(student, teacher).layers
+        [2, 4]
+        >>> of_student, of_teacher = student.encoder.layer[0], teacher.body.encoder.layer[1]
+        >>> torch.equal(of_student.output.dense.weight, of_teacher.output.dense.weight)
+        True
     """
     body = cast("PreTrainedModel", student.base_model)
     depths = body.config.num_hidden_layers, teacher.config.num_hidden_layers

@@ -58,6 +58,18 @@ class Teacher(Reader):
 
     Raises:
         UserError: if the attention of a masked model can't be captured, or ``mlm`` has no head or another vocabulary.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from tutorkd import Teacher
+        >>> sizes = {"vocab_size": 30, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> teacher = Teacher(BertForMaskedLM(BertConfig(num_hidden_layers=4, **sizes)))
+        >>> rows = torch.tensor([[2, 7, 9, 3], [2, 8, 6, 3]])
+        >>> reading = teacher(rows, positions=torch.tensor([1, 5]))  # the second token of each row
+        >>> reading.last.shape, reading.logits.shape
+        (torch.Size([2, 4, 8]), torch.Size([2, 30]))
+        >>> reading.logits.requires_grad
+        False
     """
 
     def __init__(
@@ -202,6 +214,14 @@ def load_teacher(
     Raises:
         UserError: if there is no such model, it can't be reached, the head of a causal one is missing, or its family
             doesn't work.
+
+    Example:
+        A masked language model of four layers lies in the folder "teacher".
+
+        >>> from tutorkd import load_teacher
+        >>> teacher = load_teacher("teacher")
+        >>> teacher.config.num_hidden_layers, teacher.answers
+        (4, True)
     """
     if sharded:
         model, missing = load_sharded(objective.model_class, name, dtype, trust_remote_code)

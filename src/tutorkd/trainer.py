@@ -197,7 +197,23 @@ class DistillationTrainer(PackedRowsTrainer):
 
 
 class TutorKDTrainer(DistillationTrainer):
-    """``DistillationTrainer`` for Tutor-KD, its constants among the arguments (``TutorKDConfig``)."""
+    """``DistillationTrainer`` for Tutor-KD, its constants among the arguments (``TutorKDConfig``).
+
+    Example:
+        A teacher and its tokenizer lie in the folder "teacher", and text in "my_text".
+
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
+        >>> tokenizer = AutoTokenizer.from_pretrained("teacher")
+        >>> corpus = prepare_corpus("my_text/", tokenizer, max_length=16)
+        >>> args = TutorKDConfig(output_dir="student", max_steps=2, per_device_train_batch_size=4, report_to="none")
+        >>> trainer = TutorKDTrainer("half", "teacher", args, corpus.train, tokenizer)
+        >>> trainer.train().global_step
+        2
+        >>> trainer.save_model()
+        >>> trainer.teacher.config.num_hidden_layers, AutoModel.from_pretrained("student").config.num_hidden_layers
+        (4, 2)
+    """
 
     args: TutorKDConfig
 

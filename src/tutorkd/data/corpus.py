@@ -168,6 +168,17 @@ def prepare_corpus(
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
             or no text at all, or is mostly unknown to the tokenizer (more than half of the tokens; of a stream, at
             its beginning); settings out of range; an unfit tokenizer; a full disk; a process that tokenised was killed.
+
+    Example:
+        The files in the folder "my_text" hold sixty documents, and a model with its tokenizer lies in "teacher".
+
+        >>> from transformers import AutoTokenizer
+        >>> from tutorkd import prepare_corpus
+        >>> corpus = prepare_corpus("my_text/", AutoTokenizer.from_pretrained("teacher"), max_length=16)
+        >>> corpus.documents, corpus.corpora[0].documents
+        (60, 60)
+        >>> len(corpus.train[0]["input_ids"]), len(corpus.heldout) > 0
+        (16, True)
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc)

@@ -51,5 +51,14 @@ def test_nor_does_a_mistyped_flag(command):
     assert "unknown option --lerning_rate; did you mean --learning_rate?" in said
 
 
+@pytest.mark.parametrize("command", ["report"])
+def test_options_that_aren_t_trainer_s_need_no_torch_either(command):
+    last, said = _loaded(command, "--help")
+    assert (last, f"usage: tutorkd {command}" in said) == ("0", True)
+    last, said = _loaded(command, "--outptu", "x")
+    assert last == "2"
+    assert "unknown option --outptu; did you mean --output?" in said
+
+
 def test_the_file_that_is_asked_for_of_a_data_set_is_the_library_s():
     assert hub_access._FILES["dataset"] == datasets.config.DATASETDICT_INFOS_FILENAME

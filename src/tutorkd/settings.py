@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from transformers import TrainingArguments
-
 # Trainer's options whose defaults are a command's or a machine's own.
 _OWN_DEFAULTS = {"bf16", "eval_strategy"}
 
@@ -17,6 +15,8 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
     Args:
         arguments: dataclass instances.
     """
+    from transformers import TrainingArguments  # loads torch, which whoever asks for help doesn't wait for
+
     values = {}
     for instance in arguments:
         inherited = instance if isinstance(instance, TrainingArguments) else None

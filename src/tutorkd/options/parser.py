@@ -7,7 +7,7 @@ from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.options.recipes import check_keys, load_recipe, recipe_names
@@ -61,10 +61,8 @@ class OptionParser(HfArgumentParser):
             if action.option_strings[0].startswith("--no_"):
                 action.help = SUPPRESS  # says in another way what --NAME false says
         for dataclass in classes:
-            if issubclass(dataclass, TrainingArguments):
-                self._sort_trainer_options(
-                    {field.name for field in dataclasses.fields(dataclass)} - own_fields(dataclass)
-                )
+            if inherited := {field.name for field in dataclasses.fields(dataclass)} - own_fields(dataclass):
+                self._sort_trainer_options(inherited)
         self.set_defaults(**defaults)
         self._source = self.prog
 
@@ -166,10 +164,14 @@ class OptionParser(HfArgumentParser):
             self.error(f"{key} takes values in a list, not {item} among them")
         if action.type is not str:
             return  # which its own parser checks
-        if isinstance(item, dict) and key not in TrainingArguments._VALID_DICT_FIELDS:
+        if isinstance(item, dict) and not self._takes_mapping(key):
             self.error(f"{key} takes text, not a mapping")
         if isinstance(item, bool | float):
             self.error(f"{key} takes text, which {json.dumps(item)} isn't to YAML; put it in quotes")
+
+    def _takes_mapping(self, key: str) -> bool:
+        """Whether a class of the options reads text of this key as a mapping, as ``TrainingArguments`` does."""
+        return any(key in getattr(dataclass, "_VALID_DICT_FIELDS", ()) for dataclass in self.dataclass_types)
 
 
 class _Formatter(ArgumentDefaultsHelpFormatter):

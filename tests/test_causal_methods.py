@@ -23,7 +23,10 @@ from tutorkd.teacher import Teacher
 from tutorkd.trainer import build_module
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "mistral"]
-EVERYTHING = {"modified_logit_weight": 2.0, "hidden_state_weight": 0.5, "attention_score_weight": 0.5}
+EVERYTHING = {
+    **{"modified_logit_weight": 2.0, "hidden_state_weight": 0.5, "attention_score_weight": 0.5},
+    **{"relation_weight": 3.0, "relation_heads": 4},
+}
 
 
 def _pair(family: str = "llama", seed: int = 0):
@@ -171,7 +174,7 @@ def test_a_step_of_tutor_kd_is_what_the_formulas_say(padded):
     }
     for name, value in named.items():
         assert float(output.metrics[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-5), name
-    weights = {"loss_modified_logit": 2.0, "loss_hidden_state": 0.5, "loss_attention_score": 0.5}
+    weights = {"loss_modified_logit": 2.0, "loss_hidden_state": 0.5, "loss_attention_score": 0.5, "loss_relation": 3.0}
     losses = {name: value for name, value in output.metrics.items() if name.startswith("loss_")}
     assert float(output.loss) == pytest.approx(sum(weights.get(n, 1.0) * float(v) for n, v in losses.items()), rel=1e-5)
 
@@ -208,13 +211,13 @@ def test_a_replacement_moves_nothing_before_it(family):
 def test_every_family_is_trained_by_every_method(family, method):
     settings = {"window": 4, **EVERYTHING} if method == "tutor-kd" else {}
     if family == "gemma2" and settings:  # its attention can't be read
-        settings["attention_score_weight"] = 0.0
+        settings |= {"attention_score_weight": 0.0, "relation_weight": 0.0}
     module, teacher = _module(method, family, **settings)
     before = copy.deepcopy(teacher.model.state_dict())
     output = module(_batch(padded=True), teacher)
     output.loss.backward()
     assert output.loss.isfinite()
-    lacking = {"loss_attention_score"} if family == "gemma2" else set()
+    lacking = {"loss_attention_score", "loss_relation"} if family == "gemma2" else set()
     assert {figure.name for figure in CAUSAL_METHODS[method].figures} - lacking == output.metrics.keys()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())

@@ -198,9 +198,13 @@ def trainer(folder: Path, out: Path, student="half", rows=None, given=None, **se
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(folder, tmp_path):
     twin = AutoModel.from_pretrained(folder)
     weights = dict.fromkeys(
-        (*("cosine_weight", "squared_weight", "similarity_weight"), *("hidden_state_weight", "attention_score_weight")),
+        (
+            *("cosine_weight", "squared_weight", "similarity_weight"),
+            *("hidden_state_weight", "attention_score_weight", "relation_weight"),
+        ),
         1.0,
     )
+    weights["relation_heads"] = 8
     made = trainer(folder, tmp_path, twin, **weights)
     made.model.eval()
     output = made.model(batch_of(TEXTS, made.processing_class), made.teacher)

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutorkd.methods.distilbert import cosine_loss, masked_lm_loss
-from tutorkd.methods.minilm_v2 import regroup, self_relation_loss
-from tutorkd.methods.relations import relation_loss
+from tutorkd.methods.relations import regroup, relation_loss, self_relation_loss
 from tutorkd.methods.soft_targets import soft_cross_entropy
 
 

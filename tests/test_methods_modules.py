@@ -299,7 +299,7 @@ def test_appended_padding_changes_nothing(method, family):
 
 @every_method
 def test_every_figure_that_a_module_gives_has_a_label(method):
-    module, teacher = _pair(method)
+    module, teacher = _pair(method, **({"relation_weight": 1.0, "relation_heads": 8} if method == "tinybert" else {}))
     assert {figure.name for figure in ALL_METHODS[method].figures} == module(_batch(), teacher).metrics.keys()
 
 
@@ -480,6 +480,12 @@ def test_tinybert_starts_aligned_where_sizes_agree():
             {"relation_heads": 16},
             r"16 relation heads.*size 24.*teacher's 32.*--relation_heads to one of 1, 2, 4, 8$",
         ),
+        (
+            "tinybert",
+            lambda: _student("tinybert", hidden_size=24),
+            {"relation_weight": 1.0, "relation_heads": 16},
+            r"16 relation heads.*size 24.*teacher's 32.*--relation_heads to one of 1, 2, 4, 8$",
+        ),
         ("minilm-v2", lambda: _student("minilm-v2"), {"relation_heads": 0}, r"one of 1, 2, 4, 8, 16$"),
         ("minilm-v2", lambda: _student("minilm-v2"), {"relation_heads": 48}, r"48 relation heads"),
         ("minilm-v2", lambda: _student("minilm-v2"), {"teacher_layer": 5}, r"no layer 5.*1 to 4"),
@@ -505,6 +511,20 @@ def test_what_needs_equal_sizes_can_be_left_out():
     assert _module("distilbert", _student("kd"), teacher, cosine_weight=0.0)
     student = _student("tinybert", num_attention_heads=2)
     assert _module("tinybert", student, teacher, attention_score_weight=0.0)
+
+
+@every_family
+@pytest.mark.parametrize("attention_score_weight", [0.0, 1.0])
+def test_relations_beside_other_losses_are_those_of_minilm_v2(family, attention_score_weight):
+    student, teacher = _student("minilm-v2", family), Teacher(tiny.masked_lm(family))
+    alone = _module("minilm-v2", student, teacher).eval()(_batch(), teacher).loss
+    beside = {"attention_score_weight": attention_score_weight, "relation_weight": 2.5, "relation_heads": 8}
+    output = _module("tinybert", student, teacher, **beside).eval()(_batch(), teacher)
+    assert output.metrics["loss_relation"].item() == pytest.approx(alone.item(), rel=1e-6)
+    others = output.metrics["loss_hidden_state"] + attention_score_weight * output.metrics.get(
+        "loss_attention_score", 0
+    )
+    assert output.loss.item() == pytest.approx((others + 2.5 * alone).item(), rel=1e-6)
 
 
 def test_a_method_of_which_no_loss_counts_is_refused():

@@ -164,6 +164,7 @@ def test_classes_that_do_not_fit_are_refused(theirs, problem, message):
         ("temperature", 0.0),
         ("hidden_state_weight", -1.0),
         ("attention_score_weight", -1.0),
+        ("relation_weight", -1.0),
     ],
 )
 def test_values_out_of_range(name, value):
@@ -349,6 +350,31 @@ def test_layers_that_match_are_compared_where_that_is_asked_for(tmp_path):
     loss.backward()
     assert layers.projection.weight.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in layers.teacher.parameters())
+
+
+def test_relations_of_the_last_layers_are_compared_where_that_is_asked_for(tmp_path):
+    teacher = classifier(["no", "yes"], tmp_path / "teacher", seed=1)
+    student = classifier(["no", "yes"], tmp_path / "student", seed=2)
+    tokens = tiny.tokenizer()(["w1 w2 w3", "w4 w5"], padding=True, return_tensors="pt")
+    real, expected = tokens["attention_mask"].bool(), 0.0
+    both = [AutoModelForSequenceClassification.from_pretrained(each).eval() for each in (student, teacher)]
+    for name in ("query", "key", "value"):
+        rows = []
+        for model in both:
+            with torch.no_grad():
+                hidden = model(**tokens, output_hidden_states=True).hidden_states[-2]
+                vectors = getattr(model.base_model.encoder.layer[-1].attention.self, name)(hidden).double()
+            rows.append([(row[mask].view(-1, 8, 4).transpose(0, 1)) for row, mask in zip(vectors, real, strict=True)])
+        for ours, theirs in zip(*rows, strict=True):
+            log_q, log_p = ((each @ each.mT / 4**0.5).log_softmax(-1) for each in (ours, theirs))
+            expected += (log_p.exp() * (log_p - log_q)).sum().item() / 8 / real.sum().item()
+
+    soft = SoftTargetArguments(distill_from=teacher, relation_weight=1.5, relation_heads=8)
+    layers = MatchedLayers(both[0], tiny.tokenizer(), load_trained(teacher), soft).cpu()
+    _, loss = layers.read(both[0], dict(tokens))
+    assert loss.item() == pytest.approx(1.5 * expected, rel=1e-4)
+    assert soft.settings()["relation_heads"] == 8
+    assert not {"relation_heads", "relation_weight"} & SoftTargetArguments(distill_from=teacher).settings().keys()
 
 
 def test_the_projection_between_layers_is_trained_with_the_student(place):

@@ -12,6 +12,7 @@ from tutorkd.config import TutorKDConfig
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS, tutor_kd
+from tutorkd.methods.minilm_v2 import MiniLMv2, MiniLMv2Settings
 from tutorkd.methods.tinybert import TinyBERTSettings
 from tutorkd.methods.tutor_kd import TutorKD
 from tutorkd.objective import MASKED
@@ -269,7 +270,7 @@ def test_padded_rows_change_no_loss(tmp_path, family):
 def test_every_figure_that_a_step_gives_has_a_label(tmp_path):
     given = set()
     for target in ("modified-logit", "mlm-logits"):
-        module, teacher = _pair(tmp_path, target=target)
+        module, teacher = _pair(tmp_path, target=target, relation_weight=1.0, relation_heads=8)
         given |= module(_batch(), teacher).metrics.keys()
     assert {figure.name for figure in METHODS["tutor-kd"].figures} == given
 
@@ -349,6 +350,24 @@ def test_differing_heads_train_without_attention_scores(tmp_path):
         AutoModel.from_config(config), teacher, tiny.SPECIAL_IDS, _config(tmp_path, attention_score_weight=0.0)
     )
     assert "loss_attention_score" not in module(_batch(), teacher).metrics
+
+
+def test_differing_heads_train_with_relations(tmp_path):
+    """Where nothing is replaced, Tutor-KD's student reads X^M, and its loss of relations is MiniLM v2's there."""
+    teacher = Teacher(tiny.masked_lm())
+    student = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, num_attention_heads=2))
+    config = _config(tmp_path, attention_score_weight=0.0, relation_weight=5.0, relation_heads=8, tutor="none")
+    module = TutorKD(student, teacher, tiny.SPECIAL_IDS, config).eval()
+    output = module(_batch(), teacher)
+    batch = _batch()._replace(input_ids=_batch().corrupted_ids)
+    expected = MiniLMv2(student, teacher, MiniLMv2Settings(relation_heads=8)).eval()(batch, teacher).loss
+    assert output.metrics["loss_relation"].item() == pytest.approx(expected.item(), rel=1e-6)
+    output.loss.backward()
+    assert student.encoder.layer[-1].attention.self.value.weight.grad.abs().sum() > 0
+    terms = {"loss_modified_logit": 25, "loss_hidden_state": 0.5, "loss_relation": 5}
+    assert output.loss.item() == pytest.approx(
+        sum(weight * output.metrics[name] for name, weight in terms.items()).item()
+    )
 
 
 def test_each_choice_of_rewards_gives_its_policy_gradient(tmp_path):

@@ -28,11 +28,12 @@ from transformers import PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import LABELS_ARE, Problem, class_names_of, problem_of
+from tutorkd.methods.internal import RelationSettings
 from tutorkd.methods.soft_targets import check_temperature, soft_cross_entropy
 
 
 @dataclass
-class SoftTargetWeights:
+class SoftTargetWeights(RelationSettings):
     """What of a teacher is learned beside the labels, and how much."""
 
     _argument_group_name = "soft targets"
@@ -58,20 +59,22 @@ class SoftTargetWeights:
         if not 0 <= self.soft_target_weight <= 1:
             raise UserError(f"soft_target_weight must be from 0 to 1, not {self.soft_target_weight:g}")
         check_temperature(self.temperature)
-        for name in ("hidden_state_weight", "attention_score_weight"):
+        for name in ("hidden_state_weight", "attention_score_weight", "relation_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more, not {getattr(self, name):g}")
 
     def settings(self) -> dict[str, Any]:
         """What a result depends on."""
-        return {
-            key: value for key, value in asdict(self).items() if value or not key.startswith(("hidden", "attention"))
-        }
+        layers = ("hidden", "attention", "relation")
+        told = {key: value for key, value in asdict(self).items() if value or not key.startswith(layers)}
+        if not self.relation_weight:
+            del told["relation_heads"]
+        return told
 
     @property
     def matches_layers(self) -> bool:
         """Whether the student learns more than the teacher's answers."""
-        return self.hidden_state_weight > 0 or self.attention_score_weight > 0
+        return self.hidden_state_weight > 0 or self.attention_score_weight > 0 or self.relation_weight > 0
 
 
 @dataclass

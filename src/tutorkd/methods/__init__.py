@@ -19,6 +19,7 @@ from tutorkd.methods import (
     causal_tutor_kd,
     distilbert,
     embedding,
+    internal,
     kd,
     masked_lm,
     minilm,
@@ -87,7 +88,7 @@ METHODS: dict[str, Method] = {
         tinybert.CITATION,
         tinybert.TinyBERTSettings,
         _of_pair(tinybert.TinyBERT),
-        tinybert.FIGURES,
+        internal.FIGURES,
         teacher_head=False,
     ),
     "minilm": Method(

@@ -29,11 +29,11 @@ from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
+from tutorkd.methods import internal
 from tutorkd.methods.causal_kd import check_divergence
 from tutorkd.methods.internal import (
-    ATTENTION_SCORE,
-    HIDDEN_STATE,
     Projection,
+    RelationSettings,
     internal_losses,
     matched_layers,
 )
@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FIGURES = (
-    *(DIVERGENCE, MODIFIED_LOGIT, HIDDEN_STATE, ATTENTION_SCORE, POLICY, PLAUSIBILITY),
+    *(DIVERGENCE, MODIFIED_LOGIT, *internal.FIGURES, POLICY, PLAUSIBILITY),
     *(REWARD_TEACHER, REWARD_STUDENT, SHARE_ORIGINAL, SHARE_RATIO_1, TUTOR_ENTROPY),
 )
 
 
 @dataclass
-class CausalTutorKDSettings(TutorSettings, DivergenceSettings):
+class CausalTutorKDSettings(RelationSettings, TutorSettings, DivergenceSettings):
     """Constants of Tutor-KD for causal models, which have no source but ours."""
 
     _argument_group_name = "method: Tutor-KD"
@@ -135,7 +135,7 @@ class CausalTutorKD(nn.Module):
                 f"{settings.replaced_share:g}"
             )
         check_heads(student, teacher, settings.attention_score_weight)
-        if settings.attention_score_weight:
+        if settings.attention_score_weight or settings.relation_weight:
             teacher.prepare_for_capture()
             prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.functional import Count, mean_over
+from tutorkd.methods import internal
 from tutorkd.methods.internal import (
-    ATTENTION_SCORE,
-    HIDDEN_STATE,
     Projection,
+    RelationSettings,
     internal_losses,
     matched_layers,
 )
@@ -61,13 +61,13 @@ CITATION = """\
 COSINE = Figure("loss_cosine", "L_cos", LOSS_AXIS)
 SQUARED = Figure("loss_squared", "L_sq", LOSS_AXIS)
 SIMILARITY = Figure("loss_similarity", "L_sim", LOSS_AXIS)
-FIGURES = (COSINE, SQUARED, SIMILARITY, HIDDEN_STATE, ATTENTION_SCORE)
+FIGURES = (COSINE, SQUARED, SIMILARITY, *internal.FIGURES)
 
 _ROWS_OF_START = 2048  # whose vectors decide how a dense layer starts
 
 
 @dataclass
-class EmbeddingSettings:
+class EmbeddingSettings(RelationSettings):
     """Constants of a student of an embedding model."""
 
     student_head: ClassVar[Objective | None] = None
@@ -96,7 +96,7 @@ class EmbeddingSettings:
     @property
     def layers_count(self) -> bool:
         """Whether the teacher's layers are asked for, and not its vectors alone."""
-        return bool(self.hidden_state_weight or self.attention_score_weight)
+        return bool(self.hidden_state_weight or self.attention_score_weight or self.relation_weight)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -> Tensor:

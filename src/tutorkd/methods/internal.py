@@ -1,4 +1,5 @@
-"""Internal representations of student and teacher compared layer by layer, as Tutor-KD and TinyBERT do it.
+"""Internal representations of student and teacher compared: L_hid and L_att layer by layer, as Tutor-KD and TinyBERT
+do it, and L_rel of the last layers, as MiniLM v2 does it.
 
 Teacher depth N, student depth m: layer l of the student matches layer g(l) of the teacher, which of masked models is
 l N / m, and l = 0 is the embedding output.
@@ -6,6 +7,7 @@ l N / m, and l = 0 is the embedding output.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.functional import Count
+from tutorkd.methods.relations import check_relation_heads, self_relation_loss
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.students import kept_layers
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
 ATTENTION_SCORE = Figure("loss_attention_score", "L_att", LOSS_AXIS)
+RELATION = Figure("loss_relation", "L_rel", LOSS_AXIS)
+FIGURES = (HIDDEN_STATE, ATTENTION_SCORE, RELATION)
 
 
 class LayerWeights(Protocol):
@@ -31,6 +36,18 @@ class LayerWeights(Protocol):
 
     hidden_state_weight: float
     attention_score_weight: float
+    relation_weight: float
+    relation_heads: int
+
+
+@dataclass
+class RelationSettings:
+    """L_rel, which none of the papers has beside their other losses."""
+
+    relation_weight: float = field(default=0.0, metadata={"help": "Weight of L_rel (Wang et al. 2021), for any heads."})
+    relation_heads: int = field(
+        default=48, metadata={"help": "Its heads (Wang et al. 2021), dividing both hidden sizes."}
+    )
 
 
 class Projection(nn.Linear):
@@ -50,12 +67,22 @@ class Projection(nn.Linear):
 
 
 def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWeights) -> tuple[Ask, Ask]:
-    """What ``internal_losses`` read of the student's layers and of the teacher's that match them."""
-    hidden_states, attention_scores = weights.hidden_state_weight != 0, weights.attention_score_weight != 0
+    """What ``internal_losses`` read of the student's layers and of the teacher's that match them.
+
+    Raises:
+        UserError: if L_rel counts and its heads don't divide both hidden sizes.
+    """
+    if weights.relation_weight:
+        check_relation_heads(weights.relation_heads, student.config, teacher.config)
     depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
     layers = list(range(1, depths[0] + 1)), kept_layers(*depths, teacher.objective) or []
     learned, taught = (
-        Ask(hidden=[0, *each] if hidden_states else [], attention=each if attention_scores else []) for each in layers
+        Ask(
+            hidden=[0, *each] if weights.hidden_state_weight else [],
+            attention=each if weights.attention_score_weight else each[-1:] if weights.relation_weight else [],
+            values=weights.relation_weight != 0,
+        )
+        for each in layers
     )
     return learned, taught
 
@@ -69,7 +96,7 @@ def internal_losses(
     real: Count = None,
     pairs: Count = None,
 ) -> list[Term]:
-    """L_hid and L_att, as far as they have a weight.
+    """L_hid, L_att and L_rel, as far as they have a weight.
 
     Args:
         projection: what L_hid needs.
@@ -85,6 +112,9 @@ def internal_losses(
     if weights.attention_score_weight:
         loss = summed_attention_score_loss(learned, taught, mask, real, pairs)
         terms.append(Term(ATTENTION_SCORE, weights.attention_score_weight, loss))
+    if weights.relation_weight:
+        loss = last_relation_loss(learned, taught, weights.relation_heads, mask, real)
+        terms.append(Term(RELATION, weights.relation_weight, loss))
     return terms
 
 
@@ -108,6 +138,24 @@ def summed_attention_score_loss(learned: Reading, taught: Reading, mask: Tensor,
     """
     layers = zip(learned.attention, taught.attention, strict=True)
     return torch.stack([_of_one_layer(student, teacher, mask, real, pairs) for student, teacher in layers]).sum()
+
+
+def last_relation_loss(
+    learned: Reading, taught: Reading, relation_heads: int, mask: Tensor, real: Count = None
+) -> Tensor:
+    """L_rel, the sum of the losses of Q-Q, K-K and V-V relations (``relations``) of the last layers asked for.
+
+    Source: Wang et al., "MiniLMv2", Findings of ACL-IJCNLP 2021, section 3.1.
+
+    Args:
+        learned, taught: with queries, keys and values.
+        relation_heads: A_r, which divides both hidden sizes.
+        mask: (B, L).
+        real: real positions in the whole batch; those of ``mask`` by default.
+    """
+    student, teacher = learned.attention[-1], taught.attention[-1]
+    pairs = (student.query, teacher.query), (student.key, teacher.key), (student.value, teacher.value)
+    return torch.stack([self_relation_loss(*pair, relation_heads, mask, real) for pair in pairs]).sum()
 
 
 def _of_one_layer(

@@ -20,22 +20,26 @@ they start.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
-from transformers import PretrainedConfig
+from torch import nn
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
-from tutorkd.functional import Count
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
+from tutorkd.methods.relations import (
+    KEY_RELATION,
+    QUERY_RELATION,
+    VALUE_RELATION,
+    attention_inputs,
+    check_relation_heads,
+    self_relation_loss,
+)
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
-from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
+from tutorkd.step import StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -53,8 +57,6 @@ CITATION = """\
 }"""
 
 
-QUERY_RELATION = Figure("loss_query_relation", "L_qr", LOSS_AXIS)
-KEY_RELATION = Figure("loss_key_relation", "L_kr", LOSS_AXIS)
 FIGURES = (QUERY_RELATION, KEY_RELATION, VALUE_RELATION)
 
 
@@ -87,31 +89,6 @@ class MiniLMv2Settings:
     value_relation_weight: float = field(
         default=1.0, metadata={"help": "Weight of the V-V relations' loss (Wang et al. 2021, section 3.1)."}
     )
-
-
-def regroup(vectors: Tensor, relation_heads: int) -> Tensor:
-    """Put the attention heads end to end and split anew: (B, H, L, a) -> (B, A_r, L, H a / A_r)."""
-    joined = vectors.transpose(1, 2).flatten(2)
-    return joined.unflatten(-1, (relation_heads, -1)).transpose(1, 2)
-
-
-def self_relation_loss(
-    student: Tensor, teacher: Tensor, relation_heads: int, attention_mask: Tensor, num_items: Count = None
-) -> Tensor:
-    """One L_i: mean over relation heads and real positions of KL(R^T || R^S), R = softmax(A A^T / sqrt(d_r)).
-
-    Args:
-        student: (B, H_s, L, a), queries, keys or values.
-        teacher: (B, H_t, L, b), the same of the teacher; no gradient flows to it.
-        relation_heads: A_r, which divides H_s a and H_t b.
-        attention_mask: (B, L).
-        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
-
-    Returns:
-        () float32.
-    """
-    s, t = regroup(student, relation_heads), regroup(teacher, relation_heads)
-    return relation_loss((s, s), (t, t), attention_mask, num_items)
 
 
 class MiniLMv2(nn.Module):
@@ -163,25 +140,3 @@ class MiniLMv2(nn.Module):
                 for figure, weight, student, teacher in vectors
             ]
         )
-
-
-def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
-    """Refuse relation heads that don't divide the sizes of student and teacher.
-
-    Raises:
-        UserError: naming the numbers that do.
-    """
-    s, t = _attention_size(student), _attention_size(teacher)
-    common = math.gcd(s, t)
-    if relation_heads < 1 or common % relation_heads:
-        fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-        raise UserError(
-            f"{relation_heads} relation heads don't divide both the student's hidden size {s} and the "
-            f"teacher's {t}: set --relation_heads to one of {fitting}"
-        )
-
-
-def _attention_size(config: PretrainedConfig) -> int:
-    """All heads of a layer end to end: the hidden size, unless the heads' size is set apart (EuroBERT)."""
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_attention_heads * head_size

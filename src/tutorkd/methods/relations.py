@@ -1,19 +1,25 @@
-"""Relations between the positions of a row, which MiniLM and MiniLM v2 share.
+"""Relations between the positions of a row, which MiniLM, MiniLM v2 and L_rel share.
 
 A relation of vectors A and B, (B, H, L, a) each, is softmax(A B^T / sqrt(a)): for each head and position a
 distribution over the row's positions. Queries with keys give the attention distributions.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from tutorkd.batch import Batch
 from tutorkd.capture import AttentionInputs
+from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure
 
+QUERY_RELATION = Figure("loss_query_relation", "L_qr", LOSS_AXIS)
+KEY_RELATION = Figure("loss_key_relation", "L_kr", LOSS_AXIS)
 VALUE_RELATION = Figure("loss_value_relation", "L_vr", LOSS_AXIS)
 # Score of a position that has no share: the softmax makes exactly 0 of it, and differences of such scores stay finite.
 _LEFT_OUT = -1e30
@@ -69,3 +75,50 @@ def relation_loss(
     divergence = F.kl_div(answer, target, reduction="none", log_target=True).sum(-1)
     mask = attention_mask.float()
     return mean_over((divergence * mask[:, None]).sum() / heads, mask.sum(), num_items)
+
+
+def regroup(vectors: Tensor, relation_heads: int) -> Tensor:
+    """Put the attention heads end to end and split anew: (B, H, L, a) -> (B, A_r, L, H a / A_r)."""
+    joined = vectors.transpose(1, 2).flatten(2)
+    return joined.unflatten(-1, (relation_heads, -1)).transpose(1, 2)
+
+
+def self_relation_loss(
+    student: Tensor, teacher: Tensor, relation_heads: int, attention_mask: Tensor, num_items: Count = None
+) -> Tensor:
+    """One L_i: mean over relation heads and real positions of KL(R^T || R^S), R = softmax(A A^T / sqrt(d_r)).
+
+    Args:
+        student: (B, H_s, L, a), queries, keys or values.
+        teacher: (B, H_t, L, b), the same of the teacher; no gradient flows to it.
+        relation_heads: A_r, which divides H_s a and H_t b.
+        attention_mask: (B, L).
+        num_items: real positions in the whole batch; those of ``attention_mask`` by default.
+
+    Returns:
+        () float32.
+    """
+    s, t = regroup(student, relation_heads), regroup(teacher, relation_heads)
+    return relation_loss((s, s), (t, t), attention_mask, num_items)
+
+
+def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Refuse relation heads that don't divide the sizes of student and teacher.
+
+    Raises:
+        UserError: naming the numbers that do.
+    """
+    s, t = _attention_size(student), _attention_size(teacher)
+    common = math.gcd(s, t)
+    if relation_heads < 1 or common % relation_heads:
+        fitting = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise UserError(
+            f"{relation_heads} relation heads don't divide both the student's hidden size {s} and the "
+            f"teacher's {t}: set --relation_heads to one of {fitting}"
+        )
+
+
+def _attention_size(config: PretrainedConfig) -> int:
+    """All heads of a layer end to end: the hidden size, unless the heads' size is set apart (EuroBERT)."""
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_attention_heads * head_size

@@ -28,9 +28,8 @@ from torch import nn
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.methods.internal import (
-    ATTENTION_SCORE,
-    HIDDEN_STATE,
     Projection,
+    RelationSettings,
     internal_losses,
     matched_layers,
 )
@@ -55,11 +54,8 @@ CITATION = """\
 }"""
 
 
-FIGURES = (HIDDEN_STATE, ATTENTION_SCORE)
-
-
 @dataclass
-class TinyBERTSettings:
+class TinyBERTSettings(RelationSettings):
     """Constants of TinyBERT's general distillation."""
 
     student_head: ClassVar[Objective | None] = None

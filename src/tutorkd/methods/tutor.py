@@ -35,7 +35,7 @@ class TutorSettings:
 
     policy_weight: float = field(default=1.0, metadata={"help": "Weight of the tutor's policy loss L_pol."})
     plausibility_weight: float = field(
-        default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher's distribution."}
+        default=1.0, metadata={"help": "Weight of L_kl, which keeps the tutor near the teacher."}
     )
     tutor_max_grad_norm: float = field(
         default=1.0,
@@ -43,7 +43,7 @@ class TutorSettings:
     )
     tutor_init: Literal["teacher", "random"] = field(
         default="teacher",
-        metadata={"help": "Start of the tutor's head: a copy of the teacher's head, or random as in the paper."},
+        metadata={"help": "Start of the tutor's head: the teacher's, or random as in the paper."},
     )
     sampling: Literal["multinomial", "greedy", "top-k"] = field(
         default="multinomial", metadata={"help": "How the tutor draws its tokens."}

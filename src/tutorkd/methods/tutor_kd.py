@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
+from tutorkd.methods import internal
 from tutorkd.methods.internal import (
-    ATTENTION_SCORE,
-    HIDDEN_STATE,
     Projection,
+    RelationSettings,
     internal_losses,
     matched_layers,
 )
@@ -64,13 +64,13 @@ CITATION = """\
 
 
 FIGURES = (
-    *(MODIFIED_LOGIT, HIDDEN_STATE, ATTENTION_SCORE, POLICY, PLAUSIBILITY, SOFT_CROSS_ENTROPY),
+    *(MODIFIED_LOGIT, *internal.FIGURES, POLICY, PLAUSIBILITY, SOFT_CROSS_ENTROPY),
     *(REWARD_TEACHER, REWARD_STUDENT, SHARE_ORIGINAL, SHARE_RATIO_1, TUTOR_ENTROPY),
 )
 
 
 @dataclass
-class TutorKDSettings(TutorSettings):
+class TutorKDSettings(RelationSettings, TutorSettings):
     """Tutor-KD's constants; defaults are the paper's (authors' released code), but for ``tutor_init``."""
 
     _argument_group_name = "method: Tutor-KD"
@@ -94,7 +94,7 @@ class TutorKDSettings(TutorSettings):
         default="none",
         metadata={
             "help": "What is subtracted from a reward: nothing, as in the paper, or the mean reward of the other "
-            "masked positions of the micro-batch, which cuts the gradient's variance."
+            "masked positions of the micro-batch."
         },
     )
 

@@ -46,20 +46,28 @@ class CompareArguments:
         default=False,
         metadata={"help": "Print the cells and the estimated time, write nothing; exit code 1 if one can't run."},
     )
-    restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these cells."})
+    restart: bool = field(default=False, metadata={"help": "Delete what earlier runs left of these cells."})
     cell: str | None = field(
         default=None,
-        metadata={"help": "Run this cell alone, in this process: for a matrix spread over machines with one disk."},
+        metadata={
+            "help": "Run only this cell, in this process: for a matrix that is spread over machines which share a disk."
+        },
     )
-    teacher: str | None = field(default=None, metadata={"help": "In the place of the recipe's common teacher."})
-    corpus: list[str] | None = field(default=None, metadata={"help": "In the place of the recipe's common corpus."})
-    train: str | None = field(default=None, metadata={"help": "In the place of the recipe's evaluate train."})
-    validation: str | None = field(default=None, metadata={"help": "In the place of evaluate's validation."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Teacher, which replaces the one under common in the recipe."}
+    )
+    corpus: list[str] | None = field(
+        default=None, metadata={"help": "Text, which replaces the corpus under common in the recipe."}
+    )
+    train: str | None = field(default=None, metadata={"help": "Training rows, which replace train under evaluate."})
+    validation: str | None = field(
+        default=None, metadata={"help": "Validation rows, which replace validation under evaluate."}
+    )
     data_dir: str | None = field(
-        default=None, metadata={"help": "In the place of evaluate's data_dir, for encoders judged by GLUE."}
+        default=None, metadata={"help": "Folder which replaces data_dir under evaluate, for encoders judged by GLUE."}
     )
     text: list[str] | None = field(
-        default=None, metadata={"help": "In the place of evaluate's text, for causal language models."}
+        default=None, metadata={"help": "Text which replaces the text under evaluate, for causal language models."}
     )
 
 

@@ -29,7 +29,7 @@ class ReportArguments:
     output: str | None = field(default=None, metadata={"help": f"File of the page (a path); by default FOLDER/{PAGE}."})
     watch: bool = field(
         default=False,
-        metadata={"help": "Write the page anew when results or a checkpoint's log come, until the run ends."},
+        metadata={"help": "Write the page again whenever a result or a checkpoint is saved, until the run ends."},
     )
 
 

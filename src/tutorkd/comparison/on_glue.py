@@ -99,7 +99,7 @@ def _caption(args: GlueArguments, finished: Sequence[Mapping[str, Any]]) -> str:
         for name in args.tasks
     ]
     grid = len(args.learning_rates) * len(args.batch_sizes) * len(args.epochs)
-    chosen = f" Of {grid} settings that with the best mean counts, which flatters all alike." if grid > 1 else ""
+    chosen = f" The best of {grid} settings counts, which makes all scores a little too high." if grid > 1 else ""
     lost = sum(cell["evaluation"]["failed_runs"] for cell in finished)
     failed = f" Fine-tunings of other settings that failed: {lost}." if lost else ""
     return (

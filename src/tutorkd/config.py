@@ -49,32 +49,35 @@ class PretrainingConfig(TrainingArguments):
         default=0.01, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}
     )
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the corpus, unless max_steps is set."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Held-out rows a batch on each device."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a batch on each device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Held-out rows in a batch on each device."})
     logging_steps: float = field(
         default=50, metadata={"help": "Steps between two lines of the log; below 1, a share of all steps."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave off: steps whose gradient isn't finite are skipped and counted."}
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept; the oldest go first."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Number of checkpoints to keep; the oldest are deleted."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
     torch_compile: bool | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": "Compile the step (true or false); unset: if it pays."},
+        metadata={"help": "Compile the step (true or false); by default if it pays."},
     )
     dataloader_num_workers: int | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "Processes that make batches, a number; 0: between the steps. By default 4 on a GPU, else 0."
+            "help": "Processes that prepare batches, a number; by default 4 on a GPU, else 0: the training process "
+            "does it."
         },
     )
 
     # What Trainer hasn't.
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of ordinary tokens that are masked."})
-    eval_rows: int = field(default=256, metadata={"help": "Held-out rows that a look at held-out text takes."})
+    eval_rows: int = field(default=256, metadata={"help": "Held-out rows that each look at held-out text reads."})
     max_nonfinite_steps: int = field(
-        default=5, metadata={"help": "Steps in a row with a gradient that isn't finite before the run stops."}
+        default=5, metadata={"help": "Stop after so many steps in a row with a gradient that isn't finite."}
     )
 
     def __post_init__(self):
@@ -138,9 +141,7 @@ class DistillationConfig(PretrainingConfig):
 
     teacher_dtype: Literal["auto", "float32", "bfloat16", "int8"] = field(
         default="auto",
-        metadata={
-            "help": "Number format of the frozen teacher; auto: bfloat16 where bf16 is on; int8: that of its layers."
-        },
+        metadata={"help": "Number format of the frozen teacher; auto: bfloat16 if bf16 is on; int8: only its layers."},
     )
     shard_teacher: bool = field(
         default=False,

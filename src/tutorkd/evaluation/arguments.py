@@ -45,7 +45,7 @@ class EvaluateArguments(FineTuneArguments):
     )
     seeds: list[int] = field(
         default_factory=list,
-        metadata={"help": "Seeds of fine-tuning, each of which is a run, in place of --seed (one or more integers)."},
+        metadata={"help": "Fine-tune once with each of these seeds, instead of with --seed (one or more integers)."},
     )
     train: str = field(
         default="",
@@ -53,7 +53,9 @@ class EvaluateArguments(FineTuneArguments):
     )
     validation: str = field(
         default="",
-        metadata={"help": "Labelled rows to measure on: such a file, or the validation split of name:config."},
+        metadata={
+            "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
+        },
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
     text_pair_column: str | None = field(
@@ -68,7 +70,7 @@ class EvaluateArguments(FineTuneArguments):
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})
     restart: bool = field(
-        default=False, metadata={"help": "Whether to throw away earlier results in output_dir (true or false)."}
+        default=False, metadata={"help": "Whether to delete earlier results in output_dir (true or false)."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check models and data, print sizes and steps, and stop (true or false)."}
@@ -76,7 +78,7 @@ class EvaluateArguments(FineTuneArguments):
     save_models: bool = field(
         default=False,
         metadata={
-            "help": f"Whether to keep the fine-tuned models, each as NAME/{CLASSIFIER}, of several seeds as "
+            "help": f"Whether to keep the fine-tuned models, as NAME/{CLASSIFIER}, or with several seeds as "
             f"NAME/seedN/{CLASSIFIER} (true or false)."
         },
     )
@@ -99,8 +101,8 @@ class LanguageArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "Model that the others are held against, also where embeddings are compared (a path or Hub "
-            "name); it is evaluated, too."
+            "help": "Causal or embedding model with which the others are compared (a path or Hub name); it is "
+            "evaluated, too."
         },
     )
     text: list[str] = field(
@@ -110,7 +112,9 @@ class LanguageArguments:
             "glob, or the validation split of a Hub data set, name:config (one or more)."
         },
     )
-    prompts: int = field(default=64, metadata={"help": "Prompts out of the text that a model continues (rows)."})
+    prompts: int = field(
+        default=64, metadata={"help": "Number of prompts from the text that each model continues (rows)."}
+    )
     prompt_length: int = field(default=32, metadata={"help": "Length of a prompt in tokens."})
     new_tokens: int = field(default=64, metadata={"help": "Longest continuation of a prompt in tokens."})
     tasks: list[str] = field(

@@ -29,17 +29,19 @@ class EmbeddingArguments:
     )
     retrieval: str | None = field(
         default=None,
-        metadata={"help": f"Queries with a passage each, to be found among the passages of all: {_SOURCE}"},
+        metadata={"help": f"Queries, each with the passage that it should find among the passages of all: {_SOURCE}"},
     )
     retrieval_columns: list[str] = field(
         default_factory=lambda: ["query", "passage"],
         metadata={
-            "help": "Columns of --retrieval: query and passage, and perhaps one that tells which rows are answers; the "
-            "passages of the others are to be found by no query of theirs (two or three names)."
+            "help": "Columns of --retrieval: query, passage and, if there is one, a column that says whether the "
+            "passage answers the query; of a row where it doesn't, only the passage is used (two or three "
+            "names)."
         },
     )
     retrieval_label: str = field(
-        default="1", metadata={"help": "What the third of --retrieval_columns says of an answer (a label)."}
+        default="1",
+        metadata={"help": "Value of the third of --retrieval_columns where the passage answers the query (a label)."},
     )
 
     def __post_init__(self) -> None:

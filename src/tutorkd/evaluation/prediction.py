@@ -25,8 +25,8 @@ from tutorkd.options.parser import OptionParser
 from tutorkd.words import one_line
 
 DESCRIPTION = (
-    "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of like length are answered "
-    "together, and stand in the output in their order."
+    "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of similar "
+    "length are answered together, but the output has them in their original order."
 )
 LABEL = "label"
 _CHUNK = 4096  # rows
@@ -38,8 +38,10 @@ class PredictArguments:
     """Which classifier answers which texts, and where its answers go."""
 
     model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
-    text: str = field(default="", metadata={"help": "Rows to answer: a csv, jsonl or parquet file (a path)."})
-    output: str = field(default="", metadata={"help": "File for the answers, of any of these endings (a path)."})
+    text: str = field(default="", metadata={"help": "Rows of text to classify: a csv, jsonl or parquet file (a path)."})
+    output: str = field(
+        default="", metadata={"help": "File for the answers, which ends in .csv, .jsonl or .parquet (a path)."}
+    )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
     text_pair_column: str | None = field(
         default=None,

@@ -40,18 +40,20 @@ class SoftTargetWeights(RelationSettings):
 
     soft_target_weight: float = field(
         default=0.5,
-        metadata={"help": "Weight of the soft targets' loss (0 to 1); that of the labels has the rest."},
+        metadata={"help": "Weight of the soft targets' loss (0 to 1); the labels' loss has the rest."},
     )
     temperature: float = field(
         default=2.0,
-        metadata={"help": "Temperature T of both models' logits in the soft targets' loss; numbers have none."},
+        metadata={"help": "Temperature T of both models' logits in the soft targets' loss; regression has none."},
     )
     hidden_state_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the hidden states' loss, over the student's layers and those that match them."},
+        metadata={
+            "help": "Weight of the loss between the student's hidden states and those of the teacher's matching layers."
+        },
     )
     attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the attention scores' loss, which wants equal heads."}
+        default=0.0, metadata={"help": "Weight of the same for attention scores, which needs equal numbers of heads."}
     )
 
     def __post_init__(self) -> None:

@@ -27,8 +27,9 @@ from tutorkd.options.parser import OptionParser
 from tutorkd.students import has_weights
 
 DESCRIPTION = (
-    "Makes a small classifier out of a fine-tuned one: a student of the teacher's layers learns its answers, is "
-    "exported in int8, and is held against the teacher. The same command goes on where it stopped."
+    "Makes a small classifier out of a fine-tuned one: a student made of the teacher's layers learns "
+    "the teacher's answers, is exported in int8, and is compared with the teacher. The same command "
+    "goes on where it stopped."
 )
 _RECORD_FILE = "distillation.json"
 _IRRELEVANT = ("output_dir", "restart")
@@ -50,17 +51,22 @@ class TaskStudentArguments(FineTuneArguments):
     train: str | None = field(
         default=None,
         metadata={
-            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config; may be "
-            "left out beside unlabelled."
+            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config; not "
+            "needed if unlabelled is given."
         },
     )
     unlabelled: str | None = field(
         default=None,
-        metadata={"help": "Text of the domain without labels, learned from the teacher's answers alone: such a file."},
+        metadata={
+            "help": "Text of your domain without labels, for which the student learns the teacher's answers: a csv, "
+            "jsonl or parquet file, or the train split of name:config."
+        },
     )
     validation: str = field(
         default="",
-        metadata={"help": "Labelled rows to measure on: such a file, or the validation split of name:config."},
+        metadata={
+            "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
+        },
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
     text_pair_column: str | None = field(
@@ -70,7 +76,7 @@ class TaskStudentArguments(FineTuneArguments):
     label_column: str = field(default="label", metadata={"help": "Column that holds the label (a name)."})
     output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
     restart: bool = field(
-        default=False, metadata={"help": "Whether to throw away an earlier run in output_dir (true or false)."}
+        default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}
     )
 
     @property

@@ -6,8 +6,8 @@ from tutorkd.errors import UserError
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Writes a checkpoint as ONNX files, which run without PyTorch: in float32, and in int8 at about a quarter of the "
-    "size. Both are held against PyTorch on the same rows before they are handed out."
+    "Writes a checkpoint as ONNX files, which run without PyTorch: in float32, and in int8 at about a "
+    "quarter of the size. Both are compared with PyTorch on the same rows before they are kept."
 )
 _SHORTEST = 8
 
@@ -19,20 +19,22 @@ class ExportArguments:
     model: str = field(default="", metadata={"help": "Checkpoint to export: a path or Hub name."})
     output_dir: str = field(
         default="tutorkd-onnx",
-        metadata={"help": "Folder for the files (a path); the checkpoint's own takes them beside its weights."},
+        metadata={
+            "help": "Folder for the files (a path); in the checkpoint's own folder they are put beside its weights."
+        },
     )
     texts: str | None = field(
         default=None,
         metadata={
-            "help": "Text to check on, its first documents: local files or a Hub data set, as --corpus of distill; "
-            "by default random tokens."
+            "help": "Text whose first documents the files are checked on: local files or a Hub data set, as for "
+            "--corpus of distill; by default random tokens."
         },
     )
     validation: str | None = field(
         default=None,
         metadata={
-            "help": "Labelled rows to check a classifier on, for its accuracy: a csv, jsonl or parquet file, or the "
-            "validation split of name:config."
+            "help": "Labelled rows to check a classifier on, which also gives its accuracy: a csv, jsonl or parquet "
+            "file, or the validation split of name:config."
         },
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
@@ -46,7 +48,7 @@ class ExportArguments:
     )
     max_length: int = field(default=128, metadata={"help": "Longest row to check on, in tokens; longer ones are cut."})
     restart: bool = field(
-        default=False, metadata={"help": "Whether to throw away another export in output_dir (true or false)."}
+        default=False, metadata={"help": "Whether to delete another export in output_dir (true or false)."}
     )
 
     def __post_init__(self) -> None:

@@ -12,8 +12,8 @@ from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
     "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
-    "over seeds, what is kept of a teacher, and published rows of the same size. The same command goes on where it "
-    "stopped."
+    "over seeds, how much of a teacher's scores is kept, and published rows of the same size. The same command goes on "
+    "where it stopped."
 )
 _FAST_SEEDS = 3
 
@@ -32,19 +32,22 @@ class GlueArguments:
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "The model, one of those given or another, of which the others keep so many percent."},
+        metadata={
+            "help": "Teacher, one of the given models or another (a path or Hub name); tables say how many percent of "
+            "its scores the others keep."
+        },
     )
     fast: bool = field(
         default=False,
         metadata={
-            "help": "Take the first learning rate, batch size and number of epochs alone, and the first "
-            f"{_FAST_SEEDS} seeds, of {', '.join(LARGE)} one."
+            "help": "Use only the first learning rate, batch size and number of epochs, with the first "
+            f"{_FAST_SEEDS} seeds, or with one seed on {', '.join(LARGE)}."
         },
     )
     learning_rates: list[float] = field(
         default_factory=lambda: [5e-5, 3e-5, 2e-5], metadata={"help": "Peak learning rates of the grid."}
     )
-    batch_sizes: list[int] = field(default_factory=lambda: [32, 16], metadata={"help": "Rows a step, of the grid."})
+    batch_sizes: list[int] = field(default_factory=lambda: [32, 16], metadata={"help": "Rows in a step, of the grid."})
     epochs: list[float] = field(
         default_factory=lambda: [3.0, 2.0, 4.0], metadata={"help": "Passes over the training rows, of the grid."}
     )
@@ -71,25 +74,30 @@ class GlueArguments:
         metadata={"help": "Whether to fine-tune in bfloat16; by default where the device is native."},
     )
     predict: bool = field(
-        default=False, metadata={"help": "Also answer the test sets, zipped for GLUE's leaderboard, for each model."}
+        default=False,
+        metadata={"help": "Also let each model answer the test sets, and zip the answers for GLUE's leaderboard."},
     )
     write_card: bool = field(
         default=True,
         metadata={
-            "help": "Also write the scores into the model cards: the head of README.md of models that are folders."
+            "help": "Also write the scores into the model cards: the head of README.md, for models that are local "
+            "folders."
         },
     )
     output_dir: str = field(default="tutorkd-glue", metadata={"help": "Folder for runs and results (a path)."})
     jobs: int | None = field(
         default=None,
-        metadata={"help": "Processes that run at once, each a model on a task; by default one for each GPU, or one."},
+        metadata={
+            "help": "Processes that run at once, each with one model on one task; by default one for each GPU, or one."
+        },
     )
     dry_run: bool = field(default=False, metadata={"help": "Print the runs and the estimated time, write nothing."})
-    restart: bool = field(default=False, metadata={"help": "Throw away what earlier runs left of these tasks."})
+    restart: bool = field(default=False, metadata={"help": "Delete what earlier runs left of these tasks."})
     unit: str | None = field(
         default=None,
         metadata={
-            "help": "Run this model and task alone, in this process: for work spread over machines with one disk."
+            "help": "Run only this model and task, in this process: for work that is spread over machines which share "
+            "a disk."
         },
     )
 

@@ -78,7 +78,10 @@ class CausalTutorKDSettings(RelationSettings, TutorSettings, DivergenceSettings)
     student_head: ClassVar[Objective | None] = CAUSAL
 
     window: int = field(
-        default=8, metadata={"help": "Tokens behind a replaced one that rewards look at, and least tokens between two."}
+        default=8,
+        metadata={
+            "help": "Tokens after a replaced one that its rewards look at; two replaced ones are at least so far apart."
+        },
     )
     replaced_share: float = field(
         default=0.05, metadata={"help": "Share of the tokens that the tutor replaces; at most 1 / (window + 1)."}
@@ -87,7 +90,7 @@ class CausalTutorKDSettings(RelationSettings, TutorSettings, DivergenceSettings)
     modified_logit_weight: float = field(default=0.0, metadata={"help": "Weight of L_mod; 0 turns it off."})
     hidden_state_weight: float = field(default=0.0, metadata={"help": "Weight of L_hid; 0 turns it off."})
     attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
+        default=0.0, metadata={"help": "Weight of L_att; must be 0 if the numbers of heads differ."}
     )
 
 

@@ -67,8 +67,8 @@ class DistilBERTSettings:
     cosine_weight: float = field(
         default=1.0,
         metadata={
-            "help": "Weight of L_cos (training command of the authors' released code); 0 turns it off, as "
-            "hidden sizes that differ require."
+            "help": "Weight of L_cos (training command of the authors' released code); must be 0 if the "
+            "hidden sizes differ."
         },
     )
     temperature: float = field(

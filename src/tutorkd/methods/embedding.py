@@ -74,17 +74,22 @@ class EmbeddingSettings(RelationSettings):
 
     text_unit: Literal["sentence", "line", "document"] = field(
         default="line",
-        metadata={"help": "What of the text is a row, cut at max_length: a document, its lines, or their sentences."},
+        metadata={
+            "help": "What becomes a row, cut at max_length: a whole document, each of its lines, or each sentence."
+        },
     )
     prompt_name: str | None = field(
-        default=None, metadata={"help": "The teacher's prompt before each text; by default its default, if any."}
+        default=None,
+        metadata={
+            "help": "Name of the teacher's prompt that is put before each text; by default the teacher's default."
+        },
     )
     cosine_weight: float = field(default=1.0, metadata={"help": "Weight of L_cos, 1 - cosine to the teacher's vector."})
     squared_weight: float = field(
         default=0.0, metadata={"help": "Weight of L_sq, the squared distance from it (LEAF's loss)."}
     )
     similarity_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_sim, how alike the texts of a batch are to one another."}
+        default=0.0, metadata={"help": "Weight of L_sim, on how similar the texts of a batch are to one another."}
     )
     hidden_state_weight: float = field(
         default=0.0, metadata={"help": "Weight of L_hid; needs a depth that divides the teacher's."}

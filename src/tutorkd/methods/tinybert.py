@@ -66,8 +66,8 @@ class TinyBERTSettings(RelationSettings):
     attention_score_weight: float = field(
         default=1.0,
         metadata={
-            "help": "Weight of L_att (a plain sum in the authors' released code); 0 turns it off, as head "
-            "counts that differ require."
+            "help": "Weight of L_att (a plain sum in the authors' released code); must be 0 if the "
+            "numbers of heads differ."
         },
     )
 

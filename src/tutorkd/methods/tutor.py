@@ -39,7 +39,9 @@ class TutorSettings:
     )
     tutor_max_grad_norm: float = field(
         default=1.0,
-        metadata={"help": "Norm to which the tutor's gradient is clipped, apart from the student's; 0: not at all."},
+        metadata={
+            "help": "Norm to which the tutor's gradient is clipped, separately from the student's; 0: no clipping."
+        },
     )
     tutor_init: Literal["teacher", "random"] = field(
         default="teacher",
@@ -51,9 +53,7 @@ class TutorSettings:
     top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
     tutor: Literal["learned", "teacher", "uniform", "none"] = field(
         default="learned",
-        metadata={
-            "help": "Who replaces tokens: the learned tutor, the teacher's own distribution, even draws, or nobody."
-        },
+        metadata={"help": "Who replaces tokens: the learned tutor, the teacher's own distribution, chance, or nobody."},
     )
     rewards: Literal["both", "teacher", "student", "none"] = field(
         default="both", metadata={"help": "Rewards of the tutor: from teacher and student, from one, or none."}

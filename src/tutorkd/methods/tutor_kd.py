@@ -78,8 +78,8 @@ class TutorKDSettings(RelationSettings, TutorSettings):
     target: Literal["modified-logit", "mlm-logits"] = field(
         default="modified-logit",
         metadata={
-            "help": "What the student learns at the tutor's tokens: the modified logit, or in its place (the paper's "
-            "ablation) the teacher's MLM distribution, for which the student gets an MLM head."
+            "help": "What the student learns at the tutor's tokens: the modified logit or, in the paper's ablation, "
+            "the teacher's MLM distribution, for which the student gets an MLM head."
         },
     )
     modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
@@ -88,7 +88,7 @@ class TutorKDSettings(RelationSettings, TutorSettings):
     )
     hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
     attention_score_weight: float = field(
-        default=0.5, metadata={"help": "Weight of L_att; 0 turns it off, as head counts that differ require."}
+        default=0.5, metadata={"help": "Weight of L_att; must be 0 if the numbers of heads differ."}
     )
     reward_baseline: Literal["none", "mean"] = field(
         default="none",

@@ -22,7 +22,7 @@ class AdaptArguments:
     _argument_group_name = "model"
 
     model: str = field(default="", metadata={"help": "Model to adapt: a Hub name or a path."})
-    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
     dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the checkpoint."})
 

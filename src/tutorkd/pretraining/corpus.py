@@ -39,19 +39,21 @@ class CorpusArguments:
     )
     corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
     corpus_revision: list[str] | None = field(
-        default=None, metadata={"help": "Branch or commit of Hub data sets; one for all or each."}
+        default=None, metadata={"help": "Branch, tag or commit on the Hub, one for all or one each."}
     )
     corpus_data_files: list[str] | None = field(
-        default=None, metadata={"help": "Files in Hub data sets, a glob; one for all or each."}
+        default=None, metadata={"help": "Glob of files on the Hub, one for all corpora or one each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
+    max_length: int = field(default=128, metadata={"help": "Tokens in a row, special tokens included."})
     heldout: float = field(
         default=0.01, metadata={"help": "Share of the documents that is held out for the figures on unseen text."}
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Read the text as training goes, by one data loader worker, instead of tokenizing it first."},
+        metadata={
+            "help": "Read the text during training, with one data loader worker, instead of tokenizing it first."
+        },
     )
     num_proc: int | None = field(
         default=None, metadata={"help": "Processes that tokenize; by default one for each processor."}

@@ -44,10 +44,11 @@ class DistillArguments:
     )
     teacher: str = field(default="", metadata={"help": "Encoder, causal or embedding model: a Hub name or a path."})
     mlm_teacher: str | None = field(
-        default=None, metadata={"help": "Model of the same tokenizer to take the MLM from."}
+        default=None,
+        metadata={"help": "A model whose MLM head answers instead of the teacher's."},
     )
     objective: Literal["auto", "masked", "causal"] = field(
-        default="auto", metadata={"help": "By default what the teacher is."}
+        default="auto", metadata={"help": "Kind of the models; auto: that of the teacher."}
     )
     student: str = field(
         default="half",
@@ -71,9 +72,9 @@ class DistillArguments:
     )
     save_initial_student: bool = field(
         default=False,
-        metadata={"help": f"Also save the student as it starts, in output_dir/{INITIAL_STUDENT}, to compare with."},
+        metadata={"help": f"Also save the student before training, in output_dir/{INITIAL_STUDENT}, for comparison."},
     )
-    restart: bool = field(default=False, metadata={"help": "Throw away what an earlier run left in output_dir."})
+    restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
     dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
 

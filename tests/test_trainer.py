@@ -51,3 +51,8 @@ def test_prediction_is_refused_with_what_to_use_instead(tmp_path):
     with pytest.raises(UserError, match=r"doesn't predict: evaluate\(\) gives figures") as caught:
         trainer(tmp_path, tiny.rows(4)).predict(tiny.rows(4))
     assert "\n" not in str(caught.value)
+
+
+def test_the_first_argument_of_the_config_is_the_folder_as_it_is_for_transformers(tmp_path):
+    args = TutorKDConfig(str(tmp_path / "run"))
+    assert (args.output_dir, args.policy_weight, args.modified_logit_weight) == (str(tmp_path / "run"), 1, 25)

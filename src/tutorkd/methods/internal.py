@@ -40,7 +40,7 @@ class LayerWeights(Protocol):
     relation_heads: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RelationSettings:
     """L_rel, which none of the papers has beside their other losses."""
 

@@ -29,7 +29,7 @@ TUTOR_ENTROPY = Figure("tutor_entropy", "H(tutor)", "tutor's entropy, nats")
 FIGURES = (POLICY, PLAUSIBILITY, REWARD_TEACHER, REWARD_STUDENT, SHARE_ORIGINAL, SHARE_RATIO_1, TUTOR_ENTROPY)
 
 
-@dataclass
+@dataclass(kw_only=True)  # the first argument of TutorKDConfig is the folder, as that of TrainingArguments is
 class TutorSettings:
     """What is asked of a tutor; defaults are the paper's (authors' released code), but for ``tutor_init``."""
 

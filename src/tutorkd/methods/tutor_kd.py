@@ -69,7 +69,7 @@ FIGURES = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TutorKDSettings(RelationSettings, TutorSettings):
     """Tutor-KD's constants; defaults are the paper's (authors' released code), but for ``tutor_init``."""
 

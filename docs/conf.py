@@ -11,11 +11,11 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 from tutorkd import __version__
-from tutorkd.cli.compare import parser as comparison
 from tutorkd.cli.report import parser as report
+from tutorkd.comparison.arguments import parser as comparison
 from tutorkd.evaluation.arguments import parser as evaluation
-from tutorkd.evaluation.prediction import parser as prediction
-from tutorkd.evaluation.task_distillation import parser as task_distillation
+from tutorkd.evaluation.predict_arguments import parser as prediction
+from tutorkd.evaluation.task_arguments import parser as task_distillation
 from tutorkd.export.arguments import parser as export
 from tutorkd.glue.arguments import parser as glue
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS

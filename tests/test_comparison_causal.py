@@ -11,14 +11,15 @@ import yaml
 from commands import complete, fail, run_here, save_causal, save_corpus
 from transformers import AutoModelForCausalLM
 
-from tutorkd.cli import compare
+from tutorkd.comparison import command as comparing
 from tutorkd.comparison import plots
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.measures import CAUSAL_MODELS
 from tutorkd.comparison.report import markdown, summarise
-from tutorkd.evaluation import EvaluateArguments, LanguageArguments, evaluate_language_models, language_models
+from tutorkd.evaluation import language_models
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.generation import Speed
-from tutorkd.evaluation.language_models import measuring_seconds
+from tutorkd.evaluation.language_models import evaluate_language_models, measuring_seconds
 from tutorkd.files import write_text
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
@@ -52,7 +53,7 @@ def here(tmp_path, monkeypatch):
 def in_process(monkeypatch):
     """Cells run here, and their names are told."""
     ran: list[str] = []
-    monkeypatch.setattr(compare, "run_processes", run_here(ran, lambda cell: cell.name))
+    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
     return ran
 
 

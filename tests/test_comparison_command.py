@@ -8,12 +8,13 @@ import pytest
 import tiny
 from commands import run_here
 
-from tutorkd.cli import compare
 from tutorkd.cli.main import main
+from tutorkd.comparison import command as comparing
 from tutorkd.comparison.budget import in_steps
 from tutorkd.comparison.matrix import read_cells
 from tutorkd.cost import measure_step
-from tutorkd.evaluation import EvaluateArguments, evaluate_models
+from tutorkd.evaluation.arguments import EvaluateArguments
+from tutorkd.evaluation.classification import evaluate_models
 from tutorkd.options.recipes import load_recipe, recipe_names
 from tutorkd.processes import Stopped
 
@@ -53,7 +54,7 @@ def matrix(tmp_path, teacher_folder, corpus_file):
 def in_process(monkeypatch):
     """Cells run here, and their names are told; nothing is drawn."""
     ran = []
-    monkeypatch.setattr(compare, "run_processes", run_here(ran, lambda cell: cell.name))
+    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
     monkeypatch.setattr("tutorkd.comparison.plots.draw", lambda *arguments: [])
     return ran
 
@@ -309,13 +310,13 @@ def test_labelled_data_that_aren_t_there_are_told_before_anything_is_done(
 def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing(
     matrix, in_process, tmp_path, monkeypatch, capsys
 ):
-    here = compare.run_processes
+    here = comparing.run_processes
 
     def stopped(cells, command, jobs):
         here(cells[:1], command, jobs)
         raise Stopped("stopped; the same command goes on where it was", signal.SIGTERM, {cells[1].name: "out of luck"})
 
-    monkeypatch.setattr(compare, "run_processes", stopped)
+    monkeypatch.setattr(comparing, "run_processes", stopped)
     command = matrix("mlm, kd, distilbert, {name: hot, method: kd, temperature: 4}")
     assert main(command) == 143
     out = tmp_path / "out"
@@ -329,7 +330,7 @@ def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing
     assert table in shown.out
     assert shown.err.splitlines()[-1] == "tutorkd: stopped; the same command goes on where it was"
 
-    monkeypatch.setattr(compare, "run_processes", here)
+    monkeypatch.setattr(comparing, "run_processes", here)
     assert main(command) == 0
     assert in_process == ["mlm-half-seed0", "kd-half-seed0", "distilbert-half-seed0", "hot-half-seed0"]
     assert "Missing" not in (out / "results.md").read_text()
@@ -355,7 +356,7 @@ def test_mistakes_are_told_in_one_line(matrix, tmp_path, capsys, monkeypatch):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert message in lines[0]
-    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    monkeypatch.setattr(comparing, "find_spec", lambda name: None)
     assert main(command) == 2
     assert "pip install 'tutorkd[plots]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -11,13 +11,14 @@ import tiny
 import yaml
 from commands import complete, fail, lines_of, run_here, save, save_corpus
 
-from tutorkd.cli import compare, glue
 from tutorkd.cli.main import main
 from tutorkd.comparison import bench, on_glue, plots
+from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.errors import UserError
 from tutorkd.files import write_text
+from tutorkd.glue import command as fine_tuning
 from tutorkd.glue import runs
 from tutorkd.seeds import nested
 from tutorkd.words import duration
@@ -55,8 +56,8 @@ def here(tmp_path, monkeypatch):
 def in_process(monkeypatch):
     """Cells run here, and their names are told; nothing is drawn."""
     ran: list[str] = []
-    monkeypatch.setattr(compare, "run_processes", run_here(ran, lambda cell: cell.name))
-    monkeypatch.setattr(glue, "run_processes", run_here([], lambda unit: unit.name))
+    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
+    monkeypatch.setattr(fine_tuning, "run_processes", run_here([], lambda unit: unit.name))
     for draw in ("tutorkd.comparison.plots.draw", "tutorkd.glue.plots.draw"):
         monkeypatch.setattr(draw, lambda *arguments: [])
     return ran

@@ -126,8 +126,8 @@ def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd
         patch.setattr("tutorkd.evaluation.task_distillation.build_trainer", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             complete(*told)
-    monkeypatch.setattr("tutorkd.cli.distill_task._export", lambda task: None)
-    monkeypatch.setattr("tutorkd.cli.distill_task._measure", lambda task, exported: [])
+    monkeypatch.setattr("tutorkd.evaluation.task_command._export", lambda task: None)
+    monkeypatch.setattr("tutorkd.evaluation.task_command._measure", lambda task, exported: [])
     complete(*told)
     before = (place / "out" / "student" / "model.safetensors").read_bytes()
     message = fail(capfd, *told, "--seed", "1")
@@ -150,9 +150,9 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
     def seen_by(task, *args):
         seen.append(task)
 
-    monkeypatch.setattr("tutorkd.cli.distill_task.train_student", seen_by)
-    monkeypatch.setattr("tutorkd.cli.distill_task._export", lambda task: None)
-    monkeypatch.setattr("tutorkd.cli.distill_task._measure", lambda task, exported: [])
+    monkeypatch.setattr("tutorkd.evaluation.task_command.train_student", seen_by)
+    monkeypatch.setattr("tutorkd.evaluation.task_command._export", lambda task: None)
+    monkeypatch.setattr("tutorkd.evaluation.task_command._measure", lambda task, exported: [])
     complete(*DISTILL, "--unlabelled", "more.jsonl")
     (task,) = seen
     assert (len(task.train), len(task.unlabelled)) == (0, 40)

@@ -28,10 +28,11 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation import EvaluateArguments, evaluate_models, milliseconds_per_sentence
+from tutorkd.evaluation.arguments import EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
-from tutorkd.evaluation.classification import evaluation_plan
-from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
+from tutorkd.evaluation.classification import evaluate_models, evaluation_plan
+from tutorkd.evaluation.cost import milliseconds_per_sentence
+from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
 
 WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
 POSITIONS = 64

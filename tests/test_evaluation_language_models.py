@@ -12,8 +12,9 @@ from commands import complete, fail, save, save_causal, save_corpus
 from transformers import AutoModelForCausalLM
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation import EvaluateArguments, LanguageArguments, evaluate_language_models, language_models
-from tutorkd.evaluation.language_models import language_plan
+from tutorkd.evaluation import language_models
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
+from tutorkd.evaluation.language_models import evaluate_language_models, language_plan
 
 LENGTHS = {"prompt_length": 6, "new_tokens": 8}
 FLAGS = ["--max_length", "48", "--prompt_length", "6", "--new_tokens", "8", "--prompts", "5"]

@@ -17,9 +17,9 @@ from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER, read_cells
 from tutorkd.comparison.measures import CAUSAL_MODELS
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.config import PretrainingConfig
-from tutorkd.evaluation import LanguageResult
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.classification import _record_types
+from tutorkd.evaluation.language_report import LanguageResult
 from tutorkd.evaluation.records import earlier, take_up
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, result_of
 from tutorkd.export.exporter import _check_folder

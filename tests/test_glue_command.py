@@ -17,10 +17,10 @@ from commands import complete, environment, fail, run_here, save
 from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, Trainer
 
-from tutorkd.cli import glue
 from tutorkd.cli.main import main
 from tutorkd.evaluation.checkpoint import find_checkpoint
-from tutorkd.glue import runs
+from tutorkd.glue import arguments, runs
+from tutorkd.glue import command as fine_tuning
 from tutorkd.glue.tasks import TASKS, USUAL
 from tutorkd.options.recipes import load_recipe
 
@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch):
 def in_process(monkeypatch):
     """Units run here, and their tasks are told; nothing is drawn."""
     ran = []
-    monkeypatch.setattr(glue, "run_processes", run_here(ran, lambda unit: unit.task.name))
+    monkeypatch.setattr(fine_tuning, "run_processes", run_here(ran, lambda unit: unit.task.name))
     monkeypatch.setattr("tutorkd.glue.plots.draw", lambda *arguments: [])
     return ran
 
@@ -273,7 +273,7 @@ def test_runs_of_other_settings_in_the_folder_are_said_not_to_count(place, in_pr
 def test_without_matplotlib_there_is_no_plot_and_all_else(place, in_process, monkeypatch, capsys):
     model = save(tiny.masked_lm(), place / "model")
     glue_data.write_task(place / "glue", "rte")
-    monkeypatch.setattr(glue, "find_spec", lambda name: None)
+    monkeypatch.setattr(fine_tuning, "find_spec", lambda name: None)
     complete(*_command(model, "rte"))
     assert "results.md; for the plot: pip install 'tutorkd[plots]'" in capsys.readouterr().out
     assert _results(place)[0]["tasks"]["rte"]["figures"]
@@ -343,14 +343,14 @@ def test_a_dry_run_shows_the_runs_and_the_time_and_writes_nothing(place, capsys)
 
 
 def test_fast_takes_the_first_setting_three_seeds_and_one_of_a_large_task():
-    args, _ = glue.parser().read(["--fast"])
+    args, _ = arguments.parser().read(["--fast"])
     small, large = (args.runs(TASKS[name], None) for name in ("rte", "qnli"))
     assert [run.seed for run in small] == [0, 1, 2]
     assert [run.seed for run in large] == [0]
     assert {(run.learning_rate, run.per_device_train_batch_size, run.num_train_epochs) for run in small} == {
         (5e-5, 32, 3)
     }
-    args, _ = glue.parser().read(["--seeds", "4", "4", "7", "--large-seeds", "1", "--epochs", "1"])
+    args, _ = arguments.parser().read(["--seeds", "4", "4", "7", "--large-seeds", "1", "--epochs", "1"])
     assert [run.seed for run in args.runs(TASKS["rte"], 64)][:2] == [4, 7]
     assert len(args.runs(TASKS["rte"], 64)) == 3 * 2 * 2
     assert {run.seed for run in args.runs(TASKS["qqp"], None)} == {1}
@@ -358,7 +358,7 @@ def test_fast_takes_the_first_setting_three_seeds_and_one_of_a_large_task():
 
 
 def test_the_recipe_says_what_the_defaults_are():
-    (default, _), (recipe, _) = glue.parser().read([]), glue.parser().read(["--config", "glue"])
+    (default, _), (recipe, _) = arguments.parser().read([]), arguments.parser().read(["--config", "glue"])
     assert default == recipe
     assert load_recipe("glue")["tasks"] == USUAL
     assert "wnli" not in USUAL
@@ -400,7 +400,7 @@ def test_mistakes_are_told_in_one_line(place, capfd):
 
 
 def test_tasks_may_be_named_as_papers_write_them():
-    args, _ = glue.parser().read(["--tasks", "RTE", "SST-2", "sst2", "CoLA"])
+    args, _ = arguments.parser().read(["--tasks", "RTE", "SST-2", "sst2", "CoLA"])
     assert args.tasks == ["cola", "sst2", "rte"]
 
 

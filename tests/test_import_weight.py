@@ -8,12 +8,15 @@ import pytest
 from commands import environment
 
 from tutorkd import hub_access
+from tutorkd.cli.main import COMMANDS
 
-# Each takes half a second to two. torch itself is loaded by transformers' TrainingArguments, whose options are ours.
+# Each takes half a second to two.
 HEAVY = [
     *("torchao", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "sympy", "sklearn", "scipy", "pandas"),
     *("datasets", "pyarrow", "transformers.modeling_utils", "transformers.trainer", "matplotlib"),
 ]
+# Options of transformers' TrainingArguments are ours there, and it loads torch.
+TORCH = {"adapt": " torch", "distill": " torch"}
 RUN = """
 import sys
 from tutorkd.cli.main import main
@@ -37,18 +40,38 @@ def test_the_list_of_commands_needs_none_of_them_nor_torch():
     assert _loaded("--help")[0] == "0"
 
 
-@pytest.mark.parametrize("command", ["adapt", "distill"])
-def test_help_needs_none_of_them(command):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_none_of_them_and_torch_only_where_options_are_trainer_s(command):
     last, said = _loaded(command, "--help")
-    assert last in ("0", "0 torch")
+    assert last == f"0{TORCH.get(command, '')}"
     assert f"usage: tutorkd {command}" in said
 
 
-@pytest.mark.parametrize("command", ["adapt", "distill"])
+MISTYPED = {
+    "adapt": ["--lerning_rate", "1"],
+    "distill": ["--lerning_rate", "1"],
+    "evaluate": ["--lerning_rate", "1"],
+    "glue": ["some-model", "--lerning_rates", "1"],
+    "distill-task": ["--lerning_rate", "1"],
+    "predict": ["--max_lenght", "1"],
+    "export": ["--max_lenght", "1"],
+    "compare": ["some-recipe", "--output_dri", "there"],
+    "report": ["some-folder", "--wacth"],
+    "demo": ["--causla"],
+    "env": ["--versoin"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_nor_does_a_mistyped_flag(command):
-    last, said = _loaded(command, "--lerning_rate", "1")
-    assert last == "2 torch"
-    assert "unknown option --lerning_rate; did you mean --learning_rate?" in said
+    last, said = _loaded(command, *MISTYPED[command])
+    assert last == f"2{TORCH.get(command, '')}"
+    assert "unknown option" in said
+
+
+def test_nor_does_a_value_out_of_range():
+    assert _loaded("evaluate", "--temperature", "0")[0] == "2"
+    assert _loaded("glue", "some-model", "--tasks", "sst3")[0] == "2"
 
 
 @pytest.mark.parametrize("command", ["report"])

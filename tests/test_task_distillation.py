@@ -12,11 +12,13 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, Trainer
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import load_trained
-from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
+from tutorkd.evaluation.finetune import build_trainer, tokenize
 from tutorkd.evaluation.layers import MatchedLayers
-from tutorkd.evaluation.soft_targets import SoftTargetArguments, matched_classes, task_loss
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.evaluation.soft_targets import matched_classes, task_loss
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 
 NAMES = ["no", "perhaps", "yes"]

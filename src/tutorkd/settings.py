@@ -1,9 +1,11 @@
-"""Settings in plain types, to be shown and kept."""
+"""Settings in plain types, to be checked, shown and kept."""
 
 import dataclasses
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
+
+from tutorkd.errors import UserError
 
 # Trainer's options whose defaults are a command's or a machine's own.
 _OWN_DEFAULTS = {"bf16", "eval_strategy"}
@@ -37,3 +39,13 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
 def own_fields(cls: type) -> set[str]:
     """Names of the fields that classes of ours declare, not ``TrainingArguments``."""
     return {name for base in cls.__mro__ if base.__module__.startswith("tutorkd.") for name in base.__annotations__}
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that isn't one.
+
+    Raises:
+        UserError: if it isn't above 0.
+    """
+    if not temperature > 0:
+        raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 leaves logits as they are")

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tutorkd.cli.demo import STAGES
-from tutorkd.comparison.matrix import SECTIONS
+from tutorkd.cli.demo_arguments import STAGES
+from tutorkd.comparison.arguments import SECTIONS
 from tutorkd.errors import UnknownKey
 from tutorkd.evaluation import arguments as evaluation
-from tutorkd.evaluation import task_distillation
+from tutorkd.evaluation import task_arguments
 from tutorkd.glue import arguments as glue
 from tutorkd.methods import methods_for
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
@@ -37,6 +37,6 @@ def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys
     yield "glue", glue.parser().keys
-    yield "distill-task", task_distillation.parser().keys
+    yield "distill-task", task_arguments.parser().keys
     yield "compare", SECTIONS
     yield "demo", STAGES

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tutorkd.comparison.arguments import SECTIONS
 from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Measures, Options
 from tutorkd.comparison.on_glue import GLUE, glue_measures
 from tutorkd.errors import UserError, nearest
@@ -30,18 +31,6 @@ SETTING_TYPES = {"kind": str, "distill": dict[str, Any], "evaluate": dict[str, A
 RESULT_TYPES = {"settings": SETTING_TYPES, "training": dict[str, Any]}
 LOG_TYPE = list[dict[str, int | float]]
 TRAINING_TYPES = {"steps": int, "tokens": int, "seconds": float | None, "flops": int | float, "log": LOG_TYPE}
-SECTIONS = [
-    "common",
-    "tokens",
-    "flops",
-    "variants",
-    "students",
-    "seeds",
-    "points",
-    "evaluate",
-    "references",
-    "baseline",
-]
 TEACHER, UNDISTILLED = "teacher", "not distilled"
 
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]

@@ -7,17 +7,12 @@ from typing import Any, NamedTuple, cast, get_type_hints
 from transformers import PreTrainedModel
 
 from tutorkd import probe
-from tutorkd.evaluation import (
-    EvaluateArguments,
-    LanguageArguments,
-    arguments,
-    evaluate_language_models,
-    evaluate_models,
-)
-from tutorkd.evaluation.arguments import NOT_SETTINGS
+from tutorkd.evaluation import arguments
+from tutorkd.evaluation.arguments import NOT_SETTINGS, EvaluateArguments, LanguageArguments
+from tutorkd.evaluation.classification import evaluate_models
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
-from tutorkd.evaluation.language_models import language_plan, measuring_seconds
+from tutorkd.evaluation.language_models import evaluate_language_models, language_plan, measuring_seconds
 from tutorkd.evaluation.language_report import LanguageResult
 from tutorkd.evaluation.report import record_types
 from tutorkd.options.parser import OptionParser

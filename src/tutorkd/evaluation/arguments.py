@@ -1,11 +1,11 @@
 """What ``tutorkd evaluate`` is told."""
 
+import math
 from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
-from tutorkd.evaluation.finetune import FineTuneArguments
-from tutorkd.evaluation.soft_targets import TaskDistillationArguments
+from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
@@ -24,6 +24,51 @@ NOT_SETTINGS = (
     "dry_run",
     "save_models",
 )  # a result doesn't depend on them
+
+
+@dataclass
+class FineTuneArguments:
+    """How an encoder is fine-tuned: AdamW, linear warm-up and linear decay, rows of like length together."""
+
+    max_length: int = field(
+        default=128, metadata={"help": "Longest row in tokens, special tokens included; longer rows are cut."}
+    )
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW (per step)."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows (epochs)."})
+    warmup_ratio: float = field(
+        default=0.1,
+        metadata={"help": "Share of the steps (0 to 1) over which the learning rate rises from 0."},
+    )
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={"help": "Training rows to use, drawn at random with the seed (rows); by default all of them."},
+    )
+    seed: int = field(
+        default=42,
+        metadata={"help": "Seed of the classifier's start, the data order and dropout (an integer)."},
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."},
+    )
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name in ("max_length", "learning_rate", "per_device_train_batch_size", "num_train_epochs"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.max_train_samples is not None and self.max_train_samples <= 0:
+            raise UserError(f"max_train_samples must be above 0, not {self.max_train_samples}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"warmup_ratio must be at least 0 and below 1, not {self.warmup_ratio}")
+
+    def uses_bfloat16(self) -> bool:
+        from tutorkd.runtime import prefers_bfloat16  # which loads torch
+
+        return prefers_bfloat16() if self.bf16 is None else self.bf16
 
 
 @dataclass

@@ -15,11 +15,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments
+from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.cost import milliseconds_per_sentence
-from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
+from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import (
     align_labels,
     digest,
@@ -50,7 +50,7 @@ from tutorkd.evaluation.report import (
     score_in_words,
     spreads,
 )
-from tutorkd.evaluation.soft_targets import TaskDistillationArguments
+from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tutorkd.evaluation.finetune import FineTuneArguments
+from tutorkd.evaluation.arguments import FineTuneArguments
 
 _WARM_UP = 10
 Item = TypeVar("Item")

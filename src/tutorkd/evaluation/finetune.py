@@ -1,8 +1,6 @@
 """Fine-tuning of an encoder on labelled text with transformers' Trainer."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,55 +19,13 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.labelled import labels_of, problem_of_labels
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
-from tutorkd.runtime import keep_freed_memory, prefers_bfloat16
+from tutorkd.runtime import keep_freed_memory
 from tutorkd.words import one_line
 
 _PREDICTION_BATCH = 64
-
-
-@dataclass
-class FineTuneArguments:
-    """How an encoder is fine-tuned: AdamW, linear warm-up and linear decay, rows of like length together."""
-
-    max_length: int = field(
-        default=128, metadata={"help": "Longest row in tokens, special tokens included; longer rows are cut."}
-    )
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW (per step)."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows (epochs)."})
-    warmup_ratio: float = field(
-        default=0.1,
-        metadata={"help": "Share of the steps (0 to 1) over which the learning rate rises from 0."},
-    )
-    max_train_samples: int | None = field(
-        default=None,
-        metadata={"help": "Training rows to use, drawn at random with the seed (rows); by default all of them."},
-    )
-    seed: int = field(
-        default=42,
-        metadata={"help": "Seed of the classifier's start, the data order and dropout (an integer)."},
-    )
-    bf16: bool | None = field(
-        default=None,
-        metadata={"help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."},
-    )
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value out of range."""
-        for name in ("max_length", "learning_rate", "per_device_train_batch_size", "num_train_epochs"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.max_train_samples is not None and self.max_train_samples <= 0:
-            raise UserError(f"max_train_samples must be above 0, not {self.max_train_samples}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, not {self.seed}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise UserError(f"warmup_ratio must be at least 0 and below 1, not {self.warmup_ratio}")
-
-    def uses_bfloat16(self) -> bool:
-        return prefers_bfloat16() if self.bf16 is None else self.bf16
 
 
 class FineTuningBar(TrainerCallback):

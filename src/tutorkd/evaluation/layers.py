@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from tutorkd.capture import Recording, prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import Classifier
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.methods.internal import (
     Projection,
     internal_losses,

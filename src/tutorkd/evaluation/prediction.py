@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,14 @@ from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_pa
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.metrics import answers_of
+from tutorkd.evaluation.predict_arguments import PredictArguments
 from tutorkd.files import PARTIAL, writing
 from tutorkd.hub import nearest_path
-from tutorkd.options.parser import OptionParser
 from tutorkd.words import one_line
 
-DESCRIPTION = (
-    "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of similar "
-    "length are answered together, but the output has them in their original order."
-)
 LABEL = "label"
 _CHUNK = 4096  # rows
 Row = tuple[str | None, ...]  # a text, and that of its pair where there is one
-
-
-@dataclass
-class PredictArguments:
-    """Which classifier answers which texts, and where its answers go."""
-
-    model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
-    text: str = field(default="", metadata={"help": "Rows of text to classify: a csv, jsonl or parquet file (a path)."})
-    output: str = field(
-        default="", metadata={"help": "File for the answers, which ends in .csv, .jsonl or .parquet (a path)."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
-    max_length: int = field(default=128, metadata={"help": "Longest row in tokens; longer rows are cut."})
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value out of range."""
-        if self.max_length <= 0:
-            raise UserError(f"max_length must be above 0, not {self.max_length}")
 
 
 def predict_file(args: PredictArguments) -> dict[str, int]:
@@ -220,8 +193,3 @@ def _csv(file: Any, columns: Sequence[str], classifier: Classifier) -> Callable[
 
 def _jsonl(file: Any) -> Callable[[Sequence[Mapping[str, Any]]], object]:
     return lambda rows: file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-
-
-def parser() -> OptionParser:
-    """Options of ``tutorkd predict``."""
-    return OptionParser("predict", DESCRIPTION, [PredictArguments], {}, takes_recipe=False)

@@ -18,8 +18,6 @@ section 3.1, the prediction layer, where w = 1 (doi 10.18653/v1/2020.findings-em
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,86 +26,8 @@ from transformers import PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import LABELS_ARE, Problem, class_names_of, problem_of
-from tutorkd.methods.internal import RelationSettings
-from tutorkd.methods.soft_targets import check_temperature, soft_cross_entropy
-
-
-@dataclass
-class SoftTargetWeights(RelationSettings):
-    """What of a teacher is learned beside the labels, and how much."""
-
-    _argument_group_name = "soft targets"
-
-    soft_target_weight: float = field(
-        default=0.5,
-        metadata={"help": "Weight of the soft targets' loss (0 to 1); the labels' loss has the rest."},
-    )
-    temperature: float = field(
-        default=2.0,
-        metadata={"help": "Temperature T of both models' logits in the soft targets' loss; regression has none."},
-    )
-    hidden_state_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the loss between the student's hidden states and those of the teacher's matching layers."
-        },
-    )
-    attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the same for attention scores, which needs equal numbers of heads."}
-    )
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value out of range."""
-        if not 0 <= self.soft_target_weight <= 1:
-            raise UserError(f"soft_target_weight must be from 0 to 1, not {self.soft_target_weight:g}")
-        check_temperature(self.temperature)
-        for name in ("hidden_state_weight", "attention_score_weight", "relation_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be 0 or more, not {getattr(self, name):g}")
-
-    def settings(self) -> dict[str, Any]:
-        """What a result depends on."""
-        layers = ("hidden", "attention", "relation")
-        told = {key: value for key, value in asdict(self).items() if value or not key.startswith(layers)}
-        if not self.relation_weight:
-            del told["relation_heads"]
-        return told
-
-    @property
-    def matches_layers(self) -> bool:
-        """Whether the student learns more than the teacher's answers."""
-        return self.hidden_state_weight > 0 or self.attention_score_weight > 0 or self.relation_weight > 0
-
-
-@dataclass
-class SoftTargetArguments(SoftTargetWeights):
-    """The same, and from whom."""
-
-    distill_from: str | None = field(
-        default=None,
-        metadata={"help": "Fine-tuned classifier whose answers the models learn (a path or Hub name)."},
-    )
-
-
-@dataclass
-class TaskDistillationArguments(SoftTargetArguments):
-    """The same, on text without labels too."""
-
-    unlabelled: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text of the domain without labels, learned from the soft targets alone: a csv, jsonl or parquet "
-            "file with the text's columns, or the train split of name:config."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value out of range."""
-        super().__post_init__()
-        if self.unlabelled is not None and self.distill_from is None:
-            raise UserError("text without labels is learned from a classifier's answers: name it with --distill_from")
-        if self.unlabelled is not None and self.soft_target_weight == 0:
-            raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.methods.soft_targets import soft_cross_entropy
 
 
 def matched_classes(

@@ -1,8 +1,8 @@
-"""``tutorkd distill-task``: what it is told, and its student from the first step to a folder on disk."""
+"""The student of ``tutorkd distill-task`` from its first step to a folder on disk."""
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,81 +14,20 @@ from tqdm.auto import tqdm
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.classifier import Classifier, class_names_of, problem_of
-from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, tokenize
+from tutorkd.evaluation.finetune import build_trainer, tokenize
 from tutorkd.evaluation.labelled import digest, load_task, load_texts, without
-from tutorkd.evaluation.soft_targets import SoftTargetArguments, SoftTargetWeights
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTargetWeights
+from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_config, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
-from tutorkd.options.parser import OptionParser
 from tutorkd.students import has_weights
 
-DESCRIPTION = (
-    "Makes a small classifier out of a fine-tuned one: a student made of the teacher's layers learns "
-    "the teacher's answers, is exported in int8, and is compared with the teacher. The same command "
-    "goes on where it stopped."
-)
 _RECORD_FILE = "distillation.json"
 _IRRELEVANT = ("output_dir", "restart")
-
-
-@dataclass
-class TaskStudentArguments(FineTuneArguments):
-    """Who is distilled into what, on which rows, and where that goes."""
-
-    teacher: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
-    student: str = field(
-        default="half",
-        metadata={"help": "half, extreme-12, extreme-6, extreme-2, or an encoder with weights (a path or Hub name)."},
-    )
-    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
-    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
-    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
-    student_intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward size, in dimensions."})
-    train: str | None = field(
-        default=None,
-        metadata={
-            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config; not "
-            "needed if unlabelled is given."
-        },
-    )
-    unlabelled: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text of your domain without labels, for which the student learns the teacher's answers: a csv, "
-            "jsonl or parquet file, or the train split of name:config."
-        },
-    )
-    validation: str = field(
-        default="",
-        metadata={
-            "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
-        },
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
-    label_column: str = field(default="label", metadata={"help": "Column that holds the label (a name)."})
-    output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
-    restart: bool = field(
-        default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}
-    )
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the student, by the names of transformers' configurations."""
-        given = {
-            "num_hidden_layers": self.student_layers,
-            "hidden_size": self.student_hidden_size,
-            "num_attention_heads": self.student_heads,
-            "intermediate_size": self.student_intermediate_size,
-        }
-        return {name: size for name, size in given.items() if size is not None}
 
 
 @dataclass(frozen=True)
@@ -211,8 +150,3 @@ def train_student(task: TaskDistillation) -> None:
         student.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
     write_text(record, json.dumps({"settings": task.settings, "finished": True}, indent=2))
-
-
-def parser() -> OptionParser:
-    """Options of ``tutorkd distill-task``."""
-    return OptionParser("distill-task", DESCRIPTION, [TaskStudentArguments, SoftTargetWeights], {})

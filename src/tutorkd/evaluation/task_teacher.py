@@ -14,7 +14,8 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_che
 from tutorkd.evaluation.classifier import Classifier, Problem, check_trained, load_trained, problem_of
 from tutorkd.evaluation.labelled import text_columns
 from tutorkd.evaluation.layers import MatchedLayers
-from tutorkd.evaluation.soft_targets import SoftTargetArguments, matched_classes, task_loss
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.evaluation.soft_targets import matched_classes, task_loss
 from tutorkd.hub import load_config
 
 # Columns beside a row's texts and label.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from tutorkd.errors import UserError, nearest
-from tutorkd.evaluation.finetune import FineTuneArguments
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.arguments import FineTuneArguments
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
 from tutorkd.options.parser import OptionParser
 

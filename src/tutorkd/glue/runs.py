@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Problem
-from tutorkd.evaluation.finetune import FineTuneArguments, build_trainer, predict, tokenize
-from tutorkd.evaluation.soft_targets import SoftTargetArguments
+from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.glue.arguments import GlueArguments

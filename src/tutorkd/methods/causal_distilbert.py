@@ -24,9 +24,10 @@ from tutorkd.methods.causal_lm import CLM_LOSS
 from tutorkd.methods.distilbert import COSINE, DistilBERTSettings, check_hidden_sizes, cosine_loss
 from tutorkd.methods.next_token import Asked, logits_in_parts
 from tutorkd.methods.pair import check_vocabulary
-from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_temperature, soft_cross_entropy
+from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, soft_cross_entropy
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
+from tutorkd.settings import check_temperature
 from tutorkd.step import StepOutput, Term, weighted_sum
 from tutorkd.teacher import Teacher
 

@@ -29,11 +29,11 @@ from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
+from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
 from tutorkd.methods.causal_kd import check_divergence
 from tutorkd.methods.internal import (
     Projection,
-    RelationSettings,
     internal_losses,
     matched_layers,
 )

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.functional import Count, mean_over
+from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
 from tutorkd.methods.internal import (
     Projection,
-    RelationSettings,
     internal_losses,
     matched_layers,
 )

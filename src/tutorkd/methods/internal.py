@@ -7,8 +7,7 @@ l N / m, and l = 0 is the embedding output.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.functional import Count
+from tutorkd.layer_weights import LayerWeights
 from tutorkd.methods.relations import check_relation_heads, self_relation_loss
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure, Term
@@ -29,25 +29,6 @@ HIDDEN_STATE = Figure("loss_hidden_state", "L_hid", LOSS_AXIS)
 ATTENTION_SCORE = Figure("loss_attention_score", "L_att", LOSS_AXIS)
 RELATION = Figure("loss_relation", "L_rel", LOSS_AXIS)
 FIGURES = (HIDDEN_STATE, ATTENTION_SCORE, RELATION)
-
-
-class LayerWeights(Protocol):
-    """Settings that say which layers' losses count; a weight of 0 turns one off."""
-
-    hidden_state_weight: float
-    attention_score_weight: float
-    relation_weight: float
-    relation_heads: int
-
-
-@dataclass(kw_only=True)
-class RelationSettings:
-    """L_rel, which none of the papers has beside their other losses."""
-
-    relation_weight: float = field(default=0.0, metadata={"help": "Weight of L_rel (Wang et al. 2021), for any heads."})
-    relation_heads: int = field(
-        default=48, metadata={"help": "Its heads (Wang et al. 2021), dividing both hidden sizes."}
-    )
 
 
 class Projection(nn.Linear):

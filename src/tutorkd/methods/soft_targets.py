@@ -16,6 +16,7 @@ from tutorkd.functional import Count, mean_over, weighted
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.objective import MASKED
 from tutorkd.reader import has_head
+from tutorkd.settings import check_temperature
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
 
@@ -106,13 +107,3 @@ def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, 
     check_mlm_head(method, student)
     check_vocabulary(student, teacher)
     check_temperature(temperature)
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that isn't one.
-
-    Raises:
-        UserError: if it isn't above 0.
-    """
-    if not temperature > 0:
-        raise UserError(f"--temperature must be above 0, not {temperature:g}; 1 leaves logits as they are")

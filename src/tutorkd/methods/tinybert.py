@@ -27,9 +27,9 @@ from torch import nn
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
+from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods.internal import (
     Projection,
-    RelationSettings,
     internal_losses,
     matched_layers,
 )

@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
+from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
 from tutorkd.methods.internal import (
     Projection,
-    RelationSettings,
     internal_losses,
     matched_layers,
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tutorkd.evaluation.task_distillation import parser
+from tutorkd.evaluation.task_arguments import parser
 from tutorkd.files import stored_result
 from tutorkd.report import settings
 from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of

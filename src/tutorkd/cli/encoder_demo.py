@@ -1,0 +1,257 @@
+"""``tutorkd demo``: all stages on data that come with two packages."""
+
+import dataclasses
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import datasets
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedModel, set_seed
+
+from tutorkd import demo_data
+from tutorkd.cli import causal_demo, embedding_demo
+from tutorkd.cli.demo_arguments import STAGES, DemoArguments
+from tutorkd.cost import seconds_a_step
+from tutorkd.errors import UnknownKey, UserError
+from tutorkd.evaluation import arguments
+from tutorkd.evaluation.arguments import EvaluateArguments
+from tutorkd.evaluation.classification import evaluate_models
+from tutorkd.evaluation.cost import fine_tuning_seconds
+from tutorkd.evaluation.labelled import load_labelled
+from tutorkd.evaluation.report import EvaluationResult, results_table
+from tutorkd.examples import Example, tutor_examples
+from tutorkd.files import write_text
+from tutorkd.hub import load_tokenizer, loading
+from tutorkd.locks import held
+from tutorkd.methods import METHODS
+from tutorkd.objective import MASKED
+from tutorkd.options.recipes import load_recipe
+from tutorkd.pretraining.adapt_arguments import Adaptation, read_adaptation
+from tutorkd.pretraining.adaptation import adapt
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
+from tutorkd.pretraining.distillation import Pair, distill, finished_trainer, make_student, trainer_of
+from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.run_folder import lacking
+from tutorkd.teacher import Teacher
+from tutorkd.trainer import MaskedLMTrainer
+from tutorkd.words import duration
+
+REAL_THING = (
+    "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+)
+EXAMPLES = 5
+WIDTH = 110  # columns, where the output isn't a terminal that says its own
+
+
+class Stages(NamedTuple):
+    """The options of each stage."""
+
+    adapt: Adaptation
+    distill: Distillation
+    evaluate: EvaluateArguments
+
+
+def demo(args: DemoArguments) -> None:
+    """Run the stages that aren't finished, and the summary.
+
+    Raises:
+        UserError: what the stages raise.
+    """
+    if args.causal and args.embedding:
+        raise UserError("--causal and --embedding are two demos: give one of them")
+    of_teacher = args.causal or args.embedding
+    other = "encoder" if of_teacher else "teacher"
+    if getattr(args, other) is not None:
+        raise UserError(f"--{other} is for the demo {'without' if of_teacher else 'with'} --causal or --embedding")
+    kind = "-causal" if args.causal else "-embedding" if args.embedding else ""
+    name = args.config or f"demo{kind}"
+    stages = (causal_demo if args.causal else embedding_demo).STAGES if of_teacher else STAGES
+    recipe = load_recipe(name)
+    if unknown := set(recipe) - set(stages):
+        message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
+        raise UnknownKey(message, name, recipe)
+    with held(Path(args.output_dir)):
+        if of_teacher:
+            _demo_of_teacher(args, recipe, name)
+        else:
+            _demo(args, recipe, name)
+
+
+def _demo_of_teacher(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+    """A demo whose teacher is ready as it comes."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    restart = {"restart": True} if args.restart else {}
+    recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in causal_demo.STAGES}
+    told = console, Path(args.output_dir), args.teacher, args.reviews, recipe, name
+    if args.embedding:
+        embedding_demo.demo_embedding(*told)
+        _print_real_thing(console, embedding_demo.REAL_THING)
+        return
+    if examples := causal_demo.demo_causal(*told):
+        _print_examples(console, examples, "replaced words only")
+    _print_real_thing(console, causal_demo.REAL_THING)
+
+
+def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+    out = Path(args.output_dir)
+    encoder = args.encoder or str(demo_data.encoder_folder())
+    data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
+    teacher, student = out / "teacher", out / "student"
+    initial = student / INITIAL_STUDENT
+    restart = {"restart": True} if args.restart else {}
+    text = {"corpus": [str(data["text"])]}
+    filled = {
+        "adapt": {"model": encoder, "output_dir": str(teacher), **text, **restart},
+        "distill": {
+            "teacher": str(teacher),
+            "save_initial_student": True,
+            "output_dir": str(student),
+            **text,
+            **restart,
+        },
+        "evaluate": {
+            "models": [str(teacher), str(student), str(initial)],
+            "train": str(data["train"]),
+            "validation": str(data["validation"]),
+            "output_dir": str(out / "evaluation"),
+            **restart,
+        },
+    }
+    settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in STAGES}
+    stages = _stages(settings, name)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+    def announce(number: int, title: str, stage: str) -> None:
+        console.rule(f"{number}. {title}")
+        console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
+
+    console.print("[bold]Tutor-KD demo[/]: a teacher out of an encoder, a student out of the teacher, a comparison.")
+    for name, seconds in _estimate(stages, encoder).items():
+        console.print(f"  {name:<9} about {duration(seconds)} on this machine")
+    started = time.perf_counter()
+    announce(1, "adapt: an encoder becomes a teacher", "adapt")
+    adapt(stages.adapt)
+    announce(2, "distill: the teacher teaches a student of half its depth", "distill")
+    distill(stages.distill)
+    announce(3, "evaluate: teacher and students learn sentiment", "evaluate")
+    results = evaluate_models(stages.evaluate.models, stages.evaluate)
+
+    console.rule("4. summary")
+    title = METHODS[stages.distill.args.method].title
+    names = ["teacher", f"{title} student", "same student, not distilled"]
+    results = [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
+    console.print(results_table(results))
+    console.print(_verdict(title, results[1], results[2]))
+    if examples := _examples(stages.distill, data["validation"]):
+        _print_examples(console, examples, "masked words only")
+    summary = json.dumps([result.as_record() for result in results], indent=2)
+    write_text(out / "summary.json", summary)
+    console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
+    _print_real_thing(console, REAL_THING)
+
+
+def _print_real_thing(console: Console, command: str) -> None:
+    console.print(f"\nThe real thing, with your teacher and your text:\n\n    {command}\n", soft_wrap=True)
+
+
+def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
+    """The options of each stage.
+
+    Raises:
+        UserError: for a key or value that a stage can't take.
+    """
+    where = {name: f"{config}, stage {name}" for name in STAGES}
+    (evaluate,) = arguments.encoder_parser().read([], settings["evaluate"], where["evaluate"])
+    return Stages(
+        read_adaptation([], settings["adapt"], where["adapt"]),
+        read_distillation([], settings["distill"], where["distill"]),
+        evaluate,
+    )
+
+
+def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
+    flags = []
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *(shlex.quote(str(item)) for item in values)]
+    return f"$ tutorkd {stage} {' '.join(flags)}"
+
+
+def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
+    """Seconds of each stage, from timing one step of it."""
+    adaptation, distillation = stages.adapt, stages.distill
+    tokenizer = load_tokenizer(encoder, "encoder")
+    set_seed(0)
+    with loading(encoder, "encoder"):
+        model = MASKED.model_class.from_pretrained(encoder, dtype=torch.float32)
+    make = partial(MaskedLMTrainer, model, processing_class=tokenizer)
+    with on_fabricated_rows(make, tokenizer, adaptation.config) as trainer:
+        adapting = seconds_a_step(trainer, adaptation.text.max_length)
+    teacher = Teacher(model)
+    student, lines = make_student(
+        distillation.args, teacher, tokenizer, distillation.config.seed, distillation.settings.student_head
+    )
+    make_distilling = trainer_of(distillation, Pair(teacher, student, lines), tokenizer)
+    with on_fabricated_rows(make_distilling, tokenizer, distillation.config) as trainer:
+        distilling = seconds_a_step(trainer, distillation.text.max_length)
+    seconds = {"adapt": adapting * adaptation.config.max_steps, "distill": distilling * distillation.config.max_steps}
+    done = {"adapt": adaptation.config.output_dir, "distill": distillation.config.output_dir}
+    seconds = {name: 0.0 if lacking(Path(done[name])) is None else time for name, time in seconds.items()}
+    return {**seconds, "evaluate": _estimate_evaluation(model, student, stages.evaluate)}
+
+
+def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, args: EvaluateArguments) -> float:
+    """Seconds of fine-tuning one teacher and two students."""
+    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    models = (teacher.base_model, student.base_model, student.base_model)
+    return sum(fine_tuning_seconds(cast(PreTrainedModel, m), rows, args.max_length // 2, args) for m in models)
+
+
+def _verdict(title: str, student: EvaluationResult, undistilled: EvaluationResult) -> str:
+    """What the table says about distillation, in a sentence, with how sure one can be of it."""
+    points = 100 * (student.accuracy - undistilled.accuracy)
+    error = 100 * math.hypot(*(each.standard_error or 0.0 for each in (student, undistilled)))
+    side = f"{points:.1f} points ahead of" if points > 0 else f"{-points:.1f} points behind" if points else "level with"
+    return (
+        f"The {title} student is {side} the same student without distillation (standard error of the difference "
+        f"about {error:.1f}, one seed)."
+    )
+
+
+def _examples(options: Distillation, validation: Path) -> list[Example]:
+    """What the tutor does to some sentences; nothing where the student has no answer a^S to it."""
+    if options.args.method != "tutor-kd" or options.settings.target != "modified-logit":
+        return []
+    rows = datasets.load_dataset("parquet", data_files=str(validation), split="train")
+    sentences = [row for row in rows["text"] if 60 <= len(row) <= 120][:EXAMPLES]
+    return tutor_examples(finished_trainer(options), sentences)
+
+
+def _print_examples(console: Console, examples: Sequence[Example], which: str) -> None:
+    console.print(f"\n[bold]What the tutor did to {len(examples)} sentences[/] ({which})")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("original")
+    table.add_column("tutor wrote")
+    asked = any(word.answer is not None for example in examples for word in example.replacements)
+    answer = ["student's\nanswer a^S"] if asked else []
+    for heading in ("teacher's\nratio a^T", *answer, "reward\nR_T", "reward\nR_S"):
+        table.add_column(heading, justify="right")
+    for example in examples:
+        table.add_section()
+        table.add_row(Text(f"“{example.sentence}”", style="italic"))
+        for word in example.replacements:
+            answers = [] if word.answer is None else [word.answer]
+            figures = (word.ratio, *answers, word.reward_teacher, word.reward_student)
+            table.add_row(Text(f"  {word.original}"), Text(word.replacement), *(f"{value:.2f}" for value in figures))
+    console.print(table)

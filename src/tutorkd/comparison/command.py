@@ -1,0 +1,144 @@
+"""What ``tutorkd compare`` does: which cells are left, and the results of all."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tutorkd.comparison.arguments import SECTIONS, CompareArguments
+from tutorkd.comparison.bench import estimate, refusals
+from tutorkd.comparison.budget import in_steps
+from tutorkd.comparison.cell import run_cell
+from tutorkd.comparison.matrix import Cell, read_cells
+from tutorkd.comparison.report import markdown, summarise
+from tutorkd.errors import UserError
+from tutorkd.files import write_text, writing
+from tutorkd.locks import empty, held
+from tutorkd.options.recipes import check_keys, load_recipe
+from tutorkd.processes import Stopped, run_processes
+from tutorkd.words import duration
+
+
+def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
+    """Run the matrix of a recipe, print its plan, or run one cell, as the options say; returns the exit code.
+
+    Args:
+        recipe: a path or name, which the cells' processes read again, with the flags.
+
+    Raises:
+        Interrupted: after a signal, once the results of the cells that are finished are written.
+        UserError: if recipe, data or the output folder can't be used.
+    """
+    content = load_recipe(recipe)
+    check_keys(content, SECTIONS, recipe)
+    content = _overridden(content, args)
+    cells = read_cells(content, recipe, args.output_dir)
+    if args.cell is not None:
+        return _run_one(cells, args)
+    if args.dry_run:
+        return _print_plan(cells)
+    if find_spec("matplotlib") is None:
+        raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
+    with held(Path(args.output_dir)):
+        return _run_all(cells, recipe, content, flags, args)
+
+
+def _run_all(
+    cells: Sequence[Cell], recipe: str, content: Mapping[str, Any], flags: Sequence[str], args: CompareArguments
+) -> int:
+    """Run what isn't finished, and write the results of all; returns the exit code: 1 if a cell failed.
+
+    Args:
+        content: the recipe with what the flags say in its place.
+    """
+    out = Path(args.output_dir)
+    cells, failed = in_steps(cells)
+    left = [cell for cell in cells if args.restart or cell.result is None]
+    failed |= refusals(left) if left else {}
+    if args.restart:
+        for cell in cells:
+            empty(cell.folder)
+    print(f"cells    {len(cells)}, of which {len(cells) - len(left)} are finished", flush=True)
+    flags = [flag for flag in flags if flag != "--restart"]
+
+    def command(cell: Cell) -> list[str]:
+        return [sys.executable, "-m", "tutorkd.cli.main", "compare", recipe, *flags, "--cell", cell.name]
+
+    for name, reason in failed.items():
+        print(f"failed   {name} before it began: {reason}", flush=True)
+    stopped = None
+    try:
+        failed |= run_processes([cell for cell in left if cell.name not in failed], command, args.jobs)
+    except Stopped as stop:  # by a limit of time, perhaps: what is finished is told
+        stopped = stop
+        failed |= stop.failed
+    from tutorkd.comparison.plots import draw  # matplotlib is an extra
+
+    summary = summarise(cells, failed, content.get("baseline"))
+    write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
+    write_text(out / "results.json", json.dumps(summary, indent=2))
+    write_text(out / "results.md", table := markdown(summary, cells[0].measures))
+    with writing(out):
+        draw(cells, summary, out)
+    print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
+    if stopped:
+        raise stopped
+    return 1 if failed else 0
+
+
+def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
+    """The recipe with what the flags say in its place."""
+    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation", "data_dir", "text"))):
+        given = {key: getattr(args, key) for key in keys if getattr(args, key)}
+        if given and isinstance(recipe.get(section) or {}, dict):
+            recipe[section] = {**(recipe.get(section) or {}), **given}
+    return recipe
+
+
+def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
+    chosen = [cell for cell in cells if cell.name == args.cell]
+    if not chosen:
+        raise UserError(f"there is no cell {args.cell}; there are {', '.join(cell.name for cell in cells)}")
+    (cell,), failed = in_steps(chosen)
+    if failed:
+        raise UserError(failed[cell.name])
+    if args.restart:
+        empty(cell.folder)
+    run_cell(cell)
+    return 0
+
+
+def _print_plan(cells: Sequence[Cell]) -> int:
+    """Returns the exit code: 1 if a cell can't run."""
+    cells, uncounted = in_steps(cells)
+    counted = [cell for cell in cells if cell.name not in uncounted]
+    seconds, refused = estimate(counted) if counted else ({}, {})
+    refused |= uncounted
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("cell", "method", "student"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("seed", "steps", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    left = 0.0
+    for cell in cells:
+        time = "finished" if cell.result else "can't run" if cell.name in refused else duration(seconds[cell.name])
+        left += 0.0 if cell.result or cell.name in refused else seconds[cell.name]
+        trained = cell.kind == "distilled"
+        method = cell.distill.args.method if trained else "-"
+        steps = f"{cell.distill.config.max_steps:,}" if trained and cell.flops is None else "-"
+        words = (cell.name, method, cell.student or "-", str(cell.seed), steps, time)
+        table.add_row(*(Text(word) for word in words))
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=width).print(table)
+    for name, error in refused.items():
+        print(f"{name} can't run: {error}")
+    print(f"{len(cells)} cells, about {duration(left)} to go on this machine, one at a time")
+    return 1 if refused else 0

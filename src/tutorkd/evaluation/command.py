@@ -1,0 +1,76 @@
+"""What ``tutorkd evaluate`` does: models of each kind measured their way, and their tables."""
+
+from rich.console import Console
+
+from tutorkd.errors import UserError
+from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
+from tutorkd.evaluation.classification import classifier_folders, evaluate_models, evaluation_plan
+from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
+from tutorkd.evaluation.embedding_models import (
+    are_embeddings,
+    check_options,
+    embedding_plan,
+    evaluate_embeddings,
+)
+from tutorkd.evaluation.embedding_report import embedding_table
+from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
+from tutorkd.evaluation.language_report import language_table
+from tutorkd.evaluation.report import results_table
+from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
+
+
+def evaluate(
+    args: EvaluateArguments,
+    soft: TaskDistillationArguments,
+    language: LanguageArguments,
+    embedding: EmbeddingArguments,
+) -> None:
+    """Measure models by what they are, or print what that would take; prints a table and where it is written.
+
+    Raises:
+        UserError: if models, data and options don't fit together, or can't be used.
+    """
+    if are_embeddings(args.models, language, embedding):
+        _embeddings(args, language, embedding)
+    elif not are_causal(args.models, args, language):
+        _encoders(args, soft)
+    elif soft.distill_from is not None:
+        raise UserError(f"--distill_from is for encoders, and {args.models[0]} is a causal language model")
+    else:
+        _causal(args, language)
+
+
+def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> None:
+    if args.dry_run:
+        _tell(evaluation_plan(args.models, args, soft))
+        return
+    results = evaluate_models(args.models, args, soft)
+    Console(highlight=False).print(results_table(results))
+    print(f"written to {args.output_dir}: results.md, results.json")
+    if args.save_models:
+        for model, folder in classifier_folders(args.models, args).items():
+            print(f"classifier of {model}: {folder}")
+
+
+def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
+    if args.dry_run:
+        _tell(language_plan(args.models, args, language))
+        return
+    results = evaluate_language_models(args.models, args, language)
+    Console(highlight=False).print(language_table(results, args, language))
+    print(f"written to {args.output_dir}: results.md, results.json")
+
+
+def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
+    check_options(args, language, embedding)
+    if args.dry_run:
+        _tell(embedding_plan(args.models, args, language.teacher, embedding, language.tasks))
+        return
+    results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
+    Console(highlight=False).print(embedding_table(results))
+    print(f"written to {args.output_dir}: results.md, results.json")
+
+
+def _tell(plan: dict[str, str]) -> None:
+    width = max(map(len, plan))
+    print("\n".join(f"{name:<{width}} {fact}" for name, fact in plan.items()))

@@ -1,0 +1,38 @@
+"""What ``tutorkd predict`` is told."""
+
+from dataclasses import dataclass, field
+
+from tutorkd.errors import UserError
+from tutorkd.options.parser import OptionParser
+
+DESCRIPTION = (
+    "Writes a fine-tuned classifier's label and probabilities for each row of a file. Rows of similar "
+    "length are answered together, but the output has them in their original order."
+)
+
+
+@dataclass
+class PredictArguments:
+    """Which classifier answers which texts, and where its answers go."""
+
+    model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
+    text: str = field(default="", metadata={"help": "Rows of text to classify: a csv, jsonl or parquet file (a path)."})
+    output: str = field(
+        default="", metadata={"help": "File for the answers, which ends in .csv, .jsonl or .parquet (a path)."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
+    )
+    max_length: int = field(default=128, metadata={"help": "Longest row in tokens; longer rows are cut."})
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        if self.max_length <= 0:
+            raise UserError(f"max_length must be above 0, not {self.max_length}")
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd predict``."""
+    return OptionParser("predict", DESCRIPTION, [PredictArguments], {}, takes_recipe=False)

@@ -1,0 +1,74 @@
+"""What ``tutorkd distill-task`` is told."""
+
+from dataclasses import dataclass, field
+
+from tutorkd.evaluation.arguments import FineTuneArguments
+from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
+from tutorkd.options.parser import OptionParser
+
+DESCRIPTION = (
+    "Makes a small classifier out of a fine-tuned one: a student made of the teacher's layers learns "
+    "the teacher's answers, is exported in int8, and is compared with the teacher. The same command "
+    "goes on where it stopped."
+)
+
+
+@dataclass
+class TaskStudentArguments(FineTuneArguments):
+    """Who is distilled into what, on which rows, and where that goes."""
+
+    teacher: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
+    student: str = field(
+        default="half",
+        metadata={"help": "half, extreme-12, extreme-6, extreme-2, or an encoder with weights (a path or Hub name)."},
+    )
+    student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
+    student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
+    student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})
+    student_intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward size, in dimensions."})
+    train: str | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled training rows: a csv, jsonl or parquet file, or the train split of name:config; not "
+            "needed if unlabelled is given."
+        },
+    )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text of your domain without labels, for which the student learns the teacher's answers: a csv, "
+            "jsonl or parquet file, or the train split of name:config."
+        },
+    )
+    validation: str = field(
+        default="",
+        metadata={
+            "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
+        },
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_pair_column: str | None = field(
+        default=None,
+        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
+    )
+    label_column: str = field(default="label", metadata={"help": "Column that holds the label (a name)."})
+    output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
+    restart: bool = field(
+        default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}
+    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the student, by the names of transformers' configurations."""
+        given = {
+            "num_hidden_layers": self.student_layers,
+            "hidden_size": self.student_hidden_size,
+            "num_attention_heads": self.student_heads,
+            "intermediate_size": self.student_intermediate_size,
+        }
+        return {name: size for name, size in given.items() if size is not None}
+
+
+def parser() -> OptionParser:
+    """Options of ``tutorkd distill-task``."""
+    return OptionParser("distill-task", DESCRIPTION, [TaskStudentArguments, SoftTargetWeights], {})

@@ -1,0 +1,23 @@
+"""Which losses between the layers of student and teacher count, and how much."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class LayerWeights(Protocol):
+    """Settings that say which layers' losses count; a weight of 0 turns one off."""
+
+    hidden_state_weight: float
+    attention_score_weight: float
+    relation_weight: float
+    relation_heads: int
+
+
+@dataclass(kw_only=True)
+class RelationSettings:
+    """L_rel, which none of the papers has beside their other losses."""
+
+    relation_weight: float = field(default=0.0, metadata={"help": "Weight of L_rel (Wang et al. 2021), for any heads."})
+    relation_heads: int = field(
+        default=48, metadata={"help": "Its heads (Wang et al. 2021), dividing both hidden sizes."}
+    )

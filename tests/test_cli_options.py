@@ -318,6 +318,23 @@ def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
     assert not whole.keys() & REFUSED.keys()
 
 
+@pytest.mark.parametrize(
+    ("command", "last"), [(adaptation, ""), (distillation, "method: Tutor-KD:"), (evaluation, "embeddings of text")]
+)
+def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(command, last):
+    parser = command.parser()
+    help_text = parser.format_help()
+    _, first = help_text.split("\nwhat is set first:\n")
+    first, others = first.split("\n\n", 1)
+    wanted = {"models", "train", "validation"} if command is evaluation else {"corpus", "max_steps", "learning_rate"}
+    assert _options(first).keys() >= wanted | {"output_dir", "dry_run"}
+    assert not _options(first).keys() & _options(others).keys()
+    usual, _, seldom = others.partition("\nseldom needed:\n")
+    assert last in usual
+    assert ("adam_beta2" in _options(seldom)) == (command is not evaluation)
+    assert not _options(seldom).keys() & _options(usual).keys()
+
+
 def test_trainer_s_options_are_told_apart_by_their_names():
     fields = {field.name for field in dataclasses.fields(PretrainingConfig)}
     assert fields >= COMMON.keys()

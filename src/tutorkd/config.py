@@ -43,7 +43,7 @@ class PretrainingConfig(TrainingArguments):
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
     weight_decay: float = field(
-        default=0.01, metadata={"help": "Weight decay of AdamW; biases and LayerNorm weights have none."}
+        default=0.01, metadata={"help": "Weight decay of AdamW, but not of biases and LayerNorms."}
     )
     warmup_steps: float = field(
         default=0.01, metadata={"help": "Steps of linear warm-up; below 1, a share of all steps."}

@@ -198,4 +198,5 @@ def encoder_parser() -> OptionParser:
 
 
 def _parser(*classes: type) -> OptionParser:
-    return OptionParser("evaluate", DESCRIPTION, classes, {"output_dir": "tutorkd-evaluation"})
+    first = ["models", "train", "validation", "output_dir", "save_models", "dry_run", "restart"]
+    return OptionParser("evaluate", DESCRIPTION, classes, {"output_dir": "tutorkd-evaluation"}, first=first)

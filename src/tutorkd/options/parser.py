@@ -27,6 +27,8 @@ class OptionParser(HfArgumentParser):
         classes: dataclasses; ``_argument_group_name`` on one gives its options a heading.
         defaults: where they differ from the dataclasses', on this command or on this machine.
         takes_recipe: whether ``--config`` names a recipe for these options.
+        first: names of options that nearly every run sets, which ``--help`` shows ahead of the others.
+        seldom: names of those that it shows behind them.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class OptionParser(HfArgumentParser):
         classes: Sequence[Any],
         defaults: Mapping[str, Any],
         takes_recipe: bool = True,
+        first: Sequence[str] = (),
+        seldom: Sequence[str] = (),
     ):
         super().__init__(
             prog=f"tutorkd {command}",
@@ -63,8 +67,22 @@ class OptionParser(HfArgumentParser):
         for dataclass in classes:
             if inherited := {field.name for field in dataclasses.fields(dataclass)} - own_fields(dataclass):
                 self._sort_trainer_options(inherited)
+        self._gather("what is set first", first, ahead=True)
+        self._gather("seldom needed", seldom)
         self.set_defaults(**defaults)
         self._source = self.prog
+
+    def _gather(self, title: str, names: Sequence[str], ahead: bool = False) -> None:
+        """Show these options together under a heading, behind or ahead of those of the dataclasses."""
+        group = self.add_argument_group(title)
+        for action in (self._option_string_actions[f"--{name}"] for name in names):
+            for other in self._action_groups:
+                if action in other._group_actions:
+                    other._group_actions.remove(action)
+            group._group_actions.append(action)
+        if ahead:
+            self._action_groups.remove(group)
+            self._action_groups.insert(self._action_groups.index(self._optionals) + 1, group)
 
     def _sort_trainer_options(self, inherited: set[str]) -> None:
         """Show some of ``TrainingArguments``' options, leave most to --help-all, refuse a few."""

@@ -1,4 +1,4 @@
-"""Which of ``TrainingArguments``' options the commands show, hide and refuse."""
+"""Which of ``TrainingArguments``' options the commands show, and where; which they hide and refuse."""
 
 # Shown by --help, in our words; --help-all shows the others too.
 COMMON = {
@@ -7,20 +7,27 @@ COMMON = {
     "lr_scheduler_type": "Course of the learning rate after warm-up, a name: linear, cosine, constant_with_warmup ...",
     "adam_beta1": "Decay of AdamW's mean of gradients, from 0 to 1.",
     "adam_beta2": "Decay of AdamW's mean of squared gradients, from 0 to 1.",
-    "max_grad_norm": "Norm to which the gradient is clipped (with Tutor-KD the student's); 0: no clipping.",
-    "seed": "Seed of random starts, masks, order of rows and dropout, an integer.",
+    "max_grad_norm": "Norm to which the gradient is clipped (of Tutor-KD the student's); 0 leaves it as it is.",
+    "seed": "Seed of starts, masks, row order and dropout, an integer.",
     "bf16": "Train in bfloat16 (true or false); by default where the device multiplies it natively.",
-    "fp16": "Train in float16 (true or false), for GPUs without bfloat16.",
+    "fp16": "Train in float16 (true or false): GPUs without bfloat16.",
     "gradient_checkpointing": "Compute activations again in the backward pass (true or false): less memory, more time.",
-    "use_cpu": "Train on the processor even where there is a GPU (true or false).",
+    "use_cpu": "Train on the processor, not the GPU (true or false).",
     "eval_strategy": "When to look at held-out text: every eval_steps steps, after each epoch, or no.",
     "eval_steps": "Steps between two looks at held-out text; below 1, a share of all; by default logging_steps.",
     "save_steps": "Steps between two checkpoints; below 1, a share of all steps.",
     "report_to": "Trackers that get the log, names such as tensorboard or wandb; you install them yourself.",
     "run_name": "Name of the run in trackers (a word).",
     "push_to_hub": "Upload checkpoints and model to the Hub, which needs a login (true or false).",
-    "hub_model_id": "Repository on the Hub (a name); by default the folder's name.",
+    "hub_model_id": "Repository on the Hub (a name); by default the folder's.",
 }
+
+# Of these options and of ours: what nearly every run sets, and what few do; --help shows them ahead and behind.
+FIRST = ("output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "learning_rate")
+SELDOM = (
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_nonfinite_steps", "fp16", "use_cpu", "torch_compile"),
+    *("dataloader_num_workers", "per_device_eval_batch_size", "report_to", "run_name", "push_to_hub", "hub_model_id"),
+)
 
 _BATCHES = "rows, masks and batches are made by tutorkd"
 _LOSSES = "losses and their means over the batch are those of the method"

@@ -6,6 +6,8 @@ from typing import Any
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.options.parser import OptionParser
+from tutorkd.options.trainer_options import FIRST, SELDOM
+from tutorkd.pretraining import corpus
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
 
@@ -39,7 +41,14 @@ class Adaptation:
 def parser() -> OptionParser:
     """Options of ``tutorkd adapt``."""
     defaults = {"output_dir": "tutorkd-teacher", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
-    return OptionParser("adapt", DESCRIPTION, [AdaptArguments, CorpusArguments, PretrainingConfig], defaults)
+    return OptionParser(
+        "adapt",
+        DESCRIPTION,
+        [AdaptArguments, CorpusArguments, PretrainingConfig],
+        defaults,
+        first=["model", "corpus", "max_length", *FIRST, "dry_run", "restart"],
+        seldom=[*corpus.SELDOM, *SELDOM, "trust_remote_code"],
+    )
 
 
 def read_adaptation(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tutorkd.data import PackedCorpus
     from tutorkd.data.texts import Texts
 
+# Options that --help shows behind the others.
+SELDOM = ("corpus_weights", "corpus_split", "corpus_revision", "corpus_data_files", "num_proc", "cache_dir")
 _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
@@ -45,10 +47,8 @@ class CorpusArguments:
         default=None, metadata={"help": "Glob of files on the Hub, one for all corpora or one each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    max_length: int = field(default=128, metadata={"help": "Tokens in a row, special tokens included."})
-    heldout: float = field(
-        default=0.01, metadata={"help": "Share of the documents that is held out for the figures on unseen text."}
-    )
+    max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
+    heldout: float = field(default=0.01, metadata={"help": "Share of documents held out for figures on unseen text."})
     streaming: bool = field(
         default=False,
         metadata={

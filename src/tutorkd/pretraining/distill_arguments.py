@@ -19,6 +19,8 @@ from tutorkd.methods import (
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
+from tutorkd.options.trainer_options import FIRST, SELDOM
+from tutorkd.pretraining import corpus
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.students import PRESETS
@@ -104,8 +106,15 @@ class Distillation:
 def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionParser:
     """Options of ``tutorkd distill``, the method's constants among them."""
     defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
-    classes = [DistillArguments, CorpusArguments, methods_for(objective)[method].settings, DistillationConfig]
-    return OptionParser("distill", DESCRIPTION, classes, defaults)
+    of_teacher = ["mlm_teacher", "objective", "student_embedding_size", "teacher_dtype", "shard_teacher"]
+    return OptionParser(
+        "distill",
+        DESCRIPTION,
+        [DistillArguments, CorpusArguments, DistillationConfig, methods_for(objective)[method].settings],
+        defaults,
+        first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
+        seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "trust_remote_code"],
+    )
 
 
 def read_distillation(
@@ -118,7 +127,7 @@ def read_distillation(
     """
     method, objective = _chosen(argv, recipe or {})
     choose_method(method, objective)
-    args, text, settings, config = parser(method, objective).read(argv, recipe, where)
+    args, text, config, settings = parser(method, objective).read(argv, recipe, where)
     return Distillation(args, text, settings, config, objective)
 
 

@@ -512,3 +512,13 @@ def test_the_share_of_unknown_tokens_is_told_from_one_percent_on(tmp_path, words
     shown = "\n".join(text.described(text.load(tiny.tokenizer())))
     assert (said or "rows held out") in shown
     assert ("unknown to the tokenizer" in shown) == (said is not None)
+
+
+@pytest.mark.parametrize(("content", "lines"), [("w1 w2\nw3", False), ("w1 w2\nw3", True), ("w1 w2\n\nw3", False)])
+def test_a_text_of_which_nothing_can_be_held_out_is_told(tmp_path, content, lines):
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    text = CorpusArguments([str(tmp_path / "a.txt")], max_length=16, lines=lines)
+    shown = "\n".join(text.described(text.load(tiny.tokenizer())))
+    alone = content == "w1 w2\nw3" and not lines
+    assert ("nothing is held out of a single document" in shown) == alone
+    assert ("2 documents" in shown) == (not alone)

@@ -613,16 +613,40 @@ def test_one_name_is_one_corpus_and_may_be_a_path(tmp_path, prepare, bert):
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        (datasets.Dataset.from_dict({"text": TEXTS}), "a Dataset"),
+        (datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": TEXTS})), "a DatasetDict"),
         ([{"text": "ak"}], "a dict"),
-        ([datasets.Dataset.from_dict({"text": TEXTS})], "a Dataset"),
+        ([datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()], "a IterableDataset"),
         ({"text": TEXTS}, "a dict"),
         ([None], "None"),
         (None, "None"),
     ],
 )
 def test_text_in_the_place_of_a_name_is_refused(prepare, given, kind):
-    fails(prepare, rf"a corpus is named .*, not given as {kind}; write it to a file .*to_parquet", given)
+    fails(prepare, rf"a corpus is named .* or a datasets.Dataset, not {kind}; .* write others to a file", given)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_of_text_gives_the_rows_that_a_file_of_it_does(tmp_path, prepare, streaming):
+    rows = datasets.Dataset.from_dict({"n": range(60), "body": TEXTS})
+    given = {"text_column": "body", "heldout": 0.1, "streaming": streaming}
+    rows.to_parquet(tmp_path / "a.parquet")
+    expected, found = (prepare(source, **given) for source in (tmp_path / "a.parquet", rows))
+    assert rows_of(found.train) == rows_of(expected.train)
+    assert rows_of(found.heldout) == rows_of(expected.heldout)
+    assert found.corpora[0].source == "a Dataset of 60 rows"
+
+
+def test_a_dataset_is_kept_by_its_content(prepare, bert):
+    def rows(texts=TEXTS):
+        return datasets.Dataset.from_dict({"text": texts})
+
+    assert rows_of(prepare([rows()], heldout=0).train) == packed_by_hand(TEXTS, bert, 16)
+    assert prepare(rows(), heldout=0).corpora[0].reused
+    other = prepare(rows().select(range(30, 60)), heldout=0)
+    assert rows_of(other.train) == packed_by_hand(TEXTS[30:], bert, 16)
+    fails(prepare, "a Dataset of 60 rows: no column 'body' among text", rows(), text_column="body")
+    numbers = datasets.Dataset.from_dict({"n": [1, 2]})
+    fails(prepare, "a Dataset of 2 rows: column 'n' holds .*, not text", numbers, text_column="n")
 
 
 # Tokens that the tokenizer doesn't know

@@ -44,6 +44,46 @@ def test_txt_documents_are_parted_by_blank_lines_of_any_kind(tmp_path):
     assert documents == ["first line\nsecond line\n", "third\n", "fourth"]
 
 
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
+def test_of_a_txt_each_line_may_be_a_document(tmp_path, ending):
+    content = "\ufeffone\r\ntwo words\n\n  \nthree".encode()
+    path = write(tmp_path / f"a{ending}", gzip.compress(content) if ending.endswith(".gz") else content)
+    assert [text for each in read_documents(path, "", lines=True) if (text := each.strip())] == [
+        "one",
+        "two words",
+        "three",
+    ]
+
+
+def test_lines_are_documents_in_the_parts_of_a_large_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("tutorkd.data.shards.BYTES_PER_SHARD", 50)
+    texts = [f"line {number}" for number in range(100)]
+    path = write(tmp_path / "a.txt", "\n".join(texts))
+    source = resolve_source(str(path), lines=True)
+    shards = source.shards("")
+    assert len(shards) > 5
+    assert [text.strip() for shard in shards for text in shard.read()] == texts
+    assert source.identity(False) != resolve_source(str(path)).identity(False)
+
+
+@pytest.mark.parametrize(("ending", "mark"), [("csv", ";"), ("csv", "\t"), ("tsv", "\t"), ("tsv", ","), ("csv", ",")])
+def test_what_parts_the_header_parts_the_fields(tmp_path, ending, mark):
+    rows = [["n", "text"], ["1", f'"one{mark} two"'], ["2", "three"]]
+    path = write(tmp_path / f"a.{ending}", "\n".join(mark.join(row) for row in rows))
+    assert read(path) == [f"one{mark} two", "three"]
+
+
+def test_a_row_that_is_too_long_names_what_parts_its_fields(tmp_path):
+    message = error_of(write(tmp_path / "a.csv", "n;text\n1;one; two\n"))
+    assert "line 2: 3 fields where the header has 2; put text that holds semicolons in double quotes" in message
+
+
+def test_a_markdown_file_is_refused_with_what_to_do(tmp_path):
+    path = write(tmp_path / "a.md", "# Title\n\ntext")
+    with pytest.raises(UserError, match=r"unknown kind of file; .*; a copy that is called .txt is read as text"):
+        resolve_source(str(path))
+
+
 def test_a_long_txt_document_is_cut_at_a_line_end(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "LONGEST_TXT_DOCUMENT", 10)
     documents = [text for text in read(write(tmp_path / "a.txt", "one two\nthree\nfour\n\nfive")) if text]

@@ -192,7 +192,7 @@ def empty_parquet():
         ("d.csv", b"text,label\ncaf\xe9,1\nb,0\n", r"not UTF-8 at byte 14 \(line 2\)"),
         ("d.jsonl", b'{"text": "a", \n', "line 1 isn't JSON"),
         ("d.parquet", b"not parquet", "not a readable parquet file"),
-        ("d.tsv", b"text\tlabel\na\t1\n", r"give one file that ends in \.csv, \.json, \.jsonl, \.parquet"),
+        ("d.ods", b"text\tlabel\na\t1\n", r"give one file that ends in \.csv, \.tsv, \.json, \.jsonl, \.parquet"),
     ],
 )
 def test_bad_files_are_refused_with_one_line_and_no_other_output(tmp_path, capfd, name, content, message):

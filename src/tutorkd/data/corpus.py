@@ -13,13 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.packing import Encoder, require_known
-from tutorkd.data.sources import LocalFiles, Source, resolve_source
+from tutorkd.data.sources import GivenRows, LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
 from tutorkd.data.texts import RowEncoder, TextEncoder, Texts, unknown_at_beginning
 from tutorkd.data.writer import ROWS_PER_BATCH
 from tutorkd.errors import UserError, kind_of
 
 SourceName = str | os.PathLike[str]
+Given = SourceName | Dataset
 
 SHORTEST_ROW = 8
 STREAM_SHUFFLE_ROWS = 10_000
@@ -93,7 +94,7 @@ class PackedCorpus:
 
 
 def prepare_corpus(
-    sources: SourceName | Sequence[SourceName],
+    sources: Given | Sequence[Given],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 128,
@@ -109,6 +110,7 @@ def prepare_corpus(
     seed: int = 42,
     framed: bool = True,
     texts: Texts | None = None,
+    lines: bool = False,
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
@@ -137,6 +139,7 @@ def prepare_corpus(
             compressed (.gz, .bz2, .zst), a parquet file, a folder of such files, a glob, or a Hub data set `name` or
             `name:config`. One document a row; in txt, blank lines part documents, and one of more than a million
             characters is cut at a line end.
+            A `datasets.Dataset` with a column of text may stand in the place of a name.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
         text_column: the column that holds the text, for all sources but txt; in jsonl and parquet files and Hub data
@@ -163,6 +166,7 @@ def prepare_corpus(
         texts: pack nothing: each document, or each line or sentence, is a row of its own, with the special tokens that
             the tokenizer puts around a text, and cut to `max_length` tokens. These are then what is held out and
             counted as a document.
+        lines: whether each line of a txt file is a document.
 
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
@@ -184,7 +188,7 @@ def prepare_corpus(
     _check(names, tokenizer, max_length, weights, heldout, num_proc)
     encoder = _encoder(tokenizer, framed, texts, max_length)
     settings = PackSettings(max_length, text_column, heldout, seed)
-    resolved = _resolved(names, split, revision, data_files)
+    resolved = _resolved(names, split, revision, data_files, lines)
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -247,6 +251,7 @@ def check_corpus(
     num_proc: int | None,
     framed: bool = True,
     texts: Texts | None = None,
+    lines: bool = False,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
@@ -258,7 +263,7 @@ def check_corpus(
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
     encoder = _encoder(tokenizer, framed, texts, max_length)
-    resolved = _resolved(sources, split, revision, data_files)
+    resolved = _resolved(sources, split, revision, data_files, lines)
     for source in resolved:
         source.check(text_column)
         if isinstance(source, LocalFiles):
@@ -272,28 +277,32 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, framed: bool, texts: Texts | No
     return TextEncoder.from_tokenizer(tokenizer, texts, max_length)
 
 
-def _names(sources: SourceName | Sequence[SourceName]) -> list[str]:
-    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
+    given = [sources] if isinstance(sources, str | os.PathLike | Dataset) else sources
     for name in given if isinstance(given, Sequence) else [given]:
-        if not isinstance(name, str | os.PathLike):
+        if not isinstance(name, str | os.PathLike | Dataset):
             raise UserError(
-                f"a corpus is named (a file, a folder, a glob or a Hub data set), not given as {kind_of(name)}; write "
-                "it to a file and name that, as with dataset.to_parquet('text.parquet')"
+                f"a corpus is named (a file, a folder, a glob or a Hub data set) or a datasets.Dataset, not "
+                f"{kind_of(name)}; of a DatasetDict give a split, and write others to a file and name that"
             )
-    return [os.fspath(name) for name in given]
+    return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
 
 def _resolved(
-    names: Sequence[str],
+    names: Sequence[str | Dataset],
     split: str,
     revision: str | Sequence[str] | None,
     data_files: str | Sequence[str] | None,
+    lines: bool,
 ) -> list[Source]:
     revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
-    return [resolve_source(name, split, *asked) for name, *asked in zip(names, revisions, files, strict=True)]
+    return [
+        GivenRows(name) if isinstance(name, Dataset) else resolve_source(name, split, *asked, lines)
+        for name, *asked in zip(names, revisions, files, strict=True)
+    ]
 
 
-def _each(names: Sequence[str], given: str | Sequence[str] | None, what: str) -> list[str | None]:
+def _each(names: Sequence[str | Dataset], given: str | Sequence[str] | None, what: str) -> list[str | None]:
     """What is given for each name; `None` where that is nothing."""
     values = [given or ""] if isinstance(given, str | None) else given
     if len(values) not in (1, len(names)):
@@ -302,7 +311,7 @@ def _each(names: Sequence[str], given: str | Sequence[str] | None, what: str) ->
 
 
 def _check(
-    sources: Sequence[str],
+    sources: Sequence[str | Dataset],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     weights: Sequence[float] | None,

@@ -1,4 +1,4 @@
-"""Documents of one local file: txt, jsonl (or json with one object a line), csv, each compressed or not, and parquet.
+"""Documents of one local file: txt, jsonl (or json with one object a line), csv, tsv, each compressed or not; parquet.
 
 The readers yield documents one by one, so that memory stays the same for any file size, and name the file and
 the place in it (line, byte, row) when something is wrong. They yield a document as it stands, also when it is
@@ -18,8 +18,9 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -59,17 +60,19 @@ def batches(documents: Iterable[AnyDocument], characters: int) -> Iterator[list[
         yield batch
 
 
-def read_documents(path: Path, column: str, span: range | None = None) -> Iterator[Document]:
+def read_documents(path: Path, column: str, span: range | None = None, lines: bool = False) -> Iterator[Document]:
     """Yield the documents of a file of which `kind_of_file` knows the kind; `column` is unused for txt.
 
     Args:
         span: the part of the file to read: bytes of plain txt or jsonl, row groups of parquet; by default, all.
+        lines: whether each line of a txt is a document.
 
     Raises:
         UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text in a
             column of that name.
     """
-    read = READERS[kind_of_file(path) or ""]
+    kind = kind_of_file(path) or ""
+    read = _read_txt_lines if lines and kind == ".txt" else READERS[kind]
     try:
         try:
             yield from read(path, column, span)
@@ -214,6 +217,10 @@ def _read_txt(path: Path, column: str, span: range | None) -> Iterator[Document]
     yield "".join(document)
 
 
+def _read_txt_lines(path: Path, column: str, span: range | None) -> Iterator[Document]:
+    return (text for _, text in _lines(path, span))
+
+
 def json_rows(path: Path, columns: Sequence[str], span: range | None = None) -> Iterator[tuple[int, list[Any]]]:
     """Yield each object's line number and its values in some columns, `None` where it lacks one.
 
@@ -319,12 +326,18 @@ def _encodes(text: str) -> bool:
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the line where each row begins, and its fields in some columns.
 
+    Fields are parted by what parts the header into these columns: commas, semicolons as spreadsheets write where a
+    comma is a decimal point, or tabs.
+
     Raises:
         UserError: a file that isn't valid CSV, columns that its header lacks or has twice, or a row that is longer or
             shorter than the header.
     """
     csv.field_size_limit(LONGEST_CSV_FIELD)  # the default, 128 KiB, is less than a long document
-    rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    lines = (line for _, line in _lines(path))
+    first = next(lines, "")
+    mark = _delimiter(first, columns)
+    rows = csv.reader(chain([first], lines), delimiter=mark, strict=True)
     begins = 1
     try:
         header = next(rows, [])
@@ -337,7 +350,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
                 if len(row) != len(header):
                     raise UserError(
                         f"{path}: line {begins}: {len(row)} fields where the header has {len(header)}; "
-                        "put text that holds commas in double quotes"
+                        f"put text that holds {_MARKS[mark]} in double quotes"
                     )
                 yield begins, [row[index] for index in indices]
             begins = rows.line_num + 1
@@ -347,6 +360,19 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
             f"{path}: the row that begins at line {begins}{until} isn't valid CSV: {error}; is a double quote missing, "
             "or one within text not doubled?"
         ) from error
+
+
+_MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _delimiter(header: str, columns: Iterable[str]) -> str:
+    """Return what parts a header into fields with these columns among them; a comma where nothing does."""
+    wanted = set(columns)
+    for mark in _MARKS:
+        with suppress(csv.Error):
+            if wanted <= set(next(csv.reader([header], delimiter=mark), [])):
+                return mark
+    return ","
 
 
 def _read_csv(path: Path, column: str, span: None) -> Iterator[Document]:
@@ -420,5 +446,6 @@ READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }

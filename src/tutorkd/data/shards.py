@@ -36,7 +36,7 @@ class Shard:
     read: Callable[[], Iterator[Document]]
 
 
-def cut_files(files: Sequence[Path], column: str) -> list[Shard]:
+def cut_files(files: Sequence[Path], column: str, lines: bool = False) -> list[Shard]:
     """Return the shards of some files: many small files, a part of a large one, or what lies between.
 
     Plain txt and jsonl are cut at lines, parquet between row groups; what is compressed, and csv, in which a line end
@@ -47,7 +47,7 @@ def cut_files(files: Sequence[Path], column: str) -> list[Shard]:
     size = 0
 
     def close() -> None:
-        shards.append(Shard(size, partial(_read_parts, tuple(parts), column)))
+        shards.append(Shard(size, partial(_read_parts, tuple(parts), column, lines)))
 
     for file in files:
         for span, length in _spans(file):
@@ -90,9 +90,9 @@ def _spans(file: Path) -> list[tuple[range | None, int]]:
     return [(None, size)]
 
 
-def _read_parts(parts: Sequence[Part], column: str) -> Iterator[Document]:
+def _read_parts(parts: Sequence[Part], column: str, lines: bool) -> Iterator[Document]:
     for file, span in parts:
-        yield from read_documents(file, column, span)
+        yield from read_documents(file, column, span, lines)
 
 
 def _read_rows(texts: Dataset, rows: range, inside: Sequence[str]) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""What a corpus is read from: local files, or a data set of the Hugging Face Hub."""
+"""What a corpus is read from: local files, a data set of the Hugging Face Hub, or one that was handed over."""
 
 import glob
 from collections import Counter
@@ -32,6 +32,7 @@ from tutorkd.hub import looks_like_path, nearest_path
 
 _KNOWN = f"{', '.join(READERS)} (all but the last also with {', '.join(COMPRESSIONS)} behind)"
 _PACKED = {".7z", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", *COMPRESSIONS}
+_LIKE_TXT = {".md", ".markdown", ".rst", ".text"}  # beside a corpus, such a file is often about it and not part of it
 _KINDS_NAMED = 6
 _DOCUMENTS_PER_READ = 64
 
@@ -42,11 +43,13 @@ class LocalFiles:
 
     Attributes:
         left_out: files of the folder or glob that aren't read, since `kind_of_file` doesn't know them.
+        lines: whether each line of a txt is a document.
     """
 
     name: str
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
+    lines: bool = False
 
     @property
     def notice(self) -> str | None:
@@ -68,22 +71,23 @@ class LocalFiles:
         how it is read.
         """
         stats = [(file.parent.resolve() / file.name, file.stat()) for file in self.files]
-        return {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+        known = {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+        return {**known, "lines": True} if self.lines else known
 
     def check(self, column: str) -> None:
         """Raise what reading would raise at the first document of each file, or if there is no text at all."""
         for file in self.files:
-            next(read_documents(file, column), None)
+            next(read_documents(file, column, lines=self.lines), None)
         if next(nonblank(self.stream(column)), None) is None:
             raise no_text(self.name)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order."""
-        return chain.from_iterable(read_documents(file, column) for file in self.files)
+        return chain.from_iterable(read_documents(file, column, lines=self.lines) for file in self.files)
 
     def shards(self, column: str) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return cut_files(self.files, column)
+        return cut_files(self.files, column, self.lines)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class HubDataset:
     def check(self, column: str) -> None:
         """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
         if self.offline:
-            self._names(column, self._dataset.features)
+            _names_of(self.name, column, self._dataset.features)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
@@ -156,22 +160,58 @@ class HubDataset:
 
     def shards(self, column: str) -> list[Shard]:
         """Return all documents, in order, cut into shards that are read from the cache of `datasets`."""
-        outer, *inner = self._names(column, self._dataset.features)
-        return cut_rows(self._dataset.select_columns([outer]), inner)
-
-    def _names(self, column: str, features: Features) -> list[str]:
-        """The column's name and, where it is inside others, theirs before it; raises if it isn't text."""
-        require_dotted(self.name, column, features.items(), inner_items)
-        names = [column] if column in features else column.split(".")
-        feature: Any = features
-        for name in names:
-            feature = feature[name]
-        if not (isinstance(feature, Value) and is_text(feature.pa_type)):
-            raise not_text(self.name, column, feature)
-        return names
+        return _cut(self.name, self._dataset, column)
 
 
-Source = LocalFiles | HubDataset
+@dataclass(frozen=True, eq=False)
+class GivenRows:
+    """Rows with a column of text, as a `Dataset` that was handed over."""
+
+    dataset: Dataset
+
+    @property
+    def name(self) -> str:
+        return f"a Dataset of {len(self.dataset):,} rows"
+
+    @property
+    def notice(self) -> None:
+        """What isn't read: nothing."""
+
+    def identity(self, streaming: bool) -> dict[str, Any]:
+        """Return what the content depends on: the fingerprint, made of the rows or of how they were made."""
+        return {"fingerprint": self.dataset._fingerprint}
+
+    def check(self, column: str) -> None:
+        """Raise what reading would raise of the column."""
+        _names_of(self.name, column, self.dataset.features)
+
+    def stream(self, column: str) -> Iterator[Document]:
+        """Yield every document, in order."""
+        return chain.from_iterable(shard.read() for shard in self.shards(column))
+
+    def shards(self, column: str) -> list[Shard]:
+        """Return all documents, in order, cut into shards."""
+        return _cut(self.name, self.dataset, column)
+
+
+Source = LocalFiles | HubDataset | GivenRows
+
+
+def _cut(name: str, rows: Dataset, column: str) -> list[Shard]:
+    outer, *inner = _names_of(name, column, rows.features)
+    return cut_rows(rows.select_columns([outer]), inner)
+
+
+def _names_of(where: str, column: str, features: Features) -> list[str]:
+    """The column's name and, where it is inside others, theirs before it; raises if it isn't text."""
+    require_dotted(where, column, features.items(), inner_items)
+    names = [column] if column in features else column.split(".")
+    feature: Any = features
+    for name in names:
+        feature = feature[name]
+    if not (isinstance(feature, Value) and is_text(feature.pa_type)):
+        raise not_text(where, column, feature)
+    return names
 
 
 def no_text(name: str) -> UserError:
@@ -180,8 +220,12 @@ def no_text(name: str) -> UserError:
 
 
 def resolve_source(
-    name: str, split: str = "train", revision: str | None = None, data_files: str | None = None
-) -> Source:
+    name: str,
+    split: str = "train",
+    revision: str | None = None,
+    data_files: str | None = None,
+    lines: bool = False,
+) -> LocalFiles | HubDataset:
     """Return the source that a name stands for.
 
     A name is local if it exists on disk, holds glob characters, ends as a text file does (compressed or not), or
@@ -195,14 +239,15 @@ def resolve_source(
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)])
+        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], lines)
     if path.exists():
         if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
-            raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}")
-        return LocalFiles(name, (path.absolute(),))
+            as_text = "; a copy that is called .txt is read as text" if path.suffix.lower() in _LIKE_TXT else ""
+            raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}{as_text}")
+        return LocalFiles(name, (path.absolute(),), lines=lines)
     if set(name) & set("*?["):
-        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)])
+        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], lines)
     if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
     return HubDataset(name, split, revision, data_files)
@@ -218,10 +263,10 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _local_files(name: str, candidates: list[Path]) -> LocalFiles:
+def _local_files(name: str, candidates: list[Path], lines: bool) -> LocalFiles:
     there = sorted(file.absolute() for file in candidates if file.is_file())
     files = [file for file in there if kind_of_file(file)]
-    source = LocalFiles(name, tuple(files), tuple(file for file in there if not kind_of_file(file)))
+    source = LocalFiles(name, tuple(files), tuple(file for file in there if not kind_of_file(file)), lines)
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
     return source

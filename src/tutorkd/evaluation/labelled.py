@@ -329,6 +329,7 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Dataset:
 
 _READERS: dict[str, Callable[[Path, Sequence[str]], Dataset]] = {
     ".csv": _of_csv,
+    ".tsv": _of_csv,
     ".json": _of_jsonl,
     ".jsonl": _of_jsonl,
     ".parquet": _of_parquet,

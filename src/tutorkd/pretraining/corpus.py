@@ -30,9 +30,9 @@ class CorpusArguments:
     corpus: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text, repeatable: a txt, jsonl, csv (also .gz, .bz2, .zst) or parquet file, a folder of them, a "
-            "glob or, if nothing of that name is here, a Hub data set (name or name:config). One document a row; in "
-            "txt, blank lines separate documents."
+            "help": "Text, repeatable: a txt, jsonl, csv, tsv (also .gz, .bz2, .zst) or parquet file, a folder of "
+            "them, a glob or, if nothing of that name is here, a Hub data set (name or name:config). One document a "
+            "row; in txt, blank lines separate documents."
         },
     )
     corpus_weights: list[float] | None = field(
@@ -47,6 +47,7 @@ class CorpusArguments:
         default=None, metadata={"help": "Glob of files on the Hub, one for all corpora or one each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
+    lines: bool = field(default=False, metadata={"help": "In txt, each line is a document."})
     max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
     heldout: float = field(default=0.01, metadata={"help": "Share of documents held out for figures on unseen text."})
     streaming: bool = field(
@@ -94,6 +95,11 @@ class CorpusArguments:
             if part.unknown_share >= _NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
+        if self.heldout and not len(packed.heldout):
+            lines.append(
+                f"text     nothing is held out of a single {noun[:-1]}: no figure of unseen text tells how it goes; "
+                "in txt, blank lines part documents, or with --lines each line is one"
+            )
         return lines
 
     def check(
@@ -143,6 +149,7 @@ class CorpusArguments:
             "num_proc": self.num_proc,
             "framed": objective is not CAUSAL,
             "texts": texts,
+            "lines": self.lines,
         }
 
     def require(self) -> None:

@@ -1,5 +1,6 @@
 """Inputs that are nearly right: valid files with a few bytes, or values of JSON, changed at random."""
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -22,6 +23,13 @@ def fuzzed(examples: int) -> settings:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def parted_by(content: bytes, *columns: str) -> str:
+    """What parts the header of a CSV file into these fields and perhaps others: a comma, a semicolon or a tab."""
+    first = next(iter(content.decode("utf-8-sig").splitlines()), "")
+    marks = (mark for mark in ",;\t" if set(columns) <= set(next(csv.reader([first], delimiter=mark), [])))
+    return next(marks, ",")
 
 
 def or_refused(naming: str, call: Callable, *args: Any) -> Any:

@@ -11,7 +11,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fuzz import fuzzed, mutated, or_refused, texts, values
+from fuzz import fuzzed, mutated, or_refused, parted_by, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,7 +86,8 @@ def by_json(content):
 
 def by_csv(content):
     """The texts of a CSV file, with a plain newline for each line end."""
-    header, *found = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+    header, *found = csv.reader(lines, delimiter=parted_by(content, "text"), strict=True)
     (column,) = (number for number, name in enumerate(header) if name == "text")
     assert all(len(row) in (0, len(header)) for row in found)
     return [row[column].replace("\r\n", "\n") for row in found if row]

@@ -10,7 +10,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fuzz import altered, fuzzed, mutated, or_refused, texts
+from fuzz import altered, fuzzed, mutated, or_refused, parted_by, texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +72,10 @@ def test_the_same_rows_in_csv_jsonl_and_parquet_give_the_same_texts_and_classes(
 def test_any_csv_gives_what_pandas_reads_or_is_refused(load, content):
     found = load("a.csv", content)
     if found is not None:
-        frame = pandas.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, engine="python", index_col=False)
+        mark = parted_by(content, "text", "label")
+        frame = pandas.read_csv(
+            io.BytesIO(content), sep=mark, dtype=str, keep_default_na=False, engine="python", index_col=False
+        )
         assert [text.replace("\r\n", "\n") for text in frame["text"]] == [
             text.replace("\r\n", "\n") for text in found[0]
         ]
@@ -127,7 +130,10 @@ def test_numbers_in_any_csv_are_those_that_pandas_reads_or_are_refused(tmp_path,
     path.write_bytes(content)
     found = or_refused("a.csv", load_any, str(path), "train", "text", None, "label")
     if found is not None and problem_of_labels(found) == "regression":
-        frame = pandas.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, engine="python", index_col=False)
+        mark = parted_by(content, "text", "label")
+        frame = pandas.read_csv(
+            io.BytesIO(content), sep=mark, dtype=str, keep_default_na=False, engine="python", index_col=False
+        )
         assert labels_of(found) == pytest.approx(np.float32(frame["label"].astype(float)))
 
 

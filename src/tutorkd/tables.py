@@ -1,7 +1,17 @@
-"""Tables in Markdown that line up in the file, too."""
+"""Tables: in Markdown, lined up in the file, too, and on a terminal, however narrow it is."""
 
+import os
 import re
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_NO_TERMINAL = 160  # columns of an output that nobody's window bounds
 
 
 def escaped(text: str) -> str:
@@ -24,3 +34,58 @@ def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, 
 
     rule = ["-" * w if to_left else "-" * (w - 1) + ":" for w, to_left in zip(widths, left, strict=True)]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or what $COLUMNS says; many where the output goes elsewhere."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return shutil.get_terminal_size().columns if known else _NO_TERMINAL
+
+
+def show(table: Table, console: Console | None = None) -> None:
+    """Print a table; where the terminal is too narrow for its words, row by row with a line for each cell."""
+    console = console or Console(highlight=False, width=terminal_width())
+    if Console(width=10 * _NO_TERMINAL).measure(table).minimum <= console.width:
+        console.print(table)
+        return
+    headings = [_words(column.header) for column in table.columns]
+    rows = zip(*([_words(cell) for cell in column.cells] for column in table.columns), strict=True)
+    print("\n".join(_stacked(headings, rows)), file=console.file)
+    if table.caption:
+        console.print(table.caption, soft_wrap=False)
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """Markdown whose tables are written row by row where the terminal is too narrow for them.
+
+    Args:
+        width: of the terminal, by default this one's.
+    """
+    width = terminal_width() if width is None else width
+    parts = []
+    for is_table, lines in groupby(text.split("\n"), key=lambda line: line.startswith("| ")):
+        block = list(lines)
+        if is_table and max(map(len, block)) > width:
+            headings, _, *rows = [[_plain(cell) for cell in line[2:-2].split(" | ")] for line in block]
+            block = list(_stacked(headings, rows))
+        parts += block
+    return "\n".join(parts)
+
+
+def _stacked(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table: what a row is called, and below it each of its cells behind the column's heading."""
+    width = max(map(len, headings[1:]), default=0)
+    for row in rows:
+        yield row[0]
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            if cell:
+                yield f"  {heading:<{width}}  {cell}"
+
+
+def _words(cell: object) -> str:
+    return " ".join((cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain.split())
+
+
+def _plain(cell: str) -> str:
+    """A cell of ``aligned`` as it was before it was escaped."""
+    return re.sub(r"\\(.)", r"\1", cell.strip())

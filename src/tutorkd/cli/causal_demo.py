@@ -21,6 +21,7 @@ from tutorkd.objective import CAUSAL
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
 from tutorkd.pretraining.distillation import distill, estimated_seconds, finished_trainer
 from tutorkd.run_folder import lacking
+from tutorkd.tables import show
 from tutorkd.words import duration
 
 REAL_THING = (
@@ -76,7 +77,7 @@ def demo_causal(
     results = _named(evaluate_language_models(models, args, language))
     console.rule("3. summary")
     told = [replace(result, is_teacher=False) for result in results]  # which the names say
-    console.print(language_table(told, args, language))
+    show(language_table(told, args, language), console)
     console.print(_verdict(*results))
     write_text(out / "summary.json", json.dumps([asdict(result) for result in results], indent=2))
     examples = _examples(distillation, data["heldout"])

@@ -17,6 +17,7 @@ from tutorkd.files import write_text
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, read_distillation
 from tutorkd.pretraining.distillation import distill, estimated_seconds
 from tutorkd.run_folder import lacking
+from tutorkd.tables import show
 from tutorkd.words import duration
 
 REAL_THING = (
@@ -67,7 +68,7 @@ def demo_embedding(
     results = evaluate_embeddings(models, args, language.teacher, embedding)
     results = [replace(result, name=name, is_teacher=False) for result, name in zip(results, _NAMES, strict=True)]
     console.rule("3. summary")
-    console.print(embedding_table(results))
+    show(embedding_table(results), console)
     console.print(_verdict(*results))
     write_text(out / "summary.json", json.dumps([summary(result) for result in results], indent=2))
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")

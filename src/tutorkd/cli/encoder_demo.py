@@ -43,6 +43,7 @@ from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation,
 from tutorkd.pretraining.distillation import Pair, distill, finished_trainer, make_student, trainer_of
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.run_folder import lacking
+from tutorkd.tables import show
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import MaskedLMTrainer
 from tutorkd.words import duration
@@ -151,7 +152,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     title = METHODS[stages.distill.args.method].title
     names = ["teacher", f"{title} student", "same student, not distilled"]
     results = [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
-    console.print(results_table(results))
+    show(results_table(results), console)
     console.print(_verdict(title, results[1], results[2]))
     if examples := _examples(stages.distill, data["validation"]):
         _print_examples(console, examples, "masked words only")
@@ -254,4 +255,4 @@ def _print_examples(console: Console, examples: Sequence[Example], which: str) -
             answers = [] if word.answer is None else [word.answer]
             figures = (word.ratio, *answers, word.reward_teacher, word.reward_student)
             table.add_row(Text(f"  {word.original}"), Text(word.replacement), *(f"{value:.2f}" for value in figures))
-    console.print(table)
+    show(table, console)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from tutorkd.errors import UserError
 from tutorkd.export.arguments import parser
+from tutorkd.words import report_command
 
 
 def run(argv: Sequence[str]) -> int:
@@ -24,6 +25,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"written to {args.output_dir}: onnx/model.onnx, onnx/model_quantized.onnx")
+    print(f"all of it on one page: {report_command(args.output_dir)}")
     return 0
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +23,8 @@ from tutorkd.files import write_text, writing
 from tutorkd.locks import empty, held
 from tutorkd.options.recipes import check_keys, load_recipe
 from tutorkd.processes import Stopped, run_processes
-from tutorkd.words import duration
+from tutorkd.tables import fitted, show
+from tutorkd.words import duration, report_command
 
 
 def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
@@ -88,7 +88,8 @@ def _run_all(
     write_text(out / "results.md", table := markdown(summary, cells[0].measures))
     with writing(out):
         draw(cells, summary, out)
-    print(f"\n{table}\nwritten to {out}: results.json, results.md and plots")
+    print(f"\n{fitted(table)}\nwritten to {out}: results.json, results.md and plots")
+    print(f"all of it on one page: {report_command(out)}")
     if stopped:
         raise stopped
     return 1 if failed else 0
@@ -136,8 +137,7 @@ def _print_plan(cells: Sequence[Cell]) -> int:
         steps = f"{cell.distill.config.max_steps:,}" if trained and cell.flops is None else "-"
         words = (cell.name, method, cell.student or "-", str(cell.seed), steps, time)
         table.add_row(*(Text(word) for word in words))
-    width = None if sys.stdout.isatty() else 160
-    Console(highlight=False, width=width).print(table)
+    show(table)
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
     print(f"{len(cells)} cells, about {duration(left)} to go on this machine, one at a time")

@@ -1,7 +1,5 @@
 """What ``tutorkd evaluate`` does: models of each kind measured their way, and their tables."""
 
-from rich.console import Console
-
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.classification import classifier_folders, evaluate_models, evaluation_plan
@@ -17,6 +15,8 @@ from tutorkd.evaluation.language_models import are_causal, evaluate_language_mod
 from tutorkd.evaluation.language_report import language_table
 from tutorkd.evaluation.report import results_table
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
+from tutorkd.tables import show
+from tutorkd.words import report_command
 
 
 def evaluate(
@@ -45,8 +45,8 @@ def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> None:
         _tell(evaluation_plan(args.models, args, soft))
         return
     results = evaluate_models(args.models, args, soft)
-    Console(highlight=False).print(results_table(results))
-    print(f"written to {args.output_dir}: results.md, results.json")
+    show(results_table(results))
+    _print_written(args)
     if args.save_models:
         for model, folder in classifier_folders(args.models, args).items():
             print(f"classifier of {model}: {folder}")
@@ -57,8 +57,8 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
         _tell(language_plan(args.models, args, language))
         return
     results = evaluate_language_models(args.models, args, language)
-    Console(highlight=False).print(language_table(results, args, language))
-    print(f"written to {args.output_dir}: results.md, results.json")
+    show(language_table(results, args, language))
+    _print_written(args)
 
 
 def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
@@ -67,8 +67,13 @@ def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding:
         _tell(embedding_plan(args.models, args, language.teacher, embedding, language.tasks))
         return
     results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
-    Console(highlight=False).print(embedding_table(results))
+    show(embedding_table(results))
+    _print_written(args)
+
+
+def _print_written(args: EvaluateArguments) -> None:
     print(f"written to {args.output_dir}: results.md, results.json")
+    print(f"all of it on one page: {report_command(args.output_dir)}")
 
 
 def _tell(plan: dict[str, str]) -> None:

@@ -20,7 +20,8 @@ from tutorkd.evaluation.task_distillation import TaskDistillation, prepare, trai
 from tutorkd.files import stored_result, write_text
 from tutorkd.locks import held
 from tutorkd.runtime import describe
-from tutorkd.tables import aligned
+from tutorkd.tables import aligned, fitted
+from tutorkd.words import report_command
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights) -> None
     summary = {"settings": task.settings, "machine": describe(), "models": [asdict(each) for each in measured]}
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", text)
-    print(f"\n{text}\nwritten to {out}: student, student/onnx, results.md, results.json")
+    print(f"\n{fitted(text)}\nwritten to {out}: student, student/onnx, results.md, results.json")
+    print(f"all of it on one page: {report_command(out)}")
 
 
 def _export(task: TaskDistillation) -> Classifier:

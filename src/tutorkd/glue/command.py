@@ -9,8 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
@@ -28,6 +26,8 @@ from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import contents, empty, held
 from tutorkd.processes import run_processes
 from tutorkd.runtime import describe
+from tutorkd.tables import fitted, show
+from tutorkd.words import report_command
 
 
 def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft: SoftTargetArguments) -> int:
@@ -54,7 +54,7 @@ def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft:
         print(f"the leaderboard wants one zip of all tasks; without {', '.join(absent)}, whose tasks aren't in --tasks")
     if args.dry_run:
         table, totals = plan(units)
-        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+        show(table)
         print(totals)
         return 0
     with held(Path(args.output_dir)):
@@ -88,7 +88,8 @@ def _run_all(
     out = Path(args.output_dir)
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))
-    print(f"\n{tables}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
+    print(f"\n{fitted(tables)}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
+    print(f"all of it on one page: {report_command(out)}")
     finished = sum(run.result is not None for run in runs)
     if others := len(list(out.glob(f"{RUNS_FOLDER}/*/*/*/{RESULT_FILE}"))) - finished:
         print(

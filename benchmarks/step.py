@@ -421,7 +421,7 @@ def compare(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     for _ in range(rounds):
         for variant, apart in variants.items():
             seconds[variant].append(apart.seconds(steps))
-            rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE))
+            rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE).median)
 
     table = Table(title=f"{shape_name}: {shape}", title_justify="left")
     table.add_column("step", no_wrap=True)

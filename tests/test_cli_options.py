@@ -464,28 +464,38 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
     assert _planned(capfd, command, "--config", str(tmp_path / "again.yaml"), "--dry_run")[0] == recipe
 
 
-def test_where_the_number_of_steps_isn_t_known_a_dry_run_tells_tokens_an_hour(models, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: 2e7)
+def test_where_the_number_of_steps_isn_t_given_a_dry_run_estimates_a_pass(models, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: (2e7, 1e7, 3e7))
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]
-    flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--eval_strategy", "no"]
-    _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
-    assert facts["steps"] == "1 pass over the text"
-    seconds, tokens = re.match(r"([\d.]+) s a step at 50% of .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
+    flags += ["--bf16", "false", "--eval_strategy", "no", "--num_train_epochs", "2", "--heldout", "0"]
+    command = ["adapt", "--model", str(models / "teacher"), *flags, "--dry-run", "--corpus", str(models / "corpus.txt")]
+    _, facts = _planned(capfd, *command)
+    text = (models / "corpus.txt").read_text(encoding="utf-8")
+    tokens = len(text.split()) + text.count("\n\n") + 1  # a separator behind each document
+    steps = 2 * round(tokens / 14 / 4)
+    assert facts["steps"] == f"about {steps}, 2 passes over the text"
+    found = re.match(
+        r"([\d.]+) s a step at 50% of .*0 GFLOP/s \(half of the time 0 to 0\), all of them ", facts["time"]
+    )
     flops = 1e12 * float(facts["operations a step"].split(" TFLOP")[0])
-    assert float(seconds) == pytest.approx(flops / (0.5 * 2e7), rel=0.005)
-    assert float(tokens) == pytest.approx(64 * 3600 / float(seconds) / 1e6, abs=0.006)
+    assert float(found[1]) == pytest.approx(flops / (0.5 * 2e7), rel=0.005)
+
+    _, facts = _planned(capfd, *command, str(models / "corpus.txt"), "--corpus_weights", "1", "2")
+    assert facts["steps"] == "2 passes over the text"
+    seconds, hourly = re.match(r"([\d.]+) s a step at 50% of .*, ([\d.]+) M tokens an hour", facts["time"]).groups()
+    assert float(hourly) == pytest.approx(64 * 3600 / float(seconds) / 1e6, abs=0.006)
 
 
 @pytest.mark.parametrize(("compiled", "told"), [("true", "compiled step at 40%"), ("false", "step at 20%")])
 def test_a_dry_run_says_whether_a_gpu_s_steps_are_compiled(models, tmp_path, capfd, monkeypatch, compiled, told):
-    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: 2e7)
+    monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: (2e7, 1e7, 3e7))
     monkeypatch.setattr(
         "tutorkd.pretraining.plan.share_of_rate", lambda _, compiled: share_of_rate(torch.device("cuda"), compiled)
     )
     flags = ["--max_length", "16", "--max_steps", "5", "--output_dir", str(tmp_path / "out")]
     flags += ["--corpus", str(models / "corpus.txt"), "--bf16", "false", "--torch_compile", compiled]
     _, facts = _planned(capfd, "adapt", "--model", str(models / "teacher"), *flags, "--dry-run")
-    assert re.match(rf"[\d.]+ s a {told} of this machine's 0 GFLOP/s, all of them ", facts["time"])
+    assert re.match(rf"[\d.]+ s a {told} of this machine's 0 GFLOP/s .*, all of them ", facts["time"])
 
 
 def test_a_dry_run_says_which_name_it_takes_for_a_data_set_of_the_hub(models, tmp_path, capfd, monkeypatch):

@@ -1,6 +1,5 @@
 """What a training step costs, counted on one row rather than guessed from sizes."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tutorkd.config import PretrainingConfig
 from tutorkd.objective import CAUSAL
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
+from tutorkd.runtime import timed
 from tutorkd.sharding import gathered_bytes
 
 # What the products of a step reach of ``matmul_rate``. Measured on two cores of a processor, where it was from 40 to
@@ -148,7 +148,7 @@ def _typical_row(trainer: PackedRowsTrainer, max_length: int) -> dict[str, Any]:
 
 
 def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
-    """Time that a step of the run takes here, from forward and backward passes over a full batch behind one to warm up.
+    """Time that a step of the run takes here, the median of some forward and backward passes over a full batch.
 
     Nothing is compiled: where the run will be, the time is cut by what compiling saves a GPU.
     """
@@ -156,14 +156,13 @@ def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
     rows = args.per_device_train_batch_size
     ids = np.random.Generator(np.random.Philox(0)).choice(trainer.masking.ordinary_ids, (rows, max_length))
     batch = trainer._prepare_inputs(trainer.masking([{"input_ids": row, "draw": draw} for draw, row in enumerate(ids)]))
-    passes = 5 if args.device.type == "cuda" else 1
+
+    def both_passes() -> None:
+        _loss(trainer, batch).backward()
+        trainer.model.zero_grad(set_to_none=True)
+
     with _checkpointing(trainer) if args.gradient_checkpointing else nullcontext():
-        for count in (1, passes):
-            start = _now(args.device)
-            for _ in range(count):
-                _loss(trainer, batch).backward()
-                trainer.model.zero_grad(set_to_none=True)
-            seconds = (_now(args.device) - start) / count
+        seconds = timed(both_passes, args.device).median
     saved = share_of_rate(args.device, False) / share_of_rate(args.device, will_compile(args))
     return seconds * saved * args.gradient_accumulation_steps
 
@@ -198,23 +197,26 @@ def _parameters(trainer: PackedRowsTrainer) -> list[nn.Parameter]:
     return list({id(p): p for part in parts for p in part.parameters()}.values())
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of square matrix products on this machine, the best of five rounds.
+class Rate(NamedTuple):
+    """Operations a second: the median of some rounds, and the quartiles, which a busy machine moves apart."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> Rate:
+    """Floating-point operations a second of square matrix products on this machine.
 
     On a GPU they are wide enough to fill it, and several are under way at once, so that launching them doesn't count.
     """
     size, at_once = (8192, 4) if device.type == "cuda" else (1024, 1)
     a = torch.randn(size, size, device=device, dtype=dtype)
-    rates = []
-    for _ in range(5):
-        start = _now(device)
+
+    def round_() -> None:
         for _ in range(at_once):
             a @ a
-        rates.append(at_once * 2 * size**3 / (_now(device) - start))
-    return max(rates)
 
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    times = timed(round_, device)
+    operations = at_once * 2 * size**3
+    return Rate(operations / times.median, operations / times.third_quartile, operations / times.first_quartile)

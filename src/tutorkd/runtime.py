@@ -3,10 +3,16 @@
 import ctypes
 import os
 import platform
+import time
+from collections.abc import Callable
 from importlib import metadata
+from typing import NamedTuple
 
+import numpy as np
 import psutil
 import torch
+
+_FEWEST_TIMES, _MOST_TIMES, _LEAST_SECONDS = 3, 100, 1.0
 
 
 def prefers_bfloat16() -> bool:
@@ -44,6 +50,34 @@ def return_freed_memory() -> bool:
     """
     m_mmap_threshold = -3
     return _set_allocator({m_mmap_threshold: 128 * 1024})
+
+
+class Times(NamedTuple):
+    """Seconds of something that was done several times; half of them lie between the quartiles."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+
+def timed(do: Callable[[], object], device: torch.device) -> Times:
+    """How long something takes on a device: done once to warm up, then thrice or more, for a second or more."""
+    seconds: list[float] = []
+    for number in range(_MOST_TIMES):
+        start = _now(device)
+        do()
+        if number:
+            seconds.append(_now(device) - start)
+        if number >= _FEWEST_TIMES and sum(seconds) >= _LEAST_SECONDS:
+            break
+    first, median, third = (float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
+    return Times(median, first, third)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _set_allocator(settings: dict[int, int]) -> bool:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
+from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import Encoder, require_known
 from tutorkd.data.sources import GivenRows, LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
@@ -269,6 +270,31 @@ def check_corpus(
         if isinstance(source, LocalFiles):
             require_known(source.name, unknown_at_beginning(encoder.split(source.stream(text_column)), encoder))
     return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+
+
+def expected_rows(
+    sources: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    text_column: str,
+    heldout: float,
+    split: str,
+    framed: bool,
+    texts: Texts | None,
+    lines: bool,
+) -> float | None:
+    """About how many rows of local files `prepare_corpus` gives to train on, from parts of them; None of the Hub's.
+
+    Raises:
+        UserError: as `prepare_corpus`, for what is found in these parts.
+    """
+    encoder = _encoder(tokenizer, framed, texts, max_length)
+    resolved = [resolve_source(name, split, lines=lines) for name in sources]
+    local = [source for source in resolved if isinstance(source, LocalFiles)]
+    counts = [estimated_rows(source.shards(text_column), encoder, max_length) for source in local]
+    known = [count for count in counts if count is not None]
+    return sum(known) * (1 - heldout) if len(known) == len(resolved) else None
 
 
 def _encoder(tokenizer: PreTrainedTokenizerBase, framed: bool, texts: Texts | None, max_length: int) -> RowEncoder:

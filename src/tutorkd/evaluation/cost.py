@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.evaluation.arguments import FineTuneArguments
+from tutorkd.runtime import timed
 
 _WARM_UP = 10
 Item = TypeVar("Item")
@@ -63,7 +64,7 @@ def milliseconds_a_call(
 
 
 def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: FineTuneArguments) -> float:
-    """Seconds that fine-tuning an encoder would take, from timing one step, forward and backward.
+    """Seconds that fine-tuning an encoder would take, from timing some steps, forward and backward.
 
     Args:
         rows: of the training data; ``args.max_train_samples`` of them are used.
@@ -71,11 +72,10 @@ def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: Fi
     """
     rows = min(rows, args.max_train_samples or rows)
     ids = torch.full((args.per_device_train_batch_size, length), 1, device=model.device)
+
+    def step() -> None:
+        model(input_ids=ids).last_hidden_state.sum().backward()
+
     with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
-        for _ in range(2):
-            start = time.perf_counter()
-            loss = model(input_ids=ids).last_hidden_state.sum()
-            loss.backward()
-            loss.item()  # waits for the device
-            seconds = time.perf_counter() - start
+        seconds = timed(step, model.device).median
     return seconds * args.num_train_epochs * rows / len(ids)

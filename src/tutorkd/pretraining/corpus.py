@@ -116,6 +116,22 @@ class CorpusArguments:
         settings = self._settings(objective, texts)
         return [f"text     {notice}" for notice in check_corpus(self.corpus, tokenizer, **settings)]
 
+    def expected_rows(
+        self, tokenizer: PreTrainedTokenizerBase, objective: Objective, texts: Texts | None
+    ) -> float | None:
+        """About how many rows a pass over the text has; None where that can't be told soon.
+
+        Raises:
+            UserError: what ``expected_rows`` raises.
+        """
+        from tutorkd.data.corpus import expected_rows
+
+        if self.corpus_weights is not None:  # which repeat some rows
+            return None
+        settings = self._settings(objective, texts)
+        taken = ("max_length", "text_column", "heldout", "split", "framed", "texts", "lines")
+        return expected_rows(self.corpus, tokenizer, **{name: settings[name] for name in taken})
+
     def about(self, packed: PackedCorpus) -> AboutText:
         """What a model card says of it: names on the Hub, of files the last part, and how much there was."""
         from tutorkd.card import AboutText

@@ -1,5 +1,6 @@
 """``--dry-run``: what a run would be and cost."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,32 +23,42 @@ def plan(
     tokenizer: PreTrainedTokenizerBase,
     text: CorpusArguments,
     config: PretrainingConfig,
+    rows: float | None,
 ) -> str:
-    """The resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory, in lines."""
+    """The resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory, in lines.
+
+    Args:
+        rows: that a pass over the text has, about, where steps go by passes and that is known.
+    """
     recipe = {
         key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
     }
     with on_fabricated_rows(make, tokenizer, config) as trainer:
         cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)
-    rate = matmul_rate(precision(config), config.device)
+    rate, low, high = matmul_rate(precision(config), config.device)
     share = share_of_rate(config.device, compiled)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     seconds = cost.flops / (share * rate)
-    if config.max_steps > 0:
-        steps, total = f"{config.max_steps:,}", f"all of them {duration(seconds * config.max_steps)}"
-    else:  # how many tokens the text has isn't known before it is read
-        epochs = config.num_train_epochs
-        steps = f"{epochs:g} pass{'es' * (epochs != 1)} over the text"
-        total = f"{3600 * cost.tokens / seconds / 1e6:,.2f} M tokens an hour"
+    steps = config.max_steps
+    if steps > 0:
+        told, total = f"{steps:,}", f"all of them {duration(seconds * steps)}"
+    else:
+        passes = f"{config.num_train_epochs:g} pass{'es' * (config.num_train_epochs != 1)} over the text"
+        if rows is None:  # how many tokens the text has isn't known before it is read
+            told, total = passes, f"{3600 * cost.tokens / seconds / 1e6:,.2f} M tokens an hour"
+        else:
+            a_pass = max(1, round(rows * text.max_length / cost.tokens))
+            steps = math.ceil(a_pass * config.num_train_epochs)
+            told, total = f"about {steps:,}, {passes}", f"all of them {duration(seconds * steps)}"
     saved = sum(p.numel() for p in trainer.saved_model.parameters())
     facts = {
         "trained parameters": f"{trained / 1e6:,.1f} M; the saved model has {saved / 1e6:,.1f} M",
         "tokens a step": f"{cost.tokens:,}",
-        "steps": steps,
+        "steps": told,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
         **memory_facts(settings(trainer, cost), device_bytes(config.device)),
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
-        f"{rate / 1e9:,.0f} GFLOP/s, {total}",
+        f"{rate / 1e9:,.0f} GFLOP/s (half of the time {low / 1e9:,.0f} to {high / 1e9:,.0f}), {total}",
     }
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"

@@ -74,7 +74,9 @@ def run_training(
         prepared = prepare()
         print("\n".join(prepared.lines))
         if dry_run:
-            print(plan(arguments, prepared.make, prepared.tokenizer, text, config))
+            given = config.max_steps > 0
+            rows = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
+            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, rows))
             return folder.path
         corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
         print("\n".join(text.described(corpus, prepared.texts)))

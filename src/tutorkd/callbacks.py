@@ -38,6 +38,7 @@ class ProgressTable(TrainerCallback):
         self.stage = stage
         ordered = (LOSS, *figures, LEARNING_RATE, TOKENS_PER_SECOND, SKIPPED_STEPS)
         self.labels = {figure.name: figure.label for figure in ordered}
+        self.scales = {figure.name: figure.scale for figure in figures if figure.scale is not None}
         self.bar: tqdm | None = None
         self.columns: list[str] = []
 
@@ -65,6 +66,8 @@ class ProgressTable(TrainerCallback):
             figures = ", ".join(f"{self.labels.get(k, k)} {_cell(v)}" for k, v in shown.items())
             if figures:
                 self.bar.write(f"{'':>7}  {figures}")
+            for name in [name for name in shown if name in self.scales]:  # told once
+                self.bar.write(f"{'':>7}  {self.labels[name]}: {self.scales.pop(name)}")
             return
         if TOKENS_PER_SECOND.name in logs:
             self.bar.set_postfix_str(f"{logs[TOKENS_PER_SECOND.name]:,.0f} tokens/s")

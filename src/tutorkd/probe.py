@@ -21,13 +21,33 @@ from tutorkd.step import Figure, spread
 
 IGNORED = -100.0  # marks positions that are not asked about
 # Trainer puts "eval_" before the names that the functions below give.
-LOSS = Figure("eval_loss", "held-out loss", "loss on held-out rows")
-AUC = Figure("eval_probe_auc", "probe AUC", "probe AUC, 0.5 to 1")
-CORRELATION = Figure("eval_probe_correlation", "probe corr.", "probe correlation, -1 to 1")
+LOSS = Figure("eval_loss", "held-out loss", "loss on held-out rows", "less is better")
+AUC = Figure(
+    "eval_probe_auc",
+    "probe AUC",
+    "probe AUC, 0.5 to 1",
+    "0.5 is guessing which tokens were replaced, 1 is always right",
+)
+CORRELATION = Figure(
+    "eval_probe_correlation",
+    "probe corr.",
+    "probe correlation, -1 to 1",
+    "0 is guessing what the teacher thinks of a token, 1 is the teacher itself",
+)
 ACCURACY = Figure("eval_accuracy", "accuracy")
-PERPLEXITY = Figure("eval_perplexity", "perplexity")
-KL_TO_TEACHER = Figure("eval_kl_to_teacher", "KL(T||S)", "KL(T || S) on held-out rows, nats")
-VECTOR_COSINE = Figure("eval_cosine", "cosine", "mean cosine to the teacher on held-out texts, -1 to 1")
+PERPLEXITY = Figure("eval_perplexity", "perplexity", scale="1 is being sure of each token, less is better")
+KL_TO_TEACHER = Figure(
+    "eval_kl_to_teacher",
+    "KL(T||S)",
+    "KL(T || S) on held-out rows, nats",
+    "0 is the teacher itself, less is better",
+)
+VECTOR_COSINE = Figure(
+    "eval_cosine",
+    "cosine",
+    "mean cosine to the teacher on held-out texts, -1 to 1",
+    "1 is the teacher itself, more is better",
+)
 # All that a look at held-out rows may give.
 FIGURES = (LOSS, AUC, CORRELATION, ACCURACY, PERPLEXITY, KL_TO_TEACHER, VECTOR_COSINE)
 

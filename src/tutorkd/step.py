@@ -17,6 +17,7 @@ class Figure(NamedTuple):
     name: str
     label: str  # heads its column: the paper's symbol, where there is one
     axis: str | None = None  # what a plot of it says at its axis; None if none is drawn
+    scale: str | None = None  # what its values mean to somebody who doesn't know it, where its label doesn't tell
 
 
 LOSS = Figure("loss", "loss", LOSS_AXIS)

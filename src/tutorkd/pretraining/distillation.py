@@ -23,6 +23,7 @@ from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.positions import check_positions
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
@@ -74,6 +75,7 @@ def prepare(options: Distillation) -> Prepared:
         options.objective,
         partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
         texts,
+        partial(few_steps, objective=options.objective),
         partial(with_vectors, options, teacher) if isinstance(teacher, SentenceTeacher) else whole_text,
     )
 

@@ -24,11 +24,13 @@ def plan(
     text: CorpusArguments,
     config: PretrainingConfig,
     rows: float | None,
+    few_steps: Callable[[int], str | None],
 ) -> str:
     """The resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory, in lines.
 
     Args:
         rows: that a pass over the text has, about, where steps go by passes and that is known.
+        few_steps: what is to be said of so many steps.
     """
     recipe = {
         key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
@@ -60,6 +62,8 @@ def plan(
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s (half of the time {low / 1e9:,.0f} to {high / 1e9:,.0f}), {total}",
     }
+    if steps > 0 and (note := few_steps(steps)):
+        facts["few steps"] = note
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
     written = yaml.safe_dump(recipe, sort_keys=False).rstrip()

@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
     objective: Objective
     initial_student: Callable[[Path], None] | None = None  # writes it, if it is to be saved as it starts
     texts: Texts | None = None  # where texts are rows
+    few_steps: Callable[[int], str | None] = lambda steps: None  # what is to be said of so many
     # Of the corpus: its rows to train on, with what is known of them before training.
     rows: Callable[[PackedCorpus], Any] = whole_text
 
@@ -76,7 +77,7 @@ def run_training(
         if dry_run:
             given = config.max_steps > 0
             rows = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
-            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, rows))
+            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, rows, prepared.few_steps))
             return folder.path
         corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
         print("\n".join(text.described(corpus, prepared.texts)))
@@ -94,7 +95,7 @@ def run_training(
             folder.claim()
             if prepared.initial_student is not None and not folder.checkpoint:
                 _save_initial(prepared.initial_student, prepared.tokenizer, folder)
-        train(ready, folder)
+        train(ready, folder, prepared.few_steps)
     return folder.path
 
 

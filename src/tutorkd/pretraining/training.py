@@ -6,23 +6,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm.auto import tqdm
 from transformers import IntervalStrategy, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from tutorkd.callbacks import StopOnSignal
+from tutorkd.callbacks import AtTheBeginning, StopOnSignal
 from tutorkd.checkpoints import step_of
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.files import writing, written_whole
 from tutorkd.packed_rows import PackedRowsTrainer
+from tutorkd.pretraining.outcome import judged
 from tutorkd.run_folder import FINISHED_FILE, RunFolder
-from tutorkd.words import duration, one_line
+from tutorkd.words import duration, one_line, report_command
 
 Trainer = TypeVar("Trainer", bound=PackedRowsTrainer)
 
 
-def train(trainer: PackedRowsTrainer, folder: RunFolder) -> None:
-    """Train to the end, from the last checkpoint if there is one, and save into a claimed folder.
+def train(trainer: PackedRowsTrainer, folder: RunFolder, few_steps: Callable[[int], str | None]) -> None:
+    """Train to the end, from the last checkpoint if there is one, save into a claimed folder, and say what came of it.
+
+    Args:
+        few_steps: what is to be said of so many steps, at the beginning and at the end.
 
     Raises:
         Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
@@ -34,6 +39,7 @@ def train(trainer: PackedRowsTrainer, folder: RunFolder) -> None:
     stop = StopOnSignal()
     trainer.add_callback(stop)
     trainer.add_callback(LogAtTheEnd())
+    trainer.add_callback(AtTheBeginning(lambda: _tell("note", few_steps(trainer.state.max_steps))))
     started = time.perf_counter()
     if checkpoint is None or not _trained_to_the_end(trainer, checkpoint):
         try:
@@ -58,6 +64,15 @@ def train(trainer: PackedRowsTrainer, folder: RunFolder) -> None:
     now = state.global_step - (step_of(checkpoint) if checkpoint else 0)
     steps = f"{state.global_step:,}" if now == state.global_step else f"{now:,} of {state.global_step:,}"
     print(f"done     {steps} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
+    for role, line in zip(("held out", ""), judged(state.log_history), strict=False):
+        _tell(role, line)
+    _tell("note", few_steps(state.max_steps))
+    _tell("report", report_command(folder.path))
+
+
+def _tell(role: str, text: str | None) -> None:
+    if text is not None:
+        tqdm.write(f"{role:<8} {text}")
 
 
 def _trained_to_the_end(trainer: PackedRowsTrainer, checkpoint: Path) -> bool:

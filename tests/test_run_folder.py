@@ -70,6 +70,23 @@ def test_a_finished_run_is_known_however_its_paths_are_spelled_and_no_text_is_re
         assert "is finished; --restart runs it again" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("command", [distill, adapt])
+def test_checkpoints_are_dropped_on_request_and_the_run_stays_finished(place, capfd, command):
+    out = Path(command()[command().index("--output_dir") + 1])
+    expected = weights(out)
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    complete(*command("--drop_checkpoints"))
+    printed = capfd.readouterr().out
+    assert "is finished" in printed
+    assert f"removed  checkpoint-2, checkpoint-4 of {out}" in printed
+    assert not list(out.glob("checkpoint-*"))
+    complete(*command())
+    assert capfd.readouterr().out == f"{out} is finished; --restart runs it again\n"
+    complete(*command("--restart", "--drop_checkpoints"))
+    assert not list(out.glob("checkpoint-*"))
+    assert_same(weights(out), expected)
+
+
 def test_an_interrupted_run_goes_on_however_its_paths_are_spelled(place, capfd):
     expected = weights(place / "student")
     _unfinish(place / "student")

@@ -35,7 +35,7 @@ TEACHER, UNDISTILLED = "teacher", "not distilled"
 
 _STUDENT_KEYS = [field.name for field in dataclasses.fields(DistillArguments) if field.name.startswith("student")]
 # What differs from cell to cell, or is the command's to say.
-_NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run"}
+_NOT_COMMON = {*_STUDENT_KEYS, "method", "seed", "data_seed", "output_dir", "restart", "dry_run", "drop_checkpoints"}
 _SAVING = ("save_steps", "save_total_limit", "save_strategy", "save_only_model")
 _MOST_POINTS = 20
 _NOT_EVALUATE = {*NOT_SETTINGS, "seed", "teacher"}

@@ -26,6 +26,7 @@ class AdaptArguments:
     model: str = field(default="", metadata={"help": "Model to adapt: a Hub name or a path."})
     restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
     dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove a run's checkpoints once it is finished."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the checkpoint."})
 
 
@@ -47,7 +48,7 @@ def parser() -> OptionParser:
         [AdaptArguments, CorpusArguments, PretrainingConfig],
         defaults,
         first=["model", "corpus", "max_length", *FIRST, "dry_run", "restart"],
-        seldom=[*corpus.SELDOM, *SELDOM, "trust_remote_code"],
+        seldom=[*corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
 
 

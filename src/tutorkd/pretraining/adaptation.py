@@ -25,7 +25,9 @@ def adapt(options: Adaptation) -> Path:
     args, text, config = options.args, options.text, options.config
     if not args.model:
         raise UserError("no model: name the model to adapt with --model")
-    return run_training([args, text, config], text, config, args.restart, args.dry_run, lambda: _prepare(options))
+    return run_training(
+        [args, text, config], text, config, args.restart, args.dry_run, args.drop_checkpoints, lambda: _prepare(options)
+    )
 
 
 def _prepare(options: Adaptation) -> Prepared:

@@ -78,6 +78,7 @@ class DistillArguments:
     )
     restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
     dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
+    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove a run's checkpoints once it is finished."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
 
 
@@ -113,7 +114,7 @@ def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionPar
         [DistillArguments, CorpusArguments, DistillationConfig, methods_for(objective)[method].settings],
         defaults,
         first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
-        seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "trust_remote_code"],
+        seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
 
 

@@ -42,7 +42,8 @@ def distill(options: Distillation) -> Path:
     args, text, config = options.args, options.text, options.config
     if not args.teacher:
         raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
-    return run_training(options.arguments, text, config, args.restart, args.dry_run, lambda: prepare(options))
+    make = partial(prepare, options)
+    return run_training(options.arguments, text, config, args.restart, args.dry_run, args.drop_checkpoints, make)
 
 
 def prepare(options: Distillation) -> Prepared:

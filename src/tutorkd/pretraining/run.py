@@ -1,5 +1,6 @@
 """A run from its options to a saved model, or to the plan of one."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,10 +8,11 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.arguments import check_arguments
+from tutorkd.checkpoints import checkpoints
 from tutorkd.config import PretrainingConfig
 from tutorkd.data import PackedCorpus
 from tutorkd.data.texts import Texts
-from tutorkd.files import written_whole
+from tutorkd.files import writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import Objective
@@ -47,6 +49,7 @@ def run_training(
     config: PretrainingConfig,
     restart: bool,
     dry_run: bool,
+    drop_checkpoints: bool,
     prepare: Callable[[], Prepared],
 ) -> Path:
     """Train, or go on with what an earlier run of the same options left; says how it goes.
@@ -55,6 +58,7 @@ def run_training(
         arguments: all dataclass instances of the command, ``text`` and ``config`` among them.
         restart: throw away what an earlier run left.
         dry_run: print the plan, and write nothing.
+        drop_checkpoints: remove them once the model is saved, also of a run that an earlier call finished.
 
     Returns:
         The folder of the model.
@@ -70,8 +74,9 @@ def run_training(
         if folder.accumulation != config.gradient_accumulation_steps:
             config.gradient_accumulation_steps = folder.accumulation
             print(f"the run began on another number of processes; a step keeps its rows, in {_batches(config)}")
+        drop = drop_checkpoints and config.should_save  # by one process alone
         if folder.unchanged and folder.finished and not dry_run:
-            return _told_finished(folder)
+            return _told_finished(folder, drop)
         prepared = prepare()
         print("\n".join(prepared.lines))
         if dry_run:
@@ -85,7 +90,7 @@ def run_training(
         if folder.finished:
             if config.should_save:
                 folder.claim()  # notes where the same text is now
-            return _told_finished(folder)
+            return _told_finished(folder, drop)
         workers = config.dataloader_num_workers
         ready = ready_trainer(prepared.make, config, prepared.rows(corpus), corpus.heldout)
         if config.dataloader_num_workers != workers:
@@ -96,6 +101,8 @@ def run_training(
             if prepared.initial_student is not None and not folder.checkpoint:
                 _save_initial(prepared.initial_student, prepared.tokenizer, folder)
         train(ready, folder, prepared.few_steps)
+        if drop:
+            _drop_checkpoints(folder)
     return folder.path
 
 
@@ -105,9 +112,21 @@ def _batches(config: PretrainingConfig) -> str:
     return f"{number} batch{'es' * (number > 1)} of {rows} a process"
 
 
-def _told_finished(folder: RunFolder) -> Path:
+def _told_finished(folder: RunFolder, drop_checkpoints: bool) -> Path:
     print(f"{folder.path} is finished; --restart runs it again")
+    if drop_checkpoints:
+        _drop_checkpoints(folder)
     return folder.path
+
+
+def _drop_checkpoints(folder: RunFolder) -> None:
+    """Remove what only a run that isn't finished needs: the model, its log and whose they are stay."""
+    there = checkpoints(folder.path)
+    with writing(folder.path):
+        for checkpoint in there:
+            shutil.rmtree(checkpoint)
+    if there:
+        print(f"removed  {', '.join(checkpoint.name for checkpoint in there)} of {folder.path}")
 
 
 def _save_initial(write: Callable[[Path], None], tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:

@@ -221,6 +221,28 @@ def test_the_model_card_tells_the_licence_of_a_teacher_whose_folder_names_one(tm
     assert _facts(tmp_path / "run").get("licence of the base model") == told
 
 
+@pytest.mark.parametrize(
+    ("head", "asked", "told"),
+    [
+        ("---\nlanguage: de\n---\n", None, ["de"]),
+        ("---\nlanguage: [de, fr]\n---\n", None, ["de", "fr"]),
+        ("---\nlanguage: de\n---\n", ["is"], ["is"]),
+        ("---\nlanguage: {de: 1}\n---\n", None, None),
+        ("no head", None, None),
+    ],
+)
+def test_the_model_card_tells_the_teacher_s_language_or_the_one_that_is_given(tmp_path, head, asked, told):
+    teacher = save(tiny.masked_lm(), tmp_path / "teacher")
+    (tmp_path / "teacher/README.md").write_text(head)
+    trainer = TutorKDTrainer(
+        "half", teacher, TutorKDConfig(output_dir=str(tmp_path / "run")), tiny.rows(4), tiny.tokenizer()
+    )
+    trainer.about_text = CorpusArguments(corpus=[], language=asked).about(PackedCorpus(None, None, (), ""))
+    trainer.save_model()
+    found = ModelCard.load(tmp_path / "run/README.md").data.language
+    assert ([found] if isinstance(found, str) else found) == told
+
+
 def _facts(folder):
     rows = re.findall(r"^\| (.+?) +\| (.+?) +\|$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     return {name: value.replace("\\", "") for name, value in rows}

@@ -53,10 +53,12 @@ class AboutText(NamedTuple):
     Attributes:
         facts: rows of its table.
         datasets: names on the Hub.
+        languages: codes, by default those of the base model.
     """
 
     facts: dict[str, str]
     datasets: list[str]
+    languages: list[str] | None = None
 
 
 NOT_TOLD = AboutText({}, [])
@@ -121,7 +123,7 @@ projections); using the student doesn't need it.
 ```
 """
     tags = ["knowledge-distillation", method.title.lower().replace(" ", "-")]
-    _write(folder, text, task, tags, base, library, about.datasets)
+    _write(folder, text, task, tags, base, library, about)
 
 
 def teacher_card(
@@ -146,7 +148,7 @@ A {objective.noun}, trained further on a corpus by tutorkd {__version__}; load i
 {_table(facts)}
 """
     task, tag = ("text-generation", "causal-lm") if objective is CAUSAL else ("fill-mask", "masked-lm")
-    _write(folder, text, task, [tag], base, datasets=about.datasets)
+    _write(folder, text, task, [tag], base, about=about)
 
 
 def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool, figures: str) -> None:
@@ -186,13 +188,24 @@ def _described(teacher: "Teacher") -> str:
 
 
 def _licence(base: str) -> dict[str, str]:
-    """What the card in a base model's folder says of its licence; of one on the Hub nothing is fetched."""
+    found = _told_by(base).get("license")
+    return {"licence of the base model": str(found)} if found else {}
+
+
+def _languages(base: str) -> list[str] | None:
+    found = _told_by(base).get("language")
+    codes = found if isinstance(found, list) else [found]
+    return codes if all(isinstance(code, str) and code for code in codes) else None
+
+
+def _told_by(base: str) -> dict[str, Any]:
+    """The head of the card in a base model's folder, empty if there is none; of one on the Hub nothing is fetched."""
     card = Path(base) / "README.md"
     try:
-        found = (metadata_load(card) or {}).get("license") if base and card.is_file() else None
+        found = metadata_load(card) if base and card.is_file() else None
     except Exception:  # a card may hold anything; YAML's errors and the Hub client's share no base class
         found = None
-    return {"licence of the base model": str(found)} if found else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _public(name: str) -> str:
@@ -234,13 +247,14 @@ def _write(
     tags: list[str],
     base_model: str,
     library: str = "transformers",
-    datasets: Sequence[str] = (),
+    about: AboutText = NOT_TOLD,
 ) -> None:
     data = ModelCardData(
+        language=about.languages or _languages(base_model),
         library_name=library,
         pipeline_tag=task,
         tags=tags,
-        datasets=list(datasets) or None,
+        datasets=about.datasets or None,
         # Only a name on the Hub may stand here; a path of somebody's machine may not.
         base_model=base_model if base_model.count("/") == 1 and not Path(base_model).exists() else None,
     )

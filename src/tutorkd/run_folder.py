@@ -28,7 +28,7 @@ _PARTIAL_RUN_FILE = f".{RUN_FILE}{PARTIAL}"  # what a run that was killed at its
 # What doesn't change the result of a run: where it goes, what it shows and how often, how the work is spread.
 _IRRELEVANT = (
     *("output_dir", "restart", "dry_run", "num_proc", "cache_dir", "use_cpu", "disable_tqdm", "report_to", "run_name"),
-    "drop_checkpoints",
+    *("drop_checkpoints", "language"),
     *("logging_", "log_", "save_", "eval_", "do_eval", "per_device_eval_", "hub_", "push_to_hub"),
     *("shard_teacher", "dataloader_num_workers", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tutorkd.data.texts import Texts
 
 # Options that --help shows behind the others.
-SELDOM = ("corpus_weights", "corpus_split", "corpus_revision", "corpus_data_files", "num_proc", "cache_dir")
+SELDOM = ("corpus_weights", "corpus_split", "corpus_revision", "corpus_data_files", "num_proc", "language", "cache_dir")
 _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
@@ -57,7 +57,10 @@ class CorpusArguments:
         },
     )
     num_proc: int | None = field(
-        default=None, metadata={"help": "Processes that tokenize; by default one for each processor."}
+        default=None, metadata={"help": "Processes that tokenize; by default one a processor."}
+    )
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Language codes for the card; by default the teacher's."}
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
@@ -144,7 +147,9 @@ class CorpusArguments:
                 datasets.append(name.partition(":")[0])
             told = name if isinstance(source, HubDataset) else Path(name).name  # not where it is on this machine
             parts.append(told if part.tokens is None else f"{told}, {part.tokens:,} tokens")
-        return AboutText({"text": "; ".join(parts), "longest row": f"{self.max_length} tokens"}, datasets)
+        return AboutText(
+            {"text": "; ".join(parts), "longest row": f"{self.max_length} tokens"}, datasets, self.language
+        )
 
     def not_looked_up(self) -> list[str]:
         """Names that ``check`` takes for data sets of the Hub and doesn't ask it for."""

@@ -323,8 +323,8 @@ def _resolved(
 ) -> list[Source]:
     revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
     return [
-        GivenRows(name) if isinstance(name, Dataset) else resolve_source(name, split, *asked, lines)
-        for name, *asked in zip(names, revisions, files, strict=True)
+        GivenRows(name) if isinstance(name, Dataset) else resolve_source(name, split, commit, chosen, lines)
+        for name, commit, chosen in zip(names, revisions, files, strict=True)
     ]
 
 

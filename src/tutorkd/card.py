@@ -194,7 +194,7 @@ def _licence(base: str) -> dict[str, str]:
 
 def _languages(base: str) -> list[str] | None:
     found = _told_by(base).get("language")
-    codes = found if isinstance(found, list) else [found]
+    codes: list[Any] = found if isinstance(found, list) else [found]
     return codes if all(isinstance(code, str) and code for code in codes) else None
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
@@ -21,7 +22,7 @@ from tutorkd.data.writer import ROWS_PER_BATCH
 from tutorkd.errors import UserError, kind_of
 
 SourceName = str | os.PathLike[str]
-Given = SourceName | Dataset
+Given: TypeAlias = SourceName | Dataset
 
 SHORTEST_ROW = 8
 STREAM_SHUFFLE_ROWS = 10_000

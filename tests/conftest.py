@@ -11,6 +11,7 @@ import datasets
 import pytest
 import tiny
 import torch
+from browser import CHROMIUM
 from commands import save, save_corpus
 
 # Whoever starts the tests in the background has them ignore Ctrl-C, and their children too.
@@ -27,6 +28,17 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))  # of child processes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests with the marks of ``browser.py``."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,69 +1,16 @@
 """Reports in a real browser: what is drawn, sorted, shown and refused there."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+from browser import CONTRASTS, DRAWN, MARKS, TEXT
 from report_folders import HOSTILE, LOG, write_comparison, write_evaluation, write_glue, write_run
 
 from tutorkd.report.folders import sections
 from tutorkd.report.page import page
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-try:
-    from playwright.sync_api import sync_playwright
-except ImportError:  # the tests can do without it
-    CHROMIUM = None
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="there is no browser: needs playwright, and chromium on the PATH or named by $CHROMIUM",
-    ),
-]
-
-# The least contrast of text by WCAG 2.2 at level AA, and of what charts are drawn with.
-TEXT, DRAWN = 4.5, 3.0
-# Of each element with text of its own: its colour, the colour behind it, and how they contrast.
-CONTRASTS = """
-() => {
-  const parse = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const element of document.querySelectorAll("body *")) {
-    if (["SCRIPT", "STYLE", "OPTION"].includes(element.tagName) || !element.getClientRects().length) continue;
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    const style = getComputedStyle(element), drawn = element instanceof SVGElement;
-    const shape = ["line", "path"].includes(element.tagName) && element.getAttribute("stroke")?.includes("--series");
-    if (!own && !shape) continue;
-    const front = light(parse(shape ? style.stroke : drawn ? style.fill : style.color));
-    const back = light(behind(element));
-    const [dark, bright] = [Math.min(front, back), Math.max(front, back)];
-    found.push([shape ? "shape" : "text", (bright + 0.05) / (dark + 0.05), element.outerHTML.slice(0, 120)]);
-  }
-  return found;
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = MARKS
 
 
 @pytest.fixture

@@ -187,6 +187,15 @@ def _rows_a_step(settings: dict[str, Any]) -> int:
     return math.prod(values) if all(type(value) is int and value > 0 for value in values) else 0
 
 
+def run_settings(folder: Path) -> dict[str, Any]:
+    """What a run's folder says of its settings; nothing where that can't be read."""
+    try:
+        noted = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        noted = None
+    return {str(key): value for key, value in noted.items()} if isinstance(noted, dict) else {}
+
+
 def lacking(path: Path) -> str | None:
     """What a run's folder lacks of a finished run; None if it is finished."""
     if stored_result(path / FINISHED_FILE, {"global_step": int}) is None:

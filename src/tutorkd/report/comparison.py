@@ -21,6 +21,7 @@ from tutorkd.report import log, settings, training
 from tutorkd.report.charts import POINTS, Point, bars, scatter
 from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
+from tutorkd.run_folder import run_settings
 
 RESULTS, RECIPE, CELLS = "results.json", "recipe.yaml", "cells"
 TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
@@ -89,7 +90,7 @@ def _cells(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         cell, place = told.get(name, {}), there.get(name)
         result = stored_result(place / RESULT_FILE, {"training": dict[str, Any]}) if place else None
         student = place / STUDENT_FOLDER if place else None
-        noted = training.run_settings(student) if student else (cell.get("settings") or {}).get("distill", {})
+        noted = run_settings(student) if student else (cell.get("settings") or {}).get("distill", {})
         noted = noted if "method" in noted else {}  # references aren't trained
         known = training.state_of(student) if student and training.is_run(student) else None
         told_of = known["log_history"] if known else (result or {"training": {}})["training"].get("log", [])

@@ -21,7 +21,7 @@ from tutorkd.pretraining import adapt_arguments, distill_arguments
 from tutorkd.report import device, log, settings
 from tutorkd.report.markdown import rendered
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Part, Section, table
-from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking
+from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking, run_settings
 from tutorkd.step import LOSS
 
 STATE_TYPES = {"global_step": int, "max_steps": int, "log_history": log.LOG_TYPE}
@@ -76,15 +76,6 @@ def _short(name: Any) -> str:
     """A Hub name as it is; of a path the last parts."""
     parts = Path(str(name)).parts
     return str(name) if len(parts) <= 2 and not str(name).startswith((".", "/")) else parts[-1]
-
-
-def run_settings(folder: Path) -> dict[str, Any]:
-    """What a run's folder says of its settings; nothing where that can't be read."""
-    try:
-        noted = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        noted = None
-    return {str(key): value for key, value in noted.items()} if isinstance(noted, dict) else {}
 
 
 def state_of(folder: Path) -> dict[str, Any]:

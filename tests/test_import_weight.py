@@ -74,7 +74,7 @@ def test_nor_does_a_value_out_of_range():
     assert _loaded("glue", "some-model", "--tasks", "sst3")[0] == "2"
 
 
-@pytest.mark.parametrize("command", ["report"])
+@pytest.mark.parametrize("command", ["report", "inspect"])
 def test_options_that_aren_t_trainer_s_need_no_torch_either(command):
     last, said = _loaded(command, "--help")
     assert (last, f"usage: tutorkd {command}" in said) == ("0", True)

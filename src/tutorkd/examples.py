@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
-from tutorkd.methods.causal_tutor_kd import CausalTutorKD
+from tutorkd.methods.causal_tutor_kd import CausalLesson, CausalTutorKD
 from tutorkd.methods.tutor_kd import Lesson, TutorKD
 from tutorkd.trainer import DistillationTrainer
 
@@ -18,7 +18,7 @@ class Replacement(NamedTuple):
     original: str
     replacement: str
     ratio: float  # a^T, the teacher's
-    answer: float | None  # a^S, the student's; a causal student isn't asked
+    answer: float | None  # a^S, the student's; one that is causal, or learns the MLM's distribution, isn't asked
     reward_teacher: float
     reward_student: float
 
@@ -40,20 +40,23 @@ def tutor_examples(trainer: DistillationTrainer, sentences: Sequence[str]) -> li
         ids = tokenizer(sentence, truncation=True)["input_ids"]
         batch: Batch = trainer._prepare_inputs(trainer.masking([{"input_ids": ids, "draw": draw}]))
         lesson = module.teach(batch, trainer.teacher)
-        originals, replaced = (
-            [_shown(tokenizer, token) for token in ids.tolist()]
-            for ids in (batch.original_ids, lesson.action.replaced_ids)
-        )
-        answers: list[float | None] = [None] * len(originals)
-        if isinstance(lesson, Lesson):
-            answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid().tolist()
-        rewards = lesson.reward_teacher.tolist(), lesson.reward_student.tolist()
-        rows = zip(originals, replaced, lesson.ratio.tolist(), answers, *rewards, strict=True)
-        examples.append(Example(sentence, [Replacement(*row) for row in rows]))
+        examples.append(Example(sentence, replacements(tokenizer, batch, lesson)))
     return examples
 
 
-def _shown(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+def replacements(tokenizer: PreTrainedTokenizerBase, batch: Batch, lesson: Lesson | CausalLesson) -> list[Replacement]:
+    """What a lesson on a batch without filled-up positions was about, one for each masked position."""
+    ids = batch.original_ids, lesson.action.replaced_ids
+    originals, replaced = ([shown(tokenizer, token) for token in each.tolist()] for each in ids)
+    answers: list[float | None] = [None] * len(originals)
+    if isinstance(lesson, Lesson) and lesson.student_logits.shape == batch.input_ids.shape:
+        answers = lesson.student_logits.float().flatten()[batch.masked_positions].sigmoid().tolist()
+    rewards = lesson.reward_teacher.tolist(), lesson.reward_student.tolist()
+    rows = zip(originals, replaced, lesson.ratio.tolist(), answers, *rewards, strict=True)
+    return [Replacement(*row) for row in rows]
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """A token as it is read: a WordPiece with its marks, of bytes the text that they are."""
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     text = tokenizer.convert_tokens_to_string([token])

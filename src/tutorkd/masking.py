@@ -60,6 +60,11 @@ class MaskingCollator:
             fillers,
         )
 
+    def hiding(self, input_ids: Sequence[int], positions: Sequence[int]) -> Batch:
+        """One row with [MASK] at positions that somebody chose, and at no others."""
+        row, chosen = torch.tensor([list(input_ids)]), torch.tensor(list(positions), dtype=torch.long)
+        return Batch.counted(row, row.index_fill(1, chosen, self.mask_id), chosen)
+
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch has the shape that batches are filled up to."""
         rows, length, positions = batch.shape

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "a checkpoint as ONNX files for devices, float32 and int8, checked against PyTorch",
     "compare": "methods or ablations x students x seeds at an equal budget: table and plots",
     "report": "one HTML page about what a command left in its folder: settings, curves, tables",
+    "inspect": "what the tutor of a run does to sentences, checkpoint by checkpoint: a page, in a file or served here",
     "demo": "all of it, on data that come with two packages, in at most 15 minutes on two cores",
     "env": "versions and machine, for a report",
 }

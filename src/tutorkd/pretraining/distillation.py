@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import IterableDataset
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModel, IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
@@ -173,22 +173,27 @@ def trainer_of(
     )
 
 
-def finished_trainer(options: Distillation) -> DistillationTrainer:
+def finished_trainer(options: Distillation, folder: str | Path | None = None) -> DistillationTrainer:
     """The trainer of a finished run as that left it, heads included: to be looked at, with nothing to train on.
+
+    Args:
+        folder: a checkpoint to take in the place of the finished run.
 
     Raises:
         UserError: if teacher or student can't be loaded.
     """
     args, config, head = options.args, options.config, options.settings.student_head
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
-    with loading(config.output_dir, "student"):
-        student = (head.model_class if head else AutoModel).from_pretrained(config.output_dir)
+    place = str(folder or config.output_dir)
+    with loading(place, "student"):
+        student = (head.model_class if head else AutoModel).from_pretrained(place)
     no_rows: list[dict[str, list[int]]] = [{}]
+    looked_at = None if config.eval_strategy == IntervalStrategy.NO else no_rows
     teacher = _load_teacher(options, tokenizer)
     trainer = DistillationTrainer(
-        *(student, teacher, config, no_rows, tokenizer, no_rows, args.method), settings=options.settings
+        *(student, teacher, config, no_rows, tokenizer, looked_at, args.method), settings=options.settings
     )
-    trainer._load_from_checkpoint(config.output_dir)
+    trainer._load_from_checkpoint(place)
     return trainer
 
 

@@ -143,6 +143,31 @@ def grouped(
     return _spec(alt.layer(*layers), 300)
 
 
+def histogram(counts: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, Any]:
+    """Bars as high as ``value`` from ``low`` to ``high``, in a frame that holds all of them.
+
+    Rows may tell several histograms apart, of which the page shows one at a time.
+
+    Args:
+        x, y: what the axes say.
+    """
+    ends = [end for row in counts for end in (row["low"], row["high"])]
+    across = alt.Scale(domain=[min(ends), max(ends)], nice=False)
+    up = alt.Scale(domain=[0, max(row["value"] for row in counts) or 1])
+    told = [alt.Tooltip(f"{field}:Q", format=".3~g") for field in ("low", "high")]
+    chart = (
+        alt.Chart(_data(counts))
+        .mark_bar(color="var(--series-0)")
+        .encode(
+            x=alt.X("low:Q", title=x, scale=across, axis=alt.Axis(tickCount=5)),
+            x2="high:Q",
+            y=alt.Y("value:Q", title=y, scale=up, axis=alt.Axis(tickCount=4, tickMinStep=1, format=_SHORT)),
+            tooltip=[*told, alt.Tooltip("value:Q", title=y)],
+        )
+    )
+    return _spec(chart, _HEIGHT)
+
+
 def _colours(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[f"var(--series-{number % SERIES})" for number in range(len(names))])
 

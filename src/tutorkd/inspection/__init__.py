@@ -1,0 +1,1 @@
+"""What ``tutorkd inspect`` does: the tutor of a run at work on sentences, on a page."""

@@ -18,6 +18,7 @@ from tutorkd.evaluation.predict_arguments import parser as prediction
 from tutorkd.evaluation.task_arguments import parser as task_distillation
 from tutorkd.export.arguments import parser as export
 from tutorkd.glue.arguments import parser as glue
+from tutorkd.inspection.arguments import parser as inspect
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.options.parser import OptionParser
 from tutorkd.pretraining.adapt_arguments import parser as adaptation
@@ -35,6 +36,7 @@ PARSERS = {
     "distill-task": task_distillation,
     "predict": prediction,
     "report": report,
+    "inspect": inspect,
 }
 
 project, release = "tutorkd", __version__

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,7 @@ _BINS = 24
 
 
 class Shown(NamedTuple):
-    """A figure of the page: its key, the paper's symbol or a word, what it is, and between what it lies, if that is
-    fixed; in a file's order these are the columns of the table.
-    """
+    """A figure of the page: its key, the paper's symbol or a word, what it is, and its range where that is fixed."""
 
     key: str
     symbol: str
@@ -28,6 +26,7 @@ class Shown(NamedTuple):
     range: tuple[float, float] | None = None
 
 
+# In the order of the table's columns.
 FIGURES = (
     Shown("reward", "R_T + R_S", "reward of the tutor", (-1, 2)),
     Shown("reward_teacher", "R_T", "reward from the teacher: how much it prefers the text's token", (-1, 1)),
@@ -84,7 +83,7 @@ def _distributions(states: Sequence[State], sentences: Sequence[Tutored]) -> Par
     for figure in FIGURES:
         if figure.key not in _DISTRIBUTIONS or not _values(sentences, 0, figure.key):
             continue
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number in range(len(states)):
             counts, edges = np.histogram(_values(sentences, number, figure.key), _BINS, figure.range)
             bins = zip(counts.tolist(), edges.tolist(), edges[1:].tolist(), strict=False)

@@ -102,8 +102,8 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_never_stopped(tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "tinybert"], "the method tinybert isn't for a causal language model; choose of tutor-kd, kd,"),
-        (["--method", "mlm"], "the method mlm isn't for a causal language model"),
+        (["--method", "tinybert"], "the method tinybert isn't for causal language models; choose of tutor-kd, kd,"),
+        (["--method", "mlm"], "the method mlm isn't for causal language models"),
         (["--method", "clmm"], "no method 'clmm'; did you mean clm?"),
         (["--window", "0"], "--window must be 1 or more tokens"),
         (["--replaced_share", "0.5"], "--replaced_share must be above 0 and at most"),
@@ -122,7 +122,7 @@ def test_what_doesn_t_fit_is_told_in_a_line_before_the_first_step(
 
 
 def test_a_causal_method_isn_t_for_an_encoder(tmp_path, teacher_folder, text, capfd):
-    assert "the method clm isn't for a masked language model" in fail(
+    assert "the method clm isn't for masked language models" in fail(
         capfd, *_distill(teacher_folder, text, tmp_path / "out", "--method", "clm")
     )
 

@@ -135,7 +135,7 @@ def test_a_matrix_goes_on_until_the_held_out_text_is_another(here, in_process):
         ({"evaluate": {"prompts": 0}}, [], "recipe.yaml, evaluate: prompts must be above 0, not 0"),
         ({"evaluate": {"max_length": 65}}, [], "max_length 65 is longer than the 64 positions of the model teacher"),
         ({}, ["--text", "none.txt"], "none.txt: no such file or folder"),
-        ({"variants": ["tinybert"]}, [], "recipe.yaml, variant tinybert: the method tinybert isn't for a causal "),
+        ({"variants": ["tinybert"]}, [], "recipe.yaml, variant tinybert: the method tinybert isn't for causal "),
         ({"variants": [{"method": "kd", "widow": 2}]}, [], "recipe.yaml, variant kd: unknown key 'widow'"),
         ({"variants": [{"method": "clm", "window": 2}]}, [], "recipe.yaml, variant clm: unknown key 'window'"),
     ],

@@ -15,7 +15,8 @@ from tutorkd.errors import UserError
 from tutorkd.students import PRESETS
 
 # Settings that name something. They are kept to be read; what they stand for is compared, however its name is spelled.
-MODELS, FILES = ("model", "teacher", "mlm_teacher", "student"), ("train", "validation")
+MODELS = ("model", "teacher", "mlm_teacher", "student")
+FILES = ("train", "validation", "sts", "paraphrases", "retrieval")
 FOLDERS = ("data_dir",)  # of Parquet files, in a folder for each task
 HELDOUT, TEXT = "text", "corpus"
 TEXT_DIGEST, TEXT_FILES, HELDOUT_FILES = f"{TEXT}_sha256", f"{TEXT}_files_sha256", f"{HELDOUT}_files_sha256"

@@ -100,6 +100,7 @@ class PackedRowsTrainer(SavingTrainer):
             self.masking = TextCollator(processing_class, model.config.vocab_size)
             if args.torch_compile:
                 raise UserError("torch_compile: texts of unequal lengths can't go through one graph; leave it out")
+            args = copy.copy(args)  # the user's stay as they are, by which a run is known
             args.torch_compile = False
         else:
             self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)

@@ -6,8 +6,9 @@ from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
     "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; measures each student, "
-    "an encoder after fine-tuning on labelled text or GLUE, a causal language model on held-out text; writes "
-    "recipe.yaml, results.json, results.md and plots. The same command goes on where it stopped."
+    "an encoder after fine-tuning on labelled text or GLUE, a causal language model on held-out text, an embedding "
+    "model on pairs of texts; writes recipe.yaml, results.json, results.md and plots. The same command goes on where "
+    "it stopped."
 )
 SECTIONS = [  # of a recipe
     "common",
@@ -58,6 +59,11 @@ class CompareArguments:
     text: list[str] | None = field(
         default=None, metadata={"help": "Text which replaces the text under evaluate, for causal language models."}
     )
+    sts: str | None = field(
+        default=None, metadata={"help": "Pairs which replace sts under evaluate, for embedding models."}
+    )
+    paraphrases: str | None = field(default=None, metadata={"help": "Pairs which replace paraphrases, likewise."})
+    retrieval: str | None = field(default=None, metadata={"help": "Rows which replace retrieval, likewise."})
 
 
 def parser() -> OptionParser:

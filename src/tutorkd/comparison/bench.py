@@ -8,9 +8,8 @@ from dataclasses import replace
 from tutorkd.comparison.matrix import Cell
 from tutorkd.cost import StepCost, measure_step, seconds_a_step
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer
 from tutorkd.pretraining.distill_arguments import Distillation
-from tutorkd.pretraining.distillation import load_pair, prepare, trainer_of
+from tutorkd.pretraining.distillation import prepare
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.trainer import DistillationTrainer
 
@@ -18,10 +17,9 @@ from tutorkd.trainer import DistillationTrainer
 @contextmanager
 def fabricated_trainer(options: Distillation) -> Iterator[DistillationTrainer]:
     """A cell's trainer without its text, to be measured."""
-    args = options.args
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
-    make = trainer_of(options, load_pair(options, tokenizer), tokenizer)
-    with on_fabricated_rows(make, tokenizer, options.config) as trainer:
+    prepared = prepare(options)
+    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config) as trainer:
+        assert isinstance(trainer, DistillationTrainer)
         yield trainer
 
 

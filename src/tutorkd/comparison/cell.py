@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 from transformers import PreTrainedModel
@@ -14,7 +15,9 @@ from tutorkd.errors import UserError
 from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.locks import held
-from tutorkd.pretraining.distillation import distill, load_pair
+from tutorkd.objective import EMBEDDING
+from tutorkd.pretraining.distillation import distill, load_pair, prepare
+from tutorkd.pretraining.training import ready_trainer
 from tutorkd.run_folder import FINISHED_FILE
 
 
@@ -60,6 +63,8 @@ def _result(cell: Cell) -> dict[str, Any]:
 
 def _save_undistilled(cell: Cell) -> str:
     """The student as training would find it, with its head where that is measured."""
+    if cell.distill.objective is EMBEDDING:
+        return _save_undistilled_embedding(cell)
     args, needed = cell.distill.args, cell.distill.objective.special_tokens
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, needed)
     _, student, lines = load_pair(cell.distill, tokenizer)
@@ -73,6 +78,20 @@ def _save_undistilled(cell: Cell) -> str:
             there = folder / file.name
             if there.is_file() and filecmp.cmp(file, there, shallow=False):
                 file.unlink()  # fine-tunings that know the one there by its time of change go on to count
+    return str(folder)
+
+
+def _save_undistilled_embedding(cell: Cell) -> str:
+    """The same of an embedding model, with what follows its body: a dense layer there finds its start in the text."""
+    options = cell.distill
+    prepared = prepare(replace(options, args=replace(options.args, save_initial_student=True)))
+    corpus = options.text.load(prepared.tokenizer, prepared.objective, prepared.texts)
+    print("\n".join(prepared.lines))
+    ready_trainer(prepared.make, options.config, corpus.train, corpus.heldout)
+    folder = cell.folder / STUDENT_FOLDER
+    assert prepared.initial_student is not None
+    with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
+        prepared.initial_student(scratch)
     return str(folder)
 
 

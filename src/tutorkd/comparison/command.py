@@ -97,7 +97,10 @@ def _run_all(
 
 def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
     """The recipe with what the flags say in its place."""
-    for section, keys in (("common", ("teacher", "corpus")), ("evaluate", ("train", "validation", "data_dir", "text"))):
+    for section, keys in (
+        ("common", ("teacher", "corpus")),
+        ("evaluate", ("train", "validation", "data_dir", "text", "sts", "paraphrases", "retrieval")),
+    ):
         given = {key: getattr(args, key) for key in keys if getattr(args, key)}
         if given and isinstance(recipe.get(section) or {}, dict):
             recipe[section] = {**(recipe.get(section) or {}), **given}

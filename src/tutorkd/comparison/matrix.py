@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from tutorkd.comparison.arguments import SECTIONS
 from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Measures, Options
+from tutorkd.comparison.on_embeddings import EMBEDDINGS, embedding_measures
 from tutorkd.comparison.on_glue import GLUE, glue_measures
 from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.identity import difference, with_contents
-from tutorkd.methods import choose_method
+from tutorkd.methods import choose_method, objective_of_method
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.options.recipes import check_keys
 from tutorkd.pretraining import distill_arguments
@@ -165,13 +166,14 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         raise UserError(f"{where}, baseline: there is no variant {baseline!r}{near}; there are {', '.join(names)}")
     if not common.get("teacher"):
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
-    objective = objective_named(common)
+    told = [objective_of_method(str(variant.get("method"))) for variant in variants]
+    objective = next(filter(None, told), None) or objective_named(common)
     measures = _measures(evaluate, objective, f"{where}, evaluate")
     for variant in variants:
         _check_variant(variant, common, objective, where)
     for student in students:
         _check_keys(student, ["name", *_STUDENT_KEYS], f"{where}, student {student['name']}")
-    budget, flops = _budget(recipe, common, objective, where)
+    budget, flops = _budget(recipe, {**common, "method": variants[0]["method"]}, objective, where)
 
     def cell(kind: Any, variant: dict[str, Any], student: dict[str, Any], seed: int) -> Cell:
         title = {"distilled": variant["name"], "undistilled": UNDISTILLED, "teacher": TEACHER}[kind]
@@ -199,29 +201,34 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
         cells += [cell("distilled", variant, student, seed) for student in students for variant in variants]
     if not cells[0].distill.text.corpus:
         raise UserError(f"{where}: no text: name it under common or with --corpus")
-    for key, missing in measures.section.data.items():
-        if not evaluate.get(key):
+    for keys, missing in measures.section.data.items():
+        if not any(evaluate.get(key) for key in keys):
             raise UserError(f"{where}: {missing}")
     return cells
 
 
 def _measures(evaluate: Mapping[str, Any], objective: Objective, where: str) -> Measures:
-    """What the section ``evaluate`` asks for: causal models have one way, encoders GLUE where tasks are named.
+    """What the section ``evaluate`` asks for: causal and embedding models have one way, encoders GLUE where tasks are
+    named.
 
     Raises:
         UserError: for a key that doesn't tell how these models are measured, saying so where it is for others.
     """
-    ways = [ENCODERS.section, GLUE, CAUSAL_MODELS.section]
-    section = CAUSAL_MODELS.section if objective is CAUSAL else GLUE if "tasks" in evaluate else ENCODERS.section
+    ways = [ENCODERS.section, GLUE, CAUSAL_MODELS.section, EMBEDDINGS]
+    of_encoders = GLUE if "tasks" in evaluate else ENCODERS.section
+    section = {"causal": CAUSAL_MODELS.section, "embedding": EMBEDDINGS}.get(objective.name, of_encoders)
     for key in evaluate:
         others = [way.noun for way in ways if key in way.keys]
         if others and key not in section.keys:
-            data = " and ".join(section.data)
+            data = " and ".join(" or ".join(keys) for keys in section.data)
             raise UserError(f"{where}: {key} is for {' and '.join(others)}; {section.noun} are compared on {data}")
     _check_keys(evaluate, section.keys, where, _NOT_EVALUATE - {*section.keys})
     if section is GLUE:
         (args,) = GLUE.parser().read([], evaluate, where)
         return glue_measures(args)
+    if section is EMBEDDINGS:
+        *_, embedding = EMBEDDINGS.parser().read([], evaluate, where)
+        return embedding_measures(embedding)
     return CAUSAL_MODELS if objective is CAUSAL else ENCODERS
 
 
@@ -273,7 +280,7 @@ def _budget(
     tokens = recipe["tokens"]
     if type(tokens) is not int or tokens < 1:
         raise UserError(f"{where}, tokens: give a whole number from 1, not {tokens!r}")
-    known = distill_arguments.parser(objective=objective).keys
+    known = distill_arguments.parser(str(common["method"]), objective).keys
     settings = {key: value for key, value in common.items() if key in known}
     options = read_distillation([], settings, f"{where}, common")
     step = options.config.per_device_train_batch_size * options.config.gradient_accumulation_steps

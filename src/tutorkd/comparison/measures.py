@@ -57,13 +57,13 @@ class Section:
         noun: what is measured in this way.
         parser: of the options that say how.
         keys: those of them that the section may set; a result depends on these, and on the seed.
-        data: keys that must be there, each with what is said where it isn't.
+        data: keys of which one must be there, each time with what is said where none is.
     """
 
     noun: str
     parser: Callable[[], OptionParser]
     keys: tuple[str, ...]
-    data: Mapping[str, str]
+    data: Mapping[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Measures:
     repeated: Callable[[Mapping[str, Any]], dict[str, list[float]]] | None = None
 
 
-def _spread(form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
+def spread(form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
     """Mean ± deviation."""
 
     def words(found: Mapping[str, Any]) -> str:
@@ -164,7 +164,7 @@ ENCODERS = Measures(
         parser=arguments.encoder_parser,
         keys=tuple(field.name for field in fields(EvaluateArguments) if field.name not in (*NOT_SETTINGS, "seed")),
         data={
-            split: f"no {split} data: name labelled text under evaluate or with --{split}"
+            (split,): f"no {split} data: name labelled text under evaluate or with --{split}"
             for split in ("train", "validation")
         },
     ),
@@ -173,8 +173,8 @@ ENCODERS = Measures(
     score=Score("accuracy", "accuracy after fine-tuning, %", 100, standard_error="standard_error"),
     figures=lambda evaluation: {name: evaluation[name] for name in _LABELLED_FIGURES},
     columns=(
-        Column("accuracy %", "accuracy", _spread(".1f", 100)),
-        Column("macro F1 %", "macro_f1", _spread(".1f", 100)),
+        Column("accuracy %", "accuracy", spread(".1f", 100)),
+        Column("macro F1 %", "macro_f1", spread(".1f", 100)),
         *COSTS,
         Column(probe.AUC.label, f"last_{probe.AUC.name}", lambda found: f"{found['mean']:.3f}"),
     ),
@@ -225,7 +225,7 @@ CAUSAL_MODELS = Measures(
             *("max_length", "text_column", "bf16"),
             *(field.name for field in fields(LanguageArguments) if field.name != "teacher"),
         ),
-        data={"text": "no held-out text: name it under evaluate or with --text"},
+        data={("text",): "no held-out text: name it under evaluate or with --text"},
     ),
     types={**get_type_hints(LanguageResult), "documents": int, "text_bytes": int},  # there is text
     with_head=True,
@@ -238,11 +238,11 @@ CAUSAL_MODELS = Measures(
     ),
     figures=_language_figures,
     columns=(
-        Column("perplexity", "perplexity", _spread(",.2f")),
-        Column("bits per byte", "bits_per_byte", _spread(".4f")),
-        Column("KL(teacher || student)", "divergence", _spread(".4f")),
-        Column("KL(student || teacher), own text", "own_divergence", _spread(".4f")),
-        Column("tokens/s", "tokens_per_second", _spread(".1f")),
+        Column("perplexity", "perplexity", spread(",.2f")),
+        Column("bits per byte", "bits_per_byte", spread(".4f")),
+        Column("KL(teacher || student)", "divergence", spread(".4f")),
+        Column("KL(student || teacher), own text", "own_divergence", spread(".4f")),
+        Column("tokens/s", "tokens_per_second", spread(".1f")),
         *COSTS,
     ),
     caption=_language_caption,

@@ -26,7 +26,7 @@ GLUE = Section(
         *("tasks", "data_dir", "learning_rates", "batch_sizes", "epochs", "seeds", "warmup_ratio"),
         *("max_length", "max_train_samples", "bf16"),
     ),
-    data={"tasks": "no tasks: name some of GLUE's under evaluate"},
+    data={("tasks",): "no tasks: name some of GLUE's under evaluate"},
 )
 MEAN, ERROR = "mean", "mean_error"
 

@@ -17,7 +17,7 @@ from sklearn.isotonic import isotonic_regression
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
 from tutorkd.comparison.measures import ENCODERS, Score, far_off
-from tutorkd.methods import CAUSAL_METHODS, METHODS
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
 
@@ -30,7 +30,8 @@ _GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _LABEL_GAP = 0.055  # of the axes' height between two labels
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
-_FIGURES = (LOSS, *(figure for method in (*METHODS.values(), *CAUSAL_METHODS.values()) for figure in method.figures))
+_METHODS = (*METHODS.values(), *CAUSAL_METHODS.values(), *EMBEDDING_METHODS.values())
+_FIGURES = (LOSS, *(figure for method in _METHODS for figure in method.figures))
 _DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 
 

@@ -192,6 +192,11 @@ def student_parser() -> OptionParser:
     return _parser(EvaluateArguments, LanguageArguments)
 
 
+def embedding_parser() -> OptionParser:
+    """Those about pairs of texts and a teacher, for commands that evaluate the embedding models that they distilled."""
+    return _parser(EvaluateArguments, LanguageArguments, EmbeddingArguments)
+
+
 def encoder_parser() -> OptionParser:
     """Those about encoders alone, for commands that evaluate what they trained."""
     return _parser(EvaluateArguments)

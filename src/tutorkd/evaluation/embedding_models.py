@@ -1,6 +1,7 @@
 """Comparison of models that give a vector for a text, as they are: similarity, paraphrases, retrieval."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
@@ -33,10 +35,11 @@ from tutorkd.evaluation.records import (
 from tutorkd.files import write_text
 from tutorkd.hub import files_of
 from tutorkd.locks import held
-from tutorkd.sentence_encoder import is_sentence_encoder
+from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
 
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(EmbeddingResult)}
 _TIMED_TEXTS = 200
+_TEXTS_OF_ESTIMATE = 32
 _OF_OTHERS = ("train", "validation", "save_models", "text", "task_path")  # settings that are for other kinds of models
 
 
@@ -57,6 +60,7 @@ def evaluate_embeddings(
     teacher: str | None,
     embedding: EmbeddingArguments,
     tasks: Sequence[str] = (),
+    with_teacher: bool = True,
 ) -> list[EmbeddingResult]:
     """Measure each model, the teacher first, and write results.json and results.md to ``args.output_dir``.
 
@@ -68,6 +72,8 @@ def evaluate_embeddings(
         models: folders of sentence-transformers, or plain encoders, of which the last hidden states are averaged.
         args: of these ``output_dir``, ``restart`` and ``seed`` count.
         tasks: of mteb, by name.
+        with_teacher: whether the teacher is measured too where it isn't one of ``models``; the others are held against
+            it either way.
 
     Raises:
         UserError: for a model or data that can't be used, and for a folder that holds results of others.
@@ -76,11 +82,39 @@ def evaluate_embeddings(
     output = Path(args.output_dir)
     with held(output):
         take_up(output, _RECORD_TYPES, settings, args.restart)
-        results = [_result(model, ready[0] if teacher else None, of_mteb, settings, args) for model in ready]
+        reference = ready[0] if teacher else None
+        asked = {checkpoint.slug for checkpoint in named_checkpoints(models, args.names)}
+        measured = [model for model in ready if with_teacher or model.checkpoint.slug in asked]
+        results = [_result(model, reference, of_mteb, settings, args) for model in measured]
         told = {"settings": settings, "results": [summary(result) for result in results]}
         write_text(output / "results.json", json.dumps(told, indent=2))
         write_text(output / "results.md", embedding_markdown(results))
     return results
+
+
+def encoding_seconds(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, name: str, embedding: EmbeddingArguments
+) -> float:
+    """Seconds that a model's figures would take, roughly, from reading some texts at once.
+
+    Args:
+        model: the encoder without what stands behind it, with the tokenizer of the teacher ``name``.
+        teacher: that it would be held against, whose vectors are needed, too; None for the teacher itself.
+    """
+    texts = [text for data in read_data(embedding).values() for side in data.sides for text in side]
+    rows = load_sentence_encoder(name, "teacher").tokenizer(
+        texts[:: math.ceil(len(texts) / _TEXTS_OF_ESTIMATE)], padding=True, truncation=True, return_tensors="pt"
+    )
+    seconds = 0.0
+    for each in filter(None, (model, teacher)):
+        inputs = rows.to(each.device)
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            with torch.inference_mode():
+                each(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state.sum().item()
+            last = time.perf_counter() - start
+        seconds += last
+    return seconds * len(texts) / len(rows["input_ids"])
 
 
 def embedding_plan(

@@ -195,7 +195,7 @@ def choose_method(name: str, objective: Objective) -> Method:
     methods = methods_for(objective)
     if name not in methods:
         elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
-        known = f"the method {name} isn't for a {objective.noun}" if name in elsewhere else ""
+        known = f"the method {name} isn't for {objective.noun}s" if name in elsewhere else ""
         raise UserError(
             f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose of {', '.join(methods)}"
         )

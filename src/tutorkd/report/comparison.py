@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from tutorkd.comparison import on_embeddings
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
 from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, far_off
 from tutorkd.comparison.on_glue import glue_measures
@@ -25,7 +26,7 @@ from tutorkd.run_folder import run_settings
 
 RESULTS, RECIPE, CELLS = "results.json", "recipe.yaml", "cells"
 TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
-_SCORES = (ENCODERS.score, CAUSAL_MODELS.score, glue_measures(GlueArguments()).score)
+_SCORES = (ENCODERS.score, CAUSAL_MODELS.score, on_embeddings.SCORE, glue_measures(GlueArguments()).score)
 _DISTILLED = "distilled"
 # What students cost: a title, and what the axis says.
 _COSTS = {

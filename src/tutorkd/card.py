@@ -64,6 +64,17 @@ class AboutText(NamedTuple):
 NOT_TOLD = AboutText({}, [])
 
 
+class EarlierStage(NamedTuple):
+    """What a card says of the run that made a student's checkpoint before it was trained on.
+
+    Attributes:
+        facts: in words.
+    """
+
+    method: "Method"
+    facts: str
+
+
 def student_card(
     folder: Path,
     student: PreTrainedModel,
@@ -73,6 +84,7 @@ def student_card(
     config: "PretrainingConfig",
     state: TrainerState,
     about: AboutText,
+    earlier: EarlierStage | None = None,
 ) -> None:
     """Write README.md of a student: what it is, how to load it, how it was made, whom to cite."""
     base = teacher.config.name_or_path or ""
@@ -87,6 +99,7 @@ def student_card(
         **_licence(base),
         **_logged(state, "rounding", list(TEACHER_ACCURACY.values())),
         "student": _sizes(student),
+        **({"first stage": f"{earlier.method.title}, {earlier.facts}"} if earlier else {}),
         "method": method.title,
         "constants": f"{', '.join(changed)}; the others as by default" if changed else "as by default",
         **about.facts,
@@ -100,10 +113,12 @@ def student_card(
         what, task = "An embedding model", "sentence-similarity"
         head = "Its vectors can be compared with its teacher's. `AutoModel` loads its body alone."
         load, library = _EMBED, "sentence-transformers"
+    methods = [*([earlier.method] if earlier and earlier.method is not method else []), method]
+    titles, citations = [each.title for each in methods], "\n\n".join(each.citation for each in methods)
     text = f"""\
 # A student of {name}
 
-{what} trained with {method.title} by tutorkd {__version__}. It is a plain {library} model:
+{what} trained with {" and then ".join(titles)} by tutorkd {__version__}. It is a plain {library} model:
 
 ```python
 {load}
@@ -119,10 +134,10 @@ projections); using the student doesn't need it.
 ## Citation
 
 ```bibtex
-{method.citation}
+{citations}
 ```
 """
-    tags = ["knowledge-distillation", method.title.lower().replace(" ", "-")]
+    tags = ["knowledge-distillation", *(title.lower().replace(" ", "-") for title in titles)]
     _write(folder, text, task, tags, base, library, about)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tutorkd.files import flush
 
 SCRATCH = ".checkpoint"  # where one is written, beside its place
+FIRST_STAGE = "_first_stage"  # folder of a run that the one around it goes on from; of "_*" Trainer uploads nothing
 FILES_FILE = "files.json"  # of each checkpoint: its other files and their sizes in bytes
 _NAME = re.compile(r"checkpoint-(\d+)")
 

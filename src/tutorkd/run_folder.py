@@ -11,7 +11,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
-from tutorkd.checkpoints import SCRATCH, checkpoints, defect, last_checkpoint, step_of
+from tutorkd.checkpoints import FIRST_STAGE, SCRATCH, checkpoints, defect, last_checkpoint, step_of
 from tutorkd.errors import UserError
 from tutorkd.files import PARTIAL, clear, stored_result, write_text, writing
 from tutorkd.identity import TEXT, TEXT_DIGEST, TEXT_FILES, difference, text_files, with_contents
@@ -74,7 +74,7 @@ class RunFolder:
             self._found = self._read(run_file)
             self._compare()
             self._share()
-        elif self.path.exists() and contents(self.path) - {_PARTIAL_RUN_FILE}:
+        elif self.path.exists() and contents(self.path) - {_PARTIAL_RUN_FILE, FIRST_STAGE}:
             raise UserError(f"{self.path} holds something that isn't a run of tutorkd; choose another --output_dir")
 
     def _read(self, file: Path) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class RunFolder:
         """
         with writing(self.path, "choose another --output_dir"):
             if self._restart:
-                clear(self.path, {RUN_FILE, *LOCK_FILES})
+                clear(self.path, {RUN_FILE, FIRST_STAGE, *LOCK_FILES})
                 self._restart = False
             if (self.path / FINISHED_FILE).exists() and (why := lacking(self.path)):
                 print(f"the model in {self.path} isn't whole and will be made again: {why}")

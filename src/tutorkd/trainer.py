@@ -12,13 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd import probe
 from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
-from tutorkd.card import student_card, teacher_card
+from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.rows import StreamedRows
 from tutorkd.errors import UserError
+from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
-from tutorkd.methods import METHODS, Method, choose_method, objective_of_method
+from tutorkd.methods import (
+    CAUSAL_METHODS,
+    EMBEDDING_METHODS,
+    METHODS,
+    Method,
+    choose_method,
+    objective_of_method,
+)
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
@@ -27,6 +35,7 @@ from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
+from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, build_student
@@ -193,7 +202,7 @@ class DistillationTrainer(PackedRowsTrainer):
 
     def _write_card(self, folder: Path) -> None:
         of_run = self.settings, self.args, self.state, self.about_text
-        student_card(folder, self.saved_model, self.teacher, self.method, *of_run)
+        student_card(folder, self.saved_model, self.teacher, self.method, *of_run, _earlier(self.saved_model))
 
 
 class TutorKDTrainer(DistillationTrainer):
@@ -230,6 +239,19 @@ class TutorKDTrainer(DistillationTrainer):
         super().__init__(
             model, teacher_model, args, train_dataset, processing_class, eval_dataset, settings=args, **kwargs
         )
+
+
+def _earlier(student: PreTrainedModel) -> EarlierStage | None:
+    """What a student was trained with before, if its checkpoint is the folder of a finished run."""
+    name = student.config.name_or_path
+    if not name or lacking(Path(name)):
+        return None
+    noted, known = run_settings(Path(name)), {**CAUSAL_METHODS, **METHODS, **EMBEDDING_METHODS}
+    state = stored_result(Path(name) / FINISHED_FILE, {"global_step": int})
+    if state is None or noted.get("method") not in known:
+        return None
+    steps = f"{state['global_step']:,} steps, learning rate {noted.get('learning_rate')}"
+    return EarlierStage(known[noted["method"]], steps)
 
 
 def build_module(

@@ -33,7 +33,8 @@ def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     method = str(recipe.get("method"))
     for objective in (MASKED, CAUSAL, EMBEDDING):
         chosen = method if method in methods_for(objective) else next(iter(methods_for(objective)))
-        yield "distill", distill_arguments.parser(chosen, objective).keys
+        parser = distill_arguments.parser(chosen, objective)
+        yield "distill", [*parser.keys, *parser.sections]
     yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys
     yield "glue", glue.parser().keys

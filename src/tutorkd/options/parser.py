@@ -29,6 +29,7 @@ class OptionParser(HfArgumentParser):
         takes_recipe: whether ``--config`` names a recipe for these options.
         first: names of options that nearly every run sets, which ``--help`` shows ahead of the others.
         seldom: names of those that it shows behind them.
+        sections: keys of a recipe beside these options, which the command reads by itself.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class OptionParser(HfArgumentParser):
         takes_recipe: bool = True,
         first: Sequence[str] = (),
         seldom: Sequence[str] = (),
+        sections: Sequence[str] = (),
     ):
         super().__init__(
             prog=f"tutorkd {command}",
@@ -48,7 +50,7 @@ class OptionParser(HfArgumentParser):
             formatter_class=lambda prog: _Formatter(prog, max_help_position=36, width=110),
             allow_abbrev=False,
         )
-        self.takes_recipe = takes_recipe
+        self.takes_recipe, self.sections = takes_recipe, sections
         self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
             self.add_argument(
@@ -122,8 +124,8 @@ class OptionParser(HfArgumentParser):
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config), flags.config
-            check_keys(recipe, self.keys, where)
-        recipe = recipe or {}
+            check_keys(recipe, [*self.keys, *self.sections], where)
+        recipe = {key: value for key, value in (recipe or {}).items() if key not in self.sections}
         self._source = where
         namespace = self._parse(self._tokens(recipe), Namespace())
         self._source = self.prog

@@ -2,9 +2,11 @@
 
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from tutorkd.checkpoints import FIRST_STAGE
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.kinds import objective_of_checkpoint
@@ -19,10 +21,11 @@ from tutorkd.methods import (
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe
-from tutorkd.options.trainer_options import FIRST, SELDOM
+from tutorkd.options.trainer_options import FIRST, REFUSED, SELDOM
 from tutorkd.pretraining import corpus
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
+from tutorkd.settings import resolved
 from tutorkd.students import PRESETS
 
 DESCRIPTION = (
@@ -30,6 +33,7 @@ DESCRIPTION = (
     "The options of a method are shown by: tutorkd distill --method METHOD --help"
 )
 INITIAL_STUDENT = "initial_student"  # folder of the student as it starts, in that of the run
+SECTION = "first_stage"  # of a recipe: what is otherwise in a run that its own goes on from
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Distillation:
         settings: the method's constants, an instance of its dataclass in ``METHODS``, ``CAUSAL_METHODS`` or
             ``EMBEDDING_METHODS``.
         objective: what teacher and student are.
+        first: a run that makes the student which this one goes on with.
     """
 
     args: DistillArguments
@@ -97,11 +102,18 @@ class Distillation:
     settings: Any
     config: DistillationConfig
     objective: Objective = MASKED
+    first: "Distillation | None" = None
 
     @property
     def arguments(self) -> list[Any]:
         """All of them, which together tell one run from another."""
         return [self.args, self.text, self.settings, self.config]
+
+    def going_on(self, student: Path) -> "Distillation":
+        """The same, with a student that was made before."""
+        of_start = [each.name for each in fields(DistillArguments) if each.name.startswith("student_")]
+        changes: dict[str, Any] = {**dict.fromkeys(of_start), "student": str(student), "student_init": "auto"}
+        return replace(self, args=replace(self.args, **changes), first=None)
 
 
 def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionParser:
@@ -114,6 +126,7 @@ def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionPar
         [DistillArguments, CorpusArguments, DistillationConfig, methods_for(objective)[method].settings],
         defaults,
         first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
+        sections=[SECTION],
         seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
 
@@ -124,16 +137,55 @@ def read_distillation(
     """Options from flags and a recipe, as ``OptionParser.read`` takes them, with the constants of the method in them.
 
     Raises:
-        UserError: if there is no such method, and what ``OptionParser.read`` raises.
+        UserError: if there is no such method, and what ``OptionParser.read`` raises, for a first stage too.
     """
-    method, objective = _chosen(argv, recipe or {})
+    chosen = _chosen(argv, recipe or {})
+    args, text, config, settings = parser_of(chosen).read(argv, recipe, where)
+    options = Distillation(args, text, settings, config, objective_named(chosen))
+    if (section := chosen.get(SECTION)) is None:
+        return options
+    return replace(options, first=_first_stage(options, section, f"{chosen.get('config', where)}, {SECTION}"))
+
+
+def _first_stage(options: Distillation, section: Any, where: str) -> Distillation:
+    """A run as these options say but for a section of the recipe, and in a folder within theirs.
+
+    A method's constants are no part of what both share.
+
+    Raises:
+        UserError: for a section that says what follows from the rest, or can't be read.
+    """
+    if not isinstance(section, dict):
+        raise UserError(f"{where}: must be a mapping of keys to values")
+    follows = {
+        "output_dir": str(Path(options.config.output_dir) / FIRST_STAGE),
+        "restart": options.args.restart,
+        "dry_run": options.args.dry_run,
+        "push_to_hub": False,
+    }
+    for key in (*follows, SECTION):
+        if key in section:
+            raise UserError(f"{where}: {key} isn't to be set there, as it follows from the rest of the recipe")
+    if "method" not in section:
+        raise UserError(f"{where}: no method: name the one that makes the student which the recipe goes on with")
+    said = {**resolved([options.args, options.text, options.config]), **follows, **section}
+    known = {*parser_of(said).keys} - {*REFUSED}  # of these Trainer sets some by itself
+    return read_distillation([], {key: value for key, value in said.items() if key in known or key in section}, where)
+
+
+def parser_of(said: Mapping[str, Any]) -> OptionParser:
+    """Options of a run by what it says of its method, objective and teacher.
+
+    Raises:
+        UserError: if there is no such method.
+    """
+    method, objective = str(said["method"]), objective_named(said)
     choose_method(method, objective)
-    args, text, config, settings = parser(method, objective).read(argv, recipe, where)
-    return Distillation(args, text, settings, config, objective)
+    return parser(method, objective)
 
 
-def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Objective]:
-    """Method and objective that flags or recipe name; they decide which constants there are to be set."""
+def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe and those flags say which decide what constants there are to be set."""
     ahead = ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--method", "--config", "--objective", "--teacher"):
         ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
@@ -141,8 +193,7 @@ def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> tuple[str, Object
     flags, _ = ahead.parse_known_args(argv)
     recipe = load_recipe(flags.config) if flags.config else recipe
     named = {key: value for key, value in vars(flags).items() if value is not None}
-    chosen = {"method": "tutor-kd", **recipe, **named}
-    return str(chosen["method"]), objective_named(chosen)
+    return {"method": "tutor-kd", **recipe, **named}
 
 
 def objective_named(options: Mapping[str, Any]) -> Objective:

@@ -21,10 +21,11 @@ from tutorkd.methods import choose_method
 from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.positions import check_positions
-from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
+from tutorkd.pretraining.distill_arguments import SECTION, DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
+from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
 from tutorkd.teacher import Teacher
@@ -42,8 +43,34 @@ def distill(options: Distillation) -> Path:
     args, text, config = options.args, options.text, options.config
     if not args.teacher:
         raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
+    if options.first is not None:
+        options = _after_first_stage(options, options.first)
+        args = options.args
     make = partial(prepare, options)
     return run_training(options.arguments, text, config, args.restart, args.dry_run, args.drop_checkpoints, make)
+
+
+def _after_first_stage(options: Distillation, first: Distillation) -> Distillation:
+    """Make the student that a run goes on with, unless that is done; returns the run's options with it.
+
+    What the run itself can't be made with is refused before. Where nothing is to be trained (``--dry_run``), the
+    options keep the student that they have.
+
+    Raises:
+        Interrupted, UserError: what `distill` raises.
+    """
+    if options.config.world_size > 1:
+        raise UserError(
+            f"{SECTION}: two stages run in one process, and here are {options.config.world_size}: run the first one by "
+            "a recipe of its own, then the second with its folder as --student"
+        )
+    folder = Path(first.config.output_dir)
+    if lacking(folder):
+        prepare(options)
+    print(f"stage 1 of 2, in {folder}")
+    distill(first)
+    print(f"stage 2 of 2, in {options.config.output_dir}")
+    return options if lacking(folder) else options.going_on(folder)
 
 
 def prepare(options: Distillation) -> Prepared:

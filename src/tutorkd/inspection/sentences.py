@@ -109,7 +109,7 @@ def heldout_sentences(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase) 
     if not len(rows):
         raise UserError("the run held no text out (--heldout 0): name a text with --text")
     documents = _documents(rows[: min(_ROWS, len(rows))]["input_ids"], tokenizer)
-    return list(units((tokenizer.decode(ids) for ids in documents), "sentence"))
+    return list(units((str(tokenizer.decode(ids)) for ids in documents), "sentence"))
 
 
 def _documents(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:

@@ -131,7 +131,10 @@ class Inspector:
             unique = {token: rest for token, *rest in zip(*row, strict=True)}
             ordered = sorted(unique.items(), key=lambda entry: -entry[1][0])
             found.append(
-                [Candidate(shown(tokenizer, token), *p, token == original, token == drawn) for token, p in ordered]
+                [
+                    Candidate(shown(tokenizer, token), tutor, teacher, token == original, token == drawn)
+                    for token, (tutor, teacher) in ordered
+                ]
             )
         return found
 

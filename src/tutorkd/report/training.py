@@ -21,7 +21,7 @@ from tutorkd.pretraining import adapt_arguments, distill_arguments
 from tutorkd.report import device, log, settings
 from tutorkd.report.markdown import rendered
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Part, Section, table
-from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking
+from tutorkd.run_folder import FINISHED_FILE, RUN_FILE, lacking, run_settings
 from tutorkd.step import LOSS
 
 STATE_TYPES = {"global_step": int, "max_steps": int, "log_history": log.LOG_TYPE}

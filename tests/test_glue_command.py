@@ -10,6 +10,7 @@ import time
 from zipfile import ZipFile
 
 import glue_data
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -24,6 +25,8 @@ from tutorkd.glue import command as fine_tuning
 from tutorkd.glue.tasks import TASKS, USUAL
 from tutorkd.options.recipes import load_recipe
 
+RTE = dict(enumerate(TASKS["rte"].classes))
+CODES = {name: code for code, name in RTE.items()}
 ONE_SETTING = ["--learning_rates", "1e-3", "--batch_sizes", "8", "--epochs", "1", "--bf16", "false"]
 
 
@@ -446,6 +449,71 @@ def test_a_student_learns_from_the_teacher_that_is_fine_tuned_first_once_and_kep
     in_process.clear()
     complete(*_command("student", "rte"), "--distill_from", str(runs_of["teacher"] / "classifier"))
     assert in_process == ["rte"]
+
+
+def test_text_without_labels_is_learned_too_but_for_validation_rows(place, in_process, capsys, monkeypatch):
+    """16 rows of further text, 4 of them rows of the validation set, beside 24 labelled ones."""
+    build, read = runs.build_trainer, []
+    monkeypatch.setattr(
+        runs,
+        "build_trainer",
+        lambda model, tokenizer, rows, *rest: read.append(len(rows)) or build(model, tokenizer, rows, *rest),
+    )
+    save(tiny.masked_lm(num_hidden_layers=2), place / "student")
+    save(AutoModelForSequenceClassification.from_config(tiny.config("bert", id2label=RTE, label2id=CODES)), place / "c")
+    glue_data.write_task(place / "glue", "rte")
+    more, held = (glue_data.rows(TASKS["rte"], 12, seed) for seed in (7, 1))
+    columns = TASKS["rte"].columns
+    rows = {column: more[column] + held[column][:4] for column in columns}
+    (place / "more.jsonl").write_text(
+        "\n".join(json.dumps(dict(zip(columns, pair, strict=True))) for pair in zip(*rows.values(), strict=True))
+    )
+    command = [*_command("student", "rte"), "--distill_from", "c"]
+    complete(*command)
+    complete(*command, "--unlabelled", "more.jsonl")  # beside it
+    assert "the answers of" in (shown := capsys.readouterr().out)
+    assert shown.count("also on 12 rows without labels") == 1
+    assert in_process == ["rte", "rte"]
+    assert read == [24, 36]
+    folder = place / "out" / "runs" / find_checkpoint("student").slug / "rte"
+    results = {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/result.json")}
+    (without, taught) = (results[name] for name in sorted(results))
+    assert without["identity"]["unlabelled"] is None
+    assert (without["rows"]["train"], taught["rows"]["train"]) == (24, 24)
+    in_process.clear()
+    shutil.copy("more.jsonl", "copy.jsonl")
+    complete(*command, "--unlabelled", "copy.jsonl")
+    assert in_process == []  # the same rows
+    (place / "copy.jsonl").write_text((place / "more.jsonl").read_text().split("\n", 1)[1])
+    complete(*command, "--unlabelled", "copy.jsonl")
+    assert in_process == ["rte"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--tasks", "rte", "stsb", "--unlabelled", "m.csv", "--distill_from", "c"],
+            "--unlabelled is text of one task",
+        ),
+        (
+            ["--unlabelled", "m.csv"],
+            "text without labels is learned from a classifier's answers: name it with --distill",
+        ),
+        (
+            ["--unlabelled", "held.csv", "--distill_from", "c"],
+            "held.csv: all of its rows are rows of RTE's validation ",
+        ),
+        (["--unlabelled", "m.csv", "--distill_from", "c"], "data m.csv: there is no such file"),
+    ],
+)
+def test_mistakes_about_text_without_labels_are_told_in_a_line(place, capfd, flags, message):
+    save(AutoModelForSequenceClassification.from_config(tiny.config("bert", id2label=RTE, label2id=CODES)), place / "c")
+    glue_data.write_task(place / "glue", "rte")
+    held = pd.DataFrame(glue_data.rows(TASKS["rte"], 12, 1))
+    held[list(TASKS["rte"].columns)].to_csv(place / "held.csv", index=False)
+    assert message in fail(capfd, *_command("c", "rte"), *flags)
+    assert not (place / "out").exists()
 
 
 def test_a_task_isn_t_learned_from_a_classifier_of_another_or_an_encoder(place, capfd):

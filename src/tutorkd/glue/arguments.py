@@ -6,7 +6,7 @@ from itertools import product
 
 from tutorkd.errors import UserError, nearest
 from tutorkd.evaluation.arguments import FineTuneArguments
-from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
 from tutorkd.options.parser import OptionParser
 
@@ -163,6 +163,6 @@ def student_parser() -> OptionParser:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd glue``, behind its models."""
-    options = OptionParser("glue", DESCRIPTION, [GlueArguments, SoftTargetArguments], {})
+    options = OptionParser("glue", DESCRIPTION, [GlueArguments, TaskDistillationArguments], {})
     options.usage = "tutorkd glue MODEL [MODEL ...] [options]"
     return options

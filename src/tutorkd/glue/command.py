@@ -9,9 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
-from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.evaluation.labelled import load_texts, without
+from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing
 from tutorkd.glue.arguments import GlueArguments
@@ -30,7 +33,7 @@ from tutorkd.tables import fitted, show
 from tutorkd.words import report_command
 
 
-def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft: SoftTargetArguments) -> int:
+def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft: TaskDistillationArguments) -> int:
     """Run models on tasks, print the plan, or run one of them, as the options say; returns the exit code.
 
     Args:
@@ -39,6 +42,11 @@ def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft:
     Raises:
         UserError: if models, data or the output folder can't be used.
     """
+    if soft.unlabelled is not None and len(args.tasks) > 1:
+        raise UserError(
+            f"--unlabelled is text of one task, and here are {len(args.tasks)}: name it with --tasks, such as --tasks "
+            f"{args.tasks[0]}"
+        )
     check_there(args.tasks, args.data_dir, args.predict)
     checkpoints, teacher = _checkpoints(models, args.teacher)
     tasks = [name for name in args.tasks if args.unit is None or args.unit.endswith(f"/{name}")]
@@ -68,7 +76,7 @@ def _run_all(
     models: Sequence[str],
     flags: Sequence[str],
     args: GlueArguments,
-    soft: SoftTargetArguments,
+    soft: TaskDistillationArguments,
 ) -> int:
     """Run those units that are left to do, and write the results of all; returns the exit code: 1 if a run failed."""
     runs = [run for unit in units for run in unit.runs]
@@ -118,11 +126,12 @@ def _checkpoints(models: Sequence[str], teacher: str | None) -> tuple[list[Check
     return list(found.values()), of_teacher
 
 
-def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetArguments) -> list[Unit]:
-    """The units of a task, with whom they learn it from: a classifier of it, or the teacher, which is fine-tuned first.
+def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: TaskDistillationArguments) -> list[Unit]:
+    """The units of a task, with whom they learn it from: a classifier of it, or the teacher, which is fine-tuned first;
+    and with the text without labels that they learn it on.
 
     Raises:
-        UserError: if it is neither, or answers another question.
+        UserError: if it is neither, or answers another question, or if there is no such text.
     """
     if soft.distill_from is None:
         return list(units)
@@ -133,9 +142,26 @@ def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: SoftTargetA
     else:
         made, identity = classifier.name, classifier.identity
         TaskTeacher(soft, problem_of_task(task), task.classes)
-    lesson = Lesson(made, identity, classifier.title, soft)
+    lesson = Lesson(made, identity, classifier.title, soft, _unlabelled(units[0], soft.unlabelled))
     keeps = made != classifier.name
     return [replace(unit, keeps=keeps) if unit is of_teacher else replace(unit, lesson=lesson) for unit in units]
+
+
+def _unlabelled(unit: Unit, source: str | None) -> Dataset | None:
+    """Text of a unit's task but for its validation rows.
+
+    Raises:
+        UserError: if it can't be read, or nothing is left.
+    """
+    if source is None:
+        return None
+    first, *second = unit.task.columns
+    rows = load_texts(source, "train", first, *(second or [None]))
+    for split in unit.rows.validation.values():
+        rows = without(rows, split)
+    if not len(rows):
+        raise UserError(f"{source}: all of its rows are rows of {unit.task.title}'s validation set")
+    return rows
 
 
 def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:

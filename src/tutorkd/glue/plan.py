@@ -66,14 +66,15 @@ def seconds_to_go(unit: Unit, model: PreTrainedModel) -> float:
     tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
     tokens = tokenizer(*text_columns(rows), truncation=True, max_length=unit.settings[0].max_length)
     length = round(fmean(len(ids) for ids in tokens["input_ids"]))
-    validation = _FORWARD * sum(map(len, unit.rows.validation.values())) / len(unit.rows.train)
-    an_epoch: dict[int, float] = {}
+    validation = _FORWARD * sum(map(len, unit.rows.validation.values()))
+    a_row: dict[int, float] = {}
     total = 0.0
     for run in unit.runs:
         if run.result is not None:
             continue
         batch, epochs = run.settings.per_device_train_batch_size, run.settings.num_train_epochs
-        if batch not in an_epoch:
-            an_epoch[batch] = fine_tuning_seconds(model, len(unit.rows.train), length, run.settings) / epochs
-        total += an_epoch[batch] * (epochs + validation)
+        if batch not in a_row:
+            used = len(unit.rows.train)
+            a_row[batch] = fine_tuning_seconds(model, used, length, run.settings) / (epochs * used)
+        total += a_row[batch] * (epochs * unit.rows_read + validation)
     return total

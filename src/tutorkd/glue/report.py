@@ -124,11 +124,17 @@ def _averages(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _on_more(rows: int) -> str:
+    return f", also on {rows:,} rows without labels" if rows else ""
+
+
 def _notes(model: Mapping[str, Any]) -> list[str]:
     tasks = {TASKS[name]: task for name, task in model["tasks"].items() if task["figures"]}
     notes = [
-        f"Learned from the labels and the answers of {escaped(title)}."
-        for title in dict.fromkeys(found.get("distilled_from") for found in tasks.values())
+        f"Learned from the labels and the answers of {escaped(title)}{_on_more(more)}."
+        for title, more in dict.fromkeys(
+            (found.get("distilled_from"), found.get("unlabelled_rows", 0)) for found in tasks.values()
+        )
         if title
     ]
     for words, part in (("Training rows used", rows_used), ("Validation rows measured on", rows_judged)):

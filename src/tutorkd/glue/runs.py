@@ -22,6 +22,7 @@ from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
+from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
@@ -52,12 +53,14 @@ class Lesson:
         classifier: a classifier of the task, by path or Hub name; it may be made only after this.
         identity: what tells it from others, known before it is made.
         title: what it is called.
+        unlabelled: further texts that its answers are learned on, in the columns of the task's rows.
     """
 
     classifier: str
     identity: dict[str, Any]
     title: str
     soft: SoftTargetArguments
+    unlabelled: Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,21 @@ class Unit:
         if self.lesson:
             shared |= {**self.lesson.soft.settings(), "distill_from": self.lesson.identity}
             taught = "-soft-targets"  # beside the runs of labels alone
+            if self.lesson.unlabelled is not None:
+                shared["unlabelled"] = digest([self.lesson.unlabelled])
+                taught += "-unlabelled"
         runs = []
         for s in self.settings:
             readable = f"lr{s.learning_rate:g}-batch{s.per_device_train_batch_size}-epochs{s.num_train_epochs:g}"
             identity = {**shared, **dataclasses.asdict(s), "bf16": s.uses_bfloat16()}
             runs.append(Run(self.folder / f"{readable}-seed{s.seed}{taught}", s, json.loads(json.dumps(identity))))
         return runs
+
+    @property
+    def rows_read(self) -> int:
+        """How many rows an epoch of training has."""
+        more = self.lesson.unlabelled if self.lesson else None
+        return len(self.rows.train) + len(more or ())
 
     def to_do(self) -> list[Run]:
         """Runs that aren't finished; the first one is when its classifier is kept, where that is asked for."""
@@ -239,7 +251,7 @@ class Tokenised:
         if unit.lesson:
             soft = dataclasses.replace(unit.lesson.soft, distill_from=unit.lesson.classifier)
             self.teacher = TaskTeacher(soft, problem_of_task(unit.task), unit.task.classes)
-            train = self.teacher.taught(train, self.max_length)
+            train = self.teacher.taught(train, self.max_length, unit.lesson.unlabelled)
         self.train = self.of(train)
         self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}
 
@@ -279,7 +291,7 @@ def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
     return {
         "identity": run.identity,
         "scores": score(unit.task, unit.rows.validation_labels, logits),
-        "rows": {"train": len(rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
+        "rows": {"train": len(unit.rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
         "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
         "train_seconds": seconds,
         "device": str(trainer.args.device),

@@ -85,6 +85,7 @@ def _task(unit: Unit, error: str | None) -> dict[str, Any]:
     return {
         "setting": selected[0][0].setting if selected else None,
         "distilled_from": unit.lesson.title if unit.lesson else None,
+        "unlabelled_rows": unit.rows_read - len(unit.rows.train),
         "figures": figures,
         "settings": len({run.setting for run in unit.runs}),
         "runs": len(unit.runs),

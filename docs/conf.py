@@ -41,11 +41,12 @@ PARSERS = {
 
 project, release = "tutorkd", __version__
 copyright = "the tutorkd developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_llms_txt"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_llms_txt"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 myst_fence_as_directive = ["math"]
+nb_execution_mode = "off"  # what they keep is shown
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 html_theme = "furo"
@@ -87,7 +88,12 @@ def _write_pages(app: Sphinx) -> None:
 
 
 def _lead_links_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
-    """Links to files of the repository: some are pages here, source code is only named, data can be fetched."""
+    """Links to files of the repository: some are pages here, source code is only named, data can be fetched.
+
+    Notebooks lie in a folder of their own, where the same links lead to pages.
+    """
+    if page.startswith("notebooks/"):
+        return
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)#]+)(#[^)]*)?\)", _link, source[0])
 
 

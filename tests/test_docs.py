@@ -70,6 +70,7 @@ def _anchor(heading: str) -> str:
 
 def test_every_page_is_in_the_table_of_contents():
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index", "results", "contributing"}
+    pages |= {f"notebooks/{page.stem}" for page in (ROOT / "docs/notebooks").glob("*.ipynb")}
     contents = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     assert pages == {page for page in pages if re.search(rf"^{re.escape(page)}$", contents, re.MULTILINE)}
 

@@ -156,7 +156,7 @@ def _unlabelled(unit: Unit, source: str | None) -> Dataset | None:
     if source is None:
         return None
     first, *second = unit.task.columns
-    rows = load_texts(source, "train", first, *(second or [None]))
+    rows = load_texts(source, "train", first, second[0] if second else None)
     for split in unit.rows.validation.values():
         rows = without(rows, split)
     if not len(rows):

@@ -58,7 +58,7 @@ MISTYPED = {
     "compare": ["some-recipe", "--output_dri", "there"],
     "report": ["some-folder", "--wacth"],
     "demo": ["--causla"],
-    "env": ["--versoin"],
+    "env": ["--versions"],
 }
 
 

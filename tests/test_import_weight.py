@@ -57,6 +57,7 @@ MISTYPED = {
     "export": ["--max_lenght", "1"],
     "compare": ["some-recipe", "--output_dri", "there"],
     "report": ["some-folder", "--wacth"],
+    "inspect": ["--prot", "1"],
     "demo": ["--causla"],
     "env": ["--versions"],
 }

@@ -159,7 +159,7 @@ def histogram(counts: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, 
         alt.Chart(_data(counts))
         .mark_bar(color="var(--series-0)")
         .encode(
-            x=alt.X("low:Q", title=x, scale=across, axis=alt.Axis(tickCount=5)),
+            x=alt.X("low:Q", bin="binned", title=x, scale=across, axis=alt.Axis(tickCount=5)),
             x2="high:Q",
             y=alt.Y("value:Q", title=y, scale=up, axis=alt.Axis(tickCount=4, tickMinStep=1, format=_SHORT)),
             tooltip=[*told, alt.Tooltip("value:Q", title=y)],

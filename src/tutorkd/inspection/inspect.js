@@ -17,7 +17,7 @@ function element(tag, classes, ...children) {
 
 /** A figure as it is read; what there isn't is a dash. */
 function number(value) {
-  return value === null || value === undefined ? "-" : value.toFixed(2);
+  return value === null || value === undefined ? "-" : value.toFixed(2).replace("-0.00", "0.00");
 }
 
 /** A probability in per cent. */

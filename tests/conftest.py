@@ -24,7 +24,8 @@ def _threads():
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
+def _own_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # of whoever starts the tests; tables would be printed for it
     monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))  # of child processes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")

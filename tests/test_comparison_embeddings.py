@@ -15,7 +15,7 @@ from commands import complete, fail, run_here, save_corpus
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import evaluation
 
-from tutorkd.cli import compare
+from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE
 from tutorkd.comparison.on_embeddings import EMBEDDINGS, ERROR, MEAN, embedding_measures
 from tutorkd.evaluation import embedding_models
@@ -52,7 +52,7 @@ def here(tmp_path, monkeypatch):
 def in_process(monkeypatch):
     """Cells run here, and their names are told."""
     ran: list[str] = []
-    monkeypatch.setattr(compare, "run_processes", run_here(ran, lambda cell: cell.name))
+    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
     return ran
 
 

@@ -65,7 +65,9 @@ def test_a_bar_within_a_cell_stays_in_it():
     assert fitted(table, 5) == "x | y\n  b  z"
 
 
-@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("", 160), ("wide", 160)])
+@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("", None), ("wide", None)])
 def test_the_width_is_the_terminal_s_or_what_columns_says(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
     assert terminal_width() == width
+    table = aligned(["a", "b"], [["x", "y" * 60]], words=2)
+    assert (fitted(table) == table) == (width is None)

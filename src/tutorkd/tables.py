@@ -36,15 +36,15 @@ def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, 
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 
-def terminal_width() -> int:
-    """Columns of the terminal, or what $COLUMNS says; many where the output goes elsewhere."""
+def terminal_width() -> int | None:
+    """Columns of the terminal, or what $COLUMNS says; None where the output goes to a file or another program."""
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return shutil.get_terminal_size().columns if known else _NO_TERMINAL
+    return shutil.get_terminal_size().columns if known else None
 
 
 def show(table: Table, console: Console | None = None) -> None:
     """Print a table; where the terminal is too narrow for its words, row by row with a line for each cell."""
-    console = console or Console(highlight=False, width=terminal_width())
+    console = console or Console(highlight=False, width=terminal_width() or _NO_TERMINAL)
     if Console(width=10 * _NO_TERMINAL).measure(table).minimum <= console.width:
         console.print(table)
         return
@@ -59,9 +59,11 @@ def fitted(text: str, width: int | None = None) -> str:
     """Markdown whose tables are written row by row where the terminal is too narrow for them.
 
     Args:
-        width: of the terminal, by default this one's.
+        width: of the terminal, by default this one's; without one the text stays as it is.
     """
     width = terminal_width() if width is None else width
+    if width is None:
+        return text
     parts = []
     for is_table, lines in groupby(text.split("\n"), key=lambda line: line.startswith("| ")):
         block = list(lines)

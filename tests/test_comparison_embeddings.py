@@ -125,8 +125,7 @@ def test_the_undistilled_student_is_what_training_starts_from(here, in_process):
 def test_a_matrix_goes_on_until_the_pairs_are_others(here, in_process):
     complete(*command())
     in_process.clear()
-    shutil.copy("pairs.csv", "copy.csv")
-    complete(*command("--sts", "copy.csv"))
+    complete(*command("--sts", str(here / "pairs.csv")))
     assert in_process == []  # the same pairs, however their file is spelled
     pd.read_csv("pairs.csv").iloc[:20].to_csv("pairs.csv")
     complete(*command())

@@ -271,11 +271,11 @@ def test_after_a_kill_finished_shards_are_not_made_again_and_the_rows_are_the_sa
     (scratch,) = (tmp_path / "cache").glob(".*.partial/scratch")
     (scratch / ".9.1").touch()  # as a process that was killed in the midst of a shard leaves
 
-    def read(parts, column, plain=shards._read_parts):
+    def read(parts, *others, plain=shards._read_parts):
         assert not (scratch / ".9.1").exists()
         ((_, span),) = parts
         (tmp_path / f"read-{span.start // SIZE}").touch()
-        return plain(parts, column)
+        return plain(parts, *others)
 
     monkeypatch.setattr(shards, "_read_parts", read)
     packed = prepare(path, num_proc=processes)

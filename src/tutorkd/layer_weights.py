@@ -17,7 +17,7 @@ class LayerWeights(Protocol):
 class RelationSettings:
     """L_rel, which none of the papers has beside their other losses."""
 
-    relation_weight: float = field(default=0.0, metadata={"help": "Weight of L_rel (Wang et al. 2021), for any heads."})
-    relation_heads: int = field(
-        default=48, metadata={"help": "Its heads (Wang et al. 2021), dividing both hidden sizes."}
+    relation_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_rel (Wang et al. 2021); heads may differ."}
     )
+    relation_heads: int = field(default=48, metadata={"help": "Relation heads of L_rel (Wang et al. 2021)."})

@@ -19,6 +19,18 @@ MARKS = [
     ),
 ]
 
+
+def watched(context, told: list[str], asked: list[str]):
+    """A new tab; what its page complains of is added to ``told``, and what it fetches to ``asked``."""
+    tab = context.new_page()
+    tab.set_default_timeout(120_000)  # machines that run tests are busy
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    return tab
+
+
 # The least contrast of text by WCAG 2.2 at level AA, and of what charts are drawn with.
 TEXT, DRAWN = 4.5, 3.0
 # Of each element with text of its own: its colour, the colour behind it, and how they contrast.

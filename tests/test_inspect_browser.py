@@ -5,7 +5,7 @@ import time
 
 import pytest
 import uvicorn
-from browser import CONTRASTS, DRAWN, MARKS, TEXT
+from browser import CONTRASTS, DRAWN, MARKS, TEXT, watched
 
 from tutorkd.errors import UserError
 from tutorkd.examples import Replacement
@@ -58,12 +58,7 @@ def show(browser, tmp_path):
             file.write_text(html(False), encoding="utf-8")
             address = file.as_uri()
         contexts.append(browser.new_context(**how))
-        tab = contexts[-1].new_page()
-        tab.set_default_timeout(120_000)  # machines that run tests are busy
-        tab.on("console", lambda message: told.append(message.text))
-        tab.on("pageerror", lambda error: told.append(str(error)))
-        tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
-        tab.on("request", lambda request: asked.append(request.url))
+        tab = watched(contexts[-1], told, asked)
         tab.goto(address)
         tab.wait_for_selector("body[data-drawn]")
         return tab

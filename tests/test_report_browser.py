@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browser import CONTRASTS, DRAWN, MARKS, TEXT
+from browser import CONTRASTS, DRAWN, MARKS, TEXT, watched
 from report_folders import HOSTILE, LOG, write_comparison, write_evaluation, write_glue, write_run
 
 from tutorkd.report.folders import sections
@@ -22,12 +22,7 @@ def show(browser, tmp_path):
         file = tmp_path / "report.html"
         file.write_text(page(folder, sections(folder), refresh), encoding="utf-8")
         contexts.append(browser.new_context(**how))
-        tab = contexts[-1].new_page()
-        tab.set_default_timeout(60_000)  # machines that run tests are busy
-        tab.on("console", lambda message: told.append(message.text))
-        tab.on("pageerror", lambda error: told.append(str(error)))
-        tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
-        tab.on("request", lambda request: asked.append(request.url))
+        tab = watched(contexts[-1], told, asked)
         tab.goto(file.as_uri())
         tab.wait_for_selector("body[data-drawn]")
         return tab

@@ -12,10 +12,10 @@ from commands import complete, fail, run_here, save_causal, save_corpus
 from transformers import AutoModelForCausalLM
 
 from tutorkd.comparison import command as comparing
-from tutorkd.comparison import plots
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.measures import CAUSAL_MODELS
 from tutorkd.comparison.report import markdown, summarise
+from tutorkd.comparison.score_plots import score_against_cost
 from tutorkd.evaluation import language_models
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.generation import Speed
@@ -249,7 +249,7 @@ def test_the_table_has_references_first_then_the_nearest_to_the_teacher(finished
 def test_the_plot_of_distances_says_that_lower_is_better(finished, seeds):
     summary = summarise([cell for cell in finished if cell.seed < seeds], {})
     styles = dict.fromkeys(["near", "far"], ("black", "-"))
-    (axes,) = plots.score_against_cost(summary, styles, CAUSAL_MODELS.score).axes
+    (axes,) = score_against_cost(summary, styles, CAUSAL_MODELS.score).axes
     assert axes.get_ylabel() == "KL(teacher || student) on held-out text, nats a token"
     title = axes.get_title(loc="left")
     assert title.endswith("; lower is better")

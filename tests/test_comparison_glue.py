@@ -12,10 +12,11 @@ import yaml
 from commands import complete, fail, lines_of, run_here, save, save_corpus
 
 from tutorkd.cli.main import main
-from tutorkd.comparison import bench, on_glue, plots
+from tutorkd.comparison import bench, on_glue
 from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.report import markdown, summarise
+from tutorkd.comparison.score_plots import score_against_cost
 from tutorkd.errors import UserError
 from tutorkd.files import write_text
 from tutorkd.glue import command as fine_tuning
@@ -273,7 +274,7 @@ def test_variants_are_compared_task_by_task_in_the_results_and_by_the_mean_in_wo
 
 def test_the_plot_s_bars_are_the_standard_errors_of_the_means(finished):
     styles = dict.fromkeys(["kd", "mlm"], ("black", "-"))
-    (axes,) = plots.score_against_cost(summarise(finished, {}), styles, finished[0].measures.score).axes
+    (axes,) = score_against_cost(summarise(finished, {}), styles, finished[0].measures.score).axes
     assert axes.get_title(loc="left") == "Score against cost, mean over 2 seeds; bars: standard error over seeds"
     lengths = [container.lines[2][0].get_segments()[0][:, 1] for container in axes.containers]
     assert [(high - low) / 2 for low, high in lengths] == pytest.approx([3.5, 0])

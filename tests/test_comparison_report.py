@@ -10,6 +10,7 @@ from tutorkd.comparison import plots
 from tutorkd.comparison.cell import _seconds
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.report import figures, markdown, summarise
+from tutorkd.comparison.score_plots import _label_at_the_right, score_against_cost, score_at_equal_cost
 from tutorkd.files import write_text
 
 NAMES = ["plain", "a|b", "third"]
@@ -113,9 +114,14 @@ def test_seconds_of_training_are_summed_over_the_log_s_windows():
     assert _seconds([{"train_runtime": 1.0, "step": 4}], 4, 24) is None  # where nothing is logged
 
 
-def test_plots_are_written_as_png_and_svg(cells, tmp_path):
+@pytest.mark.parametrize(("dearer", "name"), [(1.04, "score"), (1.06, "score-cost")])
+def test_plots_are_written_as_png_and_svg(cells, tmp_path, dearer, name):
+    for cell in cells:
+        if cell.variant == "third" and cell.result is not None:
+            training = {**cell.result["training"], "flops": dearer * 2e12}
+            write_text(cell.folder / RESULT_FILE, json.dumps({**cell.result, "training": training}))
     files = plots.draw(cells, summarise(cells, {}), tmp_path)
-    assert [file.name for file in files] == ["score-cost.png", "score-cost.svg", "training.png", "training.svg"]
+    assert [file.name for file in files] == [f"{name}.png", f"{name}.svg", "training.png", "training.svg"]
     for file in files:
         start = file.read_bytes()[:200]
         assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
@@ -124,7 +130,7 @@ def test_plots_are_written_as_png_and_svg(cells, tmp_path):
 @pytest.mark.parametrize(("seeds", "bars"), [(1, "standard error of the score"), (2, "standard deviation over seeds")])
 def test_bars_are_the_deviation_over_seeds_or_of_one_seed_the_standard_error(cells, seeds, bars):
     cells = [cell for cell in cells if cell.seed < seeds]
-    figure = plots.score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-")))
+    figure = score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-")))
     (axes,) = figure.axes
     assert bars in axes.get_title(loc="left")
     lengths = {
@@ -146,11 +152,42 @@ def test_a_reference_that_is_far_off_is_told_and_not_drawn(cells, accuracy, draw
             file = cell.folder / RESULT_FILE
             result = json.loads(file.read_text())
             file.write_text(json.dumps({**result, "evaluation": {**result["evaluation"], "accuracy": accuracy}}))
-    (axes,) = plots.score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
+    (axes,) = score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
     # The variants are at 70, 75 and 85, so that 25 is three times their spread below them.
     heights = {round(float(line.get_ydata()[0]), 6) for line in axes.get_lines() if line.get_linestyle() == "--"}
     assert (100 * accuracy in heights) == drawn
     assert ("far off, not drawn: not distilled 24" in axes.get_xlabel()) != drawn
+
+
+def test_scores_at_equal_cost_stand_side_by_side_with_the_scores_of_each_seed(cells):
+    (axes,) = score_at_equal_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "not distilled",
+        "a|b",
+        "third",
+        "plain",
+        "teacher",
+    ]
+    means = [container.lines[0].get_xydata().tolist() for container in axes.containers]
+    assert means == [[[pytest.approx(mean), height]] for height, mean in enumerate([60, 70, 75, 85, 90])]
+    seeds = {line.get_ydata()[0]: line.get_xdata().tolist() for line in axes.get_lines() if len(line.get_xdata()) == 2}
+    assert seeds[3] == pytest.approx([80, 90])
+    assert 2 not in seeds  # third has one seed, whose dot is its mean
+    assert axes.get_title(loc="left") == (
+        "At equal cost, 2 TFLOP, mean over 2 seeds; bars: standard deviation over seeds or, of one seed, standard "
+        "error of the score"
+    )
+
+
+def test_a_reference_far_off_doesn_t_squash_the_scores_at_equal_cost(cells):
+    for cell in cells:
+        if cell.kind == "undistilled":
+            result = cell.result
+            changed = {**result, "evaluation": {**result["evaluation"], "accuracy": 0.24}}
+            write_text(cell.folder / RESULT_FILE, json.dumps(changed))
+    (axes,) = score_at_equal_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a|b", "third", "plain", "teacher"]
+    assert "far off, not drawn: not distilled 24" in axes.get_xlabel()
 
 
 def test_a_cell_that_gives_one_class_alone_is_told(cells):
@@ -176,7 +213,7 @@ def test_labels_of_points_at_one_place_don_t_overlap():
     axes = figure.add_subplot()
     axes.set_ylim(0, 1)
     axes.set_xlim(0, 1)
-    plots._label_at_the_right(axes, [(0.5, 0.5, f"label {i}", "black") for i in range(10)] + [(0.2, 0.9, "far", "k")])
+    _label_at_the_right(axes, [(0.5, 0.5, f"label {i}", "black") for i in range(10)] + [(0.2, 0.9, "far", "k")])
     figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
     assert len(boxes) == 11
@@ -244,7 +281,7 @@ def test_a_student_that_was_measured_on_its_way_has_a_curve_that_ends_in_its_poi
             evaluation = {**result["evaluation"], "accuracy": 0.6 + cell.seed / 10}
             file.write_text(json.dumps({**result, "on_the_way": {"2": {"flops": 1e12, "evaluation": evaluation}}}))
     summary = summarise(cells, {})
-    (axes,) = plots.score_against_cost(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
+    (axes,) = score_against_cost(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
     curves = [line.get_xydata().tolist() for line in axes.get_lines() if len(line.get_xydata()) == 2]
     assert [[1e12, pytest.approx(65)], [2e12, pytest.approx(85)]] in curves
     assert "curves: students on their way, their learning rate not yet down" in axes.get_xlabel()

@@ -178,6 +178,21 @@ def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp
     assert "Parameters: of the classifier." in read(folder).words  # the caption of results.md
 
 
+def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path):
+    file = write_comparison(tmp_path) / "results.json"
+    summary = json.loads(file.read_text())
+    for each in summary["rows"]:
+        if "training_flops" in each["figures"]:
+            each["figures"]["training_flops"]["mean"] = 1e12
+    file.write_text(json.dumps(summary))
+    (section,) = sections(tmp_path)
+    costs = panels(section, "Score against cost")
+    assert list(costs) == ["At equal operations", "training, time"]
+    shown = data(costs["At equal operations"])
+    assert [row["name"] for row in shown] == ["teacher", "costly", "plain"]
+    assert [shown[2][key] for key in ("low", "value", "high")] == pytest.approx([79, 80, 81])
+
+
 def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_path):
     file = write_comparison(tmp_path) / "results.json"
     summary = json.loads(file.read_text())

@@ -41,6 +41,11 @@ def far_off(reference: float, scores: Sequence[float]) -> bool:
     return room > 0 and not min(scores) - room <= reference <= max(scores) + room
 
 
+def same_cost(costs: Sequence[float]) -> bool:
+    """Whether variants cost the same, but for what the last whole step makes of a budget: within a twentieth."""
+    return max(costs) <= 1.05 * min(costs)
+
+
 class Column(NamedTuple):
     """A column of the table; where a row lacks the figure it says "-"."""
 

@@ -8,27 +8,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
-from sklearn.isotonic import isotonic_regression
+from matplotlib.ticker import MaxNLocator
 
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
-from tutorkd.comparison.measures import ENCODERS, Score, far_off
+from tutorkd.comparison.measures import same_cost
+from tutorkd.comparison.score_plots import DASHES, Styles, score_against_cost, score_at_equal_cost
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
 
-Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
 Log = dict[str, dict[str, dict[int, list[float]]]]  # figure to variant to step to the values of the seeds
 
-_DASHES = ["-", "--", ":", "-."]
-_MARKERS = ["o", "s", "^", "D"]
-_GREY = "#666666"
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
-_LABEL_GAP = 0.055  # of the axes' height between two labels
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
 _METHODS = (*METHODS.values(), *CAUSAL_METHODS.values(), *EMBEDDING_METHODS.values())
 _FIGURES = (LOSS, *(figure for method in _METHODS for figure in method.figures))
@@ -36,7 +29,8 @@ _DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 
 
 def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write score against cost, and for each student the figures of the log against steps; returns the files.
+    """Write the scores against cost, or side by side where it is the same, and for each student the figures of the log
+    against steps; returns the files.
 
     Args:
         summary: as ``summarise`` gives it.
@@ -45,85 +39,16 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
     logs = _logs(cells)
     score = cells[0].measures.score
-    if any({"training_flops", score.name} <= row["figures"].keys() for row in summary["rows"]):
-        plots["score-cost"] = score_against_cost(summary, styles, score)
+    points = [row for row in summary["rows"] if {"training_flops", score.name} <= row["figures"].keys()]
+    if points:
+        costs = [row["figures"]["training_flops"]["mean"] for row in points]
+        equal = same_cost(costs) and not any(row["curve"] for row in points)
+        name, plot = ("score", score_at_equal_cost) if equal else ("score-cost", score_against_cost)
+        plots[name] = plot(summary, styles, score)
     for student, log in logs.items():
         name = "training" if len(logs) == 1 else f"training-{slug(student)}"
         plots[name] = figures_against_steps(log, student, styles)
     return [file for name, plot in plots.items() for file in save_figure(plot, folder, name)]
-
-
-def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score = ENCODERS.score) -> Figure:
-    """Score against floating-point operations of training: a labelled point a variant and student."""
-    rows = [row for row in summary["rows"] if score.name in row["figures"]]
-    points = [row for row in rows if "training_flops" in row["figures"]]
-    students = list(dict.fromkeys(row["student"] for row in points))
-    figure = Figure(figsize=(7.5, max(4.5, 0.3 * len(rows) + 1.5)))
-    axes = figure.add_subplot()
-    labels = []
-    for row in points:
-        x, y = row["figures"]["training_flops"]["mean"], row["figures"][score.name]
-        colour, dashes = styles[row["variant"]]
-        marker = students.index(row["student"]) + _DASHES.index(dashes)
-        axes.errorbar(
-            x,
-            score.scale * y["mean"],
-            yerr=bars[0] if (bars := _bar(row, score)) else None,
-            fmt=_MARKERS[marker % len(_MARKERS)],
-            color=colour,
-            capsize=3,
-            markersize=7,
-            alpha=0.8,
-        )
-        if row["curve"]:
-            way = [(point["flops"], point["mean"]) for point in row["curve"]]
-            flops, means = zip(*way, (x, y["mean"]), strict=True)
-            axes.plot(flops, [score.scale * mean for mean in means], color=colour, linestyle=dashes, linewidth=1.2)
-        labels.append((x, score.scale * y["mean"], _title(row, students), colour))
-    edge, beyond = axes.get_xlim()[1], []
-    heights = [height for _, height, _, _ in labels]
-    for row in rows:
-        if row not in points:
-            y = score.scale * row["figures"][score.name]["mean"]
-            if far_off(y, heights):
-                beyond.append(f"{_title(row, students)} {y:.4g}")
-                continue
-            axes.axhline(y, color=_GREY, linewidth=1, linestyle="--")
-            labels.append((edge, y, _title(row, students), _GREY))
-    axes.margins(x=0.1, y=0.1)
-    axes.autoscale_view()
-    _label_at_the_right(axes, labels)
-    axes.xaxis.set_major_formatter(EngFormatter("FLOP"))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    curves = any(row["curve"] for row in points)
-    note = "\ncurves: students on their way, their learning rate not yet down" if curves else ""
-    note += f"\nfar off, not drawn: {', '.join(beyond)}" if beyond else ""
-    axes.set_xlabel(f"training, floating-point operations of matrix products (FLOP){note}")
-    axes.set_ylabel(score.axis)
-    axes.grid(alpha=0.25)
-    seeds = max(len(row["seeds"]) for row in points)
-    over = f", mean over {seeds} seeds" if seeds > 1 else ", one seed"
-    kinds = {bar[1] for row in points if (bar := _bar(row, score))}
-    over += f"; bars: {' or, of one seed, '.join(sorted(kinds))}" if kinds else ""
-    over += "; lower is better" if score.lower_is_better else ""
-    axes.set_title(f"Score against cost{over}", loc="left", fontsize=11)
-    return figure
-
-
-def _bar(row: Mapping[str, Any], score: Score) -> tuple[float, str] | None:
-    """Half the length of a point's bar, and what it is. One seed has no deviation; what is known of it, if anything, is
-    how far its score may be off on other rows, or with other fine-tunings.
-    """
-    found = row["figures"][score.name]
-    alone = row["figures"].get(score.standard_error, {"mean": None})["mean"]
-    for length, what in (
-        (found.get("standard_error"), "standard error over seeds"),
-        (found["sd"], "standard deviation over seeds"),
-        (alone, "standard error of the score"),
-    ):
-        if length is not None:
-            return score.scale * length, what
-    return None
 
 
 def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
@@ -195,31 +120,5 @@ def _logs(cells: Sequence[Cell]) -> dict[str, Log]:
 
 def _styles(variants: Sequence[str]) -> Styles:
     """A colour and a dash pattern for each, colours first."""
-    styles = [(colour, dashes) for dashes, colour in product(_DASHES, COLOURS)]
+    styles = [(colour, dashes) for dashes, colour in product(DASHES, COLOURS)]
     return {variant: styles[i % len(styles)] for i, variant in enumerate(dict.fromkeys(variants))}
-
-
-def _title(row: Mapping[str, Any], students: Sequence[str]) -> str:
-    return f"{row['variant']}, {row['student']}" if len(students) > 1 and row["student"] else row["variant"]
-
-
-def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Labels in a column beside the axes in the order of their points, a thin line to each, none on another."""
-    ordered = sorted(labels, key=lambda label: label[1])
-    low, high = axes.get_ylim()
-    wanted = np.array([(y - low) / (high - low) for _, y, _, _ in ordered])
-    steps = _LABEL_GAP * np.arange(len(ordered))
-    # As near to their points as a gap between neighbours allows.
-    places = isotonic_regression(wanted - steps) + steps
-    for (x, y, text, colour), place in zip(ordered, places, strict=True):
-        axes.annotate(
-            text,
-            xy=(x, y),
-            xytext=(1.04, place),
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5)},
-            annotation_clip=False,
-        )

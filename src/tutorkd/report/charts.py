@@ -122,6 +122,20 @@ def bars(points: Sequence[Point], form: str) -> dict[str, Any]:
     return _spec(alt.layer(*layers), 34 * len(points) + 10)
 
 
+def dots(points: Sequence[Point], form: str, x: str) -> dict[str, Any]:
+    """A dot for each name on an axis that needn't begin at 0, with how far it may be off; ``form`` as for ``bars``."""
+    base = alt.Chart(_data([point._asdict() for point in points]))
+    names = [point.name for point in points]
+    y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=170, ticks=False, domain=False, grid=True))
+    scale = alt.Scale(zero=False, padding=12)
+    told = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{field}:Q", format=form) for field in ("value", "low", "high"))]
+    off = base.mark_rule(color=_INK, strokeWidth=1.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y)
+    marks = base.mark_point(size=80, filled=True, opacity=1, color="var(--series-0)")
+    return _spec(
+        alt.layer(off, marks.encode(x=alt.X("value:Q", title=x, scale=scale), y=y, tooltip=told)), 30 * len(names)
+    )
+
+
 def grouped(
     points: Mapping[str, Sequence[Point]], lowest: Mapping[str, float], names: Sequence[str], y: str
 ) -> dict[str, Any]:

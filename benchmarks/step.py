@@ -35,6 +35,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from tqdm.auto import tqdm
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -53,7 +54,7 @@ from tutorkd.compilation import plain
 from tutorkd.cost import matmul_rate
 from tutorkd.data.rows import DrawnRows, EpochSampler
 from tutorkd.masking import MaskingCollator
-from tutorkd.methods import tutor, tutor_kd
+from tutorkd.methods import internal, tutor, tutor_kd
 from tutorkd.runtime import describe
 from tutorkd.students import build_student
 from tutorkd.teacher import Teacher
@@ -418,10 +419,13 @@ def compare(shape_name: str, rounds: int, steps: int, console: Console) -> None:
     dtypes = {variant: DTYPES.get(variant, torch.float32) for variant in VARIANTS}
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     rates: dict[torch.dtype, float] = defaultdict(float)
-    for _ in range(rounds):
-        for variant, apart in variants.items():
-            seconds[variant].append(apart.seconds(steps))
-            rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE).median)
+    with tqdm(total=rounds * len(variants), unit="timing") as bar:
+        for _ in range(rounds):
+            for variant, apart in variants.items():
+                bar.set_description(f"{shape_name}: {NAMES[variant]}")
+                seconds[variant].append(apart.seconds(steps))
+                rates[dtypes[variant]] = max(rates[dtypes[variant]], matmul_rate(dtypes[variant], DEVICE).median)
+                bar.update()
 
     table = Table(title=f"{shape_name}: {shape}", title_justify="left")
     table.add_column("step", no_wrap=True)
@@ -479,8 +483,8 @@ def timed_parts(ours: Ours) -> Iterator[dict[str, float]]:
         ("L_mod", functional, "modified_logit_loss"),
         ("L_pol", functional, "policy_loss"),
         ("L_kl", functional, "plausibility_loss"),
-        ("L_hid, with its projection", tutor_kd, "summed_hidden_state_loss"),
-        ("L_att", tutor_kd, "summed_attention_score_loss"),
+        ("L_hid, with its projection", internal, "summed_hidden_state_loss"),
+        ("L_att", internal, "summed_attention_score_loss"),
         ("tutor's entropy (log)", functional, "policy_entropy"),
         ("backward", trainer.accelerator, "backward"),
         ("gradient norms, clipping", trainer, "_get_grad_norm"),

@@ -52,6 +52,23 @@ def test_our_step_and_the_authors_compute_the_same():
     assert "the same losses and gradients in both orders" in _run("step.py", "--check")
 
 
+def test_the_profile_of_our_step_times_each_of_its_parts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import step
+
+    ours = step.Ours(step.CHECK_SHAPE, bfloat16=False)
+    with step.timed_parts(ours) as total:
+        ours.run(1)
+    assert {
+        "teacher reads X^M and X'",
+        "student reads X'",
+        "L_mod",
+        "L_hid, with its projection",
+        "L_att",
+    } <= total.keys()
+    assert all(seconds > 0 for seconds in total.values())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_waits_for_nothing_that_a_gpu_would_compute(method, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

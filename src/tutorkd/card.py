@@ -144,9 +144,10 @@ projections); using the student doesn't need it.
 def teacher_card(
     folder: Path, model: PreTrainedModel, config: "PretrainingConfig", state: TrainerState, about: AboutText
 ) -> None:
-    """Write README.md of an adapted language model."""
+    """Write README.md of a language model that was trained further, or from random weights if it has no name."""
     base = model.config.name_or_path or ""
-    name, objective = _public(base) or "a model", objective_of(model)
+    objective = objective_of(model)
+    title = f"{_public(base)}, adapted" if base else f"A {objective.noun}"
     facts = {
         "model": _sizes(model),
         **_licence(base),
@@ -155,9 +156,9 @@ def teacher_card(
         **_logged(state, "held-out text", FIGURES),
     }
     text = f"""\
-# {name}, adapted
+# {title}
 
-A {objective.noun}, trained further on a corpus by tutorkd {__version__}; load it with
+A {objective.noun}, trained {"further " if base else ""}on a corpus by tutorkd {__version__}; load it with
 `{objective.model_class.__name__}.from_pretrained`.
 
 {_table(facts)}

@@ -191,6 +191,7 @@ def load_tokenizer(
     """The tokenizer of a checkpoint, fast, with the special tokens that its use needs.
 
     Args:
+        role: "tokenizer" where the name is that of a tokenizer alone.
         needed: an objective's ``special_tokens``, or CLASSIFICATION.
 
     Raises:
@@ -199,12 +200,20 @@ def load_tokenizer(
     folder, gguf = files_of(name)
     with loading(name, role):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
+    alone = role == "tokenizer"
+    of = "" if alone else f" of the {role}"
     if not has_vocabulary(tokenizer):
-        raise UserError(f"the {role} {name} has no tokenizer: there is no vocabulary beside its weights")
+        lacks = "has no token beside the special ones" if alone else "has no tokenizer"
+        raise UserError(f"the {role} {name} {lacks}: there is no vocabulary in its folder")
     if not isinstance(tokenizer.model_max_length, int | float):
-        raise UserError(f"the tokenizer of the {role} {name} has a model_max_length that isn't a number")
-    for token in needed:
-        if getattr(tokenizer, token) is None:
-            use = _USES.get(tuple(needed), "training on text needs")
-            raise UserError(f"the tokenizer of the {role} {name} has no {token}, which {use}")
+        raise UserError(f"the tokenizer{of} {name} has a model_max_length that isn't a number")
+    if missing := [token for token in needed if getattr(tokenizer, token) is None]:
+        use = _USES.get(tuple(needed), "training on text needs")
+        remedy = _naming(name, missing) if alone else ""
+        raise UserError(f"the tokenizer{of} {name} has no {', '.join(missing)}, which {use}{remedy}")
     return tokenizer
+
+
+def _naming(name: str, missing: Sequence[str]) -> str:
+    told = ", ".join(f'{token}="..."' for token in missing)
+    return f'; name what stands for it: AutoTokenizer.from_pretrained("{name}", {told}).save_pretrained("FOLDER")'

@@ -13,7 +13,8 @@ from tutorkd.runtime import prefers_bfloat16
 
 DESCRIPTION = (
     "Trains an encoder, and an MLM head if it has none, by masked-language modelling on your text, or a causal "
-    "language model by next-token prediction. The result is a teacher for tutorkd distill."
+    "language model by next-token prediction. It goes on from a checkpoint (--model) or begins with random weights "
+    "(--config_name). The result is a teacher for tutorkd distill."
 )
 
 
@@ -24,6 +25,16 @@ class AdaptArguments:
     _argument_group_name = "model"
 
     model: str = field(default="", metadata={"help": "Model to adapt: a Hub name or a path."})
+    config_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "In the place of a model: a configuration, by Hub name or path, of which one is made that starts "
+            "at random. Its vocabulary and special tokens become the tokenizer's."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer, by Hub name or path, where it isn't the model's own."}
+    )
     restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
     dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
     drop_checkpoints: bool = field(default=False, metadata={"help": "Remove a run's checkpoints once it is finished."})
@@ -47,7 +58,7 @@ def parser() -> OptionParser:
         DESCRIPTION,
         [AdaptArguments, CorpusArguments, PretrainingConfig],
         defaults,
-        first=["model", "corpus", "max_length", *FIRST, "dry_run", "restart"],
+        first=["model", "config_name", "tokenizer_name", "corpus", "max_length", *FIRST, "dry_run", "restart"],
         seldom=[*corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
 

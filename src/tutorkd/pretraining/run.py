@@ -1,8 +1,9 @@
 """A run from its options to a saved model, or to the plan of one."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ class Prepared(NamedTuple):
     few_steps: Callable[[int], str | None] = lambda steps: None  # what is to be said of so many
     # Of the corpus: its rows to train on, with what is known of them before training.
     rows: Callable[[PackedCorpus], Any] = whole_text
+    start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts
 
 
 def run_training(
@@ -95,7 +97,8 @@ def run_training(
         ready = ready_trainer(prepared.make, config, prepared.rows(corpus), corpus.heldout)
         if config.dataloader_num_workers != workers:
             print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
-        ready.about_text = text.about(corpus)
+        about = text.about(corpus)
+        ready.about_text = about._replace(facts={**prepared.start, **about.facts})
         if config.should_save:  # one process alone
             folder.claim()
             if prepared.initial_student is not None and not folder.checkpoint:

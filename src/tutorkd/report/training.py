@@ -50,12 +50,12 @@ def section(folder: Path, running: bool) -> Section:
     curves = log.curves_of(state["log_history"])
     method = str(noted.get("method"))
     titles = {name: each.title for name, each in (EMBEDDING_METHODS | CAUSAL_METHODS | METHODS).items()}
-    models = ("model",) if adapted else ("teacher", "student")
+    roles = ("model", "config_name") if adapted else ("teacher", "student")
     changed, *others = settings.parts(noted, parser)
     steps = f"step {state['global_step']:,} of {state['max_steps']:,}" if state["max_steps"] else "no step saved yet"
     return Section(
         kind="adaptation" if adapted else f"distillation, {titles.get(method, method)}",
-        title=" → ".join(_short(noted.get(role)) for role in models),
+        title=" → ".join(_short(noted[role]) for role in roles if noted.get(role)),
         state=FINISHED if finished else RUNNING if running or in_use(folder) else STOPPED,
         progress=f"{state['global_step']:,} steps" if finished else f"{steps}, where its last checkpoint is",
         tiles=_tiles(curves, folder),

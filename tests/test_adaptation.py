@@ -210,7 +210,7 @@ def test_what_doesn_t_fit_is_told_with_what_to_do(tmp_path, corpus_file, configu
          f"model can start at random: --config_name {model} instead of --model"),
         (at_random(tmp_path / "nowhere", tokenizer), f"the configuration {tmp_path}/nowhere: there is no such folder"),
         (at_random(configuration, tmp_path / "nowhere"), f"the tokenizer {tmp_path}/nowhere: there is no such folder"),
-        (at_random(configuration, configuration), f"the tokenizer {configuration} has no token beside the special"),
+        (at_random(configuration, configuration), f"the tokenizer {configuration} has special tokens alone"),
         (at_random(configuration, bare), f"the tokenizer {bare} has no mask_token, cls_token, sep_token, pad_token, "
          "which masked language modelling needs; name what stands for it: AutoTokenizer.from_pretrained("
          f'"{bare}", mask_token="...", cls_token="...", sep_token="...", pad_token="...").save_pretrained("FOLDER")'),

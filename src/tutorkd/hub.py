@@ -203,8 +203,8 @@ def load_tokenizer(
     alone = role == "tokenizer"
     of = "" if alone else f" of the {role}"
     if not has_vocabulary(tokenizer):
-        lacks = "has no token beside the special ones" if alone else "has no tokenizer"
-        raise UserError(f"the {role} {name} {lacks}: there is no vocabulary in its folder")
+        what = f"the tokenizer {name} has special tokens alone" if alone else f"the {role} {name} has no tokenizer"
+        raise UserError(f"{what}: there is no vocabulary in its folder")
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"the tokenizer{of} {name} has a model_max_length that isn't a number")
     if missing := [token for token in needed if getattr(tokenizer, token) is None]:

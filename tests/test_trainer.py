@@ -1,11 +1,15 @@
 """The trainers from Python: the rows that they take and refuse."""
 
+import re
+
 import pytest
 import tiny
 from datasets import Dataset
 
-from tutorkd import TutorKDConfig, TutorKDTrainer
+from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
+from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
+from tutorkd.trainer import DistillationTrainer
 
 TEXT = Dataset.from_dict({"text": ["some text"]})
 
@@ -15,10 +19,39 @@ def trainer(folder, train_dataset, **kwargs) -> TutorKDTrainer:
     return TutorKDTrainer("half", tiny.masked_lm(), args, train_dataset, tiny.tokenizer(), **kwargs)
 
 
-@pytest.mark.parametrize("rows", [TEXT, TEXT.to_iterable_dataset()], ids=["data set", "stream"])
-def test_text_in_the_place_of_rows_is_refused(tmp_path, rows):
-    with pytest.raises(UserError, match=r"without a column input_ids among text .*prepare_corpus\(\.\.\.\)\.train"):
-        trainer(tmp_path, rows)
+@pytest.mark.parametrize("column", ["text", "body"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["data set", "stream"])
+def test_text_in_the_place_of_rows_is_refused_with_the_line_that_makes_rows_of_it(
+    tmp_path, monkeypatch, column, streamed
+):
+    dataset = Dataset.from_dict({column: tiny.documents()})
+    with pytest.raises(UserError, match=f"without a column input_ids among {column} can't") as caught:
+        trainer(tmp_path, dataset.to_iterable_dataset() if streamed else dataset)
+    line = re.search(r"corpus = prepare_corpus\(.*?\)", str(caught.value))[0]
+    assert "\n" not in str(caught.value)
+    (tmp_path / "my_text").mkdir()
+    dataset.to_parquet(tmp_path / "my_text/part.parquet")
+    monkeypatch.chdir(tmp_path)
+    line = line.replace("=128", "=16").replace("...", column)  # the tiny models' rows; what a reader is to fill in
+    there = {"dataset": dataset, "tokenizer": tiny.tokenizer(), "prepare_corpus": prepare_corpus}
+    exec(line, there)
+    run = trainer(tmp_path, there["corpus"].train, eval_dataset=there["corpus"].heldout)
+    assert run.train().global_step == 1
+
+
+def test_text_that_is_no_data_set_is_refused_too(tmp_path):
+    with pytest.raises(UserError, match=r"not as a str; make rows of the text, corpus = prepare_corpus\(dataset"):
+        trainer(tmp_path, tiny.documents())
+
+
+def test_the_line_for_causal_models_makes_rows_of_them(tmp_path):
+    dataset = Dataset.from_dict({"text": tiny.documents()})
+    args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    with pytest.raises(UserError, match="those of a causal model with framed=False"):
+        DistillationTrainer("half", tiny.tiny_causal(), args, dataset, tiny.causal_tokenizer(), method="kd")
+    rows = prepare_corpus(dataset, tiny.causal_tokenizer(), max_length=16, framed=False).train
+    run = DistillationTrainer("half", tiny.tiny_causal(), args, rows, tiny.causal_tokenizer(), method="kd")
+    assert run.train().global_step == 1
 
 
 def test_held_out_text_in_the_place_of_rows_is_refused(tmp_path):

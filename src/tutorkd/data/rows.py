@@ -1,7 +1,7 @@
 """Rows to train on: which one is read when, the same whatever the workers and processes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import cached_property
 from itertools import count, islice
 from typing import Any
@@ -17,7 +17,6 @@ from tutorkd.errors import UserError, kind_of
 _ROWS_PER_READ = 64
 _ROWS_PER_LOOK = 1 << 16
 _STEPS_SORTED = 50  # steps whose rows are sorted by length together
-_PACKED = "pass packed rows: prepare_corpus(...).train, and .heldout as eval_dataset"
 
 
 class EpochSampler(Sampler[int]):
@@ -197,6 +196,18 @@ def _require_token_ids(rows: Any, first: Any) -> None:
     """Raise a `UserError` unless rows, which have column names or else a first row, have token ids."""
     columns = getattr(rows, "column_names", None) or (list(first) if isinstance(first, Mapping) else None)
     if columns is None:
-        raise UserError(f"rows are needed as mappings with input_ids, not as {kind_of(first)}; {_PACKED}")
+        raise UserError(f"rows are needed as mappings with input_ids, not as {kind_of(first)}; {_example(rows, ())}")
     if columns and "input_ids" not in columns:
-        raise UserError(f"rows without a column input_ids among {', '.join(columns)} can't be trained on; {_PACKED}")
+        known = ", ".join(columns)
+        raise UserError(f"rows without a column input_ids among {known} can't be trained on; {_example(rows, columns)}")
+
+
+def _example(rows: Any, columns: Container[str]) -> str:
+    """How rows are made of text, in words."""
+    streamed = isinstance(rows, datasets.IterableDataset)
+    asked = ['"my_text/"' if streamed else "dataset", "tokenizer", "max_length=128"]
+    asked += ["streaming=True"] * streamed + ['text_column="..."'] * ("text" not in columns)
+    return (
+        f"make rows of the text, corpus = prepare_corpus({', '.join(asked)}), and pass corpus.train, corpus.heldout "
+        "as eval_dataset; those of a causal model with framed=False"
+    )

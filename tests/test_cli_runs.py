@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import tiny
 import torch
@@ -273,6 +274,33 @@ def test_the_model_card_tells_the_last_look_at_held_out_text_in_the_log_s_words(
     trainer.state.log_history = [before, {"loss": 1.0}, {**given, "eval_runtime": 1.0}, {"loss": 1.0}]
     trainer.save_model()
     assert f"| held-out text | {told} |" in " ".join((tmp_path / "README.md").read_text().split())
+
+
+def test_without_tqdm_a_run_shows_no_bar_and_no_table_and_is_the_same(tmp_path, runs, capfd):
+    teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
+    command = ["distill", "--teacher", teacher, "--corpus", corpus, *SHORT, "--output_dir"]
+    complete(*command, str(tmp_path / "shown"), "--cache_dir", str(tmp_path / "first"))
+    shown = capfd.readouterr()
+    assert "Tokenizing" in shown.err
+    assert "step/s" in shown.err
+    assert "L_mod" in shown.out
+    complete(*command, str(tmp_path / "quiet"), "--cache_dir", str(tmp_path / "second"), "--disable_tqdm", "true")
+    quiet = capfd.readouterr()
+    assert quiet.err == ""
+    roles = [line.split()[0] for line in quiet.out.splitlines() if not line.startswith(" ")]
+    assert roles == ["teacher", "student", "method", "text", "note", "done", "held", "note", "report"]
+    assert "L_mod" not in quiet.out
+    assert not datasets.are_progress_bars_disabled()  # whoever comes next has theirs
+    assert_same(weights(tmp_path / "quiet"), weights(tmp_path / "shown"))
+    assert [entry.keys() for entry in history(tmp_path / "quiet")] == [
+        entry.keys() for entry in history(tmp_path / "shown")
+    ]
+
+
+def test_a_trainer_without_tqdm_prints_nothing(tmp_path, capfd):
+    args = TutorKDConfig(output_dir=str(tmp_path), max_steps=2, logging_steps=1, disable_tqdm=True, report_to="none")
+    TutorKDTrainer("half", tiny.masked_lm(), args, tiny.rows(4), tiny.tokenizer()).train()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tmp_path):

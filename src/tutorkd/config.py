@@ -61,6 +61,7 @@ class PretrainingConfig(TrainingArguments):
         default=2, metadata={"help": "Number of checkpoints to keep; the oldest are deleted."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave off: batches are made by us."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars and no table of the log."})
     torch_compile: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "Compile the step (true or false); by default if it pays."},

@@ -121,7 +121,8 @@ class PackedRowsTrainer(SavingTrainer):
         self.saved_model = model
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self._progress = ProgressTable(stage, figures)
-        self.add_callback(self._progress)
+        if not args.disable_tqdm:
+            self.add_callback(self._progress)
         self._throughput = Throughput()
         self.add_callback(self._throughput)
         self.add_callback(StepsAsAsked())

@@ -27,6 +27,7 @@ FIRST = ("output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_
 SELDOM = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_nonfinite_steps", "fp16", "use_cpu", "torch_compile"),
     *("dataloader_num_workers", "per_device_eval_batch_size", "report_to", "run_name", "push_to_hub", "hub_model_id"),
+    "disable_tqdm",
 )
 
 _BATCHES = "rows, masks and batches are made by tutorkd"

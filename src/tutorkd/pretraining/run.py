@@ -1,11 +1,13 @@
 """A run from its options to a saved model, or to the plan of one."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import datasets
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.arguments import check_arguments
@@ -83,10 +85,11 @@ def run_training(
         print("\n".join(prepared.lines))
         if dry_run:
             given = config.max_steps > 0
-            rows = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
-            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, rows, prepared.few_steps))
+            expected = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
+            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, expected, prepared.few_steps))
             return folder.path
-        corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
+        with _bars(not config.disable_tqdm):
+            corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
         print("\n".join(text.described(corpus, prepared.texts)))
         folder.check_contents(corpus.digest)
         if folder.finished:
@@ -94,7 +97,9 @@ def run_training(
                 folder.claim()  # notes where the same text is now
             return _told_finished(folder, drop)
         workers = config.dataloader_num_workers
-        ready = ready_trainer(prepared.make, config, prepared.rows(corpus), corpus.heldout)
+        with _bars(not config.disable_tqdm):
+            rows = prepared.rows(corpus)
+        ready = ready_trainer(prepared.make, config, rows, corpus.heldout)
         if config.dataloader_num_workers != workers:
             print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
         about = text.about(corpus)
@@ -107,6 +112,19 @@ def run_training(
         if drop:
             _drop_checkpoints(folder)
     return folder.path
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Within, datasets shows progress bars only if they are wanted."""
+    held_back = not shown and not datasets.are_progress_bars_disabled()
+    if held_back:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if held_back:
+            datasets.enable_progress_bars()
 
 
 def _batches(config: PretrainingConfig) -> str:

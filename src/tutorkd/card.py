@@ -10,6 +10,7 @@ from huggingface_hub.repocard import metadata_load
 from transformers import PreTrainedModel, TrainerState
 
 from tutorkd import __version__
+from tutorkd.constants import counts
 from tutorkd.objective import CAUSAL, EMBEDDING, objective_of
 from tutorkd.probe import FIGURES, TEACHER_ACCURACY
 from tutorkd.step import Figure
@@ -92,7 +93,7 @@ def student_card(
     changed = [
         f"{field.name} {value}"
         for field in dataclasses.fields(method.settings)
-        if (value := getattr(settings, field.name)) != field.default
+        if (value := getattr(settings, field.name)) != field.default and counts(field.name, settings)
     ]
     facts = {
         **{role: _described(each) for role, each in zip(("teacher", "its MLM from"), teacher.parts, strict=False)},
@@ -101,7 +102,7 @@ def student_card(
         "student": _sizes(student),
         **({"first stage": f"{earlier.method.title}, {earlier.facts}"} if earlier else {}),
         "method": method.title,
-        "constants": f"{', '.join(changed)}; the others as by default" if changed else "as by default",
+        "constants": f"{', '.join(changed)}; the others that count as by default" if changed else "as by default",
         **about.facts,
         **_training(config, state),
         **_logged(state, "held-out text", FIGURES),

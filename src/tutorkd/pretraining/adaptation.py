@@ -96,11 +96,11 @@ def _at_random(
     Raises:
         UserError: if there is no such language model.
     """
-    config.vocab_size = _tokens(tokenizer)
-    for token in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
-        if hasattr(config, f"{token}_id"):
-            setattr(config, f"{token}_id", getattr(tokenizer, f"{token}_id"))
     with loading(str(args.config_name), "configuration"):
+        config.vocab_size = _tokens(tokenizer)
+        for token in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
+            if hasattr(config, f"{token}_id"):
+                setattr(config, f"{token}_id", getattr(tokenizer, f"{token}_id"))
         model = objective.model_class.from_config(config, dtype=torch.float32, trust_remote_code=args.trust_remote_code)
     model.config.name_or_path = ""  # nothing of that checkpoint's is in it
     return model, f"{config.model_type} of {config.vocab_size:,} tokens, starts at random"

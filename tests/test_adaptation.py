@@ -94,6 +94,14 @@ def test_what_started_at_random_is_a_teacher(tmp_path, corpus_file, configuratio
     assert AutoModel.from_pretrained(tmp_path / "student").config.vocab_size == tiny.VOCABULARY
 
 
+def test_a_model_at_random_isn_t_quantised_as_the_checkpoint_of_its_configuration_is(
+    tmp_path, corpus_file, configuration, tokenizer
+):
+    _set(configuration / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    complete(*adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").dtype == torch.float32
+
+
 def test_what_started_at_random_names_no_checkpoint(tmp_path, corpus_file, configuration, tokenizer):
     complete(*adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
     card = ModelCard.load(tmp_path / "out/README.md")

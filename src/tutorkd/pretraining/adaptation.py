@@ -97,6 +97,7 @@ def _at_random(
         UserError: if there is no such language model.
     """
     with loading(str(args.config_name), "configuration"):
+        vars(config).pop("quantization_config", None)  # of weights that aren't loaded
         config.vocab_size = _tokens(tokenizer)
         for token in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
             if hasattr(config, f"{token}_id"):

@@ -1,6 +1,7 @@
 """`tutorkd distill-task` and `tutorkd predict`, from a tiny classifier to a small one and to answers in files."""
 
 import csv
+import gzip
 import json
 import math
 
@@ -237,6 +238,24 @@ def test_each_row_gets_the_label_and_probabilities_of_its_text_in_its_place(plac
     assert not list(place.glob(".*partial"))
 
 
+def test_files_parted_by_tabs_or_semicolons_or_compressed_are_read_alike_and_tabs_are_written(place):
+    found = texts(6, 8)
+    write_rows(place / "a.jsonl", [{"text": text} for text in found])
+    lines = ["id{0}text", *(f"{number}{{0}}{text}" for number, text in enumerate(found))]
+    (place / "a.tsv").write_text("\n".join(lines).format("\t"))
+    (place / "a.csv").write_text("\n".join(lines).format(";"))
+    with gzip.open(place / "a.jsonl.gz", "wb") as file:
+        file.write((place / "a.jsonl").read_bytes())
+    for number, source in enumerate(["a.jsonl", "a.tsv", "a.csv", "a.jsonl.gz"]):
+        complete("predict", "--model", "teacher", "--text", source, "--output", f"{number}.tsv")
+    with (place / "0.tsv").open(newline="") as file:
+        first = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["text"] for row in first] == found
+    assert list(first[0]) == ["text", "label", "probability_no", "probability_yes"]
+    for number in (1, 2, 3):
+        assert (place / f"{number}.tsv").read_bytes() == (place / "0.tsv").read_bytes()
+
+
 def test_several_classes_numbers_and_pairs_are_answered(place):
     classifier(place / "several", names=["a", "b", "c"], problem_type="multi_label_classification")
     classifier(place / "number", names=["score"])
@@ -262,8 +281,8 @@ def test_several_classes_numbers_and_pairs_are_answered(place):
     ("changes", "message"),
     [
         ({"text": "none.jsonl"}, "the file none.jsonl isn't there; did you mean more.jsonl?"),
-        ({"text": "a.txt"}, "a.txt: give a file that ends in .csv, .jsonl, .json, .parquet"),
-        ({"output": "a.txt"}, "a.txt: give a file that ends in .csv, .jsonl, .json, .parquet"),
+        ({"text": "a.txt"}, "a.txt: give a file that ends in .csv, .tsv, .jsonl, .json, .parquet"),
+        ({"output": "a.csv.gz"}, "a.csv.gz: give --output a name that ends in .csv, .tsv, .jsonl, .json, .parquet"),
         ({"output": "./more.jsonl"}, "more.jsonl is the file that is read: give --output another name"),
         ({"text_column": "txt"}, "no column 'txt'"),
         ({"model": "encoder"}, "the model encoder isn't a fine-tuned classifier, it is a BertForMaskedLM"),

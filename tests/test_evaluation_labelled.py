@@ -1,5 +1,6 @@
 """Labelled data from files: classes, their order, and what is refused."""
 
+import bz2
 import io
 import json
 
@@ -191,6 +192,7 @@ def empty_parquet():
         ("d.CSV", b"text,label\n", "is empty: there are no rows"),
         ("d.csv", b"text,label\ncaf\xe9,1\nb,0\n", r"not UTF-8 at byte 14 \(line 2\)"),
         ("d.jsonl", b'{"text": "a", \n', "line 1 isn't JSON"),
+        ("d.jsonl.gz", b'{"text": "a"}\n', r"damaged, cut off or not \.gz"),
         ("d.parquet", b"not parquet", "not a readable parquet file"),
         ("d.ods", b"text\tlabel\na\t1\n", r"give one file that ends in \.csv, \.tsv, \.json, \.jsonl, \.parquet"),
     ],
@@ -231,6 +233,13 @@ def test_parquet_whose_description_is_not_of_its_columns_is_refused(tmp_path, sa
     path = parquet(tmp_path / "d.parquet", ["text", "label"], ["a", "b"], [0, 7], metadata={"huggingface": said})
     with pytest.raises(UserError, match=message):
         read(path)
+
+
+def test_a_compressed_file_is_read_as_the_same_unpacked(tmp_path):
+    content = b"text;label\na;1\nb;0\n"
+    (tmp_path / "d.csv").write_bytes(content)
+    (tmp_path / "d.csv.bz2").write_bytes(bz2.compress(content))
+    assert read(tmp_path / "d.csv.bz2")[:] == read(tmp_path / "d.csv")[:]
 
 
 @pytest.mark.parametrize("source", ["missing.csv", "./missing", "/no/where/train.tsv", "a/b/c"])

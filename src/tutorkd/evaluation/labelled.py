@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from huggingface_hub.utils import logging as hub_logging
 
 from tutorkd.data.from_hub import load_from_hub, name_and_config
-from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
+from tutorkd.data.readers import csv_rows, is_text, json_rows, kind_of_file, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import LABELS_ARE, Problem
 from tutorkd.hub import looks_like_path, nearest_path
@@ -232,7 +232,8 @@ def quiet_data() -> Iterator[None]:
 
 
 def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
-    """The rows of a csv, jsonl or parquet file, or of a split of a Hub data set, as they are.
+    """The rows of a csv, tsv, jsonl (each compressed or not) or parquet file, or of a split of a Hub data set, as they
+    are.
 
     Args:
         columns: those that there must be; of csv and jsonl no others are read.
@@ -241,7 +242,7 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
         UserError: if they can't be found or read, or there are none, or a column is missing.
     """
     path, columns = Path(source), list(dict.fromkeys(columns))
-    reader = _READERS.get(path.suffix.lower())
+    reader = _READERS.get(kind_of_file(path) or "")
     local = reader or path.exists() or looks_like_path(name_and_config(source)[0])
     if local and not path.exists():
         raise UserError(f"data {source}: there is no such file{nearest_path(source)}")

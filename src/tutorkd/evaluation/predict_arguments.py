@@ -16,9 +16,14 @@ class PredictArguments:
     """Which classifier answers which texts, and where its answers go."""
 
     model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
-    text: str = field(default="", metadata={"help": "Rows of text to classify: a csv, jsonl or parquet file (a path)."})
+    text: str = field(
+        default="",
+        metadata={
+            "help": "Rows of text to classify: a csv, tsv, jsonl (each also .gz, .bz2, .zst) or parquet file (a path)."
+        },
+    )
     output: str = field(
-        default="", metadata={"help": "File for the answers, which ends in .csv, .jsonl or .parquet (a path)."}
+        default="", metadata={"help": "File for the answers, which ends in .csv, .tsv, .jsonl or .parquet (a path)."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
     text_pair_column: str | None = field(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from tutorkd.data.readers import csv_rows, is_text, json_rows, not_text, open_parquet, require_column
+from tutorkd.data.readers import csv_rows, is_text, json_rows, kind_of_file, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.metrics import answers_of
@@ -25,6 +25,7 @@ from tutorkd.words import one_line
 
 LABEL = "label"
 _CHUNK = 4096  # rows
+_MARKS = {".csv": ",", ".tsv": "\t"}  # between the fields that are written
 Row = tuple[str | None, ...]  # a text, and that of its pair where there is one
 
 
@@ -44,9 +45,10 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
         if not getattr(args, name):
             raise UserError(f"tutorkd predict takes --model CLASSIFIER --text FILE --output FILE; --{name} is missing")
     source, output = Path(args.text), Path(args.output)
-    for path in (source, output):
-        if path.suffix.lower() not in _READERS:
-            raise UserError(f"{path}: give a file that ends in {', '.join(_READERS)}")
+    if kind_of_file(source) not in _READERS:
+        raise UserError(f"{source}: give a file that ends in {', '.join(_READERS)}")
+    if output.suffix.lower() not in _READERS:
+        raise UserError(f"{output}: give --output a name that ends in {', '.join(_READERS)}")
     if not source.is_file():
         raise UserError(f"the file {source} isn't there{nearest_path(str(source))}")
     if output.resolve() == source.resolve():
@@ -115,7 +117,7 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         UserError: if the file can't be read, lacks a column or holds what isn't text.
     """
     try:
-        yield from _READERS[path.suffix.lower()](path, columns)
+        yield from _READERS[kind_of_file(path) or ""](path, columns)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
 
@@ -144,6 +146,7 @@ def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 _READERS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
     ".csv": _of_csv,
+    ".tsv": _of_csv,
     ".jsonl": _of_jsonl,
     ".json": _of_jsonl,
     ".parquet": _of_parquet,
@@ -164,7 +167,8 @@ def _writer(
                 yield lambda rows: parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema))
         else:
             with partial.open("w", encoding="utf-8", newline="") as file:
-                yield _csv(file, columns, classifier) if path.suffix.lower() == ".csv" else _jsonl(file)
+                mark = _MARKS.get(path.suffix.lower())
+                yield _csv(file, columns, classifier, mark) if mark else _jsonl(file)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -180,8 +184,10 @@ def _schema(columns: Sequence[str], classifier: Classifier) -> pa.Schema:
     return pa.schema(fields + [(name, pa.float64()) for name in _probability_columns(classifier)])
 
 
-def _csv(file: Any, columns: Sequence[str], classifier: Classifier) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-    writer = csv.writer(file, lineterminator="\n")
+def _csv(
+    file: Any, columns: Sequence[str], classifier: Classifier, mark: str
+) -> Callable[[Sequence[Mapping[str, Any]]], object]:
+    writer = csv.writer(file, delimiter=mark, lineterminator="\n")
     names = [*columns, LABEL, *_probability_columns(classifier)]
     writer.writerow(names)
 

@@ -175,7 +175,7 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
             ["--train", "train.jsonl", "--max_length", "65"],
             "max_length 65 is longer than the 64 positions of the model",
         ),
-        (["--unlabelled", "validation.jsonl"], "validation.jsonl: all of its rows are rows of the validation set"),
+        (["--unlabelled", "validation.jsonl"], "validation.jsonl: all of its 32 rows are rows of the validation set"),
         (
             ["--train", "train.jsonl", "--unlabelled", "more.jsonl", "--soft_target_weight", "0"],
             "text without labels has soft targets alone: give a soft_target_weight above 0",

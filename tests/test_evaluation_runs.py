@@ -183,10 +183,11 @@ def test_scores_are_those_of_other_libraries():
     labels = np.array([[1, 0], [0, 1], [1, 0]])
     answers = answers_of("multi_label_classification", logits)
     assert answers.tolist() == [[1, 0], [1, 1], [0, 0]]
-    found = scores_of("multi_label_classification", labels, answers)
+    found = scores_of("multi_label_classification", ["a", "b"], labels, answers)
     assert found == {"micro_f1": pytest.approx(2 * 2 / 6), "macro_f1": pytest.approx((0.5 + 1) / 2)}
     assert found["macro_f1"] == f1_score(labels, answers, average="macro")
-    assert scores_of("regression", np.array([1.0, 2.0]), np.array([3.0, 3.0])) == {"spearman": 0.0, "pearson": 0.0}
+    same = scores_of("regression", ["score"], np.array([1.0, 2.0]), np.array([3.0, 3.0]))
+    assert same == {"spearman": 0.0, "pearson": 0.0}
 
 
 def test_seeds_out_of_range(place, capfd):

@@ -123,6 +123,36 @@ def test_any_lists_of_classes_and_numbers_are_those_that_json_reads_or_are_refus
         assert [names[code] for code in labels_of(found)] == list(map(str, labels))
 
 
+words = st.lists(texts | st.just("w1"), max_size=3)
+word_labels = st.lists(st.sampled_from(["O", "B-X", "I-X", ""]), max_size=3) | st.lists(st.integers(-1, 2), max_size=3)
+
+
+@fuzzed(60)
+@given(
+    rows=table(words, word_labels) | table(words.filter(bool), st.none()),
+    ending=st.sampled_from(["jsonl", "parquet"]),
+    data=st.data(),
+)
+def test_any_words_and_their_labels_are_those_of_the_file_or_are_refused(tmp_path, rows, ending, data):
+    draw = st.lists(st.sampled_from(["O", "B-X"]), min_size=9)
+    rows = [(of_row, data.draw(draw)[: len(of_row)] if labels is None else labels) for of_row, labels in rows]
+    if ending == "parquet" and len({type(label) for _, labels in rows for label in labels}) > 1:
+        return  # which no column of Arrow holds
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(data.draw(mutated(st.just({"jsonl": as_jsonl, "parquet": as_parquet}[ending](rows)))))
+    found = or_refused(path.name, load_any, str(path), "train", "text", None, "label")
+    if found is None or problem_of_labels(found) != "token_classification":
+        return
+    if ending == "jsonl":
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        there = [json.loads(line) for line in lines if line.strip()]
+    else:
+        there = pq.read_table(path).to_pylist()
+    assert found["text"][:] == [row["text"] for row in there]
+    named = [[names_of_labels(found)[code] for code in codes] for codes in found["label"]]
+    assert named == [list(map(str, row["label"])) for row in there]
+
+
 @fuzzed(40)
 @given(content=mutated(table(texts, decimals.map(str)).map(as_csv)))
 def test_numbers_in_any_csv_are_those_that_pandas_reads_or_are_refused(tmp_path, content):
@@ -144,17 +174,20 @@ def test_any_file_gives_predict_a_row_for_each_of_its_own_or_is_refused(tmp_path
         st.sampled_from([(".csv", content)])
         | mutated(table(texts | st.none(), names).map(as_jsonl)).map(lambda found: (".jsonl", found))
         | mutated(table(texts | st.none(), names).map(as_parquet)).map(lambda found: (".parquet", found))
+        | mutated(table(words | st.none(), names).map(as_jsonl)).map(lambda found: (".jsonl", found))
+        | mutated(table(words | st.none(), names).map(as_parquet)).map(lambda found: (".parquet", found))
     )
     path = tmp_path / f"a{ending}"
     path.write_bytes(content)
-    found = or_refused(path.name, lambda: [text for (text,) in prediction.rows_of(path, ["text"])])
+    of_words = data.draw(st.booleans())
+    found = or_refused(path.name, lambda: [text for (text,) in prediction.rows_of(path, ["text"], of_words)])
     if found is None:
         return
     if ending == ".jsonl":
         lines = content.decode("utf-8-sig").split("\n")
         assert found == [json.loads(line).get("text") for line in lines if line.strip()]
     elif ending == ".parquet":
-        assert found == pq.read_table(io.BytesIO(content))["text"].to_pylist()
+        assert found == pq.read_table(io.BytesIO(content), columns=["text"])["text"].to_pylist()
 
 
 ARROW = [pa.string(), pa.large_string(), pa.binary(), pa.int8(), pa.float16(), pa.float64(), pa.bool_(), pa.null()]

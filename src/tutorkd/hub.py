@@ -186,20 +186,25 @@ _USES = {MASKED.special_tokens: "masked language modelling needs", CLASSIFICATIO
 
 
 def load_tokenizer(
-    name: str, role: str, trust_remote_code: bool = False, needed: Sequence[str] = MASKED.special_tokens
+    name: str,
+    role: str,
+    trust_remote_code: bool = False,
+    needed: Sequence[str] = MASKED.special_tokens,
+    **kwargs: Any,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, fast, with the special tokens that its use needs.
 
     Args:
         role: "tokenizer" where the name is that of a tokenizer alone.
         needed: an objective's ``special_tokens``, or CLASSIFICATION.
+        kwargs: for transformers' ``from_pretrained``.
 
     Raises:
         UserError: if there is no tokenizer, or it lacks one of them, or its longest row isn't a number.
     """
     folder, gguf = files_of(name)
     with loading(name, role):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **gguf, **kwargs)
     alone = role == "tokenizer"
     of = "" if alone else f" of the {role}"
     if not has_vocabulary(tokenizer):

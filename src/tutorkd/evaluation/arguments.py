@@ -102,7 +102,9 @@ class EvaluateArguments(FineTuneArguments):
             "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
         },
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_column: str = field(
+        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
+    )
     text_pair_column: str | None = field(
         default=None,
         metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
@@ -110,7 +112,8 @@ class EvaluateArguments(FineTuneArguments):
     label_column: str = field(
         default="label",
         metadata={
-            "help": "Column that holds the class, an integer or a string, a list of them, or a decimal number (a name)."
+            "help": "Column that holds the class, an integer or a string, a list of them (of words one for each word), "
+            "or a decimal number (a name)."
         },
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})

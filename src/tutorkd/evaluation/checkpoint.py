@@ -11,15 +11,16 @@ import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.problem import Problem, auto_class
 from tutorkd.hub import CLASSIFICATION, check_whole, files_of, load_config, load_tokenizer, loading
 from tutorkd.positions import longest_row
 
@@ -91,8 +92,13 @@ def _find_gguf(name: str) -> Checkpoint:
     return Checkpoint(name, str(file), stat.st_size, {**version, "bytes": stat.st_size})
 
 
-def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | None:
+def check_checkpoint(
+    checkpoint: Checkpoint, max_length: int | None, problem: Problem = "single_label_classification"
+) -> int | None:
     """Check, without reading weights, that a checkpoint can be fine-tuned on rows of ``max_length`` tokens.
+
+    Args:
+        problem: what is to be learned.
 
     Returns:
         The longest row that it takes, in tokens; None where positions aren't bounded.
@@ -105,11 +111,15 @@ def check_checkpoint(checkpoint: Checkpoint, max_length: int | None) -> int | No
     tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
     with loading(name, _ROLE):
         config = AutoConfig.from_pretrained(checkpoint.folder)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise UserError(f"the model {name}: transformers has no sequence classifier for {config.model_type}")
+    if problem == "token_classification":
+        what, families = "token", MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    else:
+        what, families = "sequence", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in families:
+        raise UserError(f"the model {name}: transformers has no {what} classifier for {config.model_type}")
     _check_vocabulary(name, config.vocab_size, tokenizer)
     with torch.device("meta"):
-        limit = longest_row(AutoModelForSequenceClassification.from_config(config))
+        limit = longest_row(auto_class(problem).from_config(config))
     if limit is not None and max_length is not None and max_length > limit:
         raise UserError(f"max_length {max_length} is longer than the {limit} positions of the model {name}")
     return limit
@@ -145,41 +155,47 @@ def _check_vocabulary(name: str, embedded: int, tokenizer: PreTrainedTokenizerBa
 
 
 def load_classifier(
-    checkpoint: Checkpoint, class_names: list[str], seed: int, several: bool = False
+    checkpoint: Checkpoint, class_names: list[str], seed: int, problem: Problem | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder of a checkpoint (bare or with any head) under a new classification head, in float32.
 
     A head that was trained as a classifier is replaced: its labels, their order and its training are another task's.
 
     Args:
-        class_names: in the order of the logits; one name alone makes it a regression.
+        class_names: in the order of the logits.
         seed: of the head's initial weights.
-        several: whether a row has any number of the classes, not one.
+        problem: what is to be learned; by default one class a row, or, where there is one name alone, a number.
 
     Raises:
         UserError: if weights of the encoder are missing or have another shape than its configuration says.
     """
-    tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
-    one = "regression" if len(class_names) == 1 else "single_label_classification"
+    if problem is None:
+        problem = "regression" if len(class_names) == 1 else "single_label_classification"
+    of_words = problem == "token_classification"
+    # A word stands behind a space, which tokenizers of bytes (GPT-2's, RoBERTa's) make a part of it where told to.
+    spaces = {"add_prefix_space": True} if of_words else {}
+    tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION, **spaces)
+    kind = auto_class(problem)
     set_seed(seed)
     # The notice about a newly initialised classifier is expected here; a missing encoder is told below.
     with loading(checkpoint.name, _ROLE):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = kind.from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
             use_safetensors=True,
             id2label=dict(enumerate(class_names)),
             label2id={name: index for index, name in enumerate(class_names)},
-            problem_type="multi_label_classification" if several else one,
+            problem_type=None if of_words else problem,  # which transformers says of rows alone
             ignore_mismatched_sizes=True,  # a classifier of other classes is replaced
             output_loading_info=True,
         )
     check_whole(model, info, checkpoint.name, _ROLE)
+    model.config.architectures = [type(model).__name__]  # as it will be saved
     body = f"{model.base_model_prefix}."
     head = {key for key in model.state_dict() if not key.startswith(body)}
     if not head.intersection(info["missing_keys"]):
         set_seed(seed)
-        fresh = AutoModelForSequenceClassification.from_config(model.config)
+        fresh = kind.from_config(model.config)
         for name, module in fresh.named_children():
             if name != model.base_model_prefix:
                 setattr(model, name, module)

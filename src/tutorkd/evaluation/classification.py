@@ -17,21 +17,21 @@ from tqdm.auto import tqdm
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
-from tutorkd.evaluation.classifier import Problem
+from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
-from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
+from tutorkd.evaluation.finetune import build_trainer, tokenize
 from tutorkd.evaluation.labelled import (
     align_labels,
     digest,
     labels_of,
     load_task,
-    load_texts,
+    load_unlabelled,
     names_of_labels,
     problem_of_labels,
     text_columns,
-    without,
 )
 from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of
+from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.records import (
     check_owner,
     earlier,
@@ -298,21 +298,16 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
             raise UserError(f"no {name} data: --{name} takes a csv, jsonl or parquet file, or a Hub name:config")
     checkpoints = named_checkpoints(models, args.names)
     names = result_names(checkpoints, args.names)
-    for checkpoint in checkpoints:
-        check_checkpoint(checkpoint, args.max_length)
     train, validation = _load_data(args)
+    for checkpoint in checkpoints:
+        check_checkpoint(checkpoint, args.max_length, problem_of_labels(train))
     if soft is None or soft.distill_from is None:
         return _Evaluation(args, checkpoints, names, train, validation)
     teacher = TaskTeacher(soft, problem_of_labels(train), names_of_labels(train))
     if soft.unlabelled is None:
         return _Evaluation(args, checkpoints, names, train, validation, teacher)
-    texts = load_texts(soft.unlabelled, "train", args.text_column, args.text_pair_column)
-    unlabelled = without(texts, validation)
-    if not len(unlabelled):
-        raise UserError(f"{soft.unlabelled}: all of its {len(texts):,} rows are rows of the validation set")
-    return _Evaluation(
-        args, checkpoints, names, train, validation, teacher, unlabelled, left_out=len(texts) - len(unlabelled)
-    )
+    unlabelled, left_out = load_unlabelled(soft.unlabelled, args.text_column, args.text_pair_column, [validation])
+    return _Evaluation(args, checkpoints, names, train, validation, teacher, unlabelled, left_out)
 
 
 def evaluate_checkpoint(
@@ -335,17 +330,17 @@ def evaluate_checkpoint(
         UserError: if the checkpoint isn't a whole encoder, or training diverges.
     """
     problem, names = problem_of_labels(train), names_of_labels(train)
-    model, tokenizer = load_classifier(checkpoint, names, args.seed, problem == "multi_label_classification")
+    model, tokenizer = load_classifier(checkpoint, names, args.seed, problem)
     tokenized = tokenize(train, tokenizer, args.max_length)
     trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title, teacher)
     # Timed before training, which may leave the model under bfloat16 autocast.
     milliseconds = milliseconds_per_sentence(model, tokenizer, timed_sentences(validation), args.max_length)
     train_seconds = trainer.train().metrics["train_runtime"]
-    logits = predict(trainer, tokenize(validation, tokenizer, args.max_length))
+    logits = _answer(Classifier(checkpoint.name, model.eval(), tokenizer, None), validation, args.max_length)
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     answers = answers_of(problem, logits)
-    scores = scores_of(problem, labels_of(validation), answers)
+    scores = scores_of(problem, names, labels_of(validation), answers)
     accuracy = scores.get("accuracy")
     one_class = problem == "single_label_classification" and len(set(answers)) == 1
     result = EvaluationResult(
@@ -373,6 +368,12 @@ def evaluate_checkpoint(
     return result, save
 
 
+def _answer(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarray:
+    """Its logits of labelled rows, with a bar meanwhile."""
+    with tqdm(total=len(rows), desc=f"{classifier.name}: predicting", unit=" rows", leave=False) as bar:
+        return classifier.logits(*text_columns(rows), max_length=max_length, tell=bar.update)
+
+
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
     columns = (args.text_column, args.text_pair_column, args.label_column)
     train = load_task(args.train, "train", *columns)
@@ -385,7 +386,7 @@ def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
     return train, validation
 
 
-def timed_sentences(rows: Dataset) -> list[tuple[str, ...]]:
+def timed_sentences(rows: Dataset) -> list[tuple[Any, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
     return list(zip(*text_columns(rows.select(chosen)), strict=True))

@@ -2,35 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
+from tutorkd.evaluation.problem import ROWS, WORDS, Problem, architectures_of, auto_class, class_names_of, problem_of
+from tutorkd.evaluation.tags import tokenize_words
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
 
-# What a row's label is, in transformers' words: one class, a set of classes, or a number.
-Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
-LABELS_ARE = {
-    "single_label_classification": "one class a row",
-    "multi_label_classification": "a list of classes a row",
-    "regression": "a number a row",
-}
 _BATCH = 64
-
-
-def problem_of(config: PretrainedConfig) -> Problem:
-    """What a classifier's logits are; where its configuration doesn't say, one alone is a number."""
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-
-
-def class_names_of(config: PretrainedConfig) -> list[str]:
-    """In the order of the logits."""
-    names = cast(dict[int, str], config.id2label)
-    return [str(names[code]) for code in range(len(names))]
 
 
 @dataclass(frozen=True)
@@ -58,40 +43,57 @@ class Classifier:
 
     @torch.inference_mode()
     def logits(
-        self, *texts: Sequence[str], max_length: int, tell: Callable[[int], object] = lambda rows: None
+        self, *texts: Sequence[Any], max_length: int, tell: Callable[[int], object] = lambda rows: None
     ) -> np.ndarray:
         """Its answers to n texts, or to pairs of them, (n, classes) float32.
+
+        Those to n lists of words are (n, words, classes), as far as any list has answers, and masked where there is
+        none: behind the last word of a row, where a row is cut, and of a word of which the tokenizer leaves nothing.
 
         Rows of like length share a batch.
 
         Args:
-            texts: n texts, and those of their pairs where it reads pairs.
+            texts: n texts, and those of their pairs where it reads pairs; or n lists of words.
             max_length: from which rows are cut, in tokens, or where its positions end.
             tell: called with the number of rows that were answered since.
+
+        Raises:
+            UserError: of words, if the tokenizer doesn't say which word a piece is of.
         """
         length = min(max_length, self.longest or max_length)
-        rows = self.tokenizer(*map(list, texts), truncation=True, max_length=length)
+        places: list[dict[int, int]] = []
+        if self.problem == "token_classification":
+            rows, places = tokenize_words(self.tokenizer, texts[0], length)
+            words = 1 + max(chain.from_iterable(places), default=-1)
+            found = np.ma.masked_all((len(texts[0]), words, len(self.class_names)), np.float32)
+        else:
+            rows = self.tokenizer(*map(list, texts), truncation=True, max_length=length)
+            found = np.empty((len(texts[0]), len(self.class_names)), np.float32)
         taken = [name for name in self.tokenizer.model_input_names if name in rows]
         order = sorted(range(len(texts[0])), key=lambda row: -len(rows["input_ids"][row]))
-        found = np.empty((len(order), len(self.class_names)), np.float32)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             inputs = self.tokenizer.pad(
                 {name: [rows[name][row] for row in batch] for name in taken}, return_tensors="pt"
             )
-            found[batch] = self.model(**inputs.to(self.model.device)).logits.float().cpu().numpy()
+            logits = self.model(**inputs.to(self.model.device)).logits.float().cpu().numpy()
+            if places:
+                for row, of_tokens in zip(batch, logits, strict=True):
+                    found[row, list(places[row])] = of_tokens[list(places[row].values())]
+            else:
+                found[batch] = logits
             tell(len(batch))
         return found
 
 
 def check_trained(config: PretrainedConfig, name: str, role: str = "model") -> None:
-    """Check, without reading weights, that a checkpoint is one of a classifier of rows.
+    """Check, without reading weights, that a checkpoint is one of a classifier of rows or of words.
 
     Raises:
         UserError: if its configuration says that it is something else.
     """
-    kinds = list(map(str, config.architectures)) if isinstance(config.architectures, list) else []
-    if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+    kinds = architectures_of(config)
+    if kinds and not any(kind.endswith((ROWS, WORDS)) for kind in kinds):
         raise _untrained(name, role, f"a {kinds[0]}")
 
 
@@ -102,9 +104,10 @@ def load_trained(name: str, role: str = "model") -> Classifier:
         UserError: if there is no such checkpoint, or it has no trained classification head.
     """
     checkpoint = find_checkpoint(name)
-    longest = check_checkpoint(checkpoint, None)
-    check_trained(load_config(checkpoint.folder, role), name, role)
-    model, lacking = load_model(AutoModelForSequenceClassification, checkpoint.folder, role)
+    config = load_config(checkpoint.folder, role)
+    longest = check_checkpoint(checkpoint, None, problem_of(config))
+    check_trained(config, name, role)
+    model, lacking = load_model(auto_class(problem_of(config)), checkpoint.folder, role)
     if lacking:
         raise _untrained(name, role, f"without weights of the head, such as {lacking[0]}")
     tokenizer = load_tokenizer(checkpoint.folder, role, needed=CLASSIFICATION)

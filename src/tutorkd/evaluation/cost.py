@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, cycle, islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Milliseconds(NamedTuple):
 def milliseconds_per_sentence(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str | tuple[str, ...]],
+    sentences: Sequence[str | tuple[Any, ...]],
     max_length: int = 128,
 ) -> Milliseconds:
     """Time to answer for one sentence at a time, as an on-line service would.
@@ -37,15 +37,19 @@ def milliseconds_per_sentence(
     evaluation mode and runs where it is and in the precision that it has.
 
     Args:
-        sentences: texts, or tuples of a text and its pair; the same for all models to be compared.
+        sentences: texts, or tuples of a text and its pair, or of a list of words; the same for all models to be
+            compared.
         max_length: longest row in tokens.
     """
     model.eval()
 
-    def answer(sentence: str | tuple[str, ...]) -> torch.Tensor:
+    def answer(sentence: str | tuple[Any, ...]) -> torch.Tensor:
         texts = sentence if isinstance(sentence, tuple) else (sentence,)
-        inputs = tokenizer(*texts, truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
-        return model(**inputs).logits.cpu()
+        words = isinstance(texts[0], list)
+        inputs = tokenizer(
+            *texts, is_split_into_words=words, truncation=True, max_length=max_length, return_tensors="pt"
+        )
+        return model(**inputs.to(model.device)).logits.cpu()
 
     return milliseconds_a_call(answer, sentences)
 

@@ -21,6 +21,7 @@ from transformers import (
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.labelled import labels_of, problem_of_labels
+from tutorkd.evaluation.tagged_rows import LABELS, TaggedRowsCollator, tokenize_tagged
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.words import one_line
@@ -72,8 +73,13 @@ class FineTuningBar(TrainerCallback):
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Token ids in place of the columns ``text`` and ``text_pair``; pairs are cut at their longer part.
 
-    Of labels that are lists of classes 1.0 or 0.0 for each class, as a loss takes them.
+    Of labels that are lists of classes 1.0 or 0.0 for each class, as a loss takes them; of words as `tokenize_tagged`.
+
+    Raises:
+        UserError: of words, as `tokenize_tagged`.
     """
+    if "label" in rows.column_names and problem_of_labels(rows) == "token_classification":
+        return tokenize_tagged(rows, tokenizer, max_length)
     columns = [column for column in ("text", "text_pair") if column in rows.column_names]
     tokens = rows.map(
         lambda batch: tokenizer(*(batch[column] for column in columns), truncation=True, max_length=max_length),
@@ -134,12 +140,12 @@ def build_trainer(
         arguments._n_gpu = 1
     kind: Callable[..., Trainer] = Trainer
     if teacher is not None:
-        kind = partial(TaughtTrainer, soft=teacher.soft, layers=teacher.matched_layers(model, tokenizer))
+        kind = partial(TaughtTrainer, teacher=teacher, layers=teacher.matched_layers(model, tokenizer))
     trainer = kind(
         model=model,
         args=arguments,
         train_dataset=train,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=(TaggedRowsCollator if LABELS in train.column_names else DataCollatorWithPadding)(tokenizer),
         processing_class=tokenizer,
         callbacks=[FineTuningBar(title, round(len(train) * args.num_train_epochs))],
     )

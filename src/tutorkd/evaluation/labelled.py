@@ -1,11 +1,11 @@
-"""Labelled text: rows of text (or text pairs) with a class each, whatever they come from."""
+"""Labelled text: rows of text (or text pairs) with a class each, or of words with one each, whatever they come from."""
 
 import hashlib
 import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tutorkd.data.from_hub import load_from_hub, name_and_config
 from tutorkd.data.readers import csv_rows, is_text, json_rows, kind_of_file, not_text, open_parquet, require_column
 from tutorkd.errors import UserError
-from tutorkd.evaluation.classifier import LABELS_ARE, Problem
+from tutorkd.evaluation.problem import LABELS_ARE, Problem
 from tutorkd.hub import looks_like_path, nearest_path
 from tutorkd.words import one_line
 
@@ -44,7 +44,9 @@ def load_labelled(
             text that isn't text, unlabelled rows (label -1), decimal labels, labels of several types, labels that
             differ in white space alone, or one class only.
     """
-    rows, texts = _read(source, split, text_column, text_pair_column, label_column)
+    columns = _columns(text_column, text_pair_column)
+    rows = read_rows(source, split, [*columns.values(), label_column])
+    texts = {name: texts_of(rows, column, source) for name, column in columns.items()}
     return _of_classes(rows, texts, label_column, source)
 
 
@@ -52,14 +54,19 @@ def load_task(source: str, split: str, text_column: str, text_pair_column: str |
     """The same for a task of any kind, which the labels tell.
 
     ``label`` is a ClassLabel; or, where the column holds lists of names or whole numbers, a list of ClassLabel; or,
-    where it holds decimal numbers, which in csv one field with a decimal point among numbers says, float32.
+    where it holds decimal numbers, which in csv one field with a decimal point among numbers says, float32. Where the
+    text's column holds lists of words, ``text`` does so too, and ``label`` a list of ClassLabel, one for each word.
 
     Raises:
         UserError: as `load_labelled`, and if lists hold anything else or no class at all, a number isn't finite, or all
-            numbers are the same.
+            numbers are the same; or if a row has no words, or other than one label for each, or words have pairs.
     """
-    rows, texts = _read(source, split, text_column, text_pair_column, label_column)
+    columns = _columns(text_column, text_pair_column)
+    rows = read_rows(source, split, [*columns.values(), label_column])
+    texts = _texts_or_words(rows, columns, source)
     feature = rows.features[label_column]
+    if _holds_lists(rows, text_column):
+        return _of_words(rows, texts, text_column, label_column, source)
     if isinstance(feature, List | LargeList):
         return _of_lists(rows, texts, label_column, source)
     if isinstance(feature, Value) and (feature.dtype.startswith("float") or _are_decimals(rows, label_column, source)):
@@ -67,13 +74,40 @@ def load_task(source: str, split: str, text_column: str, text_pair_column: str |
     return _of_classes(rows, texts, label_column, source)
 
 
-def _read(
-    source: str, split: str, text_column: str, text_pair_column: str | None, label_column: str
-) -> tuple[Dataset, dict[str, list[str]]]:
-    """The rows, and their texts by column of ours."""
-    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
-    rows = read_rows(source, split, [*columns.values(), label_column])
-    return rows, {name: texts_of(rows, column, source) for name, column in columns.items()}
+def _columns(text_column: str, text_pair_column: str | None) -> dict[str, str]:
+    """Those of texts, by column of ours."""
+    return {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
+
+
+def _texts_or_words(rows: Dataset, columns: Mapping[str, str], source: str) -> dict[str, list[Any]]:
+    """The texts by column of ours, or the lists of words where the first column holds lists.
+
+    Raises:
+        UserError: as ``texts_of``; if lists hold anything but words, or have a pair; or a row has no words.
+    """
+    column, *pair = columns.values()
+    if not _holds_lists(rows, column):
+        return {name: texts_of(rows, column, source) for name, column in columns.items()}
+    if pair:
+        raise UserError(f"{source}: column {column!r} holds lists of words, which have no pairs: leave {pair[0]!r} out")
+    words = values_of(rows, column, source)
+    for row, of_row in enumerate(words, 1):
+        if not of_row or not all(isinstance(word, str) for word in of_row):
+            what = "no words" if not of_row else "something else than words"
+            raise UserError(f"{source}: row {row} has {what} in column {column!r}; mend the row or leave it out")
+    return {"text": words}
+
+
+def _holds_lists(rows: Dataset, column: str) -> bool:
+    return isinstance(rows.features[column], List | LargeList)
+
+
+def _features(texts: Mapping[str, list[Any]], **label: Any) -> Features:
+    """Of texts or lists of words by column, and of a label."""
+    text = {
+        name: List(Value("string")) if isinstance(rows[0], list) else Value("string") for name, rows in texts.items()
+    }
+    return Features({**text, **label})
 
 
 def _are_decimals(rows: Dataset, column: str, source: str) -> bool:
@@ -94,11 +128,36 @@ def _of_numbers(rows: Dataset, texts: dict[str, list[str]], column: str, source:
         raise UserError(f"{source}: row {row} has a number in column {column!r} that isn't finite")
     if len(set(numbers)) < 2:
         raise UserError(f"{source}: every row has {numbers[0]:g} in column {column!r}; there is nothing to be learned")
-    features = Features({**dict.fromkeys(texts, Value("string")), "label": Value("float32")})
+    features = _features(texts, label=Value("float32"))
     return Dataset.from_dict({**texts, "label": numbers}, features=features)
 
 
 def _of_lists(rows: Dataset, texts: dict[str, list[str]], column: str, source: str) -> Dataset:
+    lists, names = _lists_of_codes(rows, column, source)
+    features = _features(texts, label=List(ClassLabel(names=names)))
+    return Dataset.from_dict({**texts, "label": [sorted(set(codes)) for codes in lists]}, features=features)
+
+
+def _of_words(rows: Dataset, texts: dict[str, list[Any]], text_column: str, column: str, source: str) -> Dataset:
+    if not _holds_lists(rows, column):
+        raise UserError(
+            f"{source}: column {text_column!r} holds lists of words, and column {column!r} no lists of their labels"
+        )
+    lists, names = _lists_of_codes(rows, column, source)
+    for row, (words, codes) in enumerate(zip(texts["text"], lists, strict=True), 1):
+        if len(words) != len(codes):
+            raise UserError(
+                f"{source}: row {row} has {len(words)} words in column {text_column!r} and {len(codes)} labels in "
+                f"column {column!r}; give each word one"
+            )
+    if len(names) < 2:
+        raise UserError(f"{source}: every word has {names[0]!r} in column {column!r}; two classes are needed")
+    features = _features(texts, label=List(ClassLabel(names=names)))
+    return Dataset.from_dict({**texts, "label": lists}, features=features)
+
+
+def _lists_of_codes(rows: Dataset, column: str, source: str) -> tuple[list[list[int]], list[str]]:
+    """The classes of every row by their numbers, and their names."""
     lists, inner = values_of(rows, column, source), rows.features[column].feature
     if not any(lists):
         raise UserError(f"{source}: no row has a class in column {column!r}")
@@ -106,22 +165,22 @@ def _of_lists(rows: Dataset, texts: dict[str, list[str]], column: str, source: s
         names = inner.names
         if not {code for codes in lists for code in codes} <= set(range(len(names))):
             raise UserError(f"{source}: column {column!r} holds codes of classes that aren't declared")
-        lists = [inner.int2str(codes) for codes in lists]
-    else:
-        found = {name for each in lists for name in each}
-        kinds = {type(name) for name in found}
-        if len(kinds) != 1 or kinds.pop() not in (str, int) or any(not str(name).strip() for name in found):
-            raise UserError(f"{source}: column {column!r} holds lists of something else than names or whole numbers")
-        names, lists = [str(name) for name in sorted(found)], [[str(name) for name in each] for each in lists]
-    codes = {name: code for code, name in enumerate(names)}
-    features = Features({**dict.fromkeys(texts, Value("string")), "label": List(ClassLabel(names=names))})
-    labels = [sorted({codes[name] for name in each}) for each in lists]
-    return Dataset.from_dict({**texts, "label": labels}, features=features)
+        return lists, names
+    found = {name for each in lists for name in each}
+    kinds = {type(name) for name in found}
+    if len(kinds) != 1 or kinds.pop() not in (str, int) or any(not str(name).strip() for name in found):
+        raise UserError(f"{source}: column {column!r} holds lists of something else than names or whole numbers")
+    if negative := sorted(name for name in found if isinstance(name, int) and name < 0):
+        raise UserError(f"{source}: column {column!r} holds the label {negative[0]}, which stands for none; label all")
+    codes = {name: code for code, name in enumerate(sorted(found))}
+    return [[codes[name] for name in each] for each in lists], list(map(str, codes))
 
 
 def problem_of_labels(rows: Dataset) -> Problem:
     """What kind of task labelled rows are of."""
     feature = rows.features["label"]
+    if _holds_lists(rows, "text"):
+        return "token_classification"
     if isinstance(feature, ClassLabel):
         return "single_label_classification"
     return "multi_label_classification" if isinstance(feature, List | LargeList) else "regression"
@@ -136,9 +195,17 @@ def names_of_labels(rows: Dataset) -> list[str]:
 
 
 def labels_of(rows: Dataset) -> np.ndarray:
-    """Class codes (n,); 1 or 0 for each class (n, classes); or numbers (n,)."""
-    labels = rows["label"][:]
-    if problem_of_labels(rows) != "multi_label_classification":
+    """Class codes (n,); 1 or 0 for each class (n, classes); or numbers (n,).
+
+    Of words class codes (n, words), masked behind the last word of a row.
+    """
+    labels, problem = rows["label"][:], problem_of_labels(rows)
+    if problem == "token_classification":
+        codes = np.ma.masked_all((len(labels), max(map(len, labels))), np.int64)
+        for row, of_row in enumerate(labels):
+            codes[row, : len(of_row)] = of_row
+        return codes
+    if problem != "multi_label_classification":
         return np.asarray(labels)
     found = np.zeros((len(labels), len(names_of_labels(rows))), np.int64)
     for row, codes in enumerate(labels):
@@ -151,21 +218,40 @@ def _of_classes(rows: Dataset, texts: dict[str, list[str]], label_column: str, s
     if len(set(labels)) < 2:
         raise UserError(f"{source}: every row has {labels[0]!r} in column {label_column!r}; two classes are needed")
     class_of = {name: index for index, name in enumerate(classes)}
-    features = Features({**dict.fromkeys(texts, Value("string")), "label": ClassLabel(names=classes)})
+    features = _features(texts, label=ClassLabel(names=classes))
     return Dataset.from_dict({**texts, "label": [class_of[label] for label in labels]}, features=features)
 
 
 def load_texts(source: str, split: str, text_column: str, text_pair_column: str | None) -> Dataset:
-    """Read text without labels into the columns ``text`` and ``text_pair`` (if asked for), as `load_labelled` does.
+    """Read text, or lists of words, without labels into the columns ``text`` and ``text_pair`` (if asked for).
 
     Raises:
-        UserError: if the data can't be found or read, are empty, lack a column, or hold missing values or what isn't
-            text.
+        UserError: if the data can't be found or read, are empty, lack a column, or hold missing values or what is
+            neither text nor lists of words.
     """
-    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
-    rows = read_rows(source, split, list(columns.values()))
-    texts = {name: texts_of(rows, column, source) for name, column in columns.items()}
-    return Dataset.from_dict(texts, features=Features(dict.fromkeys(texts, Value("string"))))
+    columns = _columns(text_column, text_pair_column)
+    texts = _texts_or_words(read_rows(source, split, list(columns.values())), columns, source)
+    return Dataset.from_dict(texts, features=_features(texts))
+
+
+def load_unlabelled(
+    source: str, text_column: str, text_pair_column: str | None, validation: Sequence[Dataset]
+) -> tuple[Dataset, int]:
+    """Text to train on without labels, of which none is a row of a validation set; and how many rows were.
+
+    Raises:
+        UserError: as `load_texts`, if nothing is left, or if one of them holds texts and the other lists of words.
+    """
+    texts = load_texts(source, "train", text_column, text_pair_column)
+    if _holds_lists(texts, "text") != _holds_lists(validation[0], "text"):
+        ours, theirs = ("lists of words" if _holds_lists(rows, "text") else "texts" for rows in (texts, validation[0]))
+        raise UserError(f"{source}: column {text_column!r} holds {ours}, and that of the validation set {theirs}")
+    rows = texts
+    for others in validation:
+        rows = without(rows, others)
+    if not len(rows):
+        raise UserError(f"{source}: all of its {len(texts):,} rows are rows of the validation set")
+    return rows, len(texts) - len(rows)
 
 
 def without(rows: Dataset, others: Dataset) -> Dataset:
@@ -175,8 +261,8 @@ def without(rows: Dataset, others: Dataset) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _bare(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(" ".join(text.split()) for text in texts)
+def _bare(texts: Sequence[str | list[str]]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split() if isinstance(text, str) else text) for text in texts)
 
 
 def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
@@ -192,7 +278,7 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
         )
     if problem == "regression":
         return validation
-    several = problem == "multi_label_classification"
+    several = problem in ("multi_label_classification", "token_classification")
     theirs, ours = names_of_labels(train), names_of_labels(validation)
     rows = validation["label"][:] if several else [[code] for code in validation["label"]]
     known = {theirs[code] for each in train["label"] for code in (each if several else [each])}
@@ -346,7 +432,7 @@ def values_of(rows: Dataset, column: str, source: str) -> list[Any]:
     try:
         values = rows[column][:]
     except UnicodeDecodeError as error:
-        row = next(row for row, value in enumerate(rows.data[column].cast(pa.large_binary())) if not _decodes(value))
+        row = next(row for row in range(len(rows)) if not _decodes(rows.data[column][row]))
         raise UserError(f"{source}: row {row + 1} isn't UTF-8 in column {column!r}") from error
     for row, value in enumerate(values):
         if value is None or value != value:
@@ -356,7 +442,7 @@ def values_of(rows: Dataset, column: str, source: str) -> list[Any]:
 
 def _decodes(value: pa.Scalar) -> bool:
     try:
-        (value.as_py() or b"").decode()
+        value.as_py()
     except UnicodeDecodeError:
         return False
     return True
@@ -383,7 +469,7 @@ def texts_of(rows: Dataset, column: str, source: str) -> list[str]:
 
 
 def text_columns(rows: Dataset) -> list[list[str]]:
-    """The texts of labelled rows, and those of their pairs where they have any."""
+    """The texts of labelled rows, or their lists of words, and the texts of their pairs where they have any."""
     return [rows[column][:] for column in ("text", "text_pair") if column in rows.column_names]
 
 

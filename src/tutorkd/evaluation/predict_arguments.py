@@ -25,7 +25,9 @@ class PredictArguments:
     output: str = field(
         default="", metadata={"help": "File for the answers, which ends in .csv, .tsv, .jsonl or .parquet (a path)."}
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_column: str = field(
+        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
+    )
     text_pair_column: str | None = field(
         default=None,
         metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},

@@ -23,23 +23,26 @@ from tutorkd.files import PARTIAL, writing
 from tutorkd.hub import nearest_path
 from tutorkd.words import one_line
 
-LABEL = "label"
+LABEL, PROBABILITY = "label", "probability"
 _CHUNK = 4096  # rows
 _MARKS = {".csv": ",", ".tsv": "\t"}  # between the fields that are written
-Row = tuple[str | None, ...]  # a text, and that of its pair where there is one
+Row = tuple[Any, ...]  # a text, and that of its pair where there is one, or a list of words; None where it lacks them
 
 
 def predict_file(args: PredictArguments) -> dict[str, int]:
     """Answer the rows of a file; the output is written whole or not at all.
 
     Its columns are those of the text, ``label`` (of a regression the number, of several classes a list, which csv holds
-    as JSON) and, of classes, ``probability_CLASS`` for each. Of a row without a text they are missing.
+    as JSON) and, of classes, ``probability_CLASS`` for each. Of a row without a text they are missing. Rows of words,
+    which a classifier of words takes, have in ``label`` a list of their labels and in ``probability`` one of the
+    probabilities of these; a word that isn't read, behind ``max_length``, has neither.
 
     Returns:
         ``rows`` that there are, and how many are ``without_text``.
 
     Raises:
-        UserError: if there is no such classifier or file, it can't be read, or the output can't be written.
+        UserError: if there is no such classifier or file, it can't be read, holds texts for a classifier of words or
+            the other way round, or the output can't be written.
     """
     for name in ("model", "text", "output"):
         if not getattr(args, name):
@@ -59,7 +62,10 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
     if taken := [column for column in columns if column in names]:
         raise UserError(f"the column {taken[0]!r} of {source} would be one of the answers too: rename it")
     counts = {"rows": 0, "without_text": 0}
-    rows = rows_of(source, columns)
+    words = classifier.problem == "token_classification"
+    if words and len(columns) > 1:
+        raise UserError(f"{args.model} classifies words, which have no pairs: leave out --text_pair_column")
+    rows = rows_of(source, columns, words)
     with (
         writing(output, "free space, or choose another --output"),
         _writer(output, columns, classifier) as write,
@@ -90,12 +96,17 @@ def _answers(
     answers = answers_of(problem, logits)
     if problem == "regression":
         return [{LABEL: float(answer)} for answer in answers]
+    if problem == "token_classification":
+        most = _softmax(logits).max(-1)
+        return [
+            {LABEL: _of_words(row, codes, lambda code: names[code]), PROBABILITY: _of_words(row, probable, float)}
+            for (row, *_), codes, probable in zip(rows, answers, most, strict=True)
+        ]
     if problem == "multi_label_classification":
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         labels: list[Any] = [[name for name, there in zip(names, row, strict=True) if there] for row in answers]
     else:
-        powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-        probabilities = powers / powers.sum(-1, keepdims=True)
+        probabilities = _softmax(logits)
         labels = [names[code] for code in answers]
     columns = _probability_columns(classifier)
     return [
@@ -104,47 +115,85 @@ def _answers(
     ]
 
 
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _of_words(words: Sequence[Any], values: np.ma.MaskedArray, form: Callable[[Any], Any]) -> list[Any]:
+    """What is answered of each word of a row, None where there is nothing."""
+    answered = [None if value is np.ma.masked else form(value) for value in values[: len(words)]]
+    return answered + [None] * (len(words) - len(answered))
+
+
 def _probability_columns(classifier: Classifier) -> list[str]:
     if classifier.problem == "regression":
         return []
+    if classifier.problem == "token_classification":
+        return [PROBABILITY]
     return [f"probability_{name}" for name in classifier.class_names]
 
 
-def rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def rows_of(path: Path, columns: Sequence[str], words: bool = False) -> Iterator[Row]:
     """The texts of each row, as they are read.
 
+    Args:
+        words: whether rows hold lists of words in place of a text.
+
     Raises:
-        UserError: if the file can't be read, lacks a column or holds what isn't text.
+        UserError: if the file can't be read, lacks a column or holds something else.
     """
     try:
-        yield from _READERS[kind_of_file(path) or ""](path, columns)
+        yield from _READERS[kind_of_file(path) or ""](path, columns, words)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
 
 
-def _of_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _of_csv(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
+    if words:
+        raise UserError(f"{path}: lists of words, which this classifier takes, are in jsonl or parquet files")
     return (tuple(fields) for _, fields in csv_rows(path, columns))
 
 
-def _of_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _of_jsonl(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
     for line, row in json_rows(path, columns):
         for column, value in zip(columns, row, strict=True):
-            if value is not None and not isinstance(value, str):
+            if words and value is not None and not _are_words(value):
+                raise _not_words(f"{path}: line {line}", column)
+            if not words and value is not None and not isinstance(value, str):
                 raise not_text(f"{path}: line {line}", column, type(value).__name__)
         yield tuple(row)
 
 
-def _of_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _not_words(where: object, column: str) -> UserError:
+    return UserError(f"{where}: column {column!r} doesn't hold lists of words, which this classifier takes")
+
+
+def _of_parquet(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
     with open_parquet(path) as file:
         for column in columns:
             require_column(path, column, file.schema_arrow.names)
-            if not is_text(kind := file.schema_arrow.field(column).type):
+            kind = file.schema_arrow.field(column).type
+            if words and not (_is_list(kind) and is_text(kind.value_type)):
+                raise _not_words(path, column)
+            if not words and not is_text(kind):
                 raise not_text(path, column, kind)
         for batch in file.iter_batches(batch_size=_CHUNK, columns=list(columns)):
-            yield from zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
+            for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                if words and row[0] is not None and not _are_words(row[0]):  # but words that are missing
+                    raise _not_words(path, columns[0])
+                yield row
 
 
-_READERS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+_READERS: Mapping[str, Callable[[Path, Sequence[str], bool], Iterator[Row]]] = {
     ".csv": _of_csv,
     ".tsv": _of_csv,
     ".jsonl": _of_jsonl,
@@ -179,9 +228,13 @@ def _schema(columns: Sequence[str], classifier: Classifier) -> pa.Schema:
         "regression": pa.float64(),
         "multi_label_classification": pa.list_(pa.string()),
         "single_label_classification": pa.string(),
+        "token_classification": pa.list_(pa.string()),
     }
-    fields = [(column, pa.string()) for column in columns] + [(LABEL, labels[classifier.problem])]
-    return pa.schema(fields + [(name, pa.float64()) for name in _probability_columns(classifier)])
+    text, probability = pa.string(), pa.float64()
+    if classifier.problem == "token_classification":
+        text, probability = pa.list_(text), pa.list_(probability)
+    fields = [(column, text) for column in columns] + [(LABEL, labels[classifier.problem])]
+    return pa.schema(fields + [(name, probability) for name in _probability_columns(classifier)])
 
 
 def _csv(

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.metrics import METRICS
+from tutorkd.evaluation.problem import Problem
 from tutorkd.seeds import Spread, over_seeds
 from tutorkd.tables import aligned
 

@@ -10,7 +10,8 @@ targets, the loss of a row is
     several classes   binary cross-entropy, mean    T^2 times that of sigmoid(z / T) to sigmoid(t / T), mean
     a number          squared error                 squared error of z to t
 
-and that of a batch the mean over its rows. A row without a label has its second term alone.
+and that of a batch the mean over its rows. A row without a label has its second term alone. Where words are classified,
+each word is such a row, of one class, which stands at the first of its pieces.
 
 Sources: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv 1503.02531), whose
 cross-entropy has the gradient of a Kullback-Leibler divergence; Jiao et al., "TinyBERT", Findings of EMNLP 2020,
@@ -25,7 +26,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.classifier import LABELS_ARE, Problem, class_names_of, problem_of
+from tutorkd.evaluation.problem import LABELS_ARE, Problem, class_names_of, problem_of
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.methods.soft_targets import soft_cross_entropy
 
@@ -91,13 +92,12 @@ def soft_target_loss(problem: Problem, logits: Tensor, targets: Tensor, temperat
         targets: (n, classes), the teacher's logits; no gradient flows to them.
         temperature: T > 0.
     """
-    if problem == "single_label_classification":
-        return soft_cross_entropy(logits, targets, temperature)
-    logits, targets = logits.float(), targets.float()
     if problem == "regression":
-        return F.mse_loss(logits, targets)
-    answers = (targets / temperature).sigmoid()
-    return temperature**2 * F.binary_cross_entropy_with_logits(logits / temperature, answers)
+        return F.mse_loss(logits.float(), targets.float())
+    if problem == "multi_label_classification":
+        answers = (targets.float() / temperature).sigmoid()
+        return temperature**2 * F.binary_cross_entropy_with_logits(logits.float() / temperature, answers)
+    return soft_cross_entropy(logits, targets, temperature)
 
 
 def task_loss(
@@ -112,8 +112,14 @@ def task_loss(
 
     Args:
         logits, labels, targets: as ``label_losses`` and ``soft_target_loss`` take them.
-        labelled: (n,), 1 of a row whose label counts and 0 of one that has none.
+            Of words (rows, tokens, classes) and (rows, tokens), -100 where no word has its place, and the targets of
+            those that have one, row by row, (n, classes).
+        labelled: (n,) or (rows,), 1 of a row whose label counts and 0 of one that has none.
     """
+    if problem == "token_classification":
+        places = labels != -100
+        labelled = labelled.unsqueeze(-1).expand_as(labels)[places]
+        logits, labels = logits[places], labels[places]
     loss = soft.soft_target_weight * soft_target_loss(problem, logits, targets, soft.temperature)
     if soft.soft_target_weight < 1:
         of_labels = torch.where(labelled.bool(), label_losses(problem, logits, labels), 0.0).mean()

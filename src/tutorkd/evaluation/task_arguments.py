@@ -46,12 +46,16 @@ class TaskStudentArguments(FineTuneArguments):
             "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
         },
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_column: str = field(
+        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
+    )
     text_pair_column: str | None = field(
         default=None,
         metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
     )
-    label_column: str = field(default="label", metadata={"help": "Column that holds the label (a name)."})
+    label_column: str = field(
+        default="label", metadata={"help": "Column that holds the label, or lists of the words' labels (a name)."}
+    )
     output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
     restart: bool = field(
         default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}

@@ -79,7 +79,7 @@ def _export(task: TaskDistillation) -> Classifier:
         told = ExportArguments(
             model=str(task.folder),
             output_dir=str(task.folder),
-            texts=args.validation,
+            texts=None if task.classifier.problem == "token_classification" else args.validation,
             text_column=args.text_column,
             max_length=length,
         )
@@ -110,7 +110,7 @@ def _measure(task: TaskDistillation, exported: Classifier) -> list[Measured]:
             name,
             parameters[number],
             sizes[number],
-            scores_of(problem, labels_of(rows), answers[number]),
+            scores_of(problem, teacher.class_names, labels_of(rows), answers[number]),
             agreement(problem, answers[0], answers[number]),
             milliseconds_per_sentence(each.model, each.tokenizer, timed_sentences(rows), length).median,
         )

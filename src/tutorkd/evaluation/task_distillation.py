@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
-from tutorkd.evaluation.classifier import Classifier, class_names_of, problem_of
+from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.finetune import build_trainer, tokenize
-from tutorkd.evaluation.labelled import digest, load_task, load_texts, without
+from tutorkd.evaluation.labelled import digest, load_task, load_unlabelled
+from tutorkd.evaluation.problem import class_names_of, problem_of
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
@@ -105,10 +106,11 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
         soft = replace(soft, soft_target_weight=1.0)  # there are no labels
     elif args.unlabelled is not None and soft.soft_target_weight == 0:
         raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
-    for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
-        check_checkpoint(find_checkpoint(name), args.max_length)
     config = load_config(find_checkpoint(args.teacher).folder, "teacher")
-    teacher = TaskTeacher(soft, problem_of(config), class_names_of(config))
+    problem = problem_of(config)
+    for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
+        check_checkpoint(find_checkpoint(name), args.max_length, problem)
+    teacher = TaskTeacher(soft, problem, class_names_of(config))
     classifier = teacher.classifier
     columns = args.text_column, args.text_pair_column
     validation = in_order_of(classifier, load_task(args.validation, "validation", *columns, args.label_column))
@@ -120,13 +122,10 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
             train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
     unlabelled = None
     if args.unlabelled is not None:
-        texts = load_texts(args.unlabelled, "train", *columns)
-        unlabelled = without(texts, validation)
-        if left_out := len(texts) - len(unlabelled):
-            words = f"{left_out:,} of {len(texts):,} rows are rows of the validation set and left out"
+        unlabelled, left_out = load_unlabelled(args.unlabelled, *columns, [validation])
+        if left_out:
+            words = f"{left_out:,} of {len(unlabelled) + left_out:,} rows are rows of the validation set and left out"
             tqdm.write(f"text without labels: {words}", file=sys.stderr)
-        if not len(unlabelled):
-            raise UserError(f"{args.unlabelled}: all of its rows are rows of the validation set")
     return TaskDistillation(args, teacher, train, unlabelled, validation)
 
 

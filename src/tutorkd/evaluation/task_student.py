@@ -1,14 +1,16 @@
 """A small classifier out of a large one: its layers, its head, and rows whose classes are in its order."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels
+from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
 from tutorkd.reader import Reader
 from tutorkd.students import has_weights, initialise_from_teacher, student_config
@@ -32,15 +34,15 @@ def make_student(
         UserError: if there is no such student, or it can't have these sizes.
     """
     if has_weights(name):
-        several = teacher.problem == "multi_label_classification"
-        model, tokenizer = load_classifier(find_checkpoint(name), teacher.class_names, seed, several)
+        model, tokenizer = load_classifier(find_checkpoint(name), teacher.class_names, seed, teacher.problem)
         return model, tokenizer, f"the weights of {name} under a new head"
     config = student_config(name, teacher.model.config, sizes)
     own = teacher.model.config
     config.id2label, config.label2id = own.id2label, own.label2id
-    config.problem_type = teacher.problem
+    if teacher.problem != "token_classification":
+        config.problem_type = teacher.problem
     set_seed(seed)
-    student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    student = auto_class(teacher.problem).from_config(config, dtype=torch.float32)
     body = initialise_from_teacher(student.base_model, Reader(teacher.model))
     copied = _copy_head(student, teacher.model)
     return student, teacher.tokenizer, f"{body}; {copied} tensors of the head"
@@ -68,7 +70,9 @@ def in_order_of(teacher: Classifier, rows: Dataset) -> Dataset:
     if problem == "regression":
         return rows
     labels = rows["label"][:]
-    codes = [order[each] if isinstance(each, int) else sorted(order[code] for code in each) for each in labels]
+    codes: list[Any] = [order[each] if isinstance(each, int) else [order[code] for code in each] for each in labels]
+    if problem == "multi_label_classification":
+        codes = [sorted(each) for each in codes]
     return rows.remove_columns("label").add_column("label", codes, feature=_label_feature(teacher))
 
 
@@ -78,7 +82,8 @@ def no_rows(teacher: Classifier, columns: list[str]) -> Dataset:
     Args:
         columns: of the text.
     """
-    features = {**dict.fromkeys(columns, Value("string")), "label": _label_feature(teacher)}
+    text = List(Value("string")) if teacher.problem == "token_classification" else Value("string")
+    features = {**dict.fromkeys(columns, text), "label": _label_feature(teacher)}
     return Dataset.from_dict({name: [] for name in features}, features=Features(features))
 
 
@@ -86,4 +91,4 @@ def _label_feature(teacher: Classifier) -> ClassLabel | List | Value:
     if teacher.problem == "regression":
         return Value("float32")
     one = ClassLabel(names=teacher.class_names)
-    return List(one) if teacher.problem == "multi_label_classification" else one
+    return one if teacher.problem == "single_label_classification" else List(one)

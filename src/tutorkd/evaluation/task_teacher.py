@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, List, Value, concatenate_datasets
 from torch import Tensor
@@ -11,9 +12,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, find_checkpoint
-from tutorkd.evaluation.classifier import Classifier, Problem, check_trained, load_trained, problem_of
+from tutorkd.evaluation.classifier import Classifier, check_trained, load_trained
 from tutorkd.evaluation.labelled import text_columns
 from tutorkd.evaluation.layers import MatchedLayers
+from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.soft_targets import matched_classes, task_loss
 from tutorkd.hub import load_config
@@ -35,9 +37,9 @@ class TaskTeacher:
     """
 
     def __init__(self, soft: SoftTargetArguments, problem: Problem, class_names: Sequence[str]):
-        self.soft, name = soft, str(soft.distill_from)
+        self.soft, self.problem, name = soft, problem, str(soft.distill_from)
         self.checkpoint: Checkpoint = find_checkpoint(name)
-        check_checkpoint(self.checkpoint, None)
+        check_checkpoint(self.checkpoint, None, problem)
         config = load_config(self.checkpoint.folder, _ROLE)
         check_trained(config, name, _ROLE)
         self._order = matched_classes(config, name, problem, class_names)
@@ -62,6 +64,8 @@ class TaskTeacher:
     def taught(self, labelled: Dataset, max_length: int, unlabelled: Dataset | None = None) -> Dataset:
         """Rows with the teacher's logits of them, in the order of the student's, in the column SOFT_TARGET.
 
+        Of a row of words they are a list for each word, as far as any row has answers; NaN where there is none.
+
         They are computed once: the teacher is frozen, so that a text has one answer. It reads texts with its own
         tokenizer.
 
@@ -84,18 +88,23 @@ class TaskTeacher:
             marks += [0.0] * len(unlabelled)
         teacher = self.classifier
         with tqdm(total=len(rows), desc=f"{self.checkpoint.title}: answering", unit=" rows", dynamic_ncols=True) as bar:
-            logits = teacher.logits(*text_columns(rows), max_length=max_length, tell=bar.update)
-        answers = list(logits[:, self._order])
-        taught = rows.add_column(SOFT_TARGET, answers, feature=List(Value("float32"), length=len(self._order)))
+            texts = text_columns(rows)
+            logits = teacher.logits(*texts, max_length=max_length, tell=bar.update)[..., self._order]
+        answers = list(np.ma.filled(logits, np.nan))
+        target = List(Value("float32"), length=len(self._order))
+        if self.problem == "token_classification":
+            answers = [list(of_row[: len(words)]) for of_row, words in zip(answers, texts[0], strict=True)]
+            target = List(target)
+        taught = rows.add_column(SOFT_TARGET, answers, feature=target)
         return taught.add_column(LABELLED, marks, feature=Value("float32"))
 
 
 class TaughtTrainer(Trainer):
-    """A Trainer whose rows have soft targets."""
+    """A Trainer whose rows have the soft targets of a teacher."""
 
-    def __init__(self, *args: Any, soft: SoftTargetArguments, layers: MatchedLayers | None, **kwargs: Any):
+    def __init__(self, *args: Any, teacher: TaskTeacher, layers: MatchedLayers | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._soft = soft
+        self._teacher = teacher
         self._layers = layers.to(self.args.device) if layers else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -118,6 +127,6 @@ class TaughtTrainer(Trainer):
         labels, targets, labelled = (read.pop(name) for name in ("labels", SOFT_TARGET, LABELLED))
         outputs: Any
         outputs, of_layers = self._layers.read(model, read) if self._layers else (model(**read), 0.0)
-        problem = problem_of(self.accelerator.unwrap_model(model).config)
-        loss = of_layers + task_loss(problem, outputs.logits, labels, labelled, targets, self._soft)
+        teacher = self._teacher
+        loss = of_layers + task_loss(teacher.problem, outputs.logits, labels, labelled, targets, teacher.soft)
         return (loss, outputs) if return_outputs else loss

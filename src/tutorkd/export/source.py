@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -16,15 +15,15 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
+from tutorkd.evaluation.problem import ROWS, WORDS, problem_of
 from tutorkd.export.sentence import HIDDEN_STATES, VECTOR, SentenceVectors, encoder_of, load_encoder
-from tutorkd.hub import CLASSIFICATION, load_model, load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
 from tutorkd.sentence_encoder import is_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_ROWS, _TOKENS = "ForSequenceClassification", "ForTokenClassification"
-_HEADS = {_ROWS: AutoModelForSequenceClassification, _TOKENS: AutoModelForTokenClassification}
+_HEADS = {ROWS: AutoModelForSequenceClassification, WORDS: AutoModelForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Source:
     def row_classes(self) -> list[str] | None:
         """Names in the order of the logits, where rows are classified."""
         names = cast(dict[int, str], self.model.config.id2label)
-        return [names[code] for code in range(len(names))] if self.classifies and self.head == _ROWS else None
+        return [names[code] for code in range(len(names))] if self.classifies and self.head == ROWS else None
 
     @property
     def left_out(self) -> str | None:
@@ -84,14 +83,13 @@ def load_source(checkpoint: Checkpoint) -> Source:
     Raises:
         UserError: if it isn't a whole encoder, its head has no weights, or its tokenizer is missing.
     """
-    longest = check_checkpoint(checkpoint, None)
+    config = load_config(checkpoint.folder, "model")
+    longest = check_checkpoint(checkpoint, None, problem_of(config))
     if is_sentence_encoder(checkpoint.folder):
         return _sentence_source(checkpoint, longest)
     tokenizer = load_tokenizer(checkpoint.folder, "model", needed=CLASSIFICATION)
     if longest:  # so that whoever runs the files can cut rows without knowing the model
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    with loading(checkpoint.name, "model"):
-        config = AutoConfig.from_pretrained(checkpoint.folder)
     named = config.architectures or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"the model {checkpoint.name}: architectures in its config.json isn't a list of names")

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
-from tutorkd.evaluation.labelled import load_texts, without
+from tutorkd.evaluation.labelled import load_unlabelled
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing
@@ -156,12 +156,8 @@ def _unlabelled(unit: Unit, source: str | None) -> Dataset | None:
     if source is None:
         return None
     first, *second = unit.task.columns
-    rows = load_texts(source, "train", first, second[0] if second else None)
-    for split in unit.rows.validation.values():
-        rows = without(rows, split)
-    if not len(rows):
-        raise UserError(f"{source}: all of its rows are rows of {unit.task.title}'s validation set")
-    return rows
+    splits = list(unit.rows.validation.values())
+    return load_unlabelled(source, first, second[0] if second else None, splits)[0]
 
 
 def _run_one(units: Sequence[Unit], args: GlueArguments) -> int:

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
-from tutorkd.evaluation.classifier import Problem
 from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
 from tutorkd.evaluation.labelled import digest
+from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole

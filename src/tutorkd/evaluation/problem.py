@@ -1,0 +1,38 @@
+"""What is asked of a classifier: a class, a set of classes or a number for each row, or a class for each word."""
+
+from typing import Any, Literal, cast
+
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PretrainedConfig
+
+# The first three in transformers' words, which has none for the last: there the class of the model says it.
+Problem = Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"]
+LABELS_ARE = {
+    "single_label_classification": "one class a row",
+    "multi_label_classification": "a list of classes a row",
+    "regression": "a number a row",
+    "token_classification": "a class for each word of a row's list of words",
+}
+ROWS, WORDS = "ForSequenceClassification", "ForTokenClassification"  # how the classes of models end
+
+
+def problem_of(config: PretrainedConfig) -> Problem:
+    """What a classifier's logits are; where its configuration doesn't say, one alone is a number."""
+    if any(name.endswith(WORDS) for name in architectures_of(config)):
+        return "token_classification"
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def architectures_of(config: PretrainedConfig) -> list[str]:
+    """Names of the classes of models that a checkpoint was saved from; none where it says none, or no list of them."""
+    return list(map(str, config.architectures)) if isinstance(config.architectures, list) else []
+
+
+def auto_class(problem: Problem) -> Any:
+    """What makes and loads models that answer it."""
+    return AutoModelForTokenClassification if problem == "token_classification" else AutoModelForSequenceClassification
+
+
+def class_names_of(config: PretrainedConfig) -> list[str]:
+    """In the order of the logits."""
+    names = cast(dict[int, str], config.id2label)
+    return [str(names[code]) for code in range(len(names))]

@@ -502,7 +502,7 @@ def test_text_without_labels_is_learned_too_but_for_validation_rows(place, in_pr
         ),
         (
             ["--unlabelled", "held.csv", "--distill_from", "c"],
-            "held.csv: all of its 4 rows are rows of the validation ",
+            "held.csv: all of its 12 rows are rows of the validation set",
         ),
         (["--unlabelled", "m.csv", "--distill_from", "c"], "data m.csv: there is no such file"),
     ],

@@ -131,6 +131,7 @@ def build_trainer(
             label_names=["labels", SOFT_TARGET, LABELLED],
             save_strategy="no",
             logging_steps=0.05,  # of all steps
+            logging_nan_inf_filter=False,  # which would wait for the loss of each step
             disable_tqdm=True,
             report_to="none",
         )

@@ -387,8 +387,9 @@ def test_a_recipe_of_the_paper_has_its_constants(name):
 
 def test_the_demo_s_recipe_has_a_section_that_each_stage_understands():
     recipe = load_recipe("demo")
-    assert recipe.keys() == {"adapt", "distill", "evaluate"}
-    for name, command in (("adapt", adaptation), ("distill", distillation), ("evaluate", evaluation)):
+    assert recipe.keys() == {"adapt", "distill", "beside", "evaluate"}
+    commands = {"adapt": adaptation, "distill": distillation, "beside": distillation, "evaluate": evaluation}
+    for name, command in commands.items():
         values = {key: value for part in command.parser().read([], recipe[name]) for key, value in vars(part).items()}
         for key, value in recipe[name].items():
             assert values[key] == value, key
@@ -401,8 +402,9 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
         assert first == f"# tutorkd distill --config {name}"
     elif name.startswith("demo"):
         assert first == f"# tutorkd demo{name.removeprefix('demo').replace('-', ' --')}"
-    elif name == "embedding-half":
-        assert first == "# tutorkd distill --config embedding-half --teacher EMBEDDING_MODEL --corpus TEXT"
+    elif name.endswith("-half"):
+        teacher = "EMBEDDING_MODEL" if name == "embedding-half" else "ENCODER"
+        assert first == f"# tutorkd distill --config {name} --teacher {teacher} --corpus TEXT"
     elif name == "glue":
         assert first == "# tutorkd glue MODEL --config glue"
     else:
@@ -411,10 +413,11 @@ def test_a_recipe_begins_with_the_command_that_runs_it(name):
 
 def test_help_names_the_recipes_of_its_command():
     papers = ["paper-extreme-12", "paper-extreme-2", "paper-extreme-6", "paper-half"]
-    assert recipe_names("distill") == ["embedding-half", *papers]
+    names = ["embedding-half", "minilm-v2-half", *papers, "tutor-kd-half"]
+    assert recipe_names("distill") == names
     assert recipe_names("adapt") == []
     assert _options(distillation.parser().format_help())["config"].startswith(
-        f"RECIPE YAML recipe: a path, embedding-half, {', '.join(papers)}. "
+        f"RECIPE YAML recipe: a path, {', '.join(names)}. "
     )
     assert _options(adaptation.parser().format_help())["config"].startswith("RECIPE YAML recipe: a path. ")
 

@@ -356,10 +356,15 @@ def test_mistakes_are_told_in_one_line(matrix, tmp_path, capsys, monkeypatch):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert message in lines[0]
-    monkeypatch.setattr(comparing, "find_spec", lambda name: None)
-    assert main(command) == 2
-    assert "pip install 'tutorkd[plots]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_there_are_no_plots_and_all_else(matrix, in_process, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparing, "find_spec", lambda name: None)
+    assert main(matrix("mlm")) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "results.json, results.md; for plots: pip install 'tutorkd[plots]', and the same command again" in shown
+    assert (tmp_path / "out" / "results.json").is_file()
 
 
 def test_a_cell_that_another_process_runs_is_left_alone(matrix, tmp_path, capsys):

@@ -15,12 +15,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AlbertConfig, AutoModelForMaskedLM
 
 from tutorkd import quantization
-from tutorkd.config import DistillationConfig
-from tutorkd.cost import measure_step
+from tutorkd.config import DistillationConfig, PretrainingConfig
+from tutorkd.cost import StepCost, measure_step
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
-from tutorkd.pretraining.memory import Setting, device_bytes, memory_facts, settings
+from tutorkd.pretraining.memory import Setting, device_bytes, in_parts, memory_facts, settings
 from tutorkd.quantization import quantised_bytes, stored
 from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
@@ -302,7 +302,7 @@ def test_the_memory_that_is_foretold_is_what_the_run_would_take(tmp_path):
     [
         (9, "as it is, into 9.0 GiB"),
         (7, "--teacher_dtype bfloat16, into 7.0 GiB"),
-        (3, "nothing of these, into 3.0 GiB"),
+        (3, "nothing of these, into 3.0 GiB; shorter rows (--max_length) or --gradient_checkpointing take less"),
     ],
 )
 def test_the_first_setting_that_fits_is_named(gibibytes, told):
@@ -314,6 +314,20 @@ def test_the_first_setting_that_fits_is_named(gibibytes, told):
     facts = memory_facts(ways, gibibytes * 2**30)
     assert facts.pop("fits") == told
     assert list(facts.values()) == ["about 8.0 GiB a device", "about 6.0 GiB", "about 5.5 GiB", "about 4.0 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (11, ("6 rows at once", "--per_device_train_batch_size 6 --gradient_accumulation_steps 4", 10)),  # 4 + 12 / 2
+        (9, ("4 rows at once", "--per_device_train_batch_size 4 --gradient_accumulation_steps 6", 8)),  # 4 + 12 / 3
+        (5, ("1 rows at once", "--per_device_train_batch_size 1 --gradient_accumulation_steps 24", 5)),  # 4 + 12 / 12
+        (4, None),
+    ],
+)
+def test_a_batch_that_doesn_t_fit_is_taken_in_the_fewest_equal_parts(tmp_path, there, told):
+    args = PretrainingConfig(str(tmp_path), per_device_train_batch_size=12, gradient_accumulation_steps=2)
+    assert in_parts(args, StepCost(0, 0.0, static_bytes=4, activation_bytes=12), there) == told
 
 
 def test_a_machine_s_memory_is_shared_by_its_processes(monkeypatch):

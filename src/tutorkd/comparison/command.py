@@ -45,8 +45,6 @@ def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
         return _run_one(cells, args)
     if args.dry_run:
         return _print_plan(cells)
-    if find_spec("matplotlib") is None:
-        raise UserError("the plots need matplotlib: pip install 'tutorkd[plots]'")
     with held(Path(args.output_dir)):
         return _run_all(cells, recipe, content, flags, args)
 
@@ -80,19 +78,26 @@ def _run_all(
     except Stopped as stop:  # by a limit of time, perhaps: what is finished is told
         stopped = stop
         failed |= stop.failed
-    from tutorkd.comparison.plots import draw  # matplotlib is an extra
-
     summary = summarise(cells, failed, content.get("baseline"))
     write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary, cells[0].measures))
-    with writing(out):
-        draw(cells, summary, out)
-    print(f"\n{fitted(table)}\nwritten to {out}: results.json, results.md and plots")
+    print(f"\n{fitted(table)}\nwritten to {out}: results.json, results.md{_plots(cells, summary, out)}")
     print(f"all of it on one page: {report_command(out)}")
     if stopped:
         raise stopped
     return 1 if failed else 0
+
+
+def _plots(cells: Sequence[Cell], summary: Mapping[str, Any], out: Path) -> str:
+    """Draw them where the extra is there; returns what to say of it."""
+    if find_spec("matplotlib") is None:
+        return "; for plots: pip install 'tutorkd[plots]', and the same command again"
+    from tutorkd.comparison.plots import draw
+
+    with writing(out):
+        draw(cells, summary, out)
+    return " and plots"
 
 
 def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     points = [row for row in summary["rows"] if {"training_flops", score.name} <= row["figures"].keys()]
     if points:
         costs = [row["figures"]["training_flops"]["mean"] for row in points]
-        equal = same_cost(costs) and not any(row["curve"] for row in points)
+        equal = len(points) > 1 and same_cost(costs) and not any(row["curve"] for row in points)
         name, plot = ("score", score_at_equal_cost) if equal else ("score-cost", score_against_cost)
         plots[name] = plot(summary, styles, score)
     for student, log in logs.items():

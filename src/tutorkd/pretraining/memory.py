@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from transformers import TrainingArguments
 
 from tutorkd.cost import StepCost
 from tutorkd.objective import EMBEDDING
@@ -46,6 +47,17 @@ def settings(trainer: PackedRowsTrainer, cost: StepCost) -> list[Setting]:
     return ways
 
 
+def in_parts(args: TrainingArguments, cost: StepCost, there: int) -> Setting | None:
+    """The same step in the fewest parts of equal size that each fit into ``there`` bytes; None where none do."""
+    rows, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    for n in (n for n in range(2, rows + 1) if rows % n == 0):
+        peak = cost.static_bytes + cost.activation_bytes // n
+        if peak <= there:
+            flags = f"--per_device_train_batch_size {rows // n} --gradient_accumulation_steps {parts * n}"
+            return Setting(f"{rows // n} rows at once", flags, peak)
+    return None
+
+
 def device_bytes(device: torch.device) -> int:
     """Memory that each process has for itself: a GPU's, or its share of the machine's."""
     if device.type == "cuda":
@@ -55,10 +67,11 @@ def device_bytes(device: torch.device) -> int:
 
 def memory_facts(ways: list[Setting], there: int) -> dict[str, str]:
     """Lines for the plan, by name: what each takes, and the first that fits into ``there`` bytes."""
-    fits = next((way.flags for way in ways if way.peak_bytes <= there), "nothing of these")
+    into = f"into {there / 2**30:.1f} GiB"
+    fits = next((f"{way.flags}, {into}" for way in ways if way.peak_bytes <= there), None)
     first, *others = (f"about {way.peak_bytes / 2**30:.1f} GiB" for way in ways)
     return {
         "peak memory": f"{first} a device",
         **{f"  {way.name}": fact for way, fact in zip(ways[1:], others, strict=True)},
-        "fits": f"{fits}, into {there / 2**30:.1f} GiB",
+        "fits": fits or f"nothing of these, {into}; shorter rows (--max_length) or --gradient_checkpointing take less",
     }

@@ -12,7 +12,7 @@ from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, wi
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
-from tutorkd.pretraining.memory import device_bytes, memory_facts, settings
+from tutorkd.pretraining.memory import device_bytes, in_parts, memory_facts, settings
 from tutorkd.settings import resolved
 from tutorkd.words import duration
 
@@ -41,6 +41,9 @@ def plan(
     share = share_of_rate(config.device, compiled)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     seconds = cost.flops / (share * rate)
+    ways, there = settings(trainer, cost), device_bytes(config.device)
+    if ways[0].peak_bytes > there and (parts := in_parts(config, cost, there)):
+        ways.insert(1, parts)
     steps = config.max_steps
     if steps > 0:
         told, total = f"{steps:,}", f"all of them {duration(seconds * steps)}"
@@ -58,7 +61,7 @@ def plan(
         "tokens a step": f"{cost.tokens:,}",
         "steps": told,
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
-        **memory_facts(settings(trainer, cost), device_bytes(config.device)),
+        **memory_facts(ways, there),
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s (half of the time {low / 1e9:,.0f} to {high / 1e9:,.0f}), {total}",
     }

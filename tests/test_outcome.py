@@ -34,7 +34,7 @@ def test_the_probe_s_first_and_last_looks_are_told_with_what_guessing_is():
         ("eval_cosine", (0.8, 0.7), "not good: no better than at the first look"),
         ("eval_perplexity", (30.0, 31.0), "not good: no better than at the first look"),
         ("eval_perplexity", (30.0, 29.0), "good: better than at any look before"),
-        ("eval_cosine", (0.8,), "one look tells no course"),
+        ("eval_cosine", (0.8,), "one look at held-out text doesn't say"),
     ],
 )
 def test_whether_a_course_is_good_is_told_in_words(name, values, told):
@@ -79,7 +79,7 @@ def test_a_run_explains_its_figures_once_and_says_at_its_end_what_came_of_it(tmp
     assert said.count("note     4 steps show that all works, and hardly more") == 2  # at the beginning and the end
     *_, done, figure, verdict, _, last = said.splitlines()
     assert done.startswith("done     4 steps")
-    assert figure.startswith("held out probe ")
+    assert figure.startswith("result   probe ")
     assert " after step 2, " in figure
     assert verdict.startswith("         good: ") or verdict.startswith("         not good: ")
     assert last == "report   tutorkd report out"

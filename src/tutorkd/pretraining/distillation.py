@@ -67,10 +67,18 @@ def _after_first_stage(options: Distillation, first: Distillation) -> Distillati
     folder = Path(first.config.output_dir)
     if lacking(folder):
         prepare(options)
-    print(f"stage 1 of 2, in {folder}")
+    print(f"stage 1 of 2: {_told(first)}; what the recipe says under {SECTION}, flags don't change")
     distill(first)
-    print(f"stage 2 of 2, in {options.config.output_dir}")
+    print(f"stage 2 of 2: {_told(options)}")
     return options if lacking(folder) else options.going_on(folder)
+
+
+def _told(options: Distillation) -> str:
+    config = options.config
+    steps = (
+        f"{config.max_steps:,} steps" if config.max_steps > 0 else f"passes over the text: {config.num_train_epochs:g}"
+    )
+    return f"{options.args.method}, {steps}, in {config.output_dir}"
 
 
 def prepare(options: Distillation) -> Prepared:

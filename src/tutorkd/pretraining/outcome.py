@@ -63,7 +63,9 @@ def _verdict(reading: _Reading, looks: Sequence[tuple[int, float]]) -> str:
     if reading.guessing is not None and merit[-1] <= reading.sign * reading.guessing:
         return "not good: no better than guessing"
     if len(looks) == 1:
-        return "one look tells no course: compare it with another run of the same teacher and text"
+        return (
+            "one look at held-out text doesn't say whether it got better: compare it with another run on the same text"
+        )
     if merit[-1] <= merit[0]:
         return "not good: no better than at the first look; is the learning rate right, the text long enough?"
     best = merit.index(max(merit))

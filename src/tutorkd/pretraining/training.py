@@ -64,7 +64,7 @@ def train(trainer: PackedRowsTrainer, folder: RunFolder, few_steps: Callable[[in
     now = state.global_step - (step_of(checkpoint) if checkpoint else 0)
     steps = f"{state.global_step:,}" if now == state.global_step else f"{now:,} of {state.global_step:,}"
     print(f"done     {steps} steps in {duration(time.perf_counter() - started)}, saved to {folder.path}")
-    for role, line in zip(("held out", ""), judged(state.log_history), strict=False):
+    for role, line in zip(("result", ""), judged(state.log_history), strict=False):
         _tell(role, line)
     _tell("note", few_steps(state.max_steps))
     _tell("report", report_command(folder.path))

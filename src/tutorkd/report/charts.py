@@ -15,6 +15,8 @@ _INK, _SOFT = "var(--ink)", "var(--soft)"
 _HEIGHT = 190
 _ROOM = 1.3  # beside the longest bar for its figure
 _SHORT = "~s"  # 1.5k, 2M
+# Figures at an axis, which by themselves are rounded to whole numbers where there is one value alone.
+_FIGURES = f"abs(datum.value) < 10000 ? format(datum.value, '.4~g') : format(datum.value, '{_SHORT}')"
 
 
 class Point(NamedTuple):
@@ -41,7 +43,7 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
     scale, colour = alt.Scale(zero=False), alt.Color("series:N", scale=_colours(names), legend=None)
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
+        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5, labelExpr=_FIGURES))
 
     dashed = alt.StrokeDash(
         "series:N", scale=alt.Scale(domain=list(names), range=[dash(i) for i in range(len(names))]), legend=None

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from transformers import AutoModel
 
+from tutorkd import sentence_teacher
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.methods import embedding
@@ -292,6 +293,22 @@ def test_a_student_of_an_earlier_stage_goes_on_with_its_own_dense_layer(folder, 
     batch = batch_of(TEXTS, teacher.tokenizer)
     expected = first.model.eval().vectors(batch)
     torch.testing.assert_close(second.model.eval().vectors(batch), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_student_of_the_hub_goes_on_with_its_own_dense_layer_too(folder, tmp_path, monkeypatch):
+    teacher = load_sentence_teacher(str(folder))
+    first = trainer(folder, tmp_path / "first", build_student("half", teacher.config, {"hidden_size": 16}))
+    first.save_model()
+    student = AutoModel.from_pretrained(tmp_path / "first")
+    student.config.name_or_path = "owner/first"  # as it is called where it came from the Hub
+    load = sentence_teacher.load_sentence_encoder
+    monkeypatch.setattr(sentence_teacher, "is_sentence_encoder", lambda name, role: name == "owner/first")
+    monkeypatch.setattr(
+        sentence_teacher, "load_sentence_encoder", lambda name, *told: load(str(tmp_path / "first"), *told)
+    )
+    own, kept = first.model.head.parts[1], teacher.head_for(student).parts[1]
+    assert isinstance(kept, Dense)
+    torch.testing.assert_close(kept.linear.weight, own.linear.weight.detach(), rtol=0, atol=0)
 
 
 def test_a_student_of_another_method_gets_the_teacher_s_pooling(folder, tmp_path):

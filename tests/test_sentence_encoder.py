@@ -7,9 +7,14 @@ import safetensors.torch
 import tiny
 import torch
 from commands import save
-from transformers import AutoModel, AutoTokenizer
+from sentence_transformers import CrossEncoder, SparseEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.classifier import load_trained
+from tutorkd.evaluation.embedding_encoders import find_embedding_model
 from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
 
 TEXTS = ["w1 w2 w3", "w7 w8 w9 w10 w11 w12 w13"]
@@ -64,9 +69,41 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(tmp_path):
     modules[1]["type"] = "own.Pooling"
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
-    with pytest.raises(UserError, match=r"^the teacher .*encoder can't be loaded: "):
+    with pytest.raises(UserError, match=r"^the teacher .*encoder has a module of a class of its own, own.Pooling, who"):
         load_sentence_encoder(str(folder), "teacher")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_package_s_models_of_other_kinds_are_refused_with_what_they_are(tmp_path):
+    save(tiny.masked_lm(), tmp_path / "body")
+    body = Transformer(str(tmp_path / "body"), transformer_task="fill-mask")
+    SparseEncoder(modules=[body, SpladePooling()]).save_pretrained(str(tmp_path / "sparse"))
+    torch.manual_seed(0)
+    scorer = AutoModelForSequenceClassification.from_config(tiny.config("bert", num_labels=1))
+    CrossEncoder(save(scorer, tmp_path / "scorer")).save_pretrained(str(tmp_path / "cross"))
+    messages = {
+        "sparse": r"sparse is a SparseEncoder, which doesn't give one dense vector for a text: take a SentenceTransfor",
+        "cross": r"cross is a CrossEncoder, which scores pairs of texts and gives no vector of one: take a SentenceTra",
+    }
+    for name, message in messages.items():
+        for refuse in (lambda name: load_sentence_encoder(name, "model"), lambda name: find_embedding_model(name, {})):
+            with pytest.raises(UserError, match=rf"^the model .*{message}") as raised:
+                refuse(str(tmp_path / name))
+            assert "\n" not in str(raised.value)
+    # What the message advises: the scores of pairs are those of the classifier.
+    pairs = [("w1 w2", "w3"), ("w5", "w6 w7")]
+    found = load_trained(str(tmp_path / "cross")).logits(*zip(*pairs, strict=True), max_length=32)[:, 0]
+    wanted = CrossEncoder(str(tmp_path / "cross"), device="cpu").predict(pairs, activation_fn=torch.nn.Identity())
+    assert found.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"type": 5}]', "[]"])
+def test_a_folder_whose_modules_file_says_nothing_sensible_is_refused_in_one_line(tmp_path, content):
+    folder = tiny.sentence_encoder(tmp_path)
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(UserError, match=r"^the teacher .*encoder ") as raised:
+        load_sentence_encoder(str(folder), "teacher")
+    assert "\n" not in str(raised.value)
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):

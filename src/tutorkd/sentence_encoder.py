@@ -3,7 +3,7 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download, is_offline_mode
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MODULES_FILE = "modules.json"  # lists what stands behind the encoder: pooling, dense, normalisation
+_SETTINGS_FILE = "config_sentence_transformers.json"  # of each of the package's three kinds of models
+_DENSE_VECTORS = "SentenceTransformer"
 
 
 def is_sentence_encoder(name: str, role: str = "model") -> bool:
@@ -34,6 +36,43 @@ def is_sentence_encoder(name: str, role: str = "model") -> bool:
     return there
 
 
+def check_sentence_encoder(name: str, role: str, trust_remote_code: bool = False) -> None:
+    """Check, without reading weights, that a checkpoint gives a dense vector for a text.
+
+    The package itself would turn its models of other kinds into such ones, whose vectors nobody trained.
+
+    Raises:
+        UserError: if it is none of sentence-transformers or another kind of its models, it can't be reached or read, or
+            has modules of its own code where that isn't trusted.
+    """
+    if not is_sentence_encoder(name, role):
+        raise UserError(f"the {role} {name} isn't a model of sentence-transformers: it has no {MODULES_FILE}")
+    with loading(name, role):
+        kind, types = _DENSE_VECTORS, [str(module["type"]) for module in _read(name, MODULES_FILE)]
+        if has_file(name, _SETTINGS_FILE, local_files_only=is_offline_mode()):
+            kind = str(_read(name, _SETTINGS_FILE).get("model_type", kind))
+    if kind == "CrossEncoder":
+        raise UserError(
+            f"the {role} {name} is a CrossEncoder, which scores pairs of texts and gives no vector of one: take a "
+            f"{_DENSE_VECTORS}, or use it as a classifier of pairs: tutorkd distill-task --text_pair_column ..."
+        )
+    if kind != _DENSE_VECTORS:
+        raise UserError(
+            f"the {role} {name} is a {kind}, which doesn't give one dense vector for a text: take a {_DENSE_VECTORS}"
+        )
+    own = [each for each in types if not each.startswith("sentence_transformers.")]
+    if own and not trust_remote_code:
+        raise UserError(
+            f"the {role} {name} has a module of a class of its own, {own[0]}, whose code would be run: read it, and "
+            "give --trust_remote_code to tutorkd distill; models whose modules are all sentence-transformers' work "
+            "without"
+        )
+
+
+def _read(name: str, file: str) -> Any:
+    return json.loads(Path(str(cached_file(name, file))).read_text(encoding="utf-8"))
+
+
 def load_sentence_encoder(
     name: str, role: str, trust_remote_code: bool = False, dtype: torch.dtype | str = torch.float32
 ) -> "SentenceTransformer":
@@ -43,15 +82,13 @@ def load_sentence_encoder(
         dtype: number format of the weights; "auto" for that of the checkpoint.
 
     Raises:
-        UserError: if sentence-transformers isn't installed, there is no such model, it can't be reached or read, is
-            none of sentence-transformers, or isn't whole.
+        UserError: if sentence-transformers isn't installed, as ``check_sentence_encoder``, or if it isn't whole.
     """
     if find_spec("sentence_transformers") is None:
         raise UserError(
             f"the {role} {name} is read by the package sentence-transformers: pip install 'tutorkd[embedding]'"
         )
-    if not is_sentence_encoder(name, role):
-        raise UserError(f"the {role} {name} isn't a model of sentence-transformers: it has no {MODULES_FILE}")
+    check_sentence_encoder(name, role, trust_remote_code)
     with loading(name, role):
         # Imported late, since the package is large and optional.
         from sentence_transformers import SentenceTransformer
@@ -63,8 +100,7 @@ def load_sentence_encoder(
             trust_remote_code=trust_remote_code,
             model_kwargs={"dtype": dtype, "use_safetensors": True},  # the other format is pickle
         )
-        modules = Path(str(cached_file(name, MODULES_FILE)))
-        place = json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
+        place = _read(name, MODULES_FILE)[0]["path"]
     if (body := encoder.transformers_model) is not None:  # loaded again, only to see whether weights are missing
         load_model(type(body), name, role, "auto", trust_remote_code, subfolder=place)
     return encoder

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
+from tutorkd.hub import looks_like_path
 from tutorkd.objective import EMBEDDING
 from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
 from tutorkd.teacher import Teacher, frozen
@@ -115,7 +116,8 @@ class SentenceTeacher(Teacher):
 
     def head_for(self, student: PreTrainedModel) -> SentenceHead:
         """What follows a student's body, to be trained: its own where it was loaded from a folder of
-        sentence-transformers that gives vectors of the teacher's size, else a copy of the teacher's.
+        sentence-transformers, of a path or of the Hub, that gives vectors of the teacher's size, else a copy of the
+        teacher's.
 
         Where the student's hidden size differs from the teacher's, a dense layer takes its pooled states to that size.
 
@@ -143,9 +145,11 @@ class SentenceTeacher(Teacher):
 
     def _own_head(self, student: PreTrainedModel) -> SentenceHead | None:
         name = student.config.name_or_path or ""
-        if not Path(name).is_dir() or not is_sentence_encoder(name):
+        if name in ("", self.config.name_or_path) or not (Path(name).is_dir() or not looks_like_path(name)):
             return None
-        encoder: Any = load_sentence_encoder(name, "student")
+        if not is_sentence_encoder(name, "student"):
+            return None
+        encoder: Any = load_sentence_encoder(name, "student", self._encoder.trust_remote_code)
         sizes = encoder.config.hidden_size, encoder.get_embedding_dimension()
         if sizes != (student.config.hidden_size, self.vector_size):
             return None

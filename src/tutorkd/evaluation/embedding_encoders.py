@@ -17,7 +17,7 @@ from tutorkd.evaluation.embedding_scores import Sides
 from tutorkd.evaluation.pairs import Data, ScoredPairs, Search
 from tutorkd.hub import load_model, loading
 from tutorkd.kinds import kind_of_checkpoint
-from tutorkd.sentence_encoder import MODULES_FILE, is_sentence_encoder, load_sentence_encoder
+from tutorkd.sentence_encoder import MODULES_FILE, check_sentence_encoder, is_sentence_encoder, load_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,6 +79,7 @@ def find_embedding_model(name: str, data: Data) -> EmbeddingModel:
     checkpoint = find_checkpoint(name)
     if mean_pooled:
         return EmbeddingModel(checkpoint, mean_pooled, check_checkpoint(checkpoint, None), data)
+    check_sentence_encoder(name, "model")
     return EmbeddingModel(_with_modules(checkpoint), mean_pooled, None, data)
 
 

@@ -6,7 +6,18 @@ import pytest
 import tiny
 import torch
 from commands import SHORT, assert_same, complete, fail, history, save, save_corpus, weights
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    BrosConfig,
+    BrosModel,
+    T5Config,
+    T5Model,
+)
 
 from tutorkd.config import DistillationConfig, TutorKDConfig
 from tutorkd.errors import UserError
@@ -61,6 +72,57 @@ def test_methods_that_ask_no_head_train_as_with_the_same_encoder_that_has_one(ro
     for teacher in ("whole", kind):
         complete(*_distill(root, teacher, tmp_path / teacher, *flags))
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / kind))
+
+
+class FamilyConfig(BertConfig):
+    """Of a family of one's own, which has an encoder and nothing else."""
+
+    model_type = "family-without-heads"
+
+
+class FamilyModel(BertModel):
+    config_class = FamilyConfig
+
+
+@pytest.fixture(scope="module")
+def family(root):
+    """The same encoder as one of that family."""
+    AutoConfig.register(FamilyConfig.model_type, FamilyConfig)
+    AutoModel.register(FamilyConfig, FamilyModel)
+    whole = AutoModel.from_pretrained(root / "whole")
+    model = FamilyModel(FamilyConfig(**{**whole.config.to_diff_dict(), "model_type": FamilyConfig.model_type}))
+    model.load_state_dict(whole.state_dict())
+    save(model, root / "family")
+    return "family"
+
+
+@pytest.mark.parametrize("method", HEADLESS)
+def test_a_family_without_a_class_of_masked_language_models_teaches_as_the_same_encoder(root, tmp_path, method, family):
+    flags = ["--method", method, *HEADLESS[method]]
+    for teacher in ("whole", family):
+        complete(*_distill(root, teacher, tmp_path / teacher, *flags))
+    found, expected = (
+        {name: value for name, value in weights(tmp_path / teacher).items() if "pooler" not in name}  # an MLM has none
+        for teacher in (family, "whole")
+    )
+    assert_same(found, expected)
+
+
+def test_methods_that_train_a_head_are_refused_for_a_family_without_one(root, tmp_path, capfd, family):
+    message = fail(capfd, *_distill(root, family, tmp_path / "run", "--method", "mlm"))
+    assert message.startswith("a student of the family family-without-heads can't have the MLM head that this method")
+
+
+def test_what_reads_more_than_tokens_or_has_a_decoder_is_refused_in_one_line(root, tmp_path, capfd):
+    torch.manual_seed(0)
+    save(BrosModel(BrosConfig(vocab_size=100, **tiny.SIZES)), root / "layout")
+    message = fail(capfd, *_distill(root, "layout", tmp_path / "run", "--method", "minilm"))
+    assert message.startswith(
+        "the teacher is a BrosModel, which doesn't read a row of tokens alone (You have to specify"
+    )
+    save(T5Model(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100)), root / "t5")
+    message = fail(capfd, *_distill(root, "t5", tmp_path / "run", "--method", "minilm"))
+    assert "t5 is an encoder-decoder (t5), which can't be distilled here: name an encoder or a causal" in message
 
 
 def test_masked_language_modelling_starts_at_its_body_and_a_new_head(root, tmp_path, capfd):

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
+from tutorkd.words import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,7 +134,7 @@ def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., A
         read: runs the model on one row; by default the model itself.
 
     Raises:
-        UserError: if the family doesn't go through transformers' attention interface.
+        UserError: if the family doesn't go through transformers' attention interface, or needs more than tokens.
     """
     layers = model.config.num_hidden_layers
     problem = UserError(
@@ -152,7 +153,13 @@ def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., A
         ids = torch.full((1, 2), 1 if token == 0 else 0, device=model.device)
         # transformers puts its hooks for hidden states into a model when these are first asked for, which can't be done
         # while it is compiled.
-        (read or model)(input_ids=ids, recording=recording, output_hidden_states=True)
+        try:
+            (read or model)(input_ids=ids, recording=recording, output_hidden_states=True)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the {role} is a {type(model).__name__}, which doesn't read a row of tokens alone "
+                f"({one_line(error)[:200]}); families that work: {WORKING_FAMILIES}"
+            ) from error
     model.train(training)
     if len(recording.kept) != layers:
         raise problem

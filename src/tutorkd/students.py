@@ -14,6 +14,7 @@ from transformers import AutoModel, ElectraConfig, PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
+from tutorkd.kinds import kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
@@ -186,7 +187,7 @@ def build_student(
     """A student at random or, with ``pretrained``, with its checkpoint's weights; with a head for an objective, or
     without one.
 
-    Takes what ``student_config`` takes and raises what it raises.
+    Takes what ``student_config`` takes and raises what it raises, and a UserError for a head that its family lacks.
 
     Example:
         >>> from transformers import BertConfig
@@ -205,6 +206,11 @@ def build_student(
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     if head is None:
         return encoder
+    if kind_of_config(config) is None:
+        raise UserError(
+            f"a student of the family {config.model_type} can't have the {head.head} that this method trains, which "
+            "transformers lacks: choose minilm-v2, minilm or tinybert, or a student of another family"
+        )
     model = head.model_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # one of the two may have a pooler
     return model

@@ -12,10 +12,12 @@ from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from transformers import AutoModel
 
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
-from tutorkd.hub import load_model
+from tutorkd.hub import load_config, load_model
+from tutorkd.kinds import kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.quantization import quantise
 from tutorkd.reader import Ask, Head, Reader, Reading
@@ -212,8 +214,8 @@ def load_teacher(
         mlm: answers in its place where logits are asked for (``Teacher``).
 
     Raises:
-        UserError: if there is no such model, it can't be reached, the head of a causal one is missing, or its family
-            doesn't work.
+        UserError: if there is no such model, it can't be reached, the head of a causal one is missing, it is an
+            encoder-decoder without an MLM head, or its family doesn't work.
 
     Example:
         A masked language model of four layers lies in the folder "teacher".
@@ -223,10 +225,19 @@ def load_teacher(
         >>> teacher.config.num_hidden_layers, teacher.answers
         (4, True)
     """
+    config = load_config(name, "teacher", trust_remote_code)
+    kind = objective.model_class
+    if objective is MASKED and kind_of_config(config) is None:  # a family without an MLM head
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"the teacher {name} is an encoder-decoder ({config.model_type}), which can't be distilled here: name "
+                "an encoder or a causal language model"
+            )
+        kind = AutoModel
     if sharded:
-        model, missing = load_sharded(objective.model_class, name, dtype, trust_remote_code)
+        model, missing = load_sharded(kind, name, dtype, trust_remote_code)
     else:
-        model, missing = load_model(objective.model_class, name, "teacher", dtype, trust_remote_code)
+        model, missing = load_model(kind, name, "teacher", dtype, trust_remote_code)
     if missing and objective is CAUSAL:
         raise UserError(
             f"the teacher {name} has no trained {objective.head} ({len(missing)} weights are missing, such as "

@@ -102,7 +102,7 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_never_stopped(tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "tinybert"], "the method tinybert isn't for causal language models; choose of tutor-kd, kd,"),
+        (["--method", "tinybert"], "the method tinybert isn't for causal language models; choose one of tutor-kd, kd,"),
         (["--method", "mlm"], "the method mlm isn't for causal language models"),
         (["--method", "clmm"], "no method 'clmm'; did you mean clm?"),
         (["--window", "0"], "--window must be 1 or more tokens"),

@@ -195,7 +195,7 @@ def test_one_kind_of_pairs_has_no_mean_of_its_own():
         ({"evaluate": {"ssts": "a.csv"}}, "recipe.yaml, evaluate: unknown key 'ssts'; did you mean sts?"),
         (
             {"variants": ["embedding", "kd"]},
-            "recipe.yaml, variant kd: the method kd isn't for embedding models; choose of embedding",
+            "recipe.yaml, variant kd: the method kd isn't for embedding models; choose one of embedding",
         ),
         ({"variants": [{"method": "embedding", "window": 2}]}, "recipe.yaml, variant embedding: unknown key 'window'"),
     ],

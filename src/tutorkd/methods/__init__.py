@@ -197,6 +197,6 @@ def choose_method(name: str, objective: Objective) -> Method:
         elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
         known = f"the method {name} isn't for {objective.noun}s" if name in elsewhere else ""
         raise UserError(
-            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose of {', '.join(methods)}"
+            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose one of {', '.join(methods)}"
         )
     return methods[name]

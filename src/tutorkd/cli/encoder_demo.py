@@ -47,10 +47,15 @@ from tutorkd.run_folder import lacking
 from tutorkd.tables import show
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import MaskedLMTrainer
-from tutorkd.words import duration
+from tutorkd.words import duration, report_command
 
 REAL_THING = (
     "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+)
+_LEGEND = (
+    "a^T: how likely the teacher found the word written beside the original one, at most 1; a^S: the student's answer "
+    "to the same question. R_T: how much the teacher, reading the new sentence, prefers the original; R_S: how far a^S "
+    "is from a^T. The tutor learns to earn both."
 )
 EXAMPLES = 5
 WIDTH = 110  # columns, where the output isn't a terminal that says its own
@@ -143,8 +148,10 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
 
     titles = [METHODS[options.args.method].title for options in stages.distills]
     console.print("[bold]Distillation demo[/]: a teacher out of an encoder, students out of the teacher, a comparison.")
-    for stage, seconds in _estimate(stages, encoder).items():
+    estimate = _estimate(stages, encoder)
+    for stage, seconds in estimate.items():
         console.print(f"  {stage:<9} about {duration(seconds)} on this machine")
+    console.print(f"  in all    about {duration(sum(estimate.values()))}, if nothing else runs here")
     started = time.perf_counter()
     announce("adapt: an encoder becomes a teacher", "adapt")
     adapt(stages.adapt)
@@ -163,9 +170,11 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     examples = [example for options in stages.distills for example in _examples(options, data["validation"])]
     if examples:
         _print_examples(console, examples, "masked words only")
+        console.print(_LEGEND, style="dim")
     summary = json.dumps([result.as_record() for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
+    console.print(f"All of it on one page: {report_command(out)}")
     _print_real_thing(console, REAL_THING)
 
 

@@ -195,8 +195,7 @@ def choose_method(name: str, objective: Objective) -> Method:
     methods = methods_for(objective)
     if name not in methods:
         elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
-        known = f"the method {name} isn't for {objective.noun}s" if name in elsewhere else ""
-        raise UserError(
-            f"{known or f'there is no method {name!r}{nearest(name, list(methods))}'}; choose one of {', '.join(methods)}"
-        )
+        unknown = f"there is no method {name!r}{nearest(name, list(methods))}"
+        reason = f"the method {name} isn't for {objective.noun}s" if name in elsewhere else unknown
+        raise UserError(f"{reason}; choose one of {', '.join(methods)}")
     return methods[name]

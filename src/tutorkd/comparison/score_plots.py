@@ -50,7 +50,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     heights = [height for _, height, _, _ in labels]
     for row in rows:
         if row not in points:
-            y = score.scale * row["figures"][score.name]["mean"]
+            y = _mean(row, score)
             if far_off(y, heights):
                 beyond.append(f"{_title(row, students)} {y:.4g}")
                 continue
@@ -74,12 +74,11 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
 def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score = ENCODERS.score) -> Figure:
     """Scores side by side, the best above: a line a variant and student, with each seed's score as a small dot."""
     rows = [row for row in summary["rows"] if score.name in row["figures"]]
-    rows.sort(key=lambda row: row["figures"][score.name]["mean"], reverse=score.lower_is_better)
+    rows.sort(key=lambda row: _mean(row, score), reverse=score.lower_is_better)
     points = [row for row in rows if "training_flops" in row["figures"]]
     students = list(dict.fromkeys(row["student"] for row in points))
-    values = [score.scale * row["figures"][score.name]["mean"] for row in points]
-    means = {id(row): score.scale * row["figures"][score.name]["mean"] for row in rows}
-    beyond = [row for row in rows if row not in points and far_off(means[id(row)], values)]
+    means = [_mean(row, score) for row in points]
+    beyond = [row for row in rows if row not in points and far_off(_mean(row, score), means)]
     shown = [row for row in rows if row not in beyond]
     figure = Figure(figsize=(7.5, 0.36 * len(shown) + 1.6))
     axes = figure.add_subplot()
@@ -87,7 +86,7 @@ def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score
         colour = styles[row["variant"]][0] if row in points else _GREY
         bar = _bar(row, score)
         axes.errorbar(
-            means[id(row)],
+            _mean(row, score),
             height,
             xerr=bar[0] if bar else None,
             fmt="o" if row in points else "|",
@@ -102,12 +101,16 @@ def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score
     for label, row in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color("black" if row in points else _GREY)
     axes.margins(y=0.06)
-    note = "".join(f"\nfar off, not drawn: {_title(row, students)} {means[id(row)]:.4g}" for row in beyond)
+    note = "".join(f"\nfar off, not drawn: {_title(row, students)} {_mean(row, score):.4g}" for row in beyond)
     axes.set_xlabel(f"{score.axis}{note}")
     axes.grid(alpha=0.25)
     flops = EngFormatter("FLOP", places=0)(max(row["figures"]["training_flops"]["mean"] for row in points))
     axes.set_title(f"At equal cost, {flops}{_over_seeds(points, score)}", loc="left", fontsize=11, wrap=True)
     return figure
+
+
+def _mean(row: Mapping[str, Any], score: Score) -> float:
+    return score.scale * row["figures"][score.name]["mean"]
 
 
 def _of_each_seed(summary: Mapping[str, Any], row: Mapping[str, Any], score: Score) -> list[float]:

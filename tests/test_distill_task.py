@@ -144,6 +144,19 @@ def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd
     assert (place / "other" / "student" / "mine.txt").exists()
 
 
+def test_results_of_another_command_are_left_alone(place, capfd):
+    for results in (
+        {"settings": {}, "results": []},
+        {"settings": {}, "machine": {}, "models": [{"tasks": {"rte": {}}}]},
+    ):
+        (place / "out").mkdir(exist_ok=True)
+        (place / "out" / "results.json").write_text(json.dumps(results))
+        for more in ([], ["--restart"]):
+            told = fail(capfd, *DISTILL, "--train", "train.jsonl", *more)
+            assert told == "out/results.json isn't of tutorkd distill-task or is damaged: choose another --output_dir"
+        assert json.loads((place / "out" / "results.json").read_text()) == results
+
+
 def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, monkeypatch, capfd):
     classifier(place / "teacher", names=["yes", "no"])
     seen = []

@@ -223,6 +223,44 @@ def test_a_finished_model_is_not_measured_again_and_other_data_are_refused(here,
     assert fail(capfd, *flags).startswith("out holds another run (STS_sha256: ")
 
 
+def test_an_evaluation_of_another_kind_is_refused_and_its_results_stay(here, capfd):
+    rows = "\n".join(json.dumps({"text": f"w{word}", "label": word % 2}) for word in range(8))
+    (here / "rows.jsonl").write_text(rows)
+    save(tiny.masked_lm("bert", num_hidden_layers=1), here / "encoder")
+    encoders = ["--models", "encoder", "--train", "rows.jsonl", "--validation", "rows.jsonl", "--max_length", "8"]
+    encoders += ["--num_train_epochs", "1"]
+    embeddings = ["--models", "student", "--sts", "pairs.csv"]
+    kinds = {"of encoders on labelled text": encoders, "of embeddings of text": embeddings}
+    for first, second in (kinds, reversed(kinds)):
+        complete("evaluate", *kinds[first], "--restart", "true")
+        folder = here / "tutorkd-evaluation"
+        before = {file: file.read_text() for file in folder.glob("**/result*")}
+        assert {file.name for file in before} == {"result.json", "results.json", "results.md"}
+        remedy = "choose another --output_dir, or --restart to throw its results away"
+        for more in ([], ["--dry_run"]):
+            told = fail(capfd, "evaluate", *kinds[second], *more)
+            assert told == f"tutorkd-evaluation holds another run ({first} there, {second} now); {remedy}"
+        assert {file: file.read_text() for file in folder.glob("**/result*")} == before
+        for file in folder.glob("*/result.json"):  # the table alone says it too
+            file.unlink()
+        assert f"({first} there, {second} now)" in fail(capfd, "evaluate", *kinds[second])
+        complete("evaluate", *kinds[first])  # the same command goes on
+    complete("evaluate", *embeddings, "--teacher", "teacher", "--output_dir", "other")
+    complete("evaluate", *embeddings, "--models", "student", "teacher", "--teacher", "teacher", "--output_dir", "other")
+    assert {file.parent.name for file in (here / "other").glob("*/result.json")} == {"student", "teacher"}
+
+
+@pytest.mark.parametrize("there", ['{"settings": {}, "models": []}', '{"rows": [], "cells": []}', "{"])
+def test_results_that_are_of_another_command_are_left_alone(here, capfd, there):
+    (here / "out").mkdir()
+    (here / "out" / "results.json").write_text(there)
+    flags = ["evaluate", "--models", "student", "--sts", "pairs.csv", "--output_dir", "out"]
+    for more in ([], ["--restart"]):
+        told = fail(capfd, *flags, *more)
+        assert told == "out/results.json isn't of tutorkd evaluate or is damaged: choose another --output_dir"
+    assert (here / "out" / "results.json").read_text() == there
+
+
 def test_another_pooling_is_another_model(here):
     flags = ["evaluate", "--models", "student", "--sts", "pairs.csv", "--output_dir", "out"]
     complete(*flags)

@@ -33,6 +33,7 @@ from tutorkd.evaluation.labelled import (
 from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.records import (
+    RESULTS,
     check_owner,
     earlier,
     machine,
@@ -233,7 +234,7 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
             {"name": model[0].name, **{name: spread._asdict() for name, spread in spreads(model).items()}}
             for model in by_model(results)
         ]
-    write_text(output / "results.json", json.dumps(summary, indent=2))
+    write_text(output / RESULTS, json.dumps(summary, indent=2))
     write_text(output / "results.md", markdown_table(results))
     return results
 
@@ -241,9 +242,9 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
 def _take_up(evaluation: _Evaluation) -> None:
     """Raises UserError for a folder that holds results of others."""
     args = evaluation.args
+    take_up(Path(args.output_dir), evaluation.settings, args.restart)
     for problem in METRICS:
         types = _record_types(problem)
-        take_up(Path(args.output_dir), types, evaluation.settings, args.restart)
         for run in evaluation.runs:
             check_owner(run.record, types, run.checkpoint)
 

@@ -25,6 +25,7 @@ from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
 from tutorkd.evaluation.records import (
+    RESULTS,
     earlier,
     machine,
     named_checkpoints,
@@ -81,13 +82,13 @@ def evaluate_embeddings(
     ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
     output = Path(args.output_dir)
     with held(output):
-        take_up(output, _RECORD_TYPES, settings, args.restart)
+        take_up(output, settings, args.restart)
         reference = ready[0] if teacher else None
         asked = {checkpoint.slug for checkpoint in named_checkpoints(models, args.names)}
         measured = [model for model in ready if with_teacher or model.checkpoint.slug in asked]
         results = [_result(model, reference, of_mteb, settings, args) for model in measured]
         told = {"settings": settings, "results": [summary(result) for result in results]}
-        write_text(output / "results.json", json.dumps(told, indent=2))
+        write_text(output / RESULTS, json.dumps(told, indent=2))
         write_text(output / "results.md", embedding_markdown(results))
     return results
 
@@ -132,7 +133,7 @@ def embedding_plan(
     ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
     output = Path(args.output_dir)
     if not args.restart:
-        take_up(output, _RECORD_TYPES, settings, restart=False)
+        take_up(output, settings, restart=False)
     plan = {}
     for model in ready:
         done = not args.restart and _earlier(model, settings, output)

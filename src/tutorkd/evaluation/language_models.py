@@ -23,6 +23,7 @@ from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, 
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
+    RESULTS,
     earlier,
     machine,
     named_checkpoints,
@@ -139,10 +140,10 @@ def evaluate_language_models(
     evaluation = _prepare(models, args, language, with_teacher)
     output = Path(args.output_dir)
     with held(output):
-        take_up(output, _RECORD_TYPES, evaluation.settings, args.restart)
+        take_up(output, evaluation.settings, args.restart)
         results = [_result(model, evaluation, args, language) for model in evaluation.models]
         summary = {"settings": evaluation.settings, "results": [asdict(result) for result in results]}
-        write_text(output / "results.json", json.dumps(summary, indent=2))
+        write_text(output / RESULTS, json.dumps(summary, indent=2))
         write_text(output / "results.md", language_markdown(results, args, language))
     return results
 
@@ -156,7 +157,7 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
     evaluation = _prepare(models, args, language)
     output = Path(args.output_dir)
     if not args.restart:
-        take_up(output, _RECORD_TYPES, evaluation.settings, restart=False)
+        take_up(output, evaluation.settings, restart=False)
     plan = {}
     for model in evaluation.models:
         done = not args.restart and _earlier(model, evaluation, output)

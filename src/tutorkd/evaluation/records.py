@@ -13,8 +13,12 @@ from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.files import stored_result
 from tutorkd.identity import difference
 
+RESULTS = "results.json"
 _FILE = "result.json"
+_RECORD = {"settings": dict[str, Any], "weights": dict[str, Any], "result": dict[str, Any]}  # of any kind of models
+_SUMMARY = {"settings": dict[str, Any], "results": list[Any]}
 _MACHINE = ("device", "threads")
+_OF_KINDS = {"train": "encoders on labelled text", "prompts": "causal language models"}  # by a setting of theirs alone
 
 
 def machine() -> dict[str, Any]:
@@ -120,17 +124,18 @@ def result_folders(
     return folders
 
 
-def take_up(output: Path, types: Mapping[str, Any], settings: Mapping[str, Any], restart: bool) -> None:
-    """Refuse a folder that holds results of other settings or data, or throw these away.
-
-    Args:
-        types: of what a record holds, as ``stored_result`` takes them; what has others isn't ours.
+def take_up(output: Path, settings: Mapping[str, Any], restart: bool) -> None:
+    """Refuse a folder that holds results of other settings, data or kinds of models, or throw these away.
 
     Raises:
         UserError: naming what differs.
     """
-    for path in sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")]):
-        content = stored_result(path, types)
+    check_summary(output, _SUMMARY, "evaluate")
+    records = sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")])
+    if restart:
+        (output / "results.md").unlink(missing_ok=True)
+    for path in [*records, output / RESULTS]:
+        content = stored_result(path, _SUMMARY if path.name == RESULTS else _RECORD)
         if content is None:
             continue
         if restart:
@@ -140,11 +145,34 @@ def take_up(output: Path, types: Mapping[str, Any], settings: Mapping[str, Any],
             {key: value for key, value in each.items() if key not in _MACHINE}
             for each in (content["settings"], settings)
         )
-        if found := difference(there, now):
+        if found := _difference(there, now):
             raise UserError(
                 f"{output} holds another run ({found}); choose another --output_dir, or --restart to throw "
                 "its results away"
             )
+
+
+def check_summary(output: Path, types: Mapping[str, Any], command: str) -> None:
+    """Refuse to put a command's results in the place of another command's.
+
+    Args:
+        types: of what the command's ``results.json`` holds, as ``stored_result`` takes them.
+
+    Raises:
+        UserError: if there is a ``results.json`` that isn't of it.
+    """
+    file = output / RESULTS
+    if file.is_file() and stored_result(file, types) is None:
+        raise UserError(f"{file} isn't of tutorkd {command} or is damaged: choose another --output_dir")
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The kinds of models, where they aren't the same, or else how settings differ; None if they don't."""
+    kinds = [
+        next((kind for setting, kind in _OF_KINDS.items() if setting in settings), "embeddings of text")
+        for settings in (there, now)
+    ]
+    return difference(there, now) if kinds[0] == kinds[1] else f"of {kinds[0]} there, of {kinds[1]} now"
 
 
 def earlier(

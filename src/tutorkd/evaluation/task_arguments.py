@@ -1,6 +1,7 @@
 """What ``tutorkd distill-task`` is told."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
@@ -11,6 +12,12 @@ DESCRIPTION = (
     "the teacher's answers, is exported in int8, and is compared with the teacher. The same command "
     "goes on where it stopped."
 )
+SUMMARY = {
+    "settings": dict[str, Any],
+    "machine": dict[str, str],
+    "models": list[dict[str, str | int | float | dict[str, float]]],
+}
+"""What ``results.json`` of ``tutorkd distill-task`` holds, as ``stored_result`` takes it."""
 
 
 @dataclass

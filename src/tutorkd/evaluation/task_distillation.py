@@ -17,8 +17,9 @@ from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.finetune import build_trainer, tokenize
 from tutorkd.evaluation.labelled import digest, load_task, load_unlabelled
 from tutorkd.evaluation.problem import class_names_of, problem_of
+from tutorkd.evaluation.records import check_summary
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTargetWeights
-from tutorkd.evaluation.task_arguments import TaskStudentArguments
+from tutorkd.evaluation.task_arguments import SUMMARY, TaskStudentArguments
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_text, writing, written_whole
@@ -74,6 +75,7 @@ class TaskDistillation:
         Raises:
             UserError: if another one does, or something else.
         """
+        check_summary(Path(self.args.output_dir), SUMMARY, "distill-task")
         record = stored_result(self.folder / _RECORD_FILE, {"settings": dict[str, Any], "finished": bool})
         if record is None and self.folder.is_dir() and contents(self.folder):
             raise UserError(

@@ -1,9 +1,8 @@
 """A small classifier: ``tutorkd distill-task``."""
 
 from pathlib import Path
-from typing import Any
 
-from tutorkd.evaluation.task_arguments import parser
+from tutorkd.evaluation.task_arguments import SUMMARY, parser
 from tutorkd.files import stored_result
 from tutorkd.report import settings
 from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of
@@ -11,20 +10,18 @@ from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, Part, Section, table
 
 RESULTS = "results.json"
-_MODEL = dict[str, str | int | float | dict[str, float]]
-TYPES = {"settings": dict[str, Any], "machine": dict[str, str], "models": list[_MODEL]}
 _AGREEMENT = {"agreement": Bar("same as teacher %", "", 100)}
 _TIME = {"milliseconds": Bar("ms a row", "median", 1, ".2f")}
 
 
 def is_task(folder: Path) -> bool:
     """Whether a folder is a finished one of ``tutorkd distill-task``."""
-    return stored_result(folder / RESULTS, TYPES) is not None
+    return stored_result(folder / RESULTS, SUMMARY) is not None
 
 
 def section(folder: Path, running: bool) -> Section:
     """What is known of teacher, student and its exported file; there is a result once all is done."""
-    summary = stored_result(folder / RESULTS, TYPES) or {}
+    summary = stored_result(folder / RESULTS, SUMMARY) or {}
     models, options = summary["models"], parser()
     asked = {**summary["settings"], "output_dir": str(folder)}
     return Section(

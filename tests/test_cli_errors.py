@@ -201,7 +201,7 @@ def test_sizes_for_a_checkpoint_s_own_weights_are_refused(root, out, capfd):
     ("corpus", "message"),
     [
         ("empty.txt", "holds no text: every document is empty"),
-        ("table.csv", "no column 'text' among txt, label; did you mean 'txt'?"),
+        ("table.csv", "no column 'text' among txt, label; did you mean 'txt'? Name it with --text_column txt"),
         ("latin1.txt", "latin1.txt: not UTF-8 at byte 10 (line 3); convert the file to UTF-8"),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_column_inside_another_is_named_with_a_dot(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_column_that_is_not_inside_another_is_told_with_those_that_are(tmp_path, name):
     path = nested_file(tmp_path / name, [{"n": 1, "data": {"txt": "a", "in": {"text": "b"}, "x.y": "c"}}])
-    assert "no column 'text' among n, data, data.txt, data.in; did you mean 'data.txt'" in error_of(path)
+    assert "no column 'text' among n, data, data.txt, data.in; did you mean 'data.txt'? Name it with" in error_of(path)
     assert "no column 'data.text' among n, data, data.txt, data.in, data.in.text; did" in error_of(path, "data.text")
     assert "no column 'data.x.y' among" in error_of(path, "data.x.y")
     assert "no column 'n.text' among" in error_of(path, "n.text")

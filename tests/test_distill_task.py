@@ -157,6 +157,26 @@ def test_results_of_another_command_are_left_alone(place, capfd):
         assert json.loads((place / "out" / "results.json").read_text()) == results
 
 
+def test_columns_are_looked_for_before_a_model_is_loaded(place, capfd, monkeypatch):
+    for loader in ("evaluation.task_teacher.load_trained", "evaluation.prediction.load_trained"):
+        monkeypatch.setattr(f"tutorkd.{loader}", None)
+    monkeypatch.setattr("tutorkd.export.exporter.load_source", None)
+    write_rows(place / "odd.jsonl", [{"txt": "w1", "label": "no"}, {"txt": "w2", "label": "yes"}])
+    train, predict = ["--train", "train.jsonl"], ["predict", "--model", "teacher", "--output", "answers.csv"]
+    taught = ["--distill_from", "teacher", "--validation", "validation.jsonl", "--max_length", "32"]
+    for command in (
+        [*DISTILL, "--train", "odd.jsonl"],
+        [*DISTILL, *train, "--validation", "odd.jsonl"],
+        [*DISTILL, *train, "--unlabelled", "odd.jsonl"],
+        ["evaluate", "--models", "teacher", *train, *taught, "--unlabelled", "odd.jsonl"],
+        [*predict, "--text", "odd.jsonl"],
+        ["export", "--model", "teacher", "--validation", "odd.jsonl"],
+        ["export", "--model", "teacher", "--texts", "odd.jsonl"],
+    ):
+        said = "no column 'text' among txt, label; did you mean 'txt'? Name it with --text_column txt"
+        assert fail(capfd, *command).endswith(f"odd.jsonl: line 1: {said}")
+
+
 def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, monkeypatch, capfd):
     classifier(place / "teacher", names=["yes", "no"])
     seen = []

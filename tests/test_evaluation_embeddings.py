@@ -305,7 +305,11 @@ ROWS = "a,b,n\nw1,w2,1\nw3,w4,0\n"
         ),
         ("a,b,n\nw1,w2,1\nw3,w4,2\n", ["--paraphrases", "d.csv"], "d.csv: row 2 has 2 in column 'n'; labels are 1 for"),
         (ROWS, ["--sts", "d.csv", "--sts_columns", "a", "b"], "sts_columns takes 3 names of columns, not 2"),
-        (ROWS, ["--sts", "d.csv", "--sts_columns", "a", "b", "m"], "d.csv: no column 'm' among a, b, n"),
+        (
+            ROWS,
+            ["--sts", "d.csv", "--sts_columns", "a", "b", "m"],
+            "d.csv: no column 'm' among a, b, n; did you mean 'n'? Name it with --sts_columns",
+        ),
         (ROWS, ["--sts", "nowhere.csv"], "data nowhere.csv: there is no such file"),
         (ROWS, ["--retrieval", "d.csv", "--retrieval_columns", "a"], "retrieval_columns takes 2 or 3 names of columns"),
         (

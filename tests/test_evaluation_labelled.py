@@ -151,8 +151,16 @@ GOOD = {"text": "fine", "label": 1}
         ),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": " "}], "row 2 has a blank label in column 'label'"),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": "-1"}], "row 2 is unlabelled"),
-        ([{"txt": "a", "label": 0}], "no column 'text' among txt, label; did you mean 'txt'?"),
-        ([{"text": "a", "class": 0}], "no column 'label' among text, class; did you mean"),
+        (
+            [{"txt": "a", "label": 0}],
+            r"no column 'text' among txt, label; did you mean 'txt'\? Name it with --text_column txt$",
+        ),
+        ([{"my label": "a", "label": 0}], r"did you mean 'my label'\? Name it with --text_column 'my label'$"),
+        (
+            [{"text": "a", "class": 0}],
+            r"no column 'label' among text, class; did you mean 'class'\? Name it with --label_column class$",
+        ),
+        ([{"text": "a"}], "no column 'label' among text$"),
     ],
 )
 def test_bad_rows_are_refused(tmp_path, rows, message):
@@ -175,6 +183,12 @@ def empty_parquet():
         ("d.jsonl", b"", "is empty: there are no rows"),
         ("d.parquet", empty_parquet(), "is empty: there are no rows"),
         ("d.csv", b"", "no column 'text' among \\(none\\)"),
+        ("d.csv", b"txt;label\na, b;0\n", "no column 'text' among txt, label; did you mean 'txt'"),
+        (
+            "d.csv",
+            b"text|label\na|0\n",
+            r"nothing parts the header 'text\|label': fields are parted by commas, semicolons or tabs; write the file",
+        ),
         ("d.csv", b"text,label\n,1\nb,0\n", "row 1 has no value in column 'text'"),
         ("d.csv", b"text,label\na,\nb,0\n", "row 1 has no value in column 'label'"),
         ("d.csv", b"text,label,label\na,0,1\nb,1,0\n", "2 columns are called 'label'; give each a name of its own"),

@@ -48,8 +48,13 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
     Args:
         cutoff: likeness from which on a word is near, from 0, whatever it is, to 1, the same.
     """
-    near = difflib.get_close_matches(word, list(words), 1, cutoff)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = closest(word, words, cutoff)
+    return "" if near is None else f"; did you mean {near}?"
+
+
+def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The word of ``words`` that ``nearest`` would name."""
+    return next(iter(difflib.get_close_matches(word, list(words), 1, cutoff)), None)
 
 
 def kind_of(value: object) -> str:

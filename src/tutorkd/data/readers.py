@@ -14,10 +14,12 @@ import csv
 import gzip
 import io
 import json
+import re
+import shlex
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
@@ -28,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutorkd.errors import UserError, kind_of, nearest
+from tutorkd.errors import UserError, closest, kind_of
 
 LONGEST_TXT_DOCUMENT = 1 << 20
 """Characters after which a txt document ends at the next line end, blank line or not.
@@ -38,6 +40,9 @@ A text without blank lines (one sentence a line, say) would otherwise be one doc
 
 LONGEST_CSV_FIELD = 1 << 28
 """Characters after which a csv field is refused: a quote that isn't closed would take the rest of the file with it."""
+
+TEXT_OPTION = "text_column"
+"""What names the column of a corpus, as an option of commands and in Python."""
 
 _COLUMNS_NAMED = 20  # in a message
 _BYTES_PER_READ = 1 << 18
@@ -74,12 +79,13 @@ def read_documents(path: Path, column: str, span: range | None = None, lines: bo
     kind = kind_of_file(path) or ""
     read = _read_txt_lines if lines and kind == ".txt" else READERS[kind]
     try:
-        try:
-            yield from read(path, column, span)
-        except UserError:
-            if span and span.start:  # where that is in the file is found by reading on from its beginning
-                deque(read(path, column, range(span.stop)), maxlen=0)
-            raise
+        with naming({column: TEXT_OPTION}):
+            try:
+                yield from read(path, column, span)
+            except UserError:
+                if span and span.start:  # where that is in the file is found by reading on from its beginning
+                    deque(read(path, column, range(span.stop)), maxlen=0)
+                raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
 
@@ -100,10 +106,45 @@ def require_column(where: object, column: str, columns: Iterable[str]) -> None:
         return
     if column in columns:
         raise UserError(f"{where}: {columns.count(column)} columns are called {column!r}; give each a name of its own")
-    hint = nearest(repr(column), map(repr, columns), cutoff=0.0)
+    raise NoColumn(_no_column(where, column, columns, {}), where, column, columns)
+
+
+class NoColumn(UserError):
+    """A column isn't there.
+
+    Attributes:
+        where: it was looked for.
+        column: its name.
+        columns: those that there are.
+    """
+
+    def __init__(self, message: str, where: object = "", column: str = "", columns: Sequence[str] = ()):
+        super().__init__(message)
+        self.where, self.column, self.columns = where, column, columns
+
+
+@contextmanager
+def naming(options: Mapping[str, str]) -> Iterator[None]:
+    """Within, the error for a column that isn't there says which option names it.
+
+    Args:
+        options: by the column that each of them was given; one in the plural takes several. None of these columns is
+            proposed for another.
+    """
+    try:
+        yield
+    except NoColumn as error:
+        raise UserError(_no_column(error.where, error.column, error.columns, options)) from None
+
+
+def _no_column(where: object, column: str, columns: Sequence[str], options: Mapping[str, str]) -> str:
+    near = closest(column, (each for each in columns if each not in options), cutoff=0.0)
     more = f" and {len(columns) - _COLUMNS_NAMED} more" if len(columns) > _COLUMNS_NAMED else ""
     known = ", ".join(columns[:_COLUMNS_NAMED]) or "(none)"
-    raise UserError(f"{where}: no column {column!r} among {known}{more}{hint}")
+    hint = "" if near is None else f"; did you mean {near!r}?"
+    if hint and (option := options.get(column)):
+        hint += f" Name it with --{option}" + (f" {shlex.quote(near or '')}" if option.endswith("column") else "")
+    return f"{where}: no column {column!r} among {known}{more}{hint}"
 
 
 def require_dotted(
@@ -341,6 +382,11 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     begins = 1
     try:
         header = next(rows, [])
+        if len(header) == 1 and _OTHER_MARKS.search(header[0]) and {*columns} != {*header}:
+            raise UserError(
+                f"{path}: nothing parts the header {header[0]!r}: fields are parted by {_PARTED_BY}; write the file "
+                "with one of these"
+            )
         for column in columns:
             require_column(path, column, header)
         indices = [header.index(column) for column in columns]
@@ -363,16 +409,20 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
 
 
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_PARTED_BY = "commas, semicolons or tabs"
+_OTHER_MARKS = re.compile(r"[|:^~]")
 
 
 def _delimiter(header: str, columns: Iterable[str]) -> str:
-    """Return what parts a header into fields with these columns among them; a comma where nothing does."""
-    wanted = set(columns)
+    """Return what parts a header into fields with these columns among them, or else into the most; at first a comma."""
+    wanted, fields = set(columns), dict.fromkeys(_MARKS, 0)
     for mark in _MARKS:
         with suppress(csv.Error):
-            if wanted <= set(next(csv.reader([header], delimiter=mark), [])):
+            found = next(csv.reader([header], delimiter=mark), [])
+            if wanted <= set(found):
                 return mark
-    return ","
+            fields[mark] = len(found)
+    return max(fields, key=lambda mark: fields[mark])
 
 
 def _read_csv(path: Path, column: str, span: None) -> Iterator[Document]:

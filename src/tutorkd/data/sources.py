@@ -17,10 +17,12 @@ from tutorkd.data.packing import nonblank
 from tutorkd.data.readers import (
     COMPRESSIONS,
     READERS,
+    TEXT_OPTION,
     Document,
     inner_items,
     is_text,
     kind_of_file,
+    naming,
     not_text,
     read_documents,
     require_dotted,
@@ -141,7 +143,8 @@ class HubDataset:
         for batch in self._batches():
             if outer is None:
                 known = self._iterable.features or {name: values[0] for name, values in batch.items()}
-                require_dotted(self.name, column, known.items(), inner_items)
+                with naming({column: TEXT_OPTION}):
+                    require_dotted(self.name, column, known.items(), inner_items)
                 outer = column if column in batch else column.partition(".")[0]
             for value in batch[outer]:
                 document = value_at({outer: value}, column, self.name)
@@ -204,7 +207,8 @@ def _cut(name: str, rows: Dataset, column: str) -> list[Shard]:
 
 def _names_of(where: str, column: str, features: Features) -> list[str]:
     """The column's name and, where it is inside others, theirs before it; raises if it isn't text."""
-    require_dotted(where, column, features.items(), inner_items)
+    with naming({column: TEXT_OPTION}):
+        require_dotted(where, column, features.items(), inner_items)
     names = [column] if column in features else column.split(".")
     feature: Any = features
     for name in names:

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
@@ -22,6 +23,7 @@ from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import build_trainer, tokenize
 from tutorkd.evaluation.labelled import (
     align_labels,
+    column_options,
     digest,
     labels_of,
     load_task,
@@ -304,10 +306,12 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
         check_checkpoint(checkpoint, args.max_length, problem_of_labels(train))
     if soft is None or soft.distill_from is None:
         return _Evaluation(args, checkpoints, names, train, validation)
+    unlabelled, left_out = None, 0
+    if soft.unlabelled is not None:
+        columns = args.text_column, args.text_pair_column
+        with naming(column_options(*columns)):
+            unlabelled, left_out = load_unlabelled(soft.unlabelled, *columns, [validation])
     teacher = TaskTeacher(soft, problem_of_labels(train), names_of_labels(train))
-    if soft.unlabelled is None:
-        return _Evaluation(args, checkpoints, names, train, validation, teacher)
-    unlabelled, left_out = load_unlabelled(soft.unlabelled, args.text_column, args.text_pair_column, [validation])
     return _Evaluation(args, checkpoints, names, train, validation, teacher, unlabelled, left_out)
 
 

@@ -17,7 +17,16 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from huggingface_hub.utils import logging as hub_logging
 
 from tutorkd.data.from_hub import load_from_hub, name_and_config
-from tutorkd.data.readers import csv_rows, is_text, json_rows, kind_of_file, not_text, open_parquet, require_column
+from tutorkd.data.readers import (
+    csv_rows,
+    is_text,
+    json_rows,
+    kind_of_file,
+    naming,
+    not_text,
+    open_parquet,
+    require_column,
+)
 from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import LABELS_ARE, Problem
 from tutorkd.hub import looks_like_path, nearest_path
@@ -45,7 +54,8 @@ def load_labelled(
             differ in white space alone, or one class only.
     """
     columns = _columns(text_column, text_pair_column)
-    rows = read_rows(source, split, [*columns.values(), label_column])
+    with naming(column_options(text_column, text_pair_column, label_column)):
+        rows = read_rows(source, split, [*columns.values(), label_column])
     texts = {name: texts_of(rows, column, source) for name, column in columns.items()}
     return _of_classes(rows, texts, label_column, source)
 
@@ -62,7 +72,8 @@ def load_task(source: str, split: str, text_column: str, text_pair_column: str |
             numbers are the same; or if a row has no words, or other than one label for each, or words have pairs.
     """
     columns = _columns(text_column, text_pair_column)
-    rows = read_rows(source, split, [*columns.values(), label_column])
+    with naming(column_options(text_column, text_pair_column, label_column)):
+        rows = read_rows(source, split, [*columns.values(), label_column])
     texts = _texts_or_words(rows, columns, source)
     feature = rows.features[label_column]
     if _holds_lists(rows, text_column):
@@ -72,6 +83,12 @@ def load_task(source: str, split: str, text_column: str, text_pair_column: str |
     if isinstance(feature, Value) and (feature.dtype.startswith("float") or _are_decimals(rows, label_column, source)):
         return _of_numbers(rows, texts, label_column, source)
     return _of_classes(rows, texts, label_column, source)
+
+
+def column_options(text_column: str, text_pair_column: str | None, label_column: str | None = None) -> dict[str, str]:
+    """The options that name columns, by the columns that they were given, as ``naming`` takes them."""
+    named = {"text_column": text_column, "text_pair_column": text_pair_column, "label_column": label_column}
+    return {column: option for option, column in named.items() if column is not None}
 
 
 def _columns(text_column: str, text_pair_column: str | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from datasets import ClassLabel, Dataset
 
+from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.labelled import read_rows, texts_of, values_of
@@ -93,7 +94,8 @@ def read_search(source: str, columns: Sequence[str], label: str) -> Search:
     Raises:
         UserError: if they can't be read, a value is missing, no row is an answer, or there is one passage only.
     """
-    rows = read_rows(source, _SPLIT, columns)
+    with naming(dict.fromkeys(columns, "retrieval_columns")):
+        rows = read_rows(source, _SPLIT, columns)
     queries, passages = (texts_of(rows, column, source) for column in columns[:2])
     is_answer = [True] * len(rows)
     if len(columns) == 3:
@@ -150,7 +152,8 @@ def digest(data: ScoredPairs | Search) -> str:
 
 
 def _read(source: str, columns: Sequence[str], graded: bool) -> ScoredPairs:
-    rows = read_rows(source, _SPLIT, columns)
+    with naming(dict.fromkeys(columns, "sts_columns" if graded else "paraphrase_columns")):
+        rows = read_rows(source, _SPLIT, columns)
     first, second = (texts_of(rows, column, source) for column in columns[:2])
     scores = _numbers(rows, columns[2], source)
     if len(set(scores)) < 2:

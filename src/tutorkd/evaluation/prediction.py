@@ -14,13 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from tutorkd.data.readers import csv_rows, is_text, json_rows, kind_of_file, not_text, open_parquet, require_column
+from tutorkd.data.readers import (
+    csv_rows,
+    is_text,
+    json_rows,
+    kind_of_file,
+    naming,
+    not_text,
+    open_parquet,
+    require_column,
+)
 from tutorkd.errors import UserError
+from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classifier import Classifier, load_trained
+from tutorkd.evaluation.labelled import column_options
 from tutorkd.evaluation.metrics import answers_of
 from tutorkd.evaluation.predict_arguments import PredictArguments
+from tutorkd.evaluation.problem import problem_of
 from tutorkd.files import PARTIAL, writing
-from tutorkd.hub import nearest_path
+from tutorkd.hub import load_config, nearest_path
 from tutorkd.words import one_line
 
 LABEL, PROBABILITY = "label", "probability"
@@ -57,14 +69,16 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
     if output.resolve() == source.resolve():
         raise UserError(f"{output} is the file that is read: give --output another name")
     columns = [args.text_column, *([args.text_pair_column] if args.text_pair_column else [])]
+    words = problem_of(load_config(find_checkpoint(args.model).folder, "model")) == "token_classification"
+    if words and len(columns) > 1:
+        raise UserError(f"{args.model} classifies words, which have no pairs: leave out --text_pair_column")
+    with naming(column_options(args.text_column, args.text_pair_column)):
+        next(rows_of(source, columns, words), None)  # a mistake in it needn't wait for the model
     classifier = load_trained(args.model)
     names = [LABEL, *_probability_columns(classifier)]
     if taken := [column for column in columns if column in names]:
         raise UserError(f"the column {taken[0]!r} of {source} would be one of the answers too: rename it")
     counts = {"rows": 0, "without_text": 0}
-    words = classifier.problem == "token_classification"
-    if words and len(columns) > 1:
-        raise UserError(f"{args.model} classifies words, which have no pairs: leave out --text_pair_column")
     rows = rows_of(source, columns, words)
     with (
         writing(output, "free space, or choose another --output"),

@@ -11,11 +11,12 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.finetune import build_trainer, tokenize
-from tutorkd.evaluation.labelled import digest, load_task, load_unlabelled
+from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled
 from tutorkd.evaluation.problem import class_names_of, problem_of
 from tutorkd.evaluation.records import check_summary
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTargetWeights
@@ -112,22 +113,26 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
     problem = problem_of(config)
     for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
         check_checkpoint(find_checkpoint(name), args.max_length, problem)
-    teacher = TaskTeacher(soft, problem, class_names_of(config))
-    classifier = teacher.classifier
     columns = args.text_column, args.text_pair_column
-    validation = in_order_of(classifier, load_task(args.validation, "validation", *columns, args.label_column))
-    if args.train is None:
-        train = no_rows(classifier, [name for name in validation.column_names if name != "label"])
-    else:
-        train = in_order_of(classifier, load_task(args.train, "train", *columns, args.label_column))
-        if args.max_train_samples is not None and args.max_train_samples < len(train):
-            train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
+    # All rows are read before a model is loaded: it is in them that most mistakes are.
+    validation = load_task(args.validation, "validation", *columns, args.label_column)
+    labelled = None if args.train is None else load_task(args.train, "train", *columns, args.label_column)
     unlabelled = None
     if args.unlabelled is not None:
-        unlabelled, left_out = load_unlabelled(args.unlabelled, *columns, [validation])
+        with naming(column_options(*columns)):
+            unlabelled, left_out = load_unlabelled(args.unlabelled, *columns, [validation])
         if left_out:
             words = f"{left_out:,} of {len(unlabelled) + left_out:,} rows are rows of the validation set and left out"
             tqdm.write(f"text without labels: {words}", file=sys.stderr)
+    teacher = TaskTeacher(soft, problem, class_names_of(config))
+    classifier = teacher.classifier
+    validation = in_order_of(classifier, validation)
+    if labelled is None:
+        train = no_rows(classifier, [name for name in validation.column_names if name != "label"])
+    else:
+        train = in_order_of(classifier, labelled)
+        if args.max_train_samples is not None and args.max_train_samples < len(train):
+            train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
     return TaskDistillation(args, teacher, train, unlabelled, validation)
 
 

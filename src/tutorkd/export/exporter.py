@@ -13,7 +13,7 @@ from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Checked, check, onnx_answer, torch_answer
 from tutorkd.export.report import nearness, notes, table
-from tutorkd.export.rows import CheckedOn, rows_to_check_on
+from tutorkd.export.rows import CheckedOn, check_given, rows_to_check_on
 from tutorkd.export.sentence import copy_modules
 from tutorkd.export.source import Source, load_source
 from tutorkd.export.to_onnx import input_names, write_float32, write_int8
@@ -51,6 +51,7 @@ def _export(args: ExportArguments, checkpoint: Checkpoint) -> str:
     beside_weights = out.resolve() == Path(checkpoint.folder).resolve()
     if not beside_weights:
         _check_folder(out, checkpoint, args.restart)
+    check_given(args)
     source = load_source(checkpoint)
     checked_on = rows_to_check_on(args, source)
     try:

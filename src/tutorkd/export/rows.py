@@ -7,9 +7,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.packing import nonblank
+from tutorkd.data.readers import naming
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import load_labelled, text_columns
+from tutorkd.evaluation.labelled import column_options, load_labelled, read_rows, text_columns
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Rows
 from tutorkd.export.source import Source
@@ -25,6 +26,20 @@ class CheckedOn(NamedTuple):
     rows: Rows
     labels: np.ndarray | None
     words: str
+
+
+def check_given(args: ExportArguments) -> None:
+    """See that the rows that are named can be read, which needn't wait for the model.
+
+    Raises:
+        UserError: if they aren't there, or lack a column.
+    """
+    if args.validation is not None:
+        options = column_options(args.text_column, args.text_pair_column, args.label_column)
+        with naming(options):
+            read_rows(args.validation, "validation", list(options))
+    elif args.texts is not None:
+        next(resolve_source(args.texts).stream(args.text_column), None)
 
 
 def rows_to_check_on(args: ExportArguments, source: Source) -> CheckedOn:

@@ -223,6 +223,21 @@ def test_a_finished_model_is_not_measured_again_and_other_data_are_refused(here,
     assert fail(capfd, *flags).startswith("out holds another run (STS_sha256: ")
 
 
+def test_table_folder_and_progress_have_one_name_for_a_model(here, capsys):
+    shutil.move("student", here / "runs" / "deep" / "student")
+    teacher, student = str(here / "teacher"), "runs/deep/student/"
+    complete("evaluate", "--models", student, "--teacher", teacher, "--sts", "pairs.csv", "--output_dir", "out")
+    printed = capsys.readouterr()
+    assert str(here) not in printed.out
+    assert [line.split(":")[0] for line in printed.err.splitlines() if "measured in" in line] == ["teacher", "student"]
+    assert {file.parent.name for file in (here / "out").glob("*/result.json")} == {"teacher", "student"}
+    markdown = (here / "out" / "results.md").read_text()
+    heading = markdown.splitlines()[0]
+    assert [cell.strip() for cell in heading.split("|")] == ["", "", "teacher (teacher)", "student", ""]
+    assert str(here) not in markdown
+    assert list(results(here / "out")) == [teacher, student]  # for the same command to be given again
+
+
 def test_an_evaluation_of_another_kind_is_refused_and_its_results_stay(here, capfd):
     rows = "\n".join(json.dumps({"text": f"w{word}", "label": word % 2}) for word in range(8))
     (here / "rows.jsonl").write_text(rows)

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, Trainer
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.classifier import load_trained
 from tutorkd.evaluation.metrics import answers_of, scores_of
-from tutorkd.evaluation.records import result_names
+from tutorkd.evaluation.records import result_names, shown_names
 
 
 @pytest.fixture
@@ -99,10 +99,14 @@ def test_classifiers_lie_in_folders_of_the_models_names(place, capfd):
     write(place / "train.jsonl", classes(20))
     write(place / "validation.jsonl", classes(20))
     complete(*command("one/student", "two/student", "other", save_models="true"))
-    shown = capfd.readouterr().out
+    shown, progress = capfd.readouterr()
+    table = (place / "out" / "results.md").read_text()
     for model, name in (("one/student", "one-student"), ("two/student", "two-student"), ("other", "other")):
         assert (place / "out" / name / "classifier" / "model.safetensors").is_file()
         assert f"classifier of {model}: out/{name}/classifier" in shown
+        assert f"{name}: accuracy " in progress
+        assert f"{name}: fine-tuning:" in progress
+        assert f"| {name} " in table
 
 
 def test_models_take_the_names_that_are_given(place, capfd):
@@ -192,3 +196,12 @@ def test_scores_are_those_of_other_libraries():
 
 def test_seeds_out_of_range(place, capfd):
     assert "seeds must be whole numbers from 0" in fail(capfd, *command("other", seeds=[-1]))
+
+
+def test_a_table_shortens_paths_and_no_other_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "student").mkdir(parents=True)
+    (tmp_path / "student").mkdir()
+    assert shown_names(["student", "org/teacher", "student"]) == ["student", "teacher", "student"]
+    assert shown_names(["student", "a/student"]) == [f"{tmp_path.name}-student", "a-student"]
+    assert shown_names(["Tutor-KD student", "teacher (int8)"]) == ["Tutor-KD student", "teacher (int8)"]

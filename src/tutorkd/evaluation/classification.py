@@ -89,7 +89,7 @@ class _Evaluation:
     @property
     def runs(self) -> list["_Run"]:
         return [
-            _Run(self, checkpoint, record_of(Path(self.args.output_dir), name, seed), seed)
+            _Run(self, checkpoint, name, record_of(Path(self.args.output_dir), name, seed), seed)
             for checkpoint, name in zip(self.checkpoints, self.names, strict=True)
             for seed in self.seeds
         ]
@@ -152,6 +152,7 @@ class _Run:
 
     evaluation: _Evaluation
     checkpoint: Checkpoint
+    name: str  # of its folder
     record: Path
     seed: int | None
 
@@ -187,7 +188,7 @@ class _Run:
         evaluation, folder = self.evaluation, str(self.record.parent)
         args = evaluation.args if self.seed is None else replace(evaluation.args, seed=self.seed)
         result, save = evaluate_checkpoint(
-            self.checkpoint, evaluation.taught, evaluation.validation, args, folder, evaluation.teacher
+            self.checkpoint, self.name, evaluation.taught, evaluation.validation, args, folder, evaluation.teacher
         )
         result = self._named(result)
         content = {
@@ -228,7 +229,7 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
             note += f"; its classifier is {run.classifier}"
         title = METRICS[problem_of_labels(evaluation.train)][next(iter(result.scores))]
         seed = "" if run.seed is None else f", seed {run.seed}"
-        tqdm.write(f"{run.checkpoint.title}{seed}: {title} {score_in_words([result])} %, {note}", file=sys.stderr)
+        tqdm.write(f"{run.name}{seed}: {title} {score_in_words([result])} %, {note}", file=sys.stderr)
         results.append(result)
     summary: dict[str, Any] = {"settings": evaluation.settings, "results": [each.as_record() for each in results]}
     if args.seeds:
@@ -282,7 +283,7 @@ def evaluation_plan(
     for run in evaluation.runs:
         done = not args.restart and run.earlier() is not None
         seed = "" if run.seed is None else f", seed {run.seed}"
-        plan[f"model {run.checkpoint.title}{seed}"] = f"{run.checkpoint.bytes / 1e6:.1f} MB" + (", finished" * done)
+        plan[f"model {run.name}{seed}"] = f"{run.checkpoint.bytes / 1e6:.1f} MB" + (", finished" * done)
     return {
         **plan,
         "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",
@@ -317,6 +318,7 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
+    title: str,
     train: Dataset,
     validation: Dataset,
     args: FineTuneArguments,
@@ -326,6 +328,7 @@ def evaluate_checkpoint(
     """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_task` gives them.
 
     Args:
+        title: of the model beside its progress.
         teacher: that gave ``train`` its soft targets.
 
     Returns:
@@ -337,11 +340,11 @@ def evaluate_checkpoint(
     problem, names = problem_of_labels(train), names_of_labels(train)
     model, tokenizer = load_classifier(checkpoint, names, args.seed, problem)
     tokenized = tokenize(train, tokenizer, args.max_length)
-    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, checkpoint.title, teacher)
+    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, title, teacher)
     # Timed before training, which may leave the model under bfloat16 autocast.
     milliseconds = milliseconds_per_sentence(model, tokenizer, timed_sentences(validation), args.max_length)
     train_seconds = trainer.train().metrics["train_runtime"]
-    logits = _answer(Classifier(checkpoint.name, model.eval(), tokenizer, None), validation, args.max_length)
+    logits = _answer(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     answers = answers_of(problem, logits)

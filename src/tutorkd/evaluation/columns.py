@@ -1,15 +1,25 @@
 """Tables with a column for each model and a row for each figure that any of them has."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tutorkd.evaluation.records import shown_names
 from tutorkd.tables import aligned
 
+Result = TypeVar("Result")  # a dataclass with a name
 Rows = Iterable[tuple[str, Sequence[str]]]
 """What each row is called, and its cells, one for each model."""
+
+
+def shown(results: Sequence[Result]) -> list[Result]:
+    """Results, each under the name that a table has for its model."""
+    names = shown_names([vars(result)["name"] for result in results])
+    return [replace(result, name=name) for result, name in zip(results, names, strict=True)]  # type: ignore[type-var]
 
 
 def in_columns(models: Iterable[str], rows: Rows, caption: str) -> Table:

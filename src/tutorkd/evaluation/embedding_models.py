@@ -138,7 +138,7 @@ def embedding_plan(
     for model in ready:
         done = not args.restart and _earlier(model, settings, output)
         notes = [", mean-pooled"] * model.mean_pooled + [", finished"] * bool(done)
-        plan[f"model {model.checkpoint.title}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
+        plan[f"model {model.folder}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
     data = ready[0].data
     plan |= dict(zip(data, described(data), strict=True))
     return plan | ({"tasks": ", ".join(of_mteb.names)} if of_mteb else {})
@@ -219,7 +219,7 @@ def _result(
         write_text(record, json.dumps(content))
         note = f"measured in {result.seconds:.0f} s"
     name, value = next(iter((result.figures or result.tasks).items()))
-    tqdm.write(f"{model.checkpoint.title}: {name} {100 * value:.2f}, {note}", file=sys.stderr)
+    tqdm.write(f"{model.folder}: {name} {100 * value:.2f}, {note}", file=sys.stderr)
     return result
 
 

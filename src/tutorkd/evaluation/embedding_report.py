@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tutorkd.evaluation.columns import in_columns, in_markdown_columns
+from tutorkd.evaluation.columns import in_columns, in_markdown_columns, shown
 from tutorkd.evaluation.embedding_scores import ASYMMETRIC, CLOSENESS
 
 
@@ -78,11 +78,13 @@ def summary(result: EmbeddingResult) -> dict[str, Any]:
 
 def embedding_table(results: Sequence[EmbeddingResult]) -> Table:
     """For the terminal."""
+    results = shown(results)
     return in_columns(map(_heading, results), _rows(results), _caption(results))
 
 
 def embedding_markdown(results: Sequence[EmbeddingResult]) -> str:
     """The same as Markdown."""
+    results = shown(results)
     return in_markdown_columns(map(_heading, results), _rows(results), _caption(results))
 
 

@@ -163,7 +163,7 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
         done = not args.restart and _earlier(model, evaluation, output)
         tokens = f", {sum(len(row.targets) for row in model.rows):,} tokens to read" if model.text else ""
         size = f"{model.checkpoint.bytes / 1e6:.1f} MB"
-        plan[f"model {model.checkpoint.title}"] = size + tokens + (", finished" if done else "")
+        plan[f"model {model.folder}"] = size + tokens + (", finished" if done else "")
     if evaluation.text:
         plan["text"] = f"{len(evaluation.text.documents):,} documents, {evaluation.text.bytes:,} bytes"
     if evaluation.tasks:
@@ -264,9 +264,9 @@ def _result(
         write_text(record, json.dumps(content, indent=2))
         note = f"measured in {result.seconds:.0f} s"
     perplexity = "" if result.perplexity is None else f"perplexity {result.perplexity:,.2f}, "
-    tqdm.write(f"{model.checkpoint.title}: {perplexity}{note}", file=sys.stderr)
+    tqdm.write(f"{model.folder}: {perplexity}{note}", file=sys.stderr)
     if result.not_compared:
-        tqdm.write(f"{model.checkpoint.title}: no KL divergence: {result.not_compared}", file=sys.stderr)
+        tqdm.write(f"{model.folder}: no KL divergence: {result.not_compared}", file=sys.stderr)
     return result
 
 
@@ -305,7 +305,7 @@ def _on_text(
     language: LanguageArguments,
 ) -> dict[str, Any]:
     """Figures on held-out text, on the model's own, and of generation."""
-    weights, title = model.weights, model.checkpoint.title
+    weights, title = model.weights, model.folder
     prompts = prompts_of(model.rows, language.prompts, language.prompt_length)
     # first of all, so that nothing else has left memory to be used again
     occupied = generation_bytes(weights, prompts[0], language.new_tokens)

@@ -7,7 +7,7 @@ from functools import partial
 from rich.table import Table
 
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
-from tutorkd.evaluation.columns import in_columns, in_markdown_columns
+from tutorkd.evaluation.columns import in_columns, in_markdown_columns, shown
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ class LanguageResult:
 
 def language_table(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> Table:
     """For the terminal."""
+    results = shown(results)
     return in_columns(map(_heading, results), _rows(results), _caption(results, args, language))
 
 
 def language_markdown(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> str:
     """The same as Markdown."""
+    results = shown(results)
     return in_markdown_columns(map(_heading, results), _rows(results), _caption(results, args, language))
 
 

@@ -52,17 +52,32 @@ def result_names(checkpoints: Sequence[Checkpoint], given: Sequence[str]) -> lis
         UserError: if two that are given are one, or one can't be a folder's.
     """
     sources = [checkpoint.identity["source"] for checkpoint in checkpoints]
+    for name in given:
+        if name != _folder_name(name):
+            raise UserError(f"--names {name!r} can't be a folder's name: take letters, digits, '.', '_' and '-'")
+        if given.count(name) > 1:
+            raise UserError(f"--names has {name} twice: give each model a name of its own")
+    return _last_parts(sources, given)
+
+
+def shown_names(names: Sequence[str]) -> list[str]:
+    """Names for a table: of paths and Hub names the last part, as ``result_names`` takes it, others as they are."""
+    sources = {
+        name: str(Path(name).resolve()) if Path(name).exists() else name
+        for name in names
+        if "/" in name or Path(name).exists()
+    }
+    shown = dict(zip(sources, _last_parts(list(sources.values()), []), strict=True))
+    return [shown.get(name, name) for name in names]
+
+
+def _last_parts(sources: Sequence[str], given: Sequence[str]) -> list[str]:
     parts = {source: [part for part in Path(source).parts if part != Path(source).anchor] for source in sources}
     taken = dict.fromkeys(sources, 1)
 
     def names() -> list[str]:
         return [*given, *(_folder_name("-".join(parts[source][-taken[source] :])) for source in sources[len(given) :])]
 
-    for name in given:
-        if name != _folder_name(name):
-            raise UserError(f"--names {name!r} can't be a folder's name: take letters, digits, '.', '_' and '-'")
-        if given.count(name) > 1:
-            raise UserError(f"--names has {name} twice: give each model a name of its own")
     while True:
         owners: dict[str, set[str]] = {}
         for name, source in zip(names(), sources, strict=True):

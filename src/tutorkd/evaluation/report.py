@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tutorkd.evaluation.columns import shown
 from tutorkd.evaluation.metrics import METRICS
 from tutorkd.evaluation.problem import Problem
 from tutorkd.seeds import Spread, over_seeds
@@ -113,6 +114,7 @@ def _title(results: Sequence[EvaluationResult], number: int) -> str:
 
 def results_table(results: Sequence[EvaluationResult]) -> Table:
     """For the terminal: model, parameters, size, score, speed, and the comparison with the first row."""
+    results = shown(results)
     table = Table(
         caption=_caption(results), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
@@ -130,6 +132,7 @@ def markdown_table(results: Sequence[EvaluationResult]) -> str:
     """The same as Markdown, with the other score and the time of fine-tuning, a mean over seeds."""
     first, second = (f"{_title(results, number)} %" for number in range(2))
     headings = ["model", "parameters", "size", first, "ms a sentence", "vs first: points, speed"]
+    results = shown(results)
     models = by_model(results)
     lines = [
         [

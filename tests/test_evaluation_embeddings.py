@@ -294,8 +294,8 @@ def test_a_dry_run_says_what_there_is_and_loads_nothing(here, capsys, monkeypatc
     )
     shown = " ".join(capsys.readouterr().out.split())
     answers = int(pairs(1)["label"].sum())
-    assert f"STS: {PAIRS} pairs" in shown
-    assert f"retrieval: {answers} queries, {PAIRS} passages to find among." in shown
+    assert f" STS {PAIRS} pairs, cosines" in shown
+    assert f" retrieval {answers} queries, {PAIRS} passages to find among." in shown
     assert f"{100 * pairs()['label'].mean():.1f} % of them paraphrases." in shown
 
 

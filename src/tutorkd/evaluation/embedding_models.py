@@ -140,7 +140,7 @@ def embedding_plan(
         notes = [", mean-pooled"] * model.mean_pooled + [", finished"] * bool(done)
         plan[f"model {model.folder}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
     data = ready[0].data
-    plan |= dict(zip(data, described(data), strict=True))
+    plan |= {name: said.removeprefix(f"{name}: ") for name, said in zip(data, described(data), strict=True)}
     return plan | ({"tasks": ", ".join(of_mteb.names)} if of_mteb else {})
 
 

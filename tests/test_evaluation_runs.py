@@ -1,16 +1,19 @@
 """Seeds, names, numbers and lists of classes: what `tutorkd evaluate` makes of them."""
 
 import json
+import os
+import signal
 import statistics
 
 import numpy as np
 import pytest
 import tiny
-from commands import complete, fail, save
+from commands import complete, fail, lines_of, save
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, Trainer
 
+from tutorkd.cli.main import main
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.evaluation.classifier import load_trained
 from tutorkd.evaluation.metrics import answers_of, scores_of
@@ -196,6 +199,30 @@ def test_scores_are_those_of_other_libraries():
 
 def test_seeds_out_of_range(place, capfd):
     assert "seeds must be whole numbers from 0" in fail(capfd, *command("other", seeds=[-1]))
+
+
+@pytest.mark.parametrize(("flag", "which"), [([], ""), (["--restart"], " without --restart")])
+def test_one_who_stops_an_evaluation_is_told_how_it_goes_on(place, capfd, monkeypatch, flag, which):
+    write(place / "train.jsonl", classes(20))
+    write(place / "validation.jsonl", classes(20))
+    train, trained = Trainer.train, []
+
+    def stopped(self, *args, **options):
+        trained.append(self)
+        if len(trained) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(Trainer, "train", stopped)
+    told = command("one/student", "other")
+    assert main([*told, *flag]) == 130
+    assert lines_of(capfd.readouterr().err)[-1] == (
+        f"tutorkd: stopped; the same command{which} goes on with what isn't finished"
+    )
+    complete(*told)
+    assert len(trained) == 3
+    assert "student: accuracy" in (shown := capfd.readouterr().err)
+    assert "finished before, in out/student/result.json" in shown
 
 
 def test_a_table_shortens_paths_and_no_other_names(tmp_path, monkeypatch):

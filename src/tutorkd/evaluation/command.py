@@ -13,6 +13,7 @@ from tutorkd.evaluation.embedding_models import (
 from tutorkd.evaluation.embedding_report import embedding_table
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
 from tutorkd.evaluation.language_report import language_table
+from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.report import results_table
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.tables import show
@@ -28,6 +29,7 @@ def evaluate(
     """Measure models by what they are, or print what that would take; prints a table and where it is written.
 
     Raises:
+        Interrupted: after Ctrl-C or SIGTERM.
         UserError: if models, data and options don't fit together, or can't be used.
     """
     if are_embeddings(args.models, language, embedding):
@@ -44,7 +46,8 @@ def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> None:
     if args.dry_run:
         _tell(evaluation_plan(args.models, args, soft))
         return
-    results = evaluate_models(args.models, args, soft)
+    with going_on(args.restart):
+        results = evaluate_models(args.models, args, soft)
     show(results_table(results))
     _print_written(args)
     if args.save_models:
@@ -56,7 +59,8 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
     if args.dry_run:
         _tell(language_plan(args.models, args, language))
         return
-    results = evaluate_language_models(args.models, args, language)
+    with going_on(args.restart):
+        results = evaluate_language_models(args.models, args, language)
     show(language_table(results, args, language))
     _print_written(args)
 
@@ -66,7 +70,8 @@ def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding:
     if args.dry_run:
         _tell(embedding_plan(args.models, args, language.teacher, embedding, language.tasks))
         return
-    results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
+    with going_on(args.restart):
+        results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
     show(embedding_table(results))
     _print_written(args)
 

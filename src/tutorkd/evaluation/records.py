@@ -1,14 +1,16 @@
 """Results of models in an output folder, one file for each, which a later run goes on from."""
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tutorkd.errors import UserError
+from tutorkd.errors import Interrupted, UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.files import stored_result
 from tutorkd.identity import difference
@@ -19,6 +21,24 @@ _RECORD = {"settings": dict[str, Any], "weights": dict[str, Any], "result": dict
 _SUMMARY = {"settings": dict[str, Any], "results": list[Any]}
 _MACHINE = ("device", "threads")
 _OF_KINDS = {"train": "encoders on labelled text", "prompts": "causal language models"}  # by a setting of theirs alone
+
+
+@contextmanager
+def going_on(restart: bool) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM say what the command does when it is given again.
+
+    Args:
+        restart: whether it was told to throw away what stands there.
+
+    Raises:
+        Interrupted: after either.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        same = "the same command without --restart" if restart else "the same command"
+        raise Interrupted(f"stopped; {same} goes on with what isn't finished", number) from None
 
 
 def machine() -> dict[str, Any]:

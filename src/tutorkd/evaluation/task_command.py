@@ -14,6 +14,7 @@ from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.labelled import labels_of, text_columns
 from tutorkd.evaluation.metrics import METRICS, agreement, answers_of, scores_of
+from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_distillation import TaskDistillation, prepare, train_student
@@ -47,10 +48,11 @@ def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights) -> None
     """Make what isn't finished of student and export, and write the table.
 
     Raises:
+        Interrupted: after Ctrl-C or SIGTERM.
         UserError: what ``prepare``, ``train_student`` and ``export`` raise.
     """
     task = prepare(args, weights)
-    with held(Path(args.output_dir)):
+    with going_on(args.restart), held(Path(args.output_dir)):
         if task.finished():
             print(f"the student is finished, in {task.folder}")
         else:

@@ -113,6 +113,8 @@ def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place
                 == row["label"]
             )
     assert models[1]["scores"]["accuracy"] == models[1]["agreement"] == pytest.approx(right / 32)
+    share = right / 32
+    assert models[1]["standard_error"] == pytest.approx((share * (1 - share) / 32) ** 0.5)
     assert models[2]["bytes"] == (place / "out" / "student" / "onnx" / "model_quantized.onnx").stat().st_size
 
     monkeypatch.setattr(Trainer, "train", None)

@@ -277,15 +277,20 @@ def test_students_judged_by_glue_are_shown_by_their_mean_over_tasks(tmp_path):
     assert {row["name"]: row["value"] for row in data(cost)} == {"a": 60, "b": 50}
 
 
-def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "about", "ends"),
+    [({"standard_error": 0.02}, "± its standard error", (76.25, 80.25)), ({}, "", (None, None))],  # {}: of earlier runs
+)
+def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path, error, about, ends):
     models = [
         {
             "name": name,
             "parameters": 10,
             "bytes": size,
-            "scores": {"accuracy": 0.8},
+            "scores": {"accuracy": 0.7825},
             "agreement": 0.9,
             "milliseconds": 1.5,
+            **error,
         }
         for name, size in (("teacher", 4_000_000), ("student, int8", 1_000_000))
     ]
@@ -300,6 +305,15 @@ def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path):
     (section,) = sections(tmp_path)
     assert section.kind == "small classifier"
     assert list(panels(section, "Scores")) == ["accuracy %", "same as teacher %"]
+    accuracy = panels(section, "Scores")["accuracy %"]
+    assert accuracy.about == about
+    for shown in data(accuracy):
+        assert (shown.get("low"), shown.get("high")) == pytest.approx(ends)
+        assert shown["figure"] == f"{78.25:.1f}" == "78.2"  # as in the table, where d3-format says 78.3
+    assert dict(section.tiles) == {
+        **{f"accuracy %: {name}": "78.2" for name in ("teacher", "student, int8")},
+        **{f"ms a row: {name}": "1.50" for name in ("teacher", "student, int8")},
+    }
     assert [row["value"] for row in data(panels(section, "Sizes and speed")["size on disk, MB"])[:2]] == [4.0, 1.0]
     line = f"tutorkd distill-task --max_length 48 --teacher org/teacher --output_dir {tmp_path}"
     assert part(section, "Run it again").command == line

@@ -32,7 +32,7 @@ from tutorkd.evaluation.labelled import (
     problem_of_labels,
     text_columns,
 )
-from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of
+from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of, standard_error_of
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.records import (
     RESULTS,
@@ -349,14 +349,13 @@ def evaluate_checkpoint(
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     answers = answers_of(problem, logits)
     scores = scores_of(problem, names, labels_of(validation), answers)
-    accuracy = scores.get("accuracy")
     one_class = problem == "single_label_classification" and len(set(answers)) == 1
     result = EvaluationResult(
         name=checkpoint.name,
         parameters=model.num_parameters(),
         bytes=checkpoint.bytes,
         scores=scores,
-        standard_error=None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(answers)),
+        standard_error=standard_error_of(scores, len(answers)),
         train_rows=len(train),
         validation_rows=len(validation),
         milliseconds_per_sentence=milliseconds.median,

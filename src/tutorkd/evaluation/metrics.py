@@ -1,5 +1,6 @@
 """Metrics of a task's answers, 1 for perfect ones, defined for all answers."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -45,6 +46,12 @@ def scores_of(
     if problem == "multi_label_classification":
         return {"micro_f1": float(f1_score(labels, answers, average="micro", zero_division=0))} | macro
     return {"accuracy": float(accuracy_score(labels, answers))} | macro
+
+
+def standard_error_of(scores: Mapping[str, float], rows: int) -> float | None:
+    """That of an accuracy p on n independent rows, sqrt(p (1 - p) / n); None where the scores hold none."""
+    accuracy = scores.get("accuracy")
+    return None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / rows)
 
 
 def agreement(problem: Problem, first: np.ndarray, second: np.ndarray) -> float:

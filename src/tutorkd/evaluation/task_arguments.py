@@ -15,7 +15,7 @@ DESCRIPTION = (
 SUMMARY = {
     "settings": dict[str, Any],
     "machine": dict[str, str],
-    "models": list[dict[str, str | int | float | dict[str, float]]],
+    "models": list[dict[str, str | int | float | dict[str, float] | None]],
 }
 """What ``results.json`` of ``tutorkd distill-task`` holds, as ``stored_result`` takes it."""
 

@@ -13,7 +13,7 @@ from tutorkd.evaluation.classification import timed_sentences
 from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.labelled import labels_of, text_columns
-from tutorkd.evaluation.metrics import METRICS, agreement, answers_of, scores_of
+from tutorkd.evaluation.metrics import METRICS, agreement, answers_of, scores_of, standard_error_of
 from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
@@ -32,6 +32,7 @@ class Measured:
     Attributes:
         bytes: of its weights on disk.
         scores: of its answers.
+        standard_error: of the accuracy; None without one.
         agreement: with the teacher's answers, at most 1.
         milliseconds: median time of a row, from its text to the answer.
     """
@@ -40,6 +41,7 @@ class Measured:
     parameters: int
     bytes: int
     scores: dict[str, float]
+    standard_error: float | None
     agreement: float
     milliseconds: float
 
@@ -107,12 +109,14 @@ def _measure(task: TaskDistillation, exported: Classifier) -> list[Measured]:
     parameters = [teacher.model.num_parameters(), *[student.model.num_parameters()] * 2]
     problem, rows, length = teacher.problem, task.validation, task.args.max_length
     answers = [answers_of(problem, each.logits(*text_columns(rows), max_length=length)) for each in models.values()]
+    scores = [scores_of(problem, teacher.class_names, labels_of(rows), each) for each in answers]
     return [
         Measured(
             name,
             parameters[number],
             sizes[number],
-            scores_of(problem, teacher.class_names, labels_of(rows), answers[number]),
+            scores[number],
+            standard_error_of(scores[number], len(rows)),
             agreement(problem, answers[0], answers[number]),
             milliseconds_per_sentence(each.model, each.tokenizer, timed_sentences(rows), length).median,
         )

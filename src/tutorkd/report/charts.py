@@ -106,26 +106,24 @@ def scatter(
 
 
 def bars(points: Sequence[Point], form: str) -> dict[str, Any]:
-    """A bar for each name from 0, with how far it may be off, and the figure in ``form`` of d3-format."""
+    """A bar for each name from 0, with how far it may be off, and the figure in ``form``, rounded as in tables."""
     names = [point.name for point in points]
-    base = alt.Chart(_data([point._asdict() for point in points]))
+    base = alt.Chart(_data([{**point._asdict(), "figure": f"{point.value:{form}}"} for point in points]))
     y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=170, ticks=False, domain=False))
     ends = [end for point in points for end in (point.value, point.high or 0.0, point.low or 0.0) if math.isfinite(end)]
     domain = [min([0.0, *ends]), _ROOM * max([0.0, *ends]) or 1.0]
     x = alt.X("value:Q", axis=None, scale=alt.Scale(domain=domain, nice=False))
-    told = [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=form)]
+    told = [alt.Tooltip("name:N"), alt.Tooltip("figure:N", title="value")]
     layers: list[Any] = [base.mark_bar(height={"band": 0.62}, color="var(--series-0)").encode(x=x, y=y, tooltip=told)]
     if any(point.low is not None for point in points):
         layers.append(base.mark_rule(color=_INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y))
     text = base.transform_calculate(end="isValid(datum.high) ? datum.high : datum.value")
-    layers.append(
-        text.mark_text(align="left", dx=5, color=_INK).encode(x="end:Q", y=y, text=alt.Text("value:Q", format=form))
-    )
+    layers.append(text.mark_text(align="left", dx=5, color=_INK).encode(x="end:Q", y=y, text="figure:N"))
     return _spec(alt.layer(*layers), 34 * len(points) + 10)
 
 
 def dots(points: Sequence[Point], form: str, x: str) -> dict[str, Any]:
-    """A dot for each name on an axis that needn't begin at 0, with how far it may be off; ``form`` as for ``bars``."""
+    """A dot for each name on an axis that needn't begin at 0, with how far it may be off; ``form`` of d3-format."""
     base = alt.Chart(_data([point._asdict() for point in points]))
     names = [point.name for point in points]
     y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=170, ticks=False, domain=False, grid=True))

@@ -83,7 +83,7 @@ def section(folder: Path, running: bool) -> Section:
         title=folder.absolute().name,
         state=FINISHED if finished else RUNNING if running else STOPPED,
         progress=f"{len(_by_model(results))} models",
-        tiles=_tiles(results, shown),
+        tiles=tiles_of(results, shown),
         parts=[
             *bars_of("Scores", results, shown),
             *bars_of("Sizes and speed", results, COSTS),
@@ -129,7 +129,8 @@ def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: B
     return Point(name, values[0], *known)
 
 
-def _tiles(results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[tuple[str, str]]:
+def tiles_of(results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[tuple[str, str]]:
+    """The first of these figures that a model has, of each model."""
     for figure, bar in shown.items():
         points = [_point(name, of_model, figure, bar) for name, of_model in _by_model(results).items()]
         if known := [point for point in points if point is not None]:
@@ -145,7 +146,8 @@ def bars_of(title: str, results: Sequence[Mapping[str, Any]], shown: Mapping[str
     for figure, bar in shown.items():
         found = [_point(name, of_model, figure, bar) for name, of_model in models.items()]
         if points := [point for point in found if point is not None]:
-            panels.append(Panel(bar.title, _OVER_SEEDS if several else bar.about, bars(points, bar.form)))
+            of_one = bar.about if not bar.beside or any(point.low is not None for point in points) else ""
+            panels.append(Panel(bar.title, _OVER_SEEDS if several else of_one, bars(points, bar.form)))
     return [Part(title, panels=panels)] if panels else []
 
 

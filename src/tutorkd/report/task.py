@@ -5,7 +5,7 @@ from pathlib import Path
 from tutorkd.evaluation.task_arguments import SUMMARY, parser
 from tutorkd.files import stored_result
 from tutorkd.report import settings
-from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of
+from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of, tiles_of
 from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, Part, Section, table
 
@@ -29,7 +29,7 @@ def section(folder: Path, running: bool) -> Section:
         title=folder.absolute().name,
         state=FINISHED,
         progress=f"{len(models)} models",
-        tiles=[(f"{model['name']}: ms a row", f"{model['milliseconds']:.2f}") for model in models],
+        tiles=[*tiles_of(models, SCORES), *tiles_of(models, _TIME)],
         parts=[
             *bars_of("Scores", models, SCORES | _AGREEMENT),
             *bars_of("Sizes and speed", models, _TIME | COSTS),

@@ -420,7 +420,7 @@ def test_predict_gives_each_word_its_label_and_how_probable_it_is(place, source,
             "teacher classifies words, which have no pairs",
         ),
         (
-            ["distill-task", "--teacher", "teacher", "--validation", "texts.jsonl", "--train", "a.csv", *SHORT],
+            ["distill-task", "--teacher", "teacher", "--validation", "texts.jsonl", "--train", "texts.csv", *SHORT],
             "teacher can't be learned from: its answers are a class for each word of a row's list of words, the labels",
         ),
         (

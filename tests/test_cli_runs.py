@@ -307,7 +307,7 @@ def test_without_tqdm_a_run_shows_no_bar_and_no_table_and_is_the_same(tmp_path, 
     quiet = capfd.readouterr()
     assert quiet.err == ""
     roles = [line.split()[0] for line in quiet.out.splitlines() if not line.startswith(" ")]
-    assert roles == ["teacher", "student", "method", "text", "note", "done", "held", "note", "report"]
+    assert roles == ["teacher", "student", "method", "text", "note", "done", "result", "note", "report"]
     assert "L_mod" not in quiet.out
     assert not datasets.are_progress_bars_disabled()  # whoever comes next has theirs
     assert_same(weights(tmp_path / "quiet"), weights(tmp_path / "shown"))

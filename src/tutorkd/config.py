@@ -52,7 +52,7 @@ class PretrainingConfig(TrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a batch on each device."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Held-out rows in a batch on each device."})
     logging_steps: float = field(
-        default=50, metadata={"help": "Steps between two lines of the log; below 1, a share of all steps."}
+        default=50, metadata={"help": "Steps between lines of the log; below 1, a share of all steps."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave off: steps whose gradient isn't finite are skipped and counted."}

@@ -15,7 +15,7 @@ COMMON = {
     "use_cpu": "Train on the processor, not the GPU (true or false).",
     "eval_strategy": "When to look at held-out text: every eval_steps steps, after each epoch, or no.",
     "eval_steps": "Steps between two looks at held-out text; below 1, a share of all; by default logging_steps.",
-    "save_steps": "Steps between two checkpoints; below 1, a share of all steps.",
+    "save_steps": "Steps between checkpoints; below 1, a share of all steps.",
     "report_to": "Trackers that get the log, names such as tensorboard or wandb; you install them yourself.",
     "run_name": "Name of the run in trackers (a word).",
     "push_to_hub": "Upload checkpoints and model to the Hub, which needs a login (true or false).",

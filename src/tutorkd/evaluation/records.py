@@ -171,7 +171,7 @@ def take_up(output: Path, settings: Mapping[str, Any], restart: bool) -> None:
         (output / "results.md").unlink(missing_ok=True)
     for path in [*records, output / RESULTS]:
         content = stored_result(path, _SUMMARY if path.name == RESULTS else _RECORD)
-        if content is None:
+        if content is None or not content["settings"]:  # damaged, or nothing of ours
             continue
         if restart:
             path.unlink()

@@ -82,7 +82,7 @@ def test_the_package_s_models_of_other_kinds_are_refused_with_what_they_are(tmp_
     scorer = AutoModelForSequenceClassification.from_config(tiny.config("bert", num_labels=1))
     CrossEncoder(save(scorer, tmp_path / "scorer")).save_pretrained(str(tmp_path / "cross"))
     messages = {
-        "sparse": r"sparse is a SparseEncoder, which doesn't give one dense vector for a text: take a SentenceTransfor",
+        "sparse": r"sparse is a SparseEncoder, which doesn't give one dense vector for a text: take a Sentence",
         "cross": r"cross is a CrossEncoder, which scores pairs of texts and gives no vector of one: take a SentenceTra",
     }
     for name, message in messages.items():

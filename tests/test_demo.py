@@ -9,6 +9,7 @@ import yaml
 from commands import history, save, save_causal
 
 from tutorkd import demo_data
+from tutorkd.cli.encoder_demo import _figure
 from tutorkd.cli.main import main
 from tutorkd.errors import UserError
 
@@ -128,6 +129,10 @@ def test_a_second_student_beside_the_first_differs_in_what_its_stage_says(tmp_pa
     )
     assert (first["method"], first["max_steps"], second["method"], second["max_steps"]) == ("mlm", 4, "tutor-kd", 3)
     assert first["per_device_train_batch_size"] == second["per_device_train_batch_size"]
+
+
+def test_a_figure_that_rounds_to_0_has_no_sign():
+    assert list(map(_figure, (-0.001, 0.004, -0.006, 1.0))) == ["0.00", "0.00", "-0.01", "1.00"]
 
 
 def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys):

@@ -50,7 +50,8 @@ from tutorkd.trainer import MaskedLMTrainer
 from tutorkd.words import duration, report_command
 
 REAL_THING = (
-    "tutorkd distill --teacher google-bert/bert-base-uncased --student half --corpus wikimedia/wikipedia:20231101.en"
+    "tutorkd distill --teacher google-bert/bert-base-uncased --student half --method minilm-v2 "
+    "--corpus wikimedia/wikipedia:20231101.en"
 )
 _LEGEND = (
     "a^T: how likely the teacher found the word written beside the original one, at most 1; a^S: the student's answer "
@@ -259,6 +260,10 @@ def _examples(options: Distillation, validation: Path) -> list[Example]:
     return tutor_examples(finished_trainer(options), sentences)
 
 
+def _figure(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # which makes 0 of -0
+
+
 def _print_examples(console: Console, examples: Sequence[Example], which: str) -> None:
     console.print(f"\n[bold]What the tutor did to {len(examples)} sentences[/] ({which})")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -274,5 +279,5 @@ def _print_examples(console: Console, examples: Sequence[Example], which: str) -
         for word in example.replacements:
             answers = [] if word.answer is None else [word.answer]
             figures = (word.ratio, *answers, word.reward_teacher, word.reward_student)
-            table.add_row(Text(f"  {word.original}"), Text(word.replacement), *(f"{value:.2f}" for value in figures))
+            table.add_row(Text(f"  {word.original}"), Text(word.replacement), *map(_figure, figures))
     show(table, console)

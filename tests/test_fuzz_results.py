@@ -163,7 +163,7 @@ def test_a_damaged_record_of_an_evaluation_is_refused_or_run_again_or_has_its_fi
     record = tmp_path / "student" / "result.json"
     record.parent.mkdir(exist_ok=True)
     record.write_bytes(content)
-    or_refused("choose another --output_dir", take_up, tmp_path, RECORD_TYPES, SETTINGS, False)
+    or_refused("choose another --output_dir", take_up, tmp_path, SETTINGS, False)
     content = earlier(record, RECORD_TYPES, SETTINGS, checkpoint)
     if content is not None:
         assert "student" in markdown_table([result_of(content["result"], "single_label_classification")])

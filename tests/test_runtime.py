@@ -4,7 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from commands import environment
+
+from tutorkd.runtime import usable_device
 
 FAULTS = """
 import resource, torch
@@ -19,6 +22,15 @@ for _ in range(10):
     torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_accelerator_that_a_build_of_torch_is_for_is_used_where_it_is_there(monkeypatch, there):
+    def current_accelerator(check_available=False):
+        return torch.device("cuda") if there or not check_available else None
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    assert usable_device().type == ("cuda" if there else "cpu")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of the GNU C library")

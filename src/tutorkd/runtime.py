@@ -23,6 +23,13 @@ def prefers_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
 
 
+def usable_device() -> torch.device:
+    """Where models run: the accelerator, or the processor where there is none that can be used, as with a CUDA build of
+    torch on a machine without a driver, whose current accelerator is named all the same.
+    """
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, each as the value of CUDA_VISIBLE_DEVICES that shows it alone."""
     if not torch.cuda.is_available():

@@ -14,6 +14,7 @@ from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.problem import ROWS, WORDS, Problem, architectures_of, auto_class, class_names_of, problem_of
 from tutorkd.evaluation.tags import tokenize_words
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
+from tutorkd.runtime import usable_device
 
 _BATCH = 64
 
@@ -111,8 +112,7 @@ def load_trained(name: str, role: str = "model") -> Classifier:
     if lacking:
         raise _untrained(name, role, f"without weights of the head, such as {lacking[0]}")
     tokenizer = load_tokenizer(checkpoint.folder, role, needed=CLASSIFICATION)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    return Classifier(name, model.eval().requires_grad_(False).to(device), tokenizer, longest)
+    return Classifier(name, model.eval().requires_grad_(False).to(usable_device()), tokenizer, longest)
 
 
 def _untrained(name: str, role: str, what: str) -> UserError:

@@ -17,6 +17,7 @@ from tutorkd.evaluation.embedding_scores import Sides
 from tutorkd.evaluation.pairs import Data, ScoredPairs, Search
 from tutorkd.hub import load_model, loading
 from tutorkd.kinds import kind_of_checkpoint
+from tutorkd.runtime import usable_device
 from tutorkd.sentence_encoder import MODULES_FILE, check_sentence_encoder, is_sentence_encoder, load_sentence_encoder
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class EmbeddingModel:
         model = (
             _mean_pooled(self.checkpoint, self.longest) if self.mean_pooled else load_sentence_encoder(folder, "model")
         )
-        return model.eval().to(torch.accelerator.current_accelerator() or "cpu")
+        return model.eval().to(usable_device())
 
     @cached_property
     def vectors(self) -> tuple[dict[str, Sides], float]:

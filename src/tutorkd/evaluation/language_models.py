@@ -36,6 +36,7 @@ from tutorkd.files import write_text
 from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.locks import held
+from tutorkd.runtime import usable_device
 
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(LanguageResult)}
 _TIMED_PROMPTS = 5
@@ -100,7 +101,7 @@ class _Model:
                 f"the model {self.checkpoint.name} has no trained LM head ({len(missing)} weights are missing, such as "
                 f"{missing[0]})"
             )
-        return model.eval().to(torch.accelerator.current_accelerator() or "cpu")
+        return model.eval().to(usable_device())
 
     def why_not_compared(self, teacher: "_Model") -> str | None:
         """What keeps its distributions from being held against a teacher's; None where nothing does."""

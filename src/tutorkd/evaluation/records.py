@@ -14,6 +14,7 @@ from tutorkd.errors import Interrupted, UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.files import stored_result
 from tutorkd.identity import difference
+from tutorkd.runtime import usable_device
 
 RESULTS = "results.json"
 _FILE = "result.json"
@@ -43,8 +44,7 @@ def going_on(restart: bool) -> Iterator[None]:
 
 def machine() -> dict[str, Any]:
     """What times depend on; on another machine models are measured anew."""
-    accelerator = torch.accelerator.current_accelerator()
-    return {"device": accelerator.type if accelerator else "cpu", "threads": torch.get_num_threads()}
+    return {"device": usable_device().type, "threads": torch.get_num_threads()}
 
 
 def named_checkpoints(models: Sequence[str], names: Sequence[str]) -> list[Checkpoint]:

@@ -66,7 +66,7 @@ class Stages(NamedTuple):
     """The options of each stage."""
 
     adapt: Adaptation
-    distills: list[Distillation]  # one, or with the stage ``beside`` two
+    distills: dict[str, Distillation]  # by stage: distill and, if the recipe has it, beside
     evaluate: EvaluateArguments
 
 
@@ -147,7 +147,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
         for stage in announced:
             console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
 
-    titles = [METHODS[options.args.method].title for options in stages.distills]
+    titles = [METHODS[options.args.method].title for options in stages.distills.values()]
     console.print("[bold]Distillation demo[/]: a teacher out of an encoder, students out of the teacher, a comparison.")
     estimate = _estimate(stages, encoder)
     for stage, seconds in estimate.items():
@@ -156,7 +156,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     started = time.perf_counter()
     announce("adapt: an encoder becomes a teacher", "adapt")
     adapt(stages.adapt)
-    for stage, options, title in zip(distills, stages.distills, titles, strict=True):
+    for (stage, options), title in zip(stages.distills.items(), titles, strict=True):
         announce(f"distill: the teacher teaches a student of half its depth by {title}", stage)
         distill(options)
     announce("evaluate: teacher and students learn sentiment", "evaluate")
@@ -168,7 +168,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     show(results_table(results), console)
     for title, result in zip(titles, results[1:-1], strict=True):
         console.print(_verdict(title, result, results[-1]))
-    examples = [example for options in stages.distills for example in _examples(options, data["validation"])]
+    examples = [example for options in stages.distills.values() for example in _examples(options, data["validation"])]
     if examples:
         _print_examples(console, examples, "masked words only")
         console.print(_LEGEND, style="dim")
@@ -193,7 +193,11 @@ def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:
     (evaluate,) = arguments.encoder_parser().read([], settings["evaluate"], where["evaluate"])
     return Stages(
         read_adaptation([], settings["adapt"], where["adapt"]),
-        [read_distillation([], settings[name], where[name]) for name in ("distill", "beside") if name in settings],
+        {
+            name: read_distillation([], settings[name], where[name])
+            for name in ("distill", "beside")
+            if name in settings
+        },
         evaluate,
     )
 
@@ -218,7 +222,7 @@ def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
         seconds = {"adapt": _left(adaptation.config, seconds_a_step(trainer, adaptation.text.max_length))}
     teacher = Teacher(model)
     students = []
-    for name, options in zip(("distill", "beside"), stages.distills, strict=False):
+    for name, options in stages.distills.items():
         args, config, head = options.args, options.config, options.settings.student_head
         student, lines = make_student(args, teacher, tokenizer, config.seed, head)
         make_distilling = trainer_of(options, Pair(teacher, student, lines), tokenizer)

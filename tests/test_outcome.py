@@ -82,4 +82,4 @@ def test_a_run_explains_its_figures_once_and_says_at_its_end_what_came_of_it(tmp
     assert figure.startswith("result   probe ")
     assert " after step 2, " in figure
     assert verdict.startswith("         good: ") or verdict.startswith("         not good: ")
-    assert last == "report   tutorkd report out"
+    assert last == "report   out/report.html"

@@ -452,3 +452,25 @@ def test_a_watched_page_grows_with_the_log_and_is_written_last_when_the_run_ends
     watching.join(60)
     assert not watching.is_alive()
     assert "data-refresh" not in wait_for("10 steps")
+
+
+def test_a_command_ends_with_its_page_which_one_of_several_processes_writes(tmp_path, capfd, monkeypatch):
+    write_run(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    command.tell_page(tmp_path)
+    assert capfd.readouterr().out == ""
+    assert not (tmp_path / "report.html").exists()
+    monkeypatch.setenv("RANK", "0")
+    command.tell_page(tmp_path, "report  ")
+    assert capfd.readouterr().out == f"report   {tmp_path}/report.html\n"
+    assert "org/teacher → half" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_a_command_can_t_write_its_page_it_names_the_line_that_does(tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "a run"
+    command.tell_page(folder)  # which isn't there
+    assert capfd.readouterr().out == f"all of it on one page: tutorkd report '{folder}'\n"
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "altair" else name)
+    command.tell_page(folder)
+    line = f"pip install 'tutorkd[report]', then tutorkd report '{folder}'"
+    assert capfd.readouterr().out == f"all of it on one page: {line}\n"

@@ -1,6 +1,4 @@
-"""How durations, errors and what to do next are put into words."""
-
-import shlex
+"""How durations and errors are put into words."""
 
 
 def duration(seconds: float) -> str:
@@ -10,11 +8,6 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // divisor} {below}"
     return f"{seconds} s"
-
-
-def report_command(folder: object) -> str:
-    """The command that writes a page about what a run left in a folder."""
-    return f"tutorkd report {shlex.quote(str(folder))}"
 
 
 def one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.cli.report import tell_page
 from tutorkd.pretraining.adapt_arguments import read_adaptation
 
 
@@ -9,5 +10,7 @@ def run(argv: Sequence[str]) -> int:
     options = read_adaptation(argv)
     from tutorkd.pretraining.adaptation import adapt  # which takes seconds, behind what help and mistakes need
 
-    adapt(options)
+    folder = adapt(options)
+    if not options.args.dry_run:
+        tell_page(folder, "report  ")
     return 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.cli.report import tell_page
 from tutorkd.comparison.arguments import parser
 from tutorkd.errors import UserError
 
@@ -13,7 +14,10 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
     from tutorkd.comparison.command import compare  # which loads what trains
 
-    return compare(recipe, flags, args)
+    code = compare(recipe, flags, args)
+    if not args.dry_run and args.cell is None:
+        tell_page(args.output_dir)
+    return code
 
 
 def _recipe_and_flags(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tutorkd.cli.demo_arguments import parser
+from tutorkd.cli.report import tell_page
 
 
 def run(argv: Sequence[str]) -> int:
@@ -10,4 +11,5 @@ def run(argv: Sequence[str]) -> int:
     from tutorkd.cli.encoder_demo import demo  # which loads what trains
 
     demo(args)
+    tell_page(args.output_dir, "All of it on one page:")
     return 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.cli.report import tell_page
 from tutorkd.pretraining.distill_arguments import read_distillation
 
 
@@ -9,5 +10,7 @@ def run(argv: Sequence[str]) -> int:
     options = read_distillation(argv)
     from tutorkd.pretraining.distillation import distill  # which takes seconds, behind what help and mistakes need
 
-    distill(options)
+    folder = distill(options)
+    if not options.args.dry_run:
+        tell_page(folder, "report  ")
     return 0

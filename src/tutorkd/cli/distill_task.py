@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from tutorkd.cli.report import tell_page
 from tutorkd.errors import UserError
 from tutorkd.evaluation.task_arguments import parser
 
@@ -15,4 +16,5 @@ def run(argv: Sequence[str]) -> int:
     from tutorkd.evaluation.task_command import distill_task  # which loads what trains
 
     distill_task(args, weights)
+    tell_page(args.output_dir)
     return 0

@@ -47,7 +47,7 @@ from tutorkd.run_folder import lacking
 from tutorkd.tables import show
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import MaskedLMTrainer
-from tutorkd.words import duration, report_command
+from tutorkd.words import duration
 
 REAL_THING = (
     "tutorkd distill --teacher google-bert/bert-base-uncased --student half --method minilm-v2 "
@@ -175,7 +175,6 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     summary = json.dumps([result.as_record() for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
-    console.print(f"All of it on one page: {report_command(out)}")
     _print_real_thing(console, REAL_THING)
 
 

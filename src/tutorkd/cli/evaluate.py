@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.cli.report import tell_page
 from tutorkd.evaluation.arguments import parser
 
 
@@ -10,4 +11,6 @@ def run(argv: Sequence[str]) -> int:
     from tutorkd.evaluation.command import evaluate  # which loads what trains
 
     evaluate(*options)
+    if not options[0].dry_run:
+        tell_page(options[0].output_dir)
     return 0

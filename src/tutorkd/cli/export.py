@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from tutorkd.cli.report import tell_page
 from tutorkd.errors import UserError
 from tutorkd.export.arguments import parser
-from tutorkd.words import report_command
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"written to {args.output_dir}: onnx/model.onnx, onnx/model_quantized.onnx")
-    print(f"all of it on one page: {report_command(args.output_dir)}")
+    tell_page(args.output_dir)
     return 0
 
 

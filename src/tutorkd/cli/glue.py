@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.cli.report import tell_page
 from tutorkd.errors import UserError
 from tutorkd.glue.arguments import parser
 
@@ -14,4 +15,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("tutorkd glue takes one or more models, paths or Hub names, ahead of its options")
     from tutorkd.glue.command import glue  # which loads what trains
 
-    return glue(models, flags, args, soft)
+    code = glue(models, flags, args, soft)
+    if not args.dry_run and args.unit is None:
+        tell_page(args.output_dir)
+    return code

@@ -1,6 +1,7 @@
 """``tutorkd report``: one page about what a command left in its folder."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -45,8 +46,7 @@ def run(argv: Sequence[str]) -> int:
     (args,) = parser().read(argv[len(words) :])
     if len(words) != 1:
         raise UserError(f"tutorkd report takes one folder, ahead of its options, not {len(words)}")
-    missing = [name for name in ("altair", "vl_convert", "jinja2", "markdown_it") if find_spec(name) is None]
-    if missing:
+    if missing := _missing():
         raise UserError(f"a report needs {', '.join(missing)}: pip install 'tutorkd[report]'")
     folder = Path(words[0])
     file = Path(args.output) if args.output else folder / PAGE
@@ -56,6 +56,30 @@ def run(argv: Sequence[str]) -> int:
         _write(folder, file, None)
     print(f"written to {file}")
     return 0
+
+
+def tell_page(folder: str | Path, label: str = "all of it on one page:") -> None:
+    """Write the page about what a command just left in a folder, and print where it is.
+
+    Where it can't be written, the line that writes it is printed: a run that went well isn't spoiled by its page.
+    """
+    if os.environ.get("RANK", "0") != "0":  # one process of several writes it
+        return
+    place = shlex.quote(str(folder))
+    if _missing():
+        print(f"{label} pip install 'tutorkd[report]', then tutorkd report {place}")
+        return
+    file = Path(folder) / PAGE
+    try:
+        _write(Path(folder), file, None)
+    except Exception:
+        print(f"{label} tutorkd report {place}")
+        return
+    print(f"{label} {file}")
+
+
+def _missing() -> list[str]:
+    return [name for name in ("altair", "vl_convert", "jinja2", "markdown_it") if find_spec(name) is None]
 
 
 def _watch(folder: Path, file: Path) -> None:

@@ -24,7 +24,7 @@ from tutorkd.locks import empty, held
 from tutorkd.options.recipes import check_keys, load_recipe
 from tutorkd.processes import Stopped, run_processes
 from tutorkd.tables import fitted, show
-from tutorkd.words import duration, report_command
+from tutorkd.words import duration
 
 
 def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
@@ -83,7 +83,6 @@ def _run_all(
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", table := markdown(summary, cells[0].measures))
     print(f"\n{fitted(table)}\nwritten to {out}: results.json, results.md{_plots(cells, summary, out)}")
-    print(f"all of it on one page: {report_command(out)}")
     if stopped:
         raise stopped
     return 1 if failed else 0

@@ -17,7 +17,6 @@ from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.report import results_table
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.tables import show
-from tutorkd.words import report_command
 
 
 def evaluate(
@@ -78,7 +77,6 @@ def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding:
 
 def _print_written(args: EvaluateArguments) -> None:
     print(f"written to {args.output_dir}: results.md, results.json")
-    print(f"all of it on one page: {report_command(args.output_dir)}")
 
 
 def _tell(plan: dict[str, str]) -> None:

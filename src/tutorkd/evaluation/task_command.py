@@ -22,7 +22,6 @@ from tutorkd.files import stored_result, write_text
 from tutorkd.locks import held
 from tutorkd.runtime import describe
 from tutorkd.tables import aligned, fitted
-from tutorkd.words import report_command
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights) -> None
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", text)
     print(f"\n{fitted(text)}\nwritten to {out}: student, student/onnx, results.md, results.json")
-    print(f"all of it on one page: {report_command(out)}")
 
 
 def _export(task: TaskDistillation) -> Classifier:

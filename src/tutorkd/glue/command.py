@@ -30,7 +30,6 @@ from tutorkd.locks import contents, empty, held
 from tutorkd.processes import run_processes
 from tutorkd.runtime import describe
 from tutorkd.tables import fitted, show
-from tutorkd.words import report_command
 
 
 def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft: TaskDistillationArguments) -> int:
@@ -97,7 +96,6 @@ def _run_all(
     write_text(out / "results.json", json.dumps(summary, indent=2))
     write_text(out / "results.md", tables := markdown(summary))
     print(f"\n{fitted(tables)}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
-    print(f"all of it on one page: {report_command(out)}")
     finished = sum(run.result is not None for run in runs)
     if others := len(list(out.glob(f"{RUNS_FOLDER}/*/*/*/{RESULT_FILE}"))) - finished:
         print(

@@ -18,7 +18,7 @@ from tutorkd.files import writing, written_whole
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.pretraining.outcome import judged
 from tutorkd.run_folder import FINISHED_FILE, RunFolder
-from tutorkd.words import duration, one_line, report_command
+from tutorkd.words import duration, one_line
 
 Trainer = TypeVar("Trainer", bound=PackedRowsTrainer)
 
@@ -67,7 +67,6 @@ def train(trainer: PackedRowsTrainer, folder: RunFolder, few_steps: Callable[[in
     for role, line in zip(("result", ""), judged(state.log_history), strict=False):
         _tell(role, line)
     _tell("note", few_steps(state.max_steps))
-    _tell("report", report_command(folder.path))
 
 
 def _tell(role: str, text: str | None) -> None:

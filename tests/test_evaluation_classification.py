@@ -31,7 +31,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.classification import evaluate_models, evaluation_plan
-from tutorkd.evaluation.cost import milliseconds_per_sentence
+from tutorkd.evaluation.cost import milliseconds_in_turns, milliseconds_per_sentence
 from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
 
 WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
@@ -448,11 +448,28 @@ def test_latency_is_the_median_with_quartiles_after_a_warm_up(monkeypatch):
 
     monkeypatch.setattr("tutorkd.evaluation.cost.time.perf_counter", lambda: now[0])
     texts = ["the0 good1", ("the0", "bad1 bad2"), "the1 " * 50]
-    found = milliseconds_per_sentence(Model().train(), bert_tokenizer(), texts, max_length=8)
+    (found,) = milliseconds_per_sentence([(Model().train(), bert_tokenizer())], texts, max_length=8)
     assert found == pytest.approx((5, 4, 52.5))  # quartiles halfway to the neighbours
     # No padding: 2 words, 1 + 2 words, a cut row, each with its special tokens; no dropout, no gradients.
     assert seen[-3:] == [((1, length), False, False) for length in (4, 6, 8)]
     assert len(seen) == 13
+
+
+def test_a_machine_that_becomes_busy_slows_all_models_alike(monkeypatch):
+    """From the middle on all takes ten times as long: half of the calls of each."""
+    now, calls = [0.0], [0]
+
+    def answering(seconds):
+        def answer(item):
+            calls[0] += 1
+            now[0] += seconds * (10 if calls[0] > 16 else 1)
+
+        return answer
+
+    monkeypatch.setattr("tutorkd.evaluation.cost.time.perf_counter", lambda: now[0])
+    first, second = milliseconds_in_turns([answering(0.001), answering(0.002)], range(16), warm_up=0)
+    assert first == pytest.approx((5.5, 1, 10))
+    assert second == pytest.approx((11, 2, 20))
 
 
 def test_hub_model_is_known_by_its_revision(bert, tmp_path, monkeypatch):

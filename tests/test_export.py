@@ -105,7 +105,7 @@ def test_a_classifier_is_measured_on_labelled_rows(place, capsys, named):
     rows = [
         line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "---" not in line
     ]
-    assert [rows[0][column].strip() for column in (6, 7)] == ["same answer %", "accuracy %"]
+    assert [rows[0][column].strip() for column in (6, 7, 8)] == ["same answer %", "accuracy %", "macro F1 %"]
     assert [rows[1][column].strip() for column in (6, 7)] == ["-", "75.0"]
     assert [rows[2][column].strip() for column in (6, 7)] == ["100.0", "75.0"]
     card = (place / "out" / "README.md").read_text()
@@ -127,6 +127,73 @@ def test_a_tagger_gives_logits_for_each_token(place):
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["checked_on"] == "the first 3 documents of the text, cut at 64 tokens"
     assert record["files"][1]["agreement"] == 1
+
+
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_a_tagger_is_measured_on_labelled_words(place, max_length):
+    names = ("O", "B-X", "I-X")
+    model, path = classifier(place, AutoModelForTokenClassification, names)
+    words = [[f"w{row + place}" for place in range(2 + row % 9)] for row in range(20)]
+    words[0] = ["w1 w2", "w3"]  # the first word is of two pieces
+    words[3] = ["w1", " ", "w2"]  # of the second word nothing is left
+    rows, right, counted = [], 0, 0
+    for of_row in words:
+        ids, at = [2], []
+        for word in of_row:
+            pieces = tiny.tokenizer()(word, add_special_tokens=False)["input_ids"]
+            at.append(len(ids) if pieces else None)
+            ids += pieces
+        with torch.no_grad():
+            codes = model(torch.tensor([[*ids[: max_length - 1], 3]])).logits[0].argmax(-1).tolist()
+        labels = []
+        for place_of_word in at:
+            there = place_of_word is not None and place_of_word < max_length - 1
+            wrong = there and (counted := counted + 1) % 4 == 0
+            labels.append(names[(codes[place_of_word] + wrong) % 3] if there else "B-X")
+            right += there and not wrong
+        rows.append({"words": of_row, "tags": labels})
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = ["--text_column", "words", "--label_column", "tags", "--max_length", str(max_length)]
+    complete("export", "--model", path, "--output_dir", "out", "--validation", "rows.jsonl", *told)
+    record = json.loads((place / "out" / "onnx" / "export.json").read_text())
+    assert record["checked_on"] == f"20 labelled rows, cut at {max_length} tokens"
+    for file in record["files"][:2]:
+        assert file["scores"].keys() == {"entity_f1", "token_accuracy"}
+        assert file["scores"]["token_accuracy"] == right / counted
+    assert 0.7 < right / counted < 0.8
+
+
+def test_a_regression_and_a_list_of_classes_are_measured_on_labelled_rows(place, capsys):
+    texts = tiny.documents(20)
+    regression, path = classifier(place, labels=["score"])
+    with torch.no_grad():
+        scores = [regression(torch.tensor(tokens_of([text])["input_ids"])).logits.item() for text in texts]
+    scores[0], scores[1] = scores[1], scores[0]
+    pd.DataFrame({"text": texts, "label": scores}).to_parquet("rows.parquet")
+    complete("export", "--model", path, "--output_dir", "out", "--validation", "rows.parquet")
+    record = json.loads((place / "out" / "onnx" / "export.json").read_text())
+    ranks = np.argsort(np.argsort(scores))
+    swapped = int(ranks[0] - ranks[1])
+    for file in record["files"][:2]:  # Spearman's 1 - 6 sum d^2 / (n (n^2 - 1))
+        assert file["scores"]["spearman"] == pytest.approx(1 - 6 * 2 * swapped**2 / (20 * (20**2 - 1)))
+    several, path = classifier(place)
+    several.config.problem_type = "multi_label_classification"
+    save(several, place / "classifier")
+    with torch.no_grad():
+        logits = [several(torch.tensor(tokens_of([text])["input_ids"])).logits[0] for text in texts]
+    lists = [[several.config.id2label[code] for code in range(3) if of_text[code] > 0] for of_text in logits]
+    assert any(lists)
+    pd.DataFrame({"text": texts, "label": lists}).to_parquet("rows.parquet")
+    complete("export", "--model", path, "--output_dir", "lists", "--validation", "rows.parquet")
+    record = json.loads((place / "lists" / "onnx" / "export.json").read_text())
+    assert [file["scores"]["micro_f1"] for file in record["files"][:2]] == [1, 1]
+
+
+def test_labels_of_another_kind_than_the_model_s_answers_are_told(place, capfd):
+    _, path = classifier(place)
+    (place / "rows.csv").write_text("text,label\nw1,0.5\nw2,0.25\n")
+    told = fail(capfd, "export", "--model", path, "--output_dir", "out", "--validation", "rows.csv")
+    assert told == f"rows.csv has a number a row, and {path} gives one class a row"
 
 
 def test_a_regression_is_compared_by_its_scores(place, capsys):
@@ -159,13 +226,17 @@ def test_figures_are_those_of_their_definitions():
 
     files = {"torch": (8, answering([1.0, 3], [2, 1])), "file": (2, answering([1.0, 3], [2, 4]))}
     names = ["input_ids", "attention_mask"]
-    reference, found = check(files, tiny.tokenizer(), names, rows, np.array([1, 1]), classifies=True)
-    assert (reference.agreement, reference.accuracy, reference.difference, reference.bytes) == (1, 0.5, 0, 8)
-    assert (found.agreement, found.accuracy) == (0.5, 1)
+
+    def scores(logits):
+        return {"sum": float(logits.sum())}
+
+    reference, found = check(files, tiny.tokenizer(), names, rows, scores, classifies=True)
+    assert (reference.agreement, reference.scores, reference.difference, reference.bytes) == (1, {"sum": 7}, 0, 8)
+    assert (found.agreement, found.scores) == (0.5, {"sum": 10})
     assert found.difference == pytest.approx(3 / np.sqrt((1 + 9 + 4 + 1) / 4))
     (_, found) = check(files, tiny.tokenizer(), names, rows, None, classifies=False)
     assert found.agreement == pytest.approx((1 + (2 * 2 + 1 * 4) / np.sqrt(5 * 20)) / 2)
-    assert found.accuracy is None
+    assert found.scores is None
 
 
 def test_padding_doesn_t_count():
@@ -187,7 +258,8 @@ def test_files_may_stand_beside_the_weights_and_leave_all_else_alone(place):
     (place / "student" / "README.md").write_text("mine")
     before = {file.name: file.read_bytes() for file in (place / "student").iterdir()}
     complete("export", "--model", path, "--output_dir", path)
-    assert {file.name: file.read_bytes() for file in (place / "student").iterdir() if file.is_file()} == before
+    after = {file.name: file.read_bytes() for file in (place / "student").iterdir() if file.is_file()}
+    assert after == before | {"report.html": after["report.html"]}
     assert sorted(file.name for file in (place / "student" / "onnx").iterdir()) == ["export.json", *FILES]
 
 
@@ -258,7 +330,7 @@ def test_a_file_that_doesn_t_give_the_model_s_answers_is_not_handed_out(place, c
         (["--max_length", "4"], "max_length must be 8 or more, not 4"),
         (["--texts", "a", "--validation", "b"], "texts and validation both say what to check on: give one of them"),
         (["--texts", "blank.txt"], "blank.txt"),
-        (["--validation", "rows.csv"], "doesn't classify rows, so --validation can't be answered; give --texts"),
+        (["--validation", "rows.csv"], "doesn't classify, so --validation can't be answered; give --texts"),
         (["--model", "nowhere/at/all"], "there is no such folder"),
         (["--output_dir", "rows.csv"], "rows.csv can't be made: File exists; choose another --output_dir"),
     ],

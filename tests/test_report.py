@@ -323,7 +323,7 @@ def test_a_small_classifier_is_shown_beside_its_teacher(tmp_path, error, about, 
 @pytest.mark.parametrize("write", [write_run, lambda folder: folder])
 def test_exported_files_are_shown_beside_pytorch_alone_and_in_a_run_s_folder(tmp_path, write):
     write(tmp_path)
-    shared = {"difference": 1e-6, "agreement": 0.98765, "accuracy": 0.8}
+    shared = {"difference": 1e-6, "agreement": 0.98765, "scores": {"accuracy": 0.8}}
     files = [{"name": name, "bytes": size, "milliseconds": size / 1e6, **shared} for name, size in FILES.items()]
     record = {"model": "m", "checked_on": "9 rows", "threads": 1, "agreement": "a share", "machine": {"torch": "2"}}
     write_text(tmp_path / "onnx" / "export.json", json.dumps({**record, "files": files}))

@@ -342,7 +342,7 @@ def evaluate_checkpoint(
     tokenized = tokenize(train, tokenizer, args.max_length)
     trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, title, teacher)
     # Timed before training, which may leave the model under bfloat16 autocast.
-    milliseconds = milliseconds_per_sentence(model, tokenizer, timed_sentences(validation), args.max_length)
+    (milliseconds,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
     train_seconds = trainer.train().metrics["train_runtime"]
     logits = _answer(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
     if not np.isfinite(logits).all():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.runtime import timed
 
 _WARM_UP = 10
+_TURN = 8  # items, long enough that a model finds its weights in the cache again
 Item = TypeVar("Item")
 
 
@@ -24,25 +25,30 @@ class Milliseconds(NamedTuple):
     third_quartile: float
 
 
-@torch.inference_mode()
 def milliseconds_per_sentence(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    models: Sequence[tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     sentences: Sequence[str | tuple[Any, ...]],
     max_length: int = 128,
-) -> Milliseconds:
-    """Time to answer for one sentence at a time, as an on-line service would.
+) -> list[Milliseconds]:
+    """Time in which each model answers for one sentence at a time, as an on-line service would.
 
-    Counted from the string to the logits in main memory, tokenising included; no padding; the model is put in
-    evaluation mode and runs where it is and in the precision that it has.
+    Counted from the string to the logits in main memory, tokenising included; no padding; a model is put in evaluation
+    mode and runs where it is and in the precision that it has.
 
     Args:
-        sentences: texts, or tuples of a text and its pair, or of a list of words; the same for all models to be
-            compared.
+        models: with their tokenizers.
+        sentences: texts, or tuples of a text and its pair, or of a list of words.
         max_length: longest row in tokens.
     """
+    return milliseconds_in_turns([_answering(*each, max_length) for each in models], sentences)
+
+
+def _answering(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[str | tuple[Any, ...]], torch.Tensor]:
     model.eval()
 
+    @torch.inference_mode()
     def answer(sentence: str | tuple[Any, ...]) -> torch.Tensor:
         texts = sentence if isinstance(sentence, tuple) else (sentence,)
         words = isinstance(texts[0], list)
@@ -51,20 +57,28 @@ def milliseconds_per_sentence(
         )
         return model(**inputs.to(model.device)).logits.cpu()
 
-    return milliseconds_a_call(answer, sentences)
+    return answer
 
 
-def milliseconds_a_call(
-    answer: Callable[[Item], object], items: Sequence[Item], warm_up: int = _WARM_UP
-) -> Milliseconds:
-    """Time to answer for one item at a time, behind ``warm_up`` answers that don't count."""
-    times = []
-    for item in chain(islice(cycle(items), warm_up), items):
-        start = time.perf_counter()
-        answer(item)
-        times.append(time.perf_counter() - start)
-    median, first, third = 1000 * np.quantile(times[warm_up:], [0.5, 0.25, 0.75])
-    return Milliseconds(float(median), float(first), float(third))
+def milliseconds_in_turns(
+    answers: Sequence[Callable[[Item], object]], items: Sequence[Item], warm_up: int = _WARM_UP
+) -> list[Milliseconds]:
+    """Time in which each function answers for one item at a time, behind ``warm_up`` answers that don't count.
+
+    They take turns of some items each, so that whatever else the machine does meanwhile slows all of them alike.
+    """
+    times: list[list[float]] = [[] for _ in answers]
+    for answer in answers:
+        for item in islice(cycle(items), warm_up):
+            answer(item)
+    for start in range(0, len(items), _TURN):
+        for answer, of_answer in zip(answers, times, strict=True):
+            for item in items[start : start + _TURN]:
+                began = time.perf_counter()
+                answer(item)
+                of_answer.append(time.perf_counter() - began)
+    quantiles = [1000 * np.quantile(of_answer, [0.5, 0.25, 0.75]) for of_answer in times]
+    return [Milliseconds(*map(float, each)) for each in quantiles]
 
 
 def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: FineTuneArguments) -> float:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
-from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding_model
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
@@ -229,7 +229,7 @@ def _measure(
     start = time.perf_counter()
     encoder = model.encoder
     dimension = encoder.encode("a text").shape[-1]
-    milliseconds = milliseconds_a_call(encoder.encode, _timed_texts(model)) if model.data else None
+    milliseconds = milliseconds_in_turns([encoder.encode], _timed_texts(model))[0] if model.data else None
     vectors, speed = model.vectors
     theirs, reason = None, None
     if teacher and teacher is not model and model.data:

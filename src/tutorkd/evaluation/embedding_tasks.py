@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tutorkd.data.columns import quiet_data
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import quiet_data
 from tutorkd.hub import quiet_transformers
 from tutorkd.hub_access import first_line
 

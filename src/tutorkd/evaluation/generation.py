@@ -11,7 +11,7 @@ import psutil
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.heldout import NOT_SCORED, Row
 from tutorkd.hub import quiet_transformers
 
@@ -79,7 +79,7 @@ def generation_speed(
         _generate(model, [prompt], _greedy(new_tokens))
         tell(1)
 
-    took = milliseconds_a_call(answer, prompts, _WARM_UP)
+    (took,) = milliseconds_in_turns([answer], prompts, _WARM_UP)
     return Speed(*(1000 * new_tokens / each for each in (took.median, took.third_quartile, took.first_quartile)))
 
 

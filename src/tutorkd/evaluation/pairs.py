@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 from datasets import ClassLabel, Dataset
 
+from tutorkd.data.columns import read_rows, texts_of, values_of
 from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
-from tutorkd.evaluation.labelled import read_rows, texts_of, values_of
 
 _SPLIT = "validation"  # of a data set of the Hub
 

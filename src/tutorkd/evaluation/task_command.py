@@ -108,6 +108,9 @@ def _measure(task: TaskDistillation, exported: Classifier) -> list[Measured]:
     problem, rows, length = teacher.problem, task.validation, task.args.max_length
     answers = [answers_of(problem, each.logits(*text_columns(rows), max_length=length)) for each in models.values()]
     scores = [scores_of(problem, teacher.class_names, labels_of(rows), each) for each in answers]
+    took = milliseconds_per_sentence(
+        [(each.model, each.tokenizer) for each in models.values()], timed_sentences(rows), length
+    )
     return [
         Measured(
             name,
@@ -116,9 +119,9 @@ def _measure(task: TaskDistillation, exported: Classifier) -> list[Measured]:
             scores[number],
             standard_error_of(scores[number], len(rows)),
             agreement(problem, answers[0], answers[number]),
-            milliseconds_per_sentence(each.model, each.tokenizer, timed_sentences(rows), length).median,
+            took[number].median,
         )
-        for number, (name, each) in enumerate(models.items())
+        for number, name in enumerate(models)
     ]
 
 

@@ -1,7 +1,6 @@
 """A small classifier out of a large one: its layers, its head, and rows whose classes are in its order."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -9,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Classifier
-from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels
+from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels, recoded
 from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
 from tutorkd.reader import Reader
@@ -69,11 +68,7 @@ def in_order_of(teacher: Classifier, rows: Dataset) -> Dataset:
     order = matched_classes(teacher.model.config, teacher.name, problem, names_of_labels(rows), whole=False)
     if problem == "regression":
         return rows
-    labels = rows["label"][:]
-    codes: list[Any] = [order[each] if isinstance(each, int) else [order[code] for code in each] for each in labels]
-    if problem == "multi_label_classification":
-        codes = [sorted(each) for each in codes]
-    return rows.remove_columns("label").add_column("label", codes, feature=_label_feature(teacher))
+    return recoded(rows, order, teacher.class_names)
 
 
 def no_rows(teacher: Classifier, columns: list[str]) -> Dataset:

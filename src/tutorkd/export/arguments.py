@@ -33,18 +33,23 @@ class ExportArguments:
     validation: str | None = field(
         default=None,
         metadata={
-            "help": "Labelled rows to check a classifier on, which also gives its accuracy: a csv, jsonl or parquet "
+            "help": "Labelled rows to check a classifier on, which also gives its scores: a csv, jsonl or parquet "
             "file, or the validation split of name:config."
         },
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text (a name)."})
+    text_column: str = field(
+        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
+    )
     text_pair_column: str | None = field(
         default=None,
         metadata={"help": "Column of --validation that holds the second text of a pair (a name)."},
     )
     label_column: str = field(
         default="label",
-        metadata={"help": "Column of --validation that holds the class, its name or number (a name)."},
+        metadata={
+            "help": "Column of --validation that holds the class, its name or number, a list of them, or a decimal "
+            "number (a name)."
+        },
     )
     max_length: int = field(default=128, metadata={"help": "Longest row to check on, in tokens; longer ones are cut."})
     restart: bool = field(

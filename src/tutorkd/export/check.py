@@ -9,7 +9,7 @@ import onnxruntime
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.evaluation.cost import milliseconds_a_call
+from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.export.sentence import VECTOR
 from tutorkd.export.source import Source
 
@@ -32,7 +32,7 @@ class Checked:
         agreement: mean cosine of a token's hidden states, or of a row's vector, with PyTorch's, or the share of answers
             (the class of a row or of a token) that are PyTorch's. Of a regression the cosine of all rows' scores.
         lowest: the lowest of these cosines; None of a share.
-        accuracy: on labelled rows, None without labels.
+        scores: on labelled rows by name, None without labels.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Checked:
     difference: float
     agreement: float
     lowest: float | None
-    accuracy: float | None
+    scores: dict[str, float] | None
 
 
 def torch_answer(source: Source) -> Answer:
@@ -71,7 +71,7 @@ def check(
     tokenizer: PreTrainedTokenizerBase,
     names: Sequence[str],
     rows: Rows,
-    labels: np.ndarray | None,
+    scores: Callable[[np.ndarray], dict[str, float]] | None,
     classifies: bool,
 ) -> list[Checked]:
     """Compare answers.
@@ -80,13 +80,15 @@ def check(
         files: size in bytes and answers by name; the first are PyTorch's, which the others are held against.
         names: of the model's inputs.
         rows: tokenised, without padding; they are compared in padded batches, and timed one by one.
-        labels: class codes of the rows.
+        scores: takes outputs for all rows, (rows, d), or for all their tokens, (tokens, d).
         classifies: whether the outputs are logits of classes; else they are hidden states, or scores.
     """
     batches = [_padded(tokenizer, names, rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
+    alone = [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]
+    took = milliseconds_in_turns([answer for _, answer in files.values()], alone)
     reference: list[np.ndarray] = []
     checked = []
-    for name, (size, answer) in files.items():
+    for (name, (size, answer)), milliseconds in zip(files.items(), took, strict=True):
         outputs = [_of_tokens(answer(batch), batch["attention_mask"]) for batch in batches]
         reference = reference or outputs
         expected, given = np.concatenate(reference), np.concatenate(outputs)
@@ -95,11 +97,11 @@ def check(
             Checked(
                 name,
                 size,
-                milliseconds_a_call(answer, [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]).median,
+                milliseconds.median,
                 float(np.abs(given - expected).max() / np.sqrt(np.square(expected).mean())),
                 float(near.mean()),
                 None if classifies else float(near.min()),
-                None if labels is None else float((given.argmax(-1) == labels).mean()),
+                None if scores is None else scores(given),
             )
         )
     return checked

@@ -84,7 +84,7 @@ def _write_onnx(source: Source, checked_on: CheckedOn, folder: Path) -> str:
         files = {"the checkpoint, PyTorch": (source.checkpoint.bytes, torch_answer(source))}
         for name in (FLOAT32, INT8):
             files[name] = (scratch / name).stat().st_size, onnx_answer(scratch / name, source.outputs[-1])
-        results = check(files, source.tokenizer, names, checked_on.rows, checked_on.labels, source.classifies)
+        results = check(files, source.tokenizer, names, checked_on.rows, checked_on.scores, source.classifies)
         _check_exact(results[1], source.checkpoint)
         record = {
             "model": source.checkpoint.slug,

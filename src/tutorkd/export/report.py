@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tutorkd.evaluation.metrics import METRICS
 from tutorkd.export.check import Checked
 from tutorkd.export.source import Source
 from tutorkd.tables import aligned
@@ -22,8 +23,8 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
     agreement = ["same answer %"] if classifies else ["cosine", "lowest cosine"]
     headings = ["file", "size", "ms a row", "speed", "largest difference", *agreement]
-    labelled = results[0].accuracy is not None
-    headings += ["accuracy %"] * labelled
+    titles = {name: title for metrics in METRICS.values() for name, title in metrics.items()}
+    headings += [f"{titles[name]} %" for name in results[0].scores or ()]
     lines = []
     for result in results:
         line = [result.name, f"{result.bytes / 1e6:.1f} MB", f"{result.milliseconds:.2f}"]
@@ -37,8 +38,7 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
                 if result.lowest is None
                 else [f"{result.agreement:.4f}", f"{result.lowest:.4f}"]
             )
-        if result.accuracy is not None:
-            line.append(f"{100 * result.accuracy:.1f}")
+        line += [f"{100 * score:.1f}" for score in (result.scores or {}).values()]
         lines.append(line)
     return aligned(headings, lines, words=1)
 

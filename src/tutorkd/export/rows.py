@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.data.columns import read_rows
 from tutorkd.data.packing import nonblank
 from tutorkd.data.readers import naming
 from tutorkd.data.sources import no_text, resolve_source
-from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import column_options, load_labelled, read_rows, text_columns
+from tutorkd.evaluation.labelled import column_options
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.check import Rows
+from tutorkd.export.labelled import Scores, labelled_rows
 from tutorkd.export.source import Source
 
 _COUNT = 64
@@ -21,10 +22,10 @@ _SEED = 0
 
 
 class CheckedOn(NamedTuple):
-    """Tokenised rows, class codes where they have any, and in words what they are."""
+    """Tokenised rows, the scores of outputs for them where they have labels, and in words what they are."""
 
     rows: Rows
-    labels: np.ndarray | None
+    scores: Scores | None
     words: str
 
 
@@ -49,14 +50,15 @@ def rows_to_check_on(args: ExportArguments, source: Source) -> CheckedOn:
         UserError: if there are no such rows, or their labels aren't the model's classes.
     """
     max_length = min(args.max_length, source.longest or args.max_length)
-    rows, labels, words = _rows(args, source, max_length)
-    return CheckedOn(rows, labels, f"{words}, cut at {max_length} tokens")
+    rows, scores, words = _rows(args, source, max_length)
+    return CheckedOn(rows, scores, f"{words}, cut at {max_length} tokens")
 
 
-def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows, np.ndarray | None, str]:
+def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows, Scores | None, str]:
     tokenizer = source.tokenizer
     if args.validation is not None:
-        return _labelled(args, tokenizer, max_length, source.row_classes)
+        rows, scores = labelled_rows(args, source, max_length)
+        return rows, scores, f"{len(rows):,} labelled rows"
     if args.texts is None:
         rows = _random(tokenizer, max_length)
         return rows, None, f"{len(rows)} rows of random tokens"
@@ -66,29 +68,9 @@ def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows,
     return _tokenised(tokenizer, max_length, documents), None, f"the first {len(documents)} documents of the text"
 
 
-def _labelled(
-    args: ExportArguments, tokenizer: PreTrainedTokenizerBase, max_length: int, classes: list[str] | None
-) -> tuple[Rows, np.ndarray, str]:
-    assert args.validation is not None
-    if classes is None:
-        raise UserError(f"{args.model} doesn't classify rows, so --validation can't be answered; give --texts")
-    data = load_labelled(args.validation, "validation", args.text_column, args.text_pair_column, args.label_column)
-    names = data.features["label"].int2str(data["label"][:])
-    codes = {name: code for code, name in enumerate(classes)}
-    if not set(names) <= codes.keys():
-        codes = {str(code): code for code in range(len(classes))}  # data that give numbers
-    if unknown := sorted(set(names) - codes.keys()):
-        raise UserError(
-            f"{args.validation} has the label {unknown[0]}; the classes of {args.model} are {', '.join(classes)} "
-            f"(0 to {len(classes) - 1})"
-        )
-    rows = _tokenised(tokenizer, max_length, *text_columns(data))
-    return rows, np.array([codes[name] for name in names]), f"{len(rows):,} labelled rows"
-
-
-def _tokenised(tokenizer: PreTrainedTokenizerBase, max_length: int, *texts: list[str]) -> list[dict[str, Any]]:
-    tokens = tokenizer(*texts, truncation=True, max_length=max_length)
-    return [{name: tokens[name][row] for name in tokens} for row in range(len(texts[0]))]
+def _tokenised(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: list[str]) -> list[dict[str, Any]]:
+    tokens = tokenizer(texts, truncation=True, max_length=max_length)
+    return [{name: tokens[name][row] for name in tokens} for row in range(len(texts))]
 
 
 def _random(tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, Any]]:

@@ -63,12 +63,6 @@ class Source:
         return self.head is not None and cast(int, self.model.config.num_labels) > 1
 
     @property
-    def row_classes(self) -> list[str] | None:
-        """Names in the order of the logits, where rows are classified."""
-        names = cast(dict[int, str], self.model.config.id2label)
-        return [names[code] for code in range(len(names))] if self.classifies and self.head == ROWS else None
-
-    @property
     def left_out(self) -> str | None:
         """The class whose head is left out, if there is one."""
         if self.sentence_encoder:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
+from tutorkd.data.columns import read_rows, texts_of, values_of
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import check_labelled, digest, read_rows, texts_of, values_of
+from tutorkd.evaluation.labelled import check_labelled, digest
 from tutorkd.glue.tasks import HUB_NAME, TASKS, Task
 
 LABEL, INDEX = "label", "idx"

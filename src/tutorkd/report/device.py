@@ -16,7 +16,7 @@ TYPES = {
 _BARS = {
     "bytes": COSTS["bytes"],
     "milliseconds": Bar("ms a row", "median, one at a time", 1, ".2f"),
-    "accuracy": SCORES["accuracy"]._replace(about=""),
+    **SCORES,
 }
 
 
@@ -42,7 +42,7 @@ def section(folder: Path, running: bool) -> Section:
 
 
 def parts(folder: Path) -> list[Part]:
-    """Sizes, speed and, on labelled rows, accuracy of each file beside PyTorch; nothing where there is no export."""
+    """Sizes, speed and, on labelled rows, scores of each file beside PyTorch; nothing where there is no export."""
     record = stored_result(folder / RECORD, TYPES)
     if record is None:
         return []

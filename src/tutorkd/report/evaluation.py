@@ -115,7 +115,7 @@ def _by_model(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: Bar) -> Point | None:
     """A model's figure, with how far its seeds lie apart or, of one, what stands beside it; None where it has none."""
-    found = [{**result, **result.get("figures", {}), **result.get("scores", {})} for result in of_model]
+    found = [{**result, **result.get("figures", {}), **(result.get("scores") or {})} for result in of_model]
     values = [bar.scale * each[figure] for each in found if each.get(figure) is not None]
     if not values:
         return None

@@ -129,7 +129,10 @@ def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
         (["--method", "kd", "--policy_weight", "1"], "unknown option --policy_weight"),
         (["--config"], "argument --config: expected one argument"),
         (["--config", "paper-hlaf"], "there is no recipe paper-hlaf; did you mean paper-half?"),
-        (["--config", "/no/where.yaml"], "there is no recipe /no/where.yaml; give a path or one of"),
+        (
+            ["--config", "/no/where.yaml"],
+            "there is no recipe /no/where.yaml; give a path or one of embedding-half, ",
+        ),
     ],
 )
 def test_bad_flags(capfd, flags, message):

@@ -91,6 +91,24 @@ def test_an_encoder_of_ones_own_gets_a_head_for_the_teacher_s_classes(tmp_path):
     assert start.endswith("encoder under a new head")
 
 
+def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys):
+    told = [*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl", "--per_device_train_batch_size", "16"]
+    complete(*told, "--dry_run")
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["teacher"].startswith("teacher: bert, 4 layers, hidden size 32, 4 heads, 0.0 M parameters")
+    assert shown["student"].startswith("half: bert, 2 layers, ")
+    assert shown["student"].endswith("2 tensors of the head")
+    assert shown["rows"] == "64 to train on, 32 to measure on"
+    assert shown["without"] == "labels 40 rows"
+    assert shown["steps"] == "28, of 16 rows"  # 104 rows are 7 steps, four times
+    assert shown["time"].endswith(" s on this machine, and then the int8 file and the table")
+    assert not (place / "out").exists()
+    complete(*told)
+    capsys.readouterr()
+    complete(*told, "--dry_run")
+    assert "time           the student is finished, in out/student; " in capsys.readouterr().out
+
+
 def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place, capsys, monkeypatch):
     complete(*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl")
     shown = capsys.readouterr().out

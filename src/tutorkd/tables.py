@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -34,6 +34,12 @@ def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int, 
 
     rule = ["-" * w if to_left else "-" * (w - 1) + ":" for w, to_left in zip(widths, left, strict=True)]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def facts(found: Mapping[str, str]) -> str:
+    """A line for each fact, behind what it is called."""
+    width = max(map(len, found))
+    return "\n".join(f"{name:<{width}} {fact}" for name, fact in found.items())
 
 
 def terminal_width() -> int | None:

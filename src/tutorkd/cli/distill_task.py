@@ -16,5 +16,6 @@ def run(argv: Sequence[str]) -> int:
     from tutorkd.evaluation.task_command import distill_task  # which loads what trains
 
     distill_task(args, weights)
-    tell_page(args.output_dir)
+    if not args.dry_run:
+        tell_page(args.output_dir)
     return 0

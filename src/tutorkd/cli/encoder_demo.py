@@ -85,7 +85,7 @@ def demo(args: DemoArguments) -> None:
     kind = "-causal" if args.causal else "-embedding" if args.embedding else ""
     name = args.config or f"demo{kind}"
     stages = (causal_demo if args.causal else embedding_demo).STAGES if of_teacher else STAGES
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, "demo")
     if unknown := set(recipe) - set(stages):
         message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
         raise UnknownKey(message, name, recipe)

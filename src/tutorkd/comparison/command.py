@@ -37,7 +37,7 @@ def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
         Interrupted: after a signal, once the results of the cells that are finished are written.
         UserError: if recipe, data or the output folder can't be used.
     """
-    content = load_recipe(recipe)
+    content = load_recipe(recipe, "compare")
     check_keys(content, SECTIONS, recipe)
     content = _overridden(content, args)
     cells = read_cells(content, recipe, args.output_dir)

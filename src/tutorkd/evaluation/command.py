@@ -16,7 +16,7 @@ from tutorkd.evaluation.language_report import language_table
 from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.report import results_table
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
-from tutorkd.tables import show
+from tutorkd.tables import facts, show
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
 
 def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> None:
     if args.dry_run:
-        _tell(evaluation_plan(args.models, args, soft))
+        print(facts(evaluation_plan(args.models, args, soft)))
         return
     with going_on(args.restart):
         results = evaluate_models(args.models, args, soft)
@@ -56,7 +56,7 @@ def _encoders(args: EvaluateArguments, soft: TaskDistillationArguments) -> None:
 
 def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
     if args.dry_run:
-        _tell(language_plan(args.models, args, language))
+        print(facts(language_plan(args.models, args, language)))
         return
     with going_on(args.restart):
         results = evaluate_language_models(args.models, args, language)
@@ -67,7 +67,7 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
 def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
     check_options(args, language, embedding)
     if args.dry_run:
-        _tell(embedding_plan(args.models, args, language.teacher, embedding, language.tasks))
+        print(facts(embedding_plan(args.models, args, language.teacher, embedding, language.tasks)))
         return
     with going_on(args.restart):
         results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
@@ -77,8 +77,3 @@ def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding:
 
 def _print_written(args: EvaluateArguments) -> None:
     print(f"written to {args.output_dir}: results.md, results.json")
-
-
-def _tell(plan: dict[str, str]) -> None:
-    width = max(map(len, plan))
-    print("\n".join(f"{name:<{width}} {fact}" for name, fact in plan.items()))

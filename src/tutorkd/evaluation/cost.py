@@ -97,3 +97,14 @@ def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: Fi
     with torch.autocast(model.device.type, torch.bfloat16, enabled=args.uses_bfloat16()):
         seconds = timed(step, model.device).median
     return seconds * args.num_train_epochs * rows / len(ids)
+
+
+def answering_seconds(model: PreTrainedModel, rows: int, length: int, batch: int) -> float:
+    """Seconds in which an encoder would read rows of ``length`` tokens, ``batch`` at a time, from timing some."""
+    ids = torch.full((batch, length), 1, device=model.device)
+
+    @torch.inference_mode()
+    def read() -> None:
+        model(input_ids=ids)
+
+    return timed(read, model.device).median * rows / batch

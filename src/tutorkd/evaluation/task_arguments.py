@@ -64,6 +64,10 @@ class TaskStudentArguments(FineTuneArguments):
         default="label", metadata={"help": "Column that holds the label, or lists of the words' labels (a name)."}
     )
     output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check models and data, print sizes, steps and the time, and stop (true or false)."},
+    )
     restart: bool = field(
         default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}
     )

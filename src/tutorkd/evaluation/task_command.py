@@ -18,10 +18,11 @@ from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_distillation import TaskDistillation, prepare, train_student
+from tutorkd.evaluation.task_plan import task_plan
 from tutorkd.files import stored_result, write_text
 from tutorkd.locks import held
 from tutorkd.runtime import describe
-from tutorkd.tables import aligned, fitted
+from tutorkd.tables import aligned, facts, fitted
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Measured:
 
 
 def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights) -> None:
-    """Make what isn't finished of student and export, and write the table.
+    """Make what isn't finished of student and export, and write the table; or print what that would be.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM.
         UserError: what ``prepare``, ``train_student`` and ``export`` raise.
     """
     task = prepare(args, weights)
+    if args.dry_run:
+        print(facts(task_plan(task)))
+        return
     with going_on(args.restart), held(Path(args.output_dir)):
         if task.finished():
             print(f"the student is finished, in {task.folder}")

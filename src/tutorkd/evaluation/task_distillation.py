@@ -30,7 +30,7 @@ from tutorkd.locks import contents, empty
 from tutorkd.students import has_weights
 
 _RECORD_FILE = "distillation.json"
-_IRRELEVANT = ("output_dir", "restart")
+_IRRELEVANT = ("output_dir", "dry_run", "restart")
 
 
 @dataclass(frozen=True)

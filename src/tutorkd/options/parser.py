@@ -50,7 +50,7 @@ class OptionParser(HfArgumentParser):
             formatter_class=lambda prog: _Formatter(prog, max_help_position=36, width=110),
             allow_abbrev=False,
         )
-        self.takes_recipe, self.sections = takes_recipe, sections
+        self.command, self.takes_recipe, self.sections = command, takes_recipe, sections
         self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
             self.add_argument(
@@ -123,7 +123,7 @@ class OptionParser(HfArgumentParser):
         """
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
-            recipe, where = load_recipe(flags.config), flags.config
+            recipe, where = load_recipe(flags.config, self.command), flags.config
             check_keys(recipe, [*self.keys, *self.sections], where)
         recipe = {key: value for key, value in (recipe or {}).items() if key not in self.sections}
         self._source = where

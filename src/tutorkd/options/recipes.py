@@ -18,26 +18,33 @@ def recipe_names(command: str | None = None) -> list[str]:
     return sorted(_packaged(command))
 
 
-def recipe_file(name: str) -> Traversable:
+def recipe_file(name: str, command: str | None = None) -> Traversable:
     """The file of a recipe that comes with the package.
+
+    Args:
+        command: whose recipes are named where there is none of this name; by default all.
 
     Raises:
         UserError: if there is none of this name, with the nearest.
     """
     files = _packaged()
     if name not in files:
-        known = sorted(files)
-        raise UserError(f"there is no recipe {name}{nearest(name, known)}; give a path or one of {', '.join(known)}")
+        ways = ["a path", *recipe_names(command)]
+        give = f"{ways[0]} or one of {', '.join(ways[1:])}" if ways[1:] else ways[0]
+        raise UserError(f"there is no recipe {name}{nearest(name, sorted(files))}; give {give}")
     return files[name]
 
 
-def load_recipe(name: str) -> dict[str, Any]:
-    """A recipe by path or by the name of one that comes with the package.
+def load_recipe(name: str, command: str | None = None) -> dict[str, Any]:
+    """A recipe by path or by the name of one that comes with the package, whichever command that is for.
+
+    Args:
+        command: for which it is wanted, which messages are about.
 
     Raises:
         UserError: if there is none, or it can't be read, as ``read_recipe`` says.
     """
-    file = Path(name) if Path(name).is_file() else recipe_file(name)
+    file = Path(name) if Path(name).is_file() else recipe_file(name, command)
     try:
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:

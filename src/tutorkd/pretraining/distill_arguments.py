@@ -191,7 +191,7 @@ def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, Any]:
         ahead.add_argument(flag, nargs="?")  # a missing value is told by the parser of all options
     ahead.add_argument("--trust_remote_code", nargs="?", const="true")
     flags, _ = ahead.parse_known_args(argv)
-    recipe = load_recipe(flags.config) if flags.config else recipe
+    recipe = load_recipe(flags.config, "distill") if flags.config else recipe
     named = {key: value for key, value in vars(flags).items() if value is not None}
     return {"method": "tutor-kd", **recipe, **named}
 

@@ -1,0 +1,69 @@
+"""What ``tutorkd distill-task`` would do, before it does it."""
+
+import math
+from dataclasses import replace
+from statistics import fmean
+from typing import cast
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds
+from tutorkd.evaluation.labelled import text_columns
+from tutorkd.evaluation.task_distillation import TaskDistillation
+from tutorkd.evaluation.task_student import make_student
+from tutorkd.words import duration
+
+_SAMPLE = 200  # rows whose length is looked at
+_BATCH = 32  # of which the teacher is timed
+
+
+def task_plan(task: TaskDistillation) -> dict[str, str]:
+    """Models, rows, steps and time, by what they are called; the student is made, and thrown away.
+
+    Raises:
+        UserError: if there is no such student, or it can't learn from this teacher; or if the folder holds another run.
+    """
+    args, teacher = task.args, task.classifier
+    finished = task.finished()
+    student, tokenizer, start = make_student(args.student, teacher, args.sizes, args.seed)
+    task.teacher.matched_layers(student, tokenizer)
+    rows = len(task.train) + len(task.unlabelled or ())
+    steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
+    plan = {
+        "teacher": f"{teacher.name}: {_sizes(teacher.model)}",
+        "student": f"{args.student}: {_sizes(student)}; {start}",
+        "rows": f"{len(task.train):,} to train on, {len(task.validation):,} to measure on",
+        **({"without labels": f"{len(task.unlabelled):,} rows"} if task.unlabelled else {}),
+        "classes": ", ".join(teacher.class_names),
+        "steps": f"{math.ceil(steps):,}, of {args.per_device_train_batch_size} rows",
+    }
+    if finished:
+        return plan | {"time": f"the student is finished, in {task.folder}; its files and the table are left"}
+    length = _length(task, tokenizer)
+    once = replace(args, max_train_samples=None, num_train_epochs=1.0)
+    learning = fine_tuning_seconds(_body(student), rows, length, once) * args.num_train_epochs
+    answering = answering_seconds(_body(teacher.model), rows + len(task.validation), length, _BATCH)
+    seconds = learning + answering
+    return plan | {"time": f"about {duration(seconds)} on this machine, and then the int8 file and the table"}
+
+
+def _sizes(model: PreTrainedModel) -> str:
+    config = model.config
+    return (
+        f"{config.model_type}, {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, {model.num_parameters() / 1e6:.1f} M parameters"
+    )
+
+
+def _body(model: PreTrainedModel) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.base_model)
+
+
+def _length(task: TaskDistillation, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Mean tokens of the first rows."""
+    rows = task.train if len(task.train) else task.unlabelled
+    assert rows is not None
+    texts = text_columns(rows.select(range(min(_SAMPLE, len(rows)))))
+    words = task.classifier.problem == "token_classification"
+    tokens = tokenizer(*texts, is_split_into_words=words, truncation=True, max_length=task.args.max_length)
+    return round(fmean(map(len, tokens["input_ids"])))

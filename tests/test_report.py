@@ -242,6 +242,15 @@ def test_models_of_an_evaluation_have_bars_with_their_errors_and_quartiles(tmp_p
     assert shlex.split(part(section, "Run it again").command)[:4] == ["tutorkd", "evaluate", "--train", "train.csv"]
 
 
+def test_models_are_called_in_charts_as_in_tables_by_the_last_part_of_their_path(tmp_path):
+    names = ("runs/first/student", "runs/second/student", "org/teacher")
+    (section,) = sections(write_evaluation(tmp_path, names))
+    shown = ["first-student", "second-student", "teacher"]
+    assert [row["name"] for row in data(panels(section, "Scores")["accuracy %"])][:3] == shown
+    assert [name for name, _ in section.tiles] == [f"accuracy %: {name}" for name in shown]
+    assert f" --models {' '.join(names)} " in part(section, "Run it again").command
+
+
 def test_seeds_of_a_model_are_one_bar_between_the_lowest_and_the_highest(tmp_path):
     results = [evaluation_result("a", 0.5, seed=0), evaluation_result("a", 0.7, seed=1), evaluation_result("b", 0.9)]
     (section,) = sections(write_results(tmp_path, results))
@@ -352,17 +361,18 @@ def test_a_folder_of_several_has_a_section_each_in_the_order_of_their_making(tmp
 
 @pytest.mark.parametrize("write", [write_run, write_comparison, write_evaluation, write_glue])
 def test_a_name_that_is_a_script_stays_a_name(tmp_path, write):
+    hostile = HOSTILE.replace("/", "") if write is write_evaluation else HOSTILE  # which shows the last part of a path
     given = {
         write_run: {"teacher": HOSTILE, "log": [*LOG, {"step": 3, HOSTILE: 1.0}]},
         write_comparison: {"names": (HOSTILE, "b")},
-        write_evaluation: {"names": (HOSTILE,)},
+        write_evaluation: {"names": (hostile,)},
         write_glue: {"title": HOSTILE},
     }[write]
     found = read(write(tmp_path, **given))
     assert len(found.scripts) == 2  # the charts' and the page's
     assert not [attributes for tag, attributes in found.tags if tag == "img" or "onerror" in attributes]
-    assert HOSTILE in found.words
-    assert HOSTILE in json.dumps(found.charts, ensure_ascii=False) or write is write_run
+    assert hostile in found.words
+    assert hostile in json.dumps(found.charts, ensure_ascii=False) or write is write_run
 
 
 def test_a_browser_may_run_these_scripts_alone_and_fetch_nothing(tmp_path):

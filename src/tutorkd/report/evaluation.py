@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
 from tutorkd.evaluation.metrics import METRICS
+from tutorkd.evaluation.records import shown_names
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
 from tutorkd.report import settings
@@ -113,6 +114,12 @@ def _by_model(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
     return models
 
 
+def _by_shown_name(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The same under the names that tables have for the models, of a path its last part."""
+    models = _by_model(results)
+    return dict(zip(shown_names(list(models)), models.values(), strict=True))
+
+
 def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: Bar) -> Point | None:
     """A model's figure, with how far its seeds lie apart or, of one, what stands beside it; None where it has none."""
     found = [{**result, **result.get("figures", {}), **(result.get("scores") or {})} for result in of_model]
@@ -132,7 +139,7 @@ def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: B
 def tiles_of(results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[tuple[str, str]]:
     """The first of these figures that a model has, of each model."""
     for figure, bar in shown.items():
-        points = [_point(name, of_model, figure, bar) for name, of_model in _by_model(results).items()]
+        points = [_point(name, of_model, figure, bar) for name, of_model in _by_shown_name(results).items()]
         if known := [point for point in points if point is not None]:
             return [(f"{bar.title}: {point.name}", f"{point.value:{bar.form}}") for point in known]
     return []
@@ -140,7 +147,7 @@ def tiles_of(results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> 
 
 def bars_of(title: str, results: Sequence[Mapping[str, Any]], shown: Mapping[str, Bar]) -> list[Part]:
     """A part with a panel for each of these figures that a model has; none where none has any."""
-    models = _by_model(results)
+    models = _by_shown_name(results)
     several = any(len(of_model) > 1 for of_model in models.values())
     panels = []
     for figure, bar in shown.items():

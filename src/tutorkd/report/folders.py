@@ -21,7 +21,7 @@ _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path, bool], Section]]] = [
     (device.is_export, device.section),
 ]
 # What reading nested results can fail with that aren't as a command writes them.
-_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SchemaValidationError)
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, SchemaValidationError)
 LOOKED_FOR = (
     "run.yaml of tutorkd distill or adapt, results.json or cells of compare, results.json or runs of glue, "
     "results.json or MODEL/result.json of evaluate, results.json of distill-task, onnx/export.json of export, "

@@ -425,6 +425,23 @@ def test_a_damaged_run_is_shown_as_far_as_it_can_be_read(tmp_path):
     assert section.state == STOPPED
 
 
+@pytest.mark.parametrize("place", ["", "checkpoint-10"])
+def test_a_run_in_python_is_shown_by_the_state_that_its_trainer_saves(tmp_path, place):
+    folder = write_run(tmp_path / "student")
+    (folder / "run.yaml").unlink()
+    state = (folder / "trainer_state.json").read_text(encoding="utf-8")
+    (folder / "trainer_state.json").unlink()
+    write_text(folder / place / "trainer_state.json", state)
+    (section,) = sections(folder)
+    assert (section.kind, section.title, section.state) == ("training in Python", "student", FINISHED)
+    assert section.progress == "10 steps"
+    assert "loss" in " ".join(panels(section, "Losses"))
+    assert not [each for each in section.parts if each.title in ("Run it again", "Settings")]
+    stopped = json.loads(state) | {"max_steps": 20}
+    write_text(folder / place / "trainer_state.json", json.dumps(stopped))
+    assert sections(folder)[0].state == (FINISHED if place == "" else STOPPED)  # where all is saved, it ended earlier
+
+
 def test_a_folder_is_in_use_while_its_holder_lives(tmp_path):
     assert not in_use(tmp_path)
     with held(tmp_path):

@@ -23,7 +23,8 @@ _KINDS: list[tuple[Callable[[Path], bool], Callable[[Path, bool], Section]]] = [
 # What reading nested results can fail with that aren't as a command writes them.
 _MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, SchemaValidationError)
 LOOKED_FOR = (
-    "run.yaml of tutorkd distill or adapt, results.json or cells of compare, results.json or runs of glue, "
+    "run.yaml of tutorkd distill or adapt, trainer_state.json of a Trainer in Python, "
+    "results.json or cells of compare, results.json or runs of glue, "
     "results.json or MODEL/result.json of evaluate, results.json of distill-task, onnx/export.json of export, "
     "or folders in it that hold one of these, as a demo's does"
 )

@@ -1,4 +1,4 @@
-"""A run of ``tutorkd distill`` or ``tutorkd adapt``."""
+"""A run of ``tutorkd distill`` or ``tutorkd adapt``, or of a Trainer in Python."""
 
 import math
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ _OF_LOG = ("logging_steps", "eval_steps", "save_steps")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a training run."""
-    return (folder / RUN_FILE).is_file()
+    """Whether a folder is that of a training run: of a command, or of a Trainer in Python that left its state."""
+    return (folder / RUN_FILE).is_file() or state_of(folder)["global_step"] > 0
 
 
 def section(folder: Path, running: bool) -> Section:
@@ -45,6 +45,8 @@ def section(folder: Path, running: bool) -> Section:
     """
     noted, state = run_settings(folder), state_of(folder)
     finished = lacking(folder) is None
+    if not (folder / RUN_FILE).is_file():
+        return _in_python(folder, state, finished, running)
     parser = parser_of(noted)
     adapted = parser.prog.endswith("adapt")
     curves = log.curves_of(state["log_history"])
@@ -52,12 +54,10 @@ def section(folder: Path, running: bool) -> Section:
     titles = {name: each.title for name, each in (EMBEDDING_METHODS | CAUSAL_METHODS | METHODS).items()}
     roles = ("model", "config_name") if adapted else ("teacher", "student")
     changed, *others = settings.parts(noted, parser)
-    steps = f"step {state['global_step']:,} of {state['max_steps']:,}" if state["max_steps"] else "no step saved yet"
     return Section(
         kind="adaptation" if adapted else f"distillation, {titles.get(method, method)}",
         title=" → ".join(_short(noted[role]) for role in roles if noted.get(role)),
-        state=FINISHED if finished else RUNNING if running or in_use(folder) else STOPPED,
-        progress=f"{state['global_step']:,} steps" if finished else f"{steps}, where its last checkpoint is",
+        **_progress(folder, state, finished, running),
         tiles=_tiles(curves, folder),
         parts=[
             changed,
@@ -70,6 +70,34 @@ def section(folder: Path, running: bool) -> Section:
             *_card(folder),
         ],
     )
+
+
+def _in_python(folder: Path, state: Mapping[str, Any], finished: bool, running: bool) -> Section:
+    """What is known of a run whose settings stand in a script."""
+    curves = log.curves_of(state["log_history"])
+    finished = finished or 0 < state["max_steps"] <= state["global_step"]  # a script needn't save its state
+    return Section(
+        kind="training in Python",
+        title=folder.absolute().name,
+        **_progress(folder, state, finished, running),
+        tiles=_tiles(curves, folder),
+        parts=[
+            *log.parts({_ONLY: [curves]}),
+            *table("First to last", _EXTREMES, log.first_to_last(curves), words=2),
+            *device.parts(folder),
+            *_environment(folder, {}),
+            *_card(folder),
+        ],
+    )
+
+
+def _progress(folder: Path, state: Mapping[str, Any], finished: bool, running: bool) -> dict[str, str]:
+    """A section's state, and how far the run came."""
+    steps = f"step {state['global_step']:,} of {state['max_steps']:,}" if state["max_steps"] else "no step saved yet"
+    return {
+        "state": FINISHED if finished else RUNNING if running or in_use(folder) else STOPPED,
+        "progress": f"{state['global_step']:,} steps" if finished else f"{steps}, where its last checkpoint is",
+    }
 
 
 def _short(name: Any) -> str:

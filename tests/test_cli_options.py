@@ -322,6 +322,27 @@ def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        ("evaluate", "--models --train --validation --output_dir --save_models --dry_run --restart"),
+        ("distill-task", "--teacher --student --train --unlabelled --validation --output_dir --dry_run --restart"),
+        ("predict", "--model --text --output"),
+        ("export", "--model --output_dir --validation --texts"),
+    ],
+)
+def test_help_begins_with_what_a_command_needs_and_shows_every_option_once(capsys, command, first):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    _, behind = shown.split("\nwhat is set first:\n")
+    needed, others = behind.split("\nother options:\n")
+    assert re.findall(r"^  (--\w+)", needed, re.MULTILINE) == first.split()
+    options = re.findall(r"^  (--\w+)", shown, re.MULTILINE)
+    assert len(options) == len(set(options))
+    assert "--text_column" in others
+
+
+@pytest.mark.parametrize(
     ("command", "last"), [(adaptation, ""), (distillation, "method: Tutor-KD:"), (evaluation, "embeddings of text")]
 )
 def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(command, last):

@@ -238,7 +238,7 @@ def _left(config: TrainingArguments, seconds: float) -> float:
 
 def _estimate_evaluation(models: Sequence[PreTrainedModel], args: EvaluateArguments) -> float:
     """Seconds of fine-tuning these."""
-    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    rows = len(load_labelled(args.train, "train", *args.labelled_columns))
     bodies = [cast(PreTrainedModel, model.base_model) for model in models]
     return sum(fine_tuning_seconds(body, rows, args.max_length // 2, args) for body in bodies)
 

@@ -145,9 +145,8 @@ def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
 
 def _check_labelled(options: Options) -> None:
     args: EvaluateArguments = options[0]
-    columns = (args.text_column, args.text_pair_column, args.label_column)
-    train = load_labelled(args.train, "train", *columns)
-    align_labels(load_labelled(args.validation, "validation", *columns), train, args.validation)
+    train = load_labelled(args.train, "train", *args.labelled_columns)
+    align_labels(load_labelled(args.validation, "validation", *args.labelled_columns), train, args.validation)
 
 
 def _fine_tuned(model: str, options: Options) -> dict[str, Any]:
@@ -158,7 +157,7 @@ def _fine_tuned(model: str, options: Options) -> dict[str, Any]:
 
 def _fine_tuning_seconds(model: PreTrainedModel, teacher: PreTrainedModel | None, options: Options) -> float:
     args: EvaluateArguments = options[0]
-    rows = len(load_labelled(args.train, "train", args.text_column, args.text_pair_column, args.label_column))
+    rows = len(load_labelled(args.train, "train", *args.labelled_columns))
     return fine_tuning_seconds(cast(PreTrainedModel, model.base_model), rows, args.max_length // 2, args)
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.column_arguments import LabelledColumns
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.options.parser import OptionParser
@@ -72,7 +73,7 @@ class FineTuneArguments:
 
 
 @dataclass
-class EvaluateArguments(FineTuneArguments):
+class EvaluateArguments(LabelledColumns, FineTuneArguments):
     """What is compared, on which data, and where the results go."""
 
     models: list[str] = field(
@@ -100,20 +101,6 @@ class EvaluateArguments(FineTuneArguments):
         default="",
         metadata={
             "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
-        },
-    )
-    text_column: str = field(
-        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
-    )
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
-    label_column: str = field(
-        default="label",
-        metadata={
-            "help": "Column that holds the class, an integer or a string, a list of them (of words one for each word), "
-            "or a decimal number (a name)."
         },
     )
     output_dir: str = field(default="evaluation", metadata={"help": "Folder for the results (a path)."})

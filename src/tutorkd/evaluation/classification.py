@@ -309,9 +309,8 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
         return _Evaluation(args, checkpoints, names, train, validation)
     unlabelled, left_out = None, 0
     if soft.unlabelled is not None:
-        columns = args.text_column, args.text_pair_column
-        with naming(column_options(*columns)):
-            unlabelled, left_out = load_unlabelled(soft.unlabelled, *columns, [validation])
+        with naming(column_options(*args.text_columns)):
+            unlabelled, left_out = load_unlabelled(soft.unlabelled, *args.text_columns, [validation])
     teacher = TaskTeacher(soft, problem_of_labels(train), names_of_labels(train))
     return _Evaluation(args, checkpoints, names, train, validation, teacher, unlabelled, left_out)
 
@@ -382,9 +381,9 @@ def _answer(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarra
 
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
-    columns = (args.text_column, args.text_pair_column, args.label_column)
-    train = load_task(args.train, "train", *columns)
-    validation = align_labels(load_task(args.validation, "validation", *columns), train, args.validation)
+    train = load_task(args.train, "train", *args.labelled_columns)
+    validation = load_task(args.validation, "validation", *args.labelled_columns)
+    validation = align_labels(validation, train, args.validation)
     if args.max_train_samples is not None and args.max_train_samples < len(train):
         # Shuffled first: files are often sorted by class.
         train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.column_arguments import TextColumns
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
@@ -12,7 +13,7 @@ DESCRIPTION = (
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(TextColumns):
     """Which classifier answers which texts, and where its answers go."""
 
     model: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
@@ -25,13 +26,6 @@ class PredictArguments:
     output: str = field(
         default="", metadata={"help": "File for the answers, which ends in .csv, .tsv, .jsonl or .parquet (a path)."}
     )
-    text_column: str = field(
-        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
-    )
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
     max_length: int = field(default=128, metadata={"help": "Longest row in tokens; longer rows are cut."})
 
     def __post_init__(self) -> None:
@@ -42,4 +36,5 @@ class PredictArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd predict``."""
-    return OptionParser("predict", DESCRIPTION, [PredictArguments], {}, takes_recipe=False)
+    first = ["model", "text", "output"]
+    return OptionParser("predict", DESCRIPTION, [PredictArguments], {}, takes_recipe=False, first=first)

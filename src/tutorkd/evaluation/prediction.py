@@ -68,11 +68,11 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
         raise UserError(f"the file {source} isn't there{nearest_path(str(source))}")
     if output.resolve() == source.resolve():
         raise UserError(f"{output} is the file that is read: give --output another name")
-    columns = [args.text_column, *([args.text_pair_column] if args.text_pair_column else [])]
+    columns = [column for column in args.text_columns if column]
     words = problem_of(load_config(find_checkpoint(args.model).folder, "model")) == "token_classification"
     if words and len(columns) > 1:
         raise UserError(f"{args.model} classifies words, which have no pairs: leave out --text_pair_column")
-    with naming(column_options(args.text_column, args.text_pair_column)):
+    with naming(column_options(*args.text_columns)):
         next(rows_of(source, columns, words), None)  # a mistake in it needn't wait for the model
     classifier = load_trained(args.model)
     names = [LABEL, *_probability_columns(classifier)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutorkd.evaluation.arguments import FineTuneArguments
+from tutorkd.evaluation.column_arguments import LabelledColumns
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.options.parser import OptionParser
 
@@ -21,7 +22,7 @@ SUMMARY = {
 
 
 @dataclass
-class TaskStudentArguments(FineTuneArguments):
+class TaskStudentArguments(LabelledColumns, FineTuneArguments):
     """Who is distilled into what, on which rows, and where that goes."""
 
     teacher: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
@@ -53,16 +54,6 @@ class TaskStudentArguments(FineTuneArguments):
             "help": "Labelled rows to measure on: a csv, jsonl or parquet file, or the validation split of name:config."
         },
     )
-    text_column: str = field(
-        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
-    )
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column that holds the second text of a pair (a name); by default there is none."},
-    )
-    label_column: str = field(
-        default="label", metadata={"help": "Column that holds the label, or lists of the words' labels (a name)."}
-    )
     output_dir: str = field(default="tutorkd-task-student", metadata={"help": "Folder for the student (a path)."})
     dry_run: bool = field(
         default=False,
@@ -86,4 +77,10 @@ class TaskStudentArguments(FineTuneArguments):
 
 def parser() -> OptionParser:
     """Options of ``tutorkd distill-task``."""
-    return OptionParser("distill-task", DESCRIPTION, [TaskStudentArguments, SoftTargetWeights], {})
+    return OptionParser(
+        "distill-task",
+        DESCRIPTION,
+        [TaskStudentArguments, SoftTargetWeights],
+        {},
+        first=["teacher", "student", "train", "unlabelled", "validation", "output_dir", "dry_run", "restart"],
+    )

@@ -113,14 +113,13 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
     problem = problem_of(config)
     for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
         check_checkpoint(find_checkpoint(name), args.max_length, problem)
-    columns = args.text_column, args.text_pair_column
     # All rows are read before a model is loaded: it is in them that most mistakes are.
-    validation = load_task(args.validation, "validation", *columns, args.label_column)
-    labelled = None if args.train is None else load_task(args.train, "train", *columns, args.label_column)
+    validation = load_task(args.validation, "validation", *args.labelled_columns)
+    labelled = None if args.train is None else load_task(args.train, "train", *args.labelled_columns)
     unlabelled = None
     if args.unlabelled is not None:
-        with naming(column_options(*columns)):
-            unlabelled, left_out = load_unlabelled(args.unlabelled, *columns, [validation])
+        with naming(column_options(*args.text_columns)):
+            unlabelled, left_out = load_unlabelled(args.unlabelled, *args.text_columns, [validation])
         if left_out:
             words = f"{left_out:,} of {len(unlabelled) + left_out:,} rows are rows of the validation set and left out"
             tqdm.write(f"text without labels: {words}", file=sys.stderr)

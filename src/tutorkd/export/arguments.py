@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.column_arguments import LabelledColumns
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
@@ -13,7 +14,7 @@ _SHORTEST = 8
 
 
 @dataclass
-class ExportArguments:
+class ExportArguments(LabelledColumns):
     """What is exported, and on what it is checked."""
 
     model: str = field(default="", metadata={"help": "Checkpoint to export: a path or Hub name."})
@@ -37,20 +38,6 @@ class ExportArguments:
             "file, or the validation split of name:config."
         },
     )
-    text_column: str = field(
-        default="text", metadata={"help": "Column that holds the text, or lists of words (a name)."}
-    )
-    text_pair_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of --validation that holds the second text of a pair (a name)."},
-    )
-    label_column: str = field(
-        default="label",
-        metadata={
-            "help": "Column of --validation that holds the class, its name or number, a list of them, or a decimal "
-            "number (a name)."
-        },
-    )
     max_length: int = field(default=128, metadata={"help": "Longest row to check on, in tokens; longer ones are cut."})
     restart: bool = field(
         default=False, metadata={"help": "Whether to delete another export in output_dir (true or false)."}
@@ -66,4 +53,5 @@ class ExportArguments:
 
 def parser() -> OptionParser:
     """Options of ``tutorkd export``."""
-    return OptionParser("export", DESCRIPTION, [ExportArguments], {})
+    first = ["model", "output_dir", "validation", "texts"]
+    return OptionParser("export", DESCRIPTION, [ExportArguments], {}, first=first)

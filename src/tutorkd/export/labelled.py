@@ -39,8 +39,7 @@ def labelled_rows(args: ExportArguments, source: Source, max_length: int) -> Lab
     assert args.validation is not None
     if source.head is None:
         raise UserError(f"{args.model} doesn't classify, so --validation can't be answered; give --texts")
-    columns = args.text_column, args.text_pair_column, args.label_column
-    data = load_task(args.validation, "validation", *columns)
+    data = load_task(args.validation, "validation", *args.labelled_columns)
     problem, classes = problem_of(source.model.config), class_names_of(source.model.config)
     if problem_of_labels(data) != problem:
         raise UserError(

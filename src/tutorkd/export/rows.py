@@ -36,7 +36,7 @@ def check_given(args: ExportArguments) -> None:
         UserError: if they aren't there, or lack a column.
     """
     if args.validation is not None:
-        options = column_options(args.text_column, args.text_pair_column, args.label_column)
+        options = column_options(*args.labelled_columns)
         with naming(options):
             read_rows(args.validation, "validation", list(options))
     elif args.texts is not None:

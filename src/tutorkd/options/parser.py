@@ -69,7 +69,10 @@ class OptionParser(HfArgumentParser):
         for dataclass in classes:
             if inherited := {field.name for field in dataclasses.fields(dataclass)} - own_fields(dataclass):
                 self._sort_trainer_options(inherited)
-        self._gather("what is set first", first, ahead=True)
+        if first:
+            loose = {action.dest for action in self._optionals._group_actions} - {"help", "config", "help_all", *first}
+            self._gather("other options", [field for field in self.keys if field in loose], ahead=True)
+            self._gather("what is set first", first, ahead=True)
         self._gather("seldom needed", seldom)
         self.set_defaults(**defaults)
         self._source = self.prog
@@ -77,7 +80,7 @@ class OptionParser(HfArgumentParser):
     def _gather(self, title: str, names: Sequence[str], ahead: bool = False) -> None:
         """Show these options together under a heading, behind or ahead of those of the dataclasses."""
         group = self.add_argument_group(title)
-        for action in (self._option_string_actions[f"--{name}"] for name in names):
+        for action in [action for name in names for action in self._actions if action.dest == name]:
             for other in self._action_groups:
                 if action in other._group_actions:
                     other._group_actions.remove(action)

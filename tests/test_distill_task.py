@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from commands import complete, fail, lines_of, save
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
 
 from tutorkd.cli.main import main
 from tutorkd.evaluation import prediction
@@ -107,6 +107,49 @@ def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys):
     capsys.readouterr()
     complete(*told, "--dry_run")
     assert "time           the student is finished, in out/student; " in capsys.readouterr().out
+
+
+def test_a_first_stage_on_text_makes_the_student_that_learns_the_task(place, capfd, monkeypatch):
+    (place / "corpus.txt").write_text("\n\n".join(texts(200, 7)))
+    stage = {"max_steps": 3, "max_length": 16, "per_device_train_batch_size": 4}
+    (place / "recipe.yaml").write_text(json.dumps({"first_stage": stage, "num_train_epochs": 1}))
+    told = [*DISTILL[:-4], "--train", "train.jsonl", "--config", "recipe.yaml", "--corpus", "corpus.txt"]
+    told += ["--relation_heads", "4"]
+    complete(*told, "--dry_run")
+    shown = capfd.readouterr().out
+    assert "first stage minilm-v2, 3 steps, in out/_first_stage" in " ".join(shown.split())
+    assert "method   MiniLM v2" in shown
+    assert not (place / "out").exists()
+    complete(*told)
+    shown = capfd.readouterr().out
+    assert "stage 1 of 2: minilm-v2, 3 steps, in out/_first_stage\n" in shown
+    assert "student: the first stage's, with 2 tensors of the teacher's head\n" in shown
+    record = json.loads((place / "out" / "student" / "distillation.json").read_text())
+    assert record["settings"]["first_stage"]["max_steps"] == 3
+    first = AutoModel.from_pretrained(place / "out" / "_first_stage").state_dict()
+    teacher = load_trained(str(place / "teacher"))
+    student, _, _ = make_student("half", teacher, {}, 0, place / "out" / "_first_stage")
+    assert torch.equal(student.classifier.weight, teacher.model.classifier.weight.cpu())
+    for name, weight in student.base_model.encoder.state_dict().items():
+        assert torch.equal(weight, first[f"encoder.{name}"]), name
+    # Given again, the command does neither stage again; with another first stage it refuses.
+    with monkeypatch.context() as patch:
+        patch.setattr("tutorkd.evaluation.task_distillation.build_trainer", lambda *args: 1 / 0)
+        complete(*told)
+    (place / "recipe.yaml").write_text(json.dumps({"first_stage": {**stage, "max_steps": 4}, "num_train_epochs": 1}))
+    assert "out holds another run (first_stage" in fail(capfd, *told)
+
+
+def test_what_a_first_stage_can_t_be_is_told_before_anything_is_trained(place, capfd):
+    for section, message in (
+        ({"student": "half"}, "first_stage: student isn't to be set there: it follows from the rest of the recipe"),
+        ("half", "first_stage: must be a mapping of keys to values"),
+        ({"max_step": 3}, "first_stage: unknown key 'max_step'; did you mean max_steps?"),
+        ({"max_steps": 3}, "--corpus"),
+    ):
+        (place / "recipe.yaml").write_text(json.dumps({"first_stage": section}))
+        assert message in fail(capfd, *DISTILL, "--train", "train.jsonl", "--config", "recipe.yaml")
+    assert not (place / "out" / "student").exists()
 
 
 def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place, capsys, monkeypatch):

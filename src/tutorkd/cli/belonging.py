@@ -38,6 +38,7 @@ def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys
     yield "glue", glue.parser().keys
-    yield "distill-task", task_arguments.parser().keys
+    of_task = task_arguments.parser()
+    yield "distill-task", [*of_task.keys, *of_task.sections]
     yield "compare", SECTIONS
     yield "demo", STAGES

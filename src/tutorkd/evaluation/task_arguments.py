@@ -7,6 +7,7 @@ from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.column_arguments import LabelledColumns
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import FIRST_STAGE_SECTION
 
 DESCRIPTION = (
     "Makes a small classifier out of a fine-tuned one: a student made of the teacher's layers learns "
@@ -48,6 +49,13 @@ class TaskStudentArguments(LabelledColumns, FineTuneArguments):
             "jsonl or parquet file, or the train split of name:config."
         },
     )
+    corpus: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Text for a first stage, in which the student learns the teacher's attention relations (MiniLM v2) "
+            "before it learns the task: files, folders or Hub data sets, as --corpus of distill (one or more)."
+        },
+    )
     validation: str = field(
         default="",
         metadata={
@@ -82,5 +90,6 @@ def parser() -> OptionParser:
         DESCRIPTION,
         [TaskStudentArguments, SoftTargetWeights],
         {},
-        first=["teacher", "student", "train", "unlabelled", "validation", "output_dir", "dry_run", "restart"],
+        first=["teacher", "student", "corpus", "train", "unlabelled", "validation", "output_dir", "dry_run", "restart"],
+        sections=[FIRST_STAGE_SECTION],
     )

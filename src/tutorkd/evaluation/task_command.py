@@ -18,9 +18,11 @@ from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_distillation import TaskDistillation, prepare, train_student
+from tutorkd.evaluation.task_first_stage import first_stage
 from tutorkd.evaluation.task_plan import task_plan
 from tutorkd.files import stored_result, write_text
 from tutorkd.locks import held
+from tutorkd.pretraining.distillation import distill
 from tutorkd.runtime import describe
 from tutorkd.tables import aligned, facts, fitted
 
@@ -46,15 +48,21 @@ class Measured:
     milliseconds: float
 
 
-def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights) -> None:
+def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights, section: Any = None) -> None:
     """Make what isn't finished of student and export, and write the table; or print what that would be.
+
+    Args:
+        section: ``first_stage`` of the recipe, as ``first_stage`` takes it.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM.
-        UserError: what ``prepare``, ``train_student`` and ``export`` raise.
+        UserError: what ``first_stage``, ``prepare``, ``train_student`` and ``export`` raise.
     """
-    task = prepare(args, weights)
+    task = prepare(args, weights, first_stage(args, weights, section))
     if args.dry_run:
+        if task.first is not None:
+            distill(task.first)  # whose options say that it is to print its plan alone
+            print()
         print(facts(task_plan(task)))
         return
     with going_on(args.restart), held(Path(args.output_dir)):

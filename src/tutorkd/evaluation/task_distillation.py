@@ -27,6 +27,12 @@ from tutorkd.files import stored_result, write_text, writing, written_whole
 from tutorkd.hub import load_config, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
+from tutorkd.options.recipes import FIRST_STAGE_SECTION
+from tutorkd.pretraining import distillation
+from tutorkd.pretraining.distill_arguments import Distillation
+from tutorkd.pretraining.distillation import told
+from tutorkd.run_folder import lacking
+from tutorkd.settings import resolved
 from tutorkd.students import has_weights
 
 _RECORD_FILE = "distillation.json"
@@ -38,6 +44,7 @@ class TaskDistillation:
     """A teacher and the rows that its student learns from, found to fit.
 
     Attributes:
+        first: the run that makes the student, if there is to be one.
         train: labelled rows, of which there may be none.
         unlabelled: text alone, or None.
     """
@@ -47,6 +54,7 @@ class TaskDistillation:
     train: Dataset
     unlabelled: Dataset | None
     validation: Dataset
+    first: Distillation | None = None
 
     @property
     def classifier(self) -> Classifier:
@@ -60,10 +68,12 @@ class TaskDistillation:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the student depends on."""
-        told = {key: value for key, value in asdict(self.args).items() if key not in _IRRELEVANT}
+        own = {key: value for key, value in asdict(self.args).items() if key not in _IRRELEVANT}
         rows = [self.train, self.validation, *([self.unlabelled] if self.unlabelled else [])]
+        first = resolved(self.first.arguments) if self.first else {}
         return {
-            **told,
+            **own,
+            FIRST_STAGE_SECTION: {key: value for key, value in first.items() if key not in _IRRELEVANT} or None,
             **self.teacher.soft.settings(),
             "distill_from": self.teacher.checkpoint.identity,
             "bf16": self.args.uses_bfloat16(),
@@ -92,8 +102,10 @@ class TaskDistillation:
         return record["finished"] and any(self.folder.glob("*.safetensors"))
 
 
-def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDistillation:
-    """Load the teacher and the rows, and see that they fit.
+def prepare(
+    args: TaskStudentArguments, weights: SoftTargetWeights, first: Distillation | None = None
+) -> TaskDistillation:
+    """Load the teacher and the rows, and see that they fit, the first stage's models and settings too.
 
     Raises:
         UserError: if they don't, can't be found or read, or there is nothing to train or to measure on.
@@ -132,19 +144,27 @@ def prepare(args: TaskStudentArguments, weights: SoftTargetWeights) -> TaskDisti
         train = in_order_of(classifier, labelled)
         if args.max_train_samples is not None and args.max_train_samples < len(train):
             train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
-    return TaskDistillation(args, teacher, train, unlabelled, validation)
+    if first is not None and lacking(Path(first.config.output_dir)):
+        distillation.prepare(first)
+    return TaskDistillation(args, teacher, train, unlabelled, validation, first)
 
 
 def train_student(task: TaskDistillation) -> None:
     """Train the student and save it, a plain transformers model; what an earlier run left in its folder is removed.
 
+    A first stage that is finished isn't run again.
+
     Raises:
         UserError: if there is no such student, it can't learn from this teacher, diverges, or can't be written.
     """
-    args, record = task.args, task.folder / _RECORD_FILE
+    args, record, first = task.args, task.folder / _RECORD_FILE, None
+    if task.first is not None:
+        print(f"stage 1 of 2: {told(task.first)}", flush=True)
+        first = distillation.distill(task.first)
+        print("stage 2 of 2: the task")
     empty(task.folder)
     write_text(record, json.dumps({"settings": task.settings, "finished": False}, indent=2))
-    student, tokenizer, start = make_student(args.student, task.classifier, args.sizes, args.seed)
+    student, tokenizer, start = make_student(args.student, task.classifier, args.sizes, args.seed, first)
     print(f"student: {start}", flush=True)
     rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)

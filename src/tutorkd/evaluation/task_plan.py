@@ -11,6 +11,7 @@ from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds
 from tutorkd.evaluation.labelled import text_columns
 from tutorkd.evaluation.task_distillation import TaskDistillation
 from tutorkd.evaluation.task_student import make_student
+from tutorkd.pretraining.distillation import told
 from tutorkd.words import duration
 
 _SAMPLE = 200  # rows whose length is looked at
@@ -24,6 +25,7 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
         UserError: if there is no such student, or it can't learn from this teacher; or if the folder holds another run.
     """
     args, teacher = task.args, task.classifier
+    stage = {"first stage": told(task.first)} if task.first else {}
     finished = task.finished()
     student, tokenizer, start = make_student(args.student, teacher, args.sizes, args.seed)
     task.teacher.matched_layers(student, tokenizer)
@@ -32,6 +34,7 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     plan = {
         "teacher": f"{teacher.name}: {_sizes(teacher.model)}",
         "student": f"{args.student}: {_sizes(student)}; {start}",
+        **stage,
         "rows": f"{len(task.train):,} to train on, {len(task.validation):,} to measure on",
         **({"without labels": f"{len(task.unlabelled):,} rows"} if task.unlabelled else {}),
         "classes": ", ".join(teacher.class_names),
@@ -44,7 +47,8 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     learning = fine_tuning_seconds(_body(student), rows, length, once) * args.num_train_epochs
     answering = answering_seconds(_body(teacher.model), rows + len(task.validation), length, _BATCH)
     seconds = learning + answering
-    return plan | {"time": f"about {duration(seconds)} on this machine, and then the int8 file and the table"}
+    after = "the int8 file and the table" + (", and before it the first stage, as it says above" if task.first else "")
+    return plan | {"time": f"about {duration(seconds)} on this machine, and then {after}"}
 
 
 def _sizes(model: PreTrainedModel) -> str:

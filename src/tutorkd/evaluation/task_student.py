@@ -1,6 +1,7 @@
 """A small classifier out of a large one: its layers, its head, and rows whose classes are in its order."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -16,7 +17,7 @@ from tutorkd.students import has_weights, initialise_from_teacher, student_confi
 
 
 def make_student(
-    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int
+    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int, first: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A classifier to be trained, with the teacher's classes in its order.
 
@@ -25,6 +26,7 @@ def make_student(
             weights, by path or Hub name, which keeps these and gets a new head.
         sizes: overrides of a preset's, by the names of transformers' configurations.
         seed: of what isn't copied.
+        first: folder of the student that a first stage made of ``name``, which gets the teacher's head.
 
     Returns:
         The model, the tokenizer of its texts, and how it starts, in words.
@@ -32,6 +34,10 @@ def make_student(
     Raises:
         UserError: if there is no such student, or it can't have these sizes.
     """
+    if first is not None:
+        model, tokenizer = load_classifier(find_checkpoint(str(first)), teacher.class_names, seed, teacher.problem)
+        copied = _copy_head(model, teacher.model)
+        return model, tokenizer, f"the first stage's, with {copied} tensors of the teacher's head"
     if has_weights(name):
         model, tokenizer = load_classifier(find_checkpoint(name), teacher.class_names, seed, teacher.problem)
         return model, tokenizer, f"the weights of {name} under a new head"

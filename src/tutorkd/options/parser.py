@@ -29,7 +29,8 @@ class OptionParser(HfArgumentParser):
         takes_recipe: whether ``--config`` names a recipe for these options.
         first: names of options that nearly every run sets, which ``--help`` shows ahead of the others.
         seldom: names of those that it shows behind them.
-        sections: keys of a recipe beside these options, which the command reads by itself.
+        sections: keys of a recipe beside these options, which the command reads by itself; ``told_sections`` has what
+            the recipe that was read last says under them.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class OptionParser(HfArgumentParser):
             allow_abbrev=False,
         )
         self.command, self.takes_recipe, self.sections = command, takes_recipe, sections
+        self.told_sections: dict[str, Any] = {}
         self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
             self.add_argument(
@@ -128,6 +130,7 @@ class OptionParser(HfArgumentParser):
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config, self.command), flags.config
             check_keys(recipe, [*self.keys, *self.sections], where)
+        self.told_sections = {key: (recipe or {})[key] for key in self.sections if key in (recipe or {})}
         recipe = {key: value for key, value in (recipe or {}).items() if key not in self.sections}
         self._source = where
         namespace = self._parse(self._tokens(recipe), Namespace())

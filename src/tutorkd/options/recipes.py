@@ -10,6 +10,7 @@ from tutorkd.errors import UnknownKey, UserError, nearest
 from tutorkd.options.recipe_file import read_recipe
 from tutorkd.words import one_line
 
+FIRST_STAGE_SECTION = "first_stage"  # of a recipe: what is otherwise in a run that its own goes on from
 _RECIPES = resources.files("tutorkd") / "recipes"
 
 

@@ -20,7 +20,7 @@ from tutorkd.methods import (
 )
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.options.parser import OptionParser
-from tutorkd.options.recipes import load_recipe
+from tutorkd.options.recipes import FIRST_STAGE_SECTION, load_recipe
 from tutorkd.options.trainer_options import FIRST, REFUSED, SELDOM
 from tutorkd.pretraining import corpus
 from tutorkd.pretraining.corpus import CorpusArguments
@@ -33,7 +33,6 @@ DESCRIPTION = (
     "The options of a method are shown by: tutorkd distill --method METHOD --help"
 )
 INITIAL_STUDENT = "initial_student"  # folder of the student as it starts, in that of the run
-SECTION = "first_stage"  # of a recipe: what is otherwise in a run that its own goes on from
 
 
 @dataclass
@@ -126,7 +125,7 @@ def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionPar
         [DistillArguments, CorpusArguments, DistillationConfig, methods_for(objective)[method].settings],
         defaults,
         first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
-        sections=[SECTION],
+        sections=[FIRST_STAGE_SECTION],
         seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
 
@@ -142,9 +141,11 @@ def read_distillation(
     chosen = _chosen(argv, recipe or {})
     args, text, config, settings = parser_of(chosen).read(argv, recipe, where)
     options = Distillation(args, text, settings, config, objective_named(chosen))
-    if (section := chosen.get(SECTION)) is None:
+    if (section := chosen.get(FIRST_STAGE_SECTION)) is None:
         return options
-    return replace(options, first=_first_stage(options, section, f"{chosen.get('config', where)}, {SECTION}"))
+    return replace(
+        options, first=_first_stage(options, section, f"{chosen.get('config', where)}, {FIRST_STAGE_SECTION}")
+    )
 
 
 def _first_stage(options: Distillation, section: Any, where: str) -> Distillation:
@@ -163,7 +164,7 @@ def _first_stage(options: Distillation, section: Any, where: str) -> Distillatio
         "dry_run": options.args.dry_run,
         "push_to_hub": False,
     }
-    for key in (*follows, SECTION):
+    for key in (*follows, FIRST_STAGE_SECTION):
         if key in section:
             raise UserError(f"{where}: {key} isn't to be set there, as it follows from the rest of the recipe")
     if "method" not in section:

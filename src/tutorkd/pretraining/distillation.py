@@ -20,8 +20,9 @@ from tutorkd.identity import with_contents
 from tutorkd.methods import choose_method
 from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
+from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.positions import check_positions
-from tutorkd.pretraining.distill_arguments import SECTION, DistillArguments, Distillation
+from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
@@ -61,19 +62,20 @@ def _after_first_stage(options: Distillation, first: Distillation) -> Distillati
     """
     if options.config.world_size > 1:
         raise UserError(
-            f"{SECTION}: two stages run in one process, and here are {options.config.world_size}: run the first one by "
-            "a recipe of its own, then the second with its folder as --student"
+            f"{FIRST_STAGE_SECTION}: two stages run in one process, and here are {options.config.world_size}: run the "
+            "first one by a recipe of its own, then the second with its folder as --student"
         )
     folder = Path(first.config.output_dir)
     if lacking(folder):
         prepare(options)
-    print(f"stage 1 of 2: {_told(first)}; what the recipe says under {SECTION}, flags don't change")
+    print(f"stage 1 of 2: {told(first)}; what the recipe says under {FIRST_STAGE_SECTION}, flags don't change")
     distill(first)
-    print(f"stage 2 of 2: {_told(options)}")
+    print(f"stage 2 of 2: {told(options)}")
     return options if lacking(folder) else options.going_on(folder)
 
 
-def _told(options: Distillation) -> str:
+def told(options: Distillation) -> str:
+    """A run in a few words: its method, how long it is, and where it goes."""
     config = options.config
     steps = (
         f"{config.max_steps:,} steps" if config.max_steps > 0 else f"passes over the text: {config.num_train_epochs:g}"

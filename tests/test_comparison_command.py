@@ -75,7 +75,7 @@ def test_cells_run_in_processes_and_a_failing_one_is_reported(matrix, tmp_path, 
     assert "7 relation heads" in (out / "results.md").read_text()
     assert "7 relation heads" in capsys.readouterr().out
     assert {file.name for file in out.iterdir()} == {
-        *("cells", "recipe.yaml", "results.json", "results.md"),
+        *("cells", "recipe.yaml", "report.html", "results.json", "results.md"),
         *("score-cost.png", "score-cost.svg", "training.png", "training.svg"),
     }
 

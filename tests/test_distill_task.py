@@ -157,6 +157,7 @@ def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place
     shown = capsys.readouterr().out
     table = (place / "out" / "results.md").read_text()
     assert table in shown
+    assert shown.endswith("\nall of it on one page: out/report.html\n")
     assert "64 labelled rows and 40 rows without" in table
     student = AutoModelForSequenceClassification.from_pretrained(place / "out" / "student")
     assert student.config.num_hidden_layers == 2

@@ -120,6 +120,7 @@ def test_it_goes_on_where_it_was_whatever_the_number_of_threads(place, in_proces
     command = _command(model, "cola", "rte", seeds=(0, 1))
     complete(*command)
     assert in_process == ["rte", "cola"]  # the smaller first
+    assert capsys.readouterr().out.endswith("\nall of it on one page: out/report.html\n")
     before = _results(place)
 
     in_process.clear()

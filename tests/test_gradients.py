@@ -130,6 +130,17 @@ def test_steps_in_a_row_that_aren_t_finite_end_the_run_though_others_come_after_
         _trainer(tmp_path, max_steps=20, logging_steps=10, max_nonfinite_steps=3).train()
 
 
+@pytest.mark.parametrize("tutor", ["learned", "teacher"])
+def test_a_tutor_or_teacher_whose_answers_overflow_ends_the_run_in_one_line(tmp_path, tutor):
+    trainer = _trainer(tmp_path, settings={"tutor": tutor}, max_steps=4, logging_steps=2, max_nonfinite_steps=2)
+    head = trainer.model.tutor if tutor == "learned" else trainer.teacher.head
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.fill_(math.inf)
+    with pytest.raises(UserError, match="wasn't finite in 2 steps in a row, up to step 2"):
+        trainer.train()
+
+
 # float16
 
 

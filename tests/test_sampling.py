@@ -57,6 +57,17 @@ def test_a_number_is_turned_into_the_token_that_the_whole_cumulative_distributio
     assert (draws % 5 != 0).all()
 
 
+@pytest.mark.parametrize("vocabulary", [7, 300])
+def test_where_a_policy_isn_t_finite_some_token_is_drawn_and_the_other_rows_are_as_they_were(vocabulary):
+    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0))
+    whole = sample_replacements(logits, generator=torch.Generator().manual_seed(1))
+    logits[1], logits[3, 2] = math.nan, math.inf
+    draws = sample_replacements(logits, generator=torch.Generator().manual_seed(1))
+    assert draws[[0, 2]].tolist() == whole[[0, 2]].tolist()
+    assert (draws < vocabulary).all()
+    assert functional.policy_loss(logits, draws, torch.ones(4)).isnan()
+
+
 @every_kind
 def test_draws_have_the_shares_of_the_softmax_over_what_can_be_drawn(kind):
     row = LOGITS[0]

@@ -39,6 +39,9 @@ def sample_replacements(
 ) -> Tensor:
     """Draw the replaced tokens x' ~ pi(. | X^M), (k, V) -> (k,).
 
+    Where a policy isn't finite some token is drawn: its loss isn't finite either, by which a step is known that doesn't
+    count.
+
     Args:
         policy_logits: (k, V).
         greedy: take the likeliest token instead of drawing one.
@@ -61,16 +64,17 @@ def sample_replacements(
     ids = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     inside = probability.gather(-1, ids.clamp(max=vocabulary - 1)).masked_fill(ids >= vocabulary, 0)
     entry, _ = _invert(inside.cumsum(-1), uniform - before)
-    return ids.gather(-1, entry).squeeze(-1)
+    return ids.gather(-1, entry).squeeze(-1).clamp(max=vocabulary - 1)
 
 
 def _invert(cumulative: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
     """Where a number falls in a row's cumulative distribution, and what that is before: (k, n), (k, 1) -> (k, 1) twice.
 
-    The number is kept below the row's total and compared strictly, so an entry of probability 0 is never drawn.
+    The number is kept below the row's total and compared strictly, so an entry of probability 0 is never drawn. NaN
+    falls behind all entries and is given the last.
     """
     total = cumulative[:, -1:]
     number = torch.minimum(number, torch.nextafter(total, torch.zeros_like(total)))
-    entry = torch.searchsorted(cumulative, number, right=True)
+    entry = torch.searchsorted(cumulative, number, right=True).clamp(max=cumulative.shape[-1] - 1)
     before = F.pad(cumulative, (1, 0)).gather(-1, entry)
     return entry, before

@@ -80,3 +80,18 @@ def test_full_batches_have_one_shape_with_fillers_that_change_no_count():
     assert torch.equal(filled.num_items, few.num_items)
     assert filled.position_weights.sum() == len(few.masked_positions) < len(filled.masked_positions)
     assert not collator.is_full(collator(_rows(3, 40)))
+
+
+def test_a_filler_takes_back_no_token_that_the_tutor_put_there():
+    rows = _rows(40, 12)
+    for row in rows:
+        row["input_ids"][2::2] = [0] * 5  # the end of text, which isn't chosen and leaves a filler in its place
+    collator, beside = _collator(0.2, 2), 0
+    collator.full = 2
+    for first in range(0, 40, 2):
+        batch = collator(rows[first : first + 2])
+        real = batch.position_weights > 0
+        ids = torch.where(real, 7, batch.original_ids)
+        assert (batch.with_tokens(ids).flatten()[batch.masked_positions[real]] == 7).all()
+        beside += 1 in batch.masked_positions[real] and not real.all()
+    assert beside  # some have a filler, and a replaced token at the place where one might have stood

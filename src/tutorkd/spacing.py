@@ -51,8 +51,8 @@ class SpacedCollator:
             ids,
             torch.from_numpy(np.concatenate(positions)),
             None if whole else torch.from_numpy(real.astype(np.int64)),
-            # A position that gets its own token again, as a filler does, may be any that a token stands before.
-            torch.ones(fillers, dtype=torch.long) if whole and len(rows) == self.full else None,
+            # A filler gets its own token again: it is the last of the first row, in whose place no other is ever put.
+            torch.full((fillers,), shape[1] - 1) if whole and len(rows) == self.full else None,
         )
 
     def is_full(self, batch: Batch) -> bool:

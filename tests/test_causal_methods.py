@@ -346,6 +346,22 @@ def test_own_text_is_drawn_from_the_student_s_distribution():
     assert (share - probability).abs().max() < 5 * (0.25 / 4000) ** 0.5
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"max_new_tokens": 3}, {"min_p": 0.5}, {"num_beams": 2}, {"suppress_tokens": [*range(1, 300)]}],
+    ids=lambda told: next(iter(told)),
+)
+def test_what_a_checkpoint_says_of_generation_changes_nothing_of_a_student_s_own_text(told):
+    module, _ = _module("kd", on_policy_share=1.0)
+    torch.manual_seed(0)
+    plain = own_text(module, _batch()).input_ids
+    settings = module.student.generation_config
+    settings.update(**told)
+    torch.manual_seed(0)
+    assert torch.equal(own_text(module, _batch()).input_ids, plain)
+    assert module.student.generation_config is settings
+
+
 def test_a_share_of_the_rows_is_the_student_s_own():
     module, _ = _module("kd", on_policy_share=0.3)
     batch = _batch(rows=64, length=8, share=0.0)

@@ -5,15 +5,15 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import psutil
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tutorkd.continuation import DRAWN, continued
 from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.heldout import NOT_SCORED, Row
-from tutorkd.hub import quiet_transformers
 
 AT_ONCE = 16
 _WARM_UP = 1
@@ -47,9 +47,7 @@ def continue_prompts(
         A row for each prompt, in which the continuation is scored and the prompt isn't.
     """
     ends = _ends(model, tokenizer)
-    # What isn't said here the checkpoint's generation_config.json would say, a cut distribution among it.
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    settings = {**sampling, "max_new_tokens": new_tokens, "eos_token_id": ends or None, "pad_token_id": 0}
+    settings = {**DRAWN, "max_new_tokens": new_tokens, "eos_token_id": ends or None}
     rows = []
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -125,20 +123,13 @@ def _resident_memory() -> Iterator[list[int]]:
 
 
 def _greedy(new_tokens: int) -> dict[str, Any]:
-    return {"do_sample": False, "max_new_tokens": new_tokens, "eos_token_id": None, "pad_token_id": 0}
+    return {"do_sample": False, "max_new_tokens": new_tokens, "eos_token_id": None}
 
 
 @torch.inference_mode()
 def _generate(model: PreTrainedModel, prompts: Sequence[list[int]], settings: dict[str, Any]) -> list[list[int]]:
-    """Prompts of equal length with what the model writes behind them, by these settings and no others."""
-    ids = torch.tensor(prompts, device=model.device)
-    own = model.generation_config
-    model.generation_config = GenerationConfig(**settings)
-    try:
-        with quiet_transformers():
-            return cast(Any, model).generate(ids, attention_mask=torch.ones_like(ids)).tolist()
-    finally:
-        model.generation_config = own
+    """Prompts of equal length with what the model writes behind them."""
+    return continued(model, torch.tensor(prompts, device=model.device), settings).tolist()
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tutorkd.batch import Batch
+from tutorkd.continuation import DRAWN, continued
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
 from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
@@ -113,17 +114,9 @@ def _continued(student: PreTrainedModel, rows: Tensor, kept: int) -> Tensor:
     training = student.training
     student.eval()
     try:
-        return student.generate(  # type: ignore[operator]
-            input_ids=rows[:, :kept],
-            attention_mask=torch.ones_like(rows[:, :kept]),
-            max_length=rows.shape[1],
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=-1,  # no token: rows are as long as they were
-            pad_token_id=0,
-        )
+        # No token ends a row: rows are as long as they were.
+        settings = {**DRAWN, "max_new_tokens": rows.shape[1] - kept, "eos_token_id": None}
+        return continued(student, rows[:, :kept], settings)
     finally:
         student.train(training)
 

@@ -216,6 +216,17 @@ def test_a_checkpoint_keeps_its_own_weights(tmp_path):
     assert all(torch.equal(value, own[name]) for name, value in student.state_dict().items())
 
 
+@pytest.mark.parametrize("head", [None, MASKED])
+def test_a_student_bears_the_name_of_a_checkpoint_whose_weights_it_has_and_of_no_other(tmp_path, head):
+    tiny.masked_lm().save_pretrained(tmp_path)
+    teacher = AutoConfig.from_pretrained(tmp_path)
+    assert teacher.name_or_path == str(tmp_path)
+    assert build_student("half", teacher, head=head).config.name_or_path == ""
+    assert build_student(str(tmp_path), teacher, head=head).config.name_or_path == ""
+    assert build_student(str(tmp_path), teacher, pretrained=True, head=head).config.name_or_path == str(tmp_path)
+    assert teacher.name_or_path == str(tmp_path)
+
+
 def test_weights_of_a_pooler_may_be_missing_and_those_of_layers_may_not(tmp_path):
     BertModel(tiny.config("bert", num_hidden_layers=2), add_pooling_layer=False).save_pretrained(tmp_path)
     build_student(str(tmp_path), tiny.config("bert"), pretrained=True)

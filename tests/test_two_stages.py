@@ -68,6 +68,17 @@ def test_both_stages_are_what_two_commands_make_and_the_card_tells_both(here, ca
     assert "first stage" not in Path("alone-1/README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "start",
+    [["--teacher=alone-1", "--student=half"], ["--student=alone-1", "--student_init=random"]],
+    ids=["half of it", "its sizes alone"],
+)
+def test_a_student_that_has_no_weights_of_an_earlier_one_isn_t_told_to_go_on_with_it(here, start):
+    complete("distill", *ALONE, *SHARED, "--output_dir=alone-1")
+    complete("distill", *ALONE, *SHARED, *start, "--output_dir=alone-2")
+    assert "first stage" not in Path("alone-2/README.md").read_text()
+
+
 @pytest.mark.parametrize("stage", [f"out/{FIRST_STAGE}", "out"])
 def test_the_same_command_goes_on_after_an_interruption_in_either_stage(here, monkeypatch, capfd, stage):
     complete(*command("--output_dir", "whole"))

@@ -205,6 +205,7 @@ def build_student(
     # The encoder is drawn first, so that a seed gives the same one with and without a head.
     encoder = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     if head is None:
+        encoder.config.name_or_path = ""  # nothing of that checkpoint's is in it
         return encoder
     if kind_of_config(config) is None:
         raise UserError(
@@ -213,6 +214,7 @@ def build_student(
         )
     model = head.model_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # one of the two may have a pooler
+    model.config.name_or_path = ""
     return model
 
 

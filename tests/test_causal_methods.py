@@ -421,6 +421,15 @@ def test_a_student_of_other_heads_shares_keys_as_the_teacher_does(heads, groups)
     assert student(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, tiny.CAUSAL_VOCABULARY)
 
 
+def test_a_configuration_of_one_s_own_keeps_the_size_of_its_heads_whatever_the_teacher_s(tmp_path):
+    tiny.causal_config("qwen3", head_dim=16).save_pretrained(tmp_path)  # four heads of 16 on a hidden size of 32
+    teacher = tiny.causal_config("llama")
+    assert build_student(str(tmp_path), teacher, head=CAUSAL).config.head_dim == 16
+    changed = build_student(str(tmp_path), teacher, {"num_attention_heads": 6, "hidden_size": 36}, head=CAUSAL).config
+    assert (changed.head_dim, changed.num_key_value_heads) == (16, 2)
+
+
+
 @pytest.fixture
 def _nothing_compiled_yet():
     torch._dynamo.reset()

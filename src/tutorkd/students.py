@@ -88,6 +88,7 @@ def student_config(
         )
     else:
         config = load_config(name, "student", trust_remote_code, PRESETS)
+    before = copy.deepcopy(config)
     for key, value in (sizes or {}).items():
         if value < 1:
             raise UserError(f"a student can't have {value} as its {key}: give 1 or more")
@@ -97,7 +98,7 @@ def student_config(
             _set_layers(config, value, trust_remote_code, objective)
         else:
             setattr(config, key, value)
-    _fit_heads(config, teacher)
+    _fit_heads(config, before)
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"the student's hidden size {config.hidden_size} isn't a multiple of its {config.num_attention_heads} heads"
@@ -105,18 +106,22 @@ def student_config(
     return config
 
 
-def _fit_heads(config: PretrainedConfig, teacher: PretrainedConfig) -> None:
-    """Set what follows from the number of heads: of keys and values, and a head's size where it isn't its own."""
-    heads, of_teacher = config.num_attention_heads, teacher.num_attention_heads
+def _fit_heads(config: PretrainedConfig, before: PretrainedConfig) -> None:
+    """Set what follows from the number of heads: of keys and values, and a head's size where it isn't its own.
+
+    Args:
+        before: the same without the sizes that are asked for.
+    """
+    heads, of_before = config.num_attention_heads, before.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None)
-    if groups and heads % groups:  # as many heads share a key as in the teacher
-        config.num_key_value_heads = max(1, round(groups * heads / of_teacher))
+    if groups and heads % groups:  # as many heads share a key as before
+        config.num_key_value_heads = max(1, round(groups * heads / of_before))
         if heads % config.num_key_value_heads:
             raise UserError(
-                f"a student of {heads} attention heads can't share the keys of {groups} as the teacher's {of_teacher} "
-                f"do: choose a multiple of {groups}"
+                f"a student of {heads} attention heads can't share the keys of {groups} as {of_before} heads do: "
+                f"choose a multiple of {groups}"
             )
-    if getattr(config, "head_dim", None) and teacher.hidden_size == of_teacher * (getattr(teacher, "head_dim", 0) or 0):
+    if getattr(config, "head_dim", None) and before.hidden_size == of_before * before.head_dim:
         config.head_dim = config.hidden_size // heads
 
 

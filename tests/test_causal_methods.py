@@ -407,6 +407,14 @@ def test_heads_that_differ_are_refused_where_scores_are_compared():
         CausalTutorKD(student, teacher, [0], CausalTutorKDSettings(attention_score_weight=0.5))
 
 
+@pytest.mark.parametrize("weight", ["hidden_state_weight", "attention_score_weight", "relation_weight"])
+def test_a_student_deeper_than_its_teacher_is_refused_where_layers_are_compared(weight):
+    teacher, student = Teacher(tiny.tiny_causal()), tiny.tiny_causal(num_hidden_layers=6)
+    CausalTutorKD(student, teacher, [0], CausalTutorKDSettings())
+    with pytest.raises(UserError, match="a student of 6 can't be matched to the 4 of its teacher"):
+        CausalTutorKD(student, teacher, [0], CausalTutorKDSettings(relation_heads=4, **{weight: 1.0}))
+
+
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (2, 2), (8, 2), (6, 2), (3, None), (1, 1)])
 def test_a_student_of_other_heads_shares_keys_as_the_teacher_does(heads, groups):
     sizes = {"num_attention_heads": heads, "hidden_size": 24 * heads // 2 if heads > 1 else 12}

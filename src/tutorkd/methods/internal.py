@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutorkd import functional
 from tutorkd.capture import AttentionInputs, shared_window
+from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.layer_weights import LayerWeights
 from tutorkd.methods.relations import check_relation_heads, self_relation_loss
@@ -51,12 +52,19 @@ def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWei
     """What ``internal_losses`` read of the student's layers and of the teacher's that match them.
 
     Raises:
-        UserError: if L_rel counts and its heads don't divide both hidden sizes.
+        UserError: if layers are to be compared and the student's have no match, or L_rel counts and its heads don't
+            divide both hidden sizes.
     """
     if weights.relation_weight:
         check_relation_heads(weights.relation_heads, student.config, teacher.config)
     depths = student.config.num_hidden_layers, teacher.config.num_hidden_layers
-    layers = list(range(1, depths[0] + 1)), kept_layers(*depths, teacher.objective) or []
+    kept = kept_layers(*depths, teacher.objective)
+    if kept is None and (weights.hidden_state_weight or weights.attention_score_weight or weights.relation_weight):
+        raise UserError(
+            f"the layers of a student of {depths[0]} can't be matched to the {depths[1]} of its teacher: give it as many "
+            "or fewer, or leave hidden_state_weight, attention_score_weight and relation_weight at 0"
+        )
+    layers = list(range(1, depths[0] + 1)), kept or []
     learned, taught = (
         Ask(
             hidden=[0, *each] if weights.hidden_state_weight else [],

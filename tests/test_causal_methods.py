@@ -437,7 +437,6 @@ def test_a_configuration_of_one_s_own_keeps_the_size_of_its_heads_whatever_the_t
     assert (changed.head_dim, changed.num_key_value_heads) == (16, 2)
 
 
-
 @pytest.fixture
 def _nothing_compiled_yet():
     torch._dynamo.reset()

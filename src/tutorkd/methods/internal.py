@@ -61,8 +61,8 @@ def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWei
     kept = kept_layers(*depths, teacher.objective)
     if kept is None and (weights.hidden_state_weight or weights.attention_score_weight or weights.relation_weight):
         raise UserError(
-            f"the layers of a student of {depths[0]} can't be matched to the {depths[1]} of its teacher: give it as many "
-            "or fewer, or leave hidden_state_weight, attention_score_weight and relation_weight at 0"
+            f"the layers of a student of {depths[0]} can't be matched to the {depths[1]} of its teacher: give it as "
+            "many or fewer, or leave hidden_state_weight, attention_score_weight and relation_weight at 0"
         )
     layers = list(range(1, depths[0] + 1)), kept or []
     learned, taught = (

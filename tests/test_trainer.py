@@ -1,6 +1,7 @@
 """The trainers from Python: the rows that they take and refuse."""
 
 import re
+from functools import partial
 
 import pytest
 import tiny
@@ -59,6 +60,40 @@ def test_held_out_text_in_the_place_of_rows_is_refused(tmp_path):
         trainer(tmp_path, tiny.rows(4), eval_dataset=TEXT)
     with pytest.raises(UserError, match="without a column input_ids among text"):
         trainer(tmp_path, tiny.rows(4)).evaluate(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "metric", "known"),
+    [
+        ("masked", "tutor-kd", None, "probe_auc or probe_correlation"),
+        ("masked", "kd", "eval_probe_auc", "loss"),
+        ("causal", "tutor-kd", "cosine", "loss or perplexity or kl_to_teacher"),
+    ],
+)
+def test_what_no_look_at_held_out_rows_gives_can_t_choose_the_best_checkpoint(tmp_path, model, method, metric, known):
+    teacher, tokenizer = {
+        "masked": (tiny.masked_lm(), tiny.tokenizer()),
+        "causal": (tiny.tiny_causal(), tiny.causal_tokenizer()),
+    }[model]
+    looks = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+    rows = Dataset.from_list(tiny.rows(8))
+    for chosen in (metric, known.split()[-1]):
+        args = DistillationConfig(
+            str(tmp_path / "run"), max_steps=2, report_to="none", metric_for_best_model=chosen, **looks
+        )
+        make = partial(DistillationTrainer, "half", teacher, args, rows, tokenizer, rows, method=method)
+        if chosen == metric:
+            with pytest.raises(
+                UserError, match=f"give no {(metric or 'loss').removeprefix('eval_')} here; .* {known}$"
+            ):
+                make()
+        else:
+            run = make()
+            run.train()
+    entries = [entry for entry in run.state.log_history if f"eval_{chosen}" in entry]
+    best = (max if chosen == "probe_correlation" else min)(entry[f"eval_{chosen}"] for entry in entries)
+    assert len(entries) == 2
+    assert run.state.best_metric == best
 
 
 def test_held_out_rows_may_be_given_to_an_evaluation_itself(tmp_path):

@@ -1,5 +1,6 @@
 """Settings of Trainer that can't be trained with here, and one that needs our help."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from accelerate.utils import parse_flag_from_env
@@ -8,6 +9,9 @@ from transformers import PreTrainedModel
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.errors import UserError
+from tutorkd.step import Figure
+
+_HELD_OUT = "eval_"  # before the names of what looks at held-out rows give
 
 
 def check_arguments(args: PretrainingConfig) -> None:
@@ -23,6 +27,25 @@ def check_arguments(args: PretrainingConfig) -> None:
         raise UserError(
             "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
             "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def check_best(args: PretrainingConfig, figures: Sequence[Figure]) -> None:
+    """Refuse to choose the best checkpoint, or a learning rate, by what no look at held-out rows gives.
+
+    Args:
+        figures: all of the log.
+
+    Raises:
+        UserError: naming those that there are.
+    """
+    if args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    wanted = args.metric_for_best_model.removeprefix(_HELD_OUT)
+    known = [each.name.removeprefix(_HELD_OUT) for each in figures if each.name.startswith(_HELD_OUT)]
+    if wanted not in known:
+        raise UserError(
+            f"metric_for_best_model: looks at held-out rows give no {wanted} here; set it to {' or '.join(known)}"
         )
 
 

@@ -22,6 +22,7 @@ _RANGES = {
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     "dataloader_num_workers": (0, math.inf),
 }
+_LESS_IS_BETTER = ("perplexity", "kl_to_teacher")  # of what looks at held-out rows give
 
 
 @dataclass
@@ -93,6 +94,11 @@ class PretrainingConfig(TrainingArguments):
             raise ValueError(f"max_steps can't be {self.max_steps}: give 1 or more, or -1 to go by num_train_epochs")
         if not 0 < self.num_train_epochs < math.inf:
             raise ValueError(f"num_train_epochs can't be {self.num_train_epochs}: it must be above 0")
+        if (
+            self.greater_is_better is None
+            and (self.metric_for_best_model or "").removeprefix("eval_") in _LESS_IS_BETTER
+        ):
+            self.greater_is_better = False  # of all but losses Trainer takes more for better
         # transformers is renaming the first of each to the second; either is taken, without a notice about it.
         for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
             new = old.replace("gradient", "activation")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from tutorkd.arguments import check_arguments, prepare_for_checkpointing
+from tutorkd.arguments import check_arguments, check_best, prepare_for_checkpointing
 from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
@@ -80,6 +80,7 @@ class PackedRowsTrainer(SavingTrainer):
         **kwargs: Any,
     ):
         check_arguments(args)
+        check_best(args, figures)
         if hasattr(train_dataset, "__len__") and not len(train_dataset):
             raise UserError("there are no rows to train on: train_dataset is empty")
         if args.eval_strategy != "no" and eval_dataset is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.divergence import Divergence, divergence
-from tutorkd.probe import IGNORED, KL_TO_TEACHER, PERPLEXITY, HeldOut, causal_metrics
+from tutorkd.probe import IGNORED, KL_TO_TEACHER, LOSS, PERPLEXITY, HeldOut, causal_metrics
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
@@ -90,4 +90,4 @@ def judge(module: Any, batch: Batch, teacher: Teacher, generator: Any = None) ->
     return tuple(torch.where(asked.weights > 0, torch.cat(each), IGNORED) for each in (entropies, divergences))
 
 
-HELD_OUT = HeldOut(judge, causal_metrics, (PERPLEXITY, KL_TO_TEACHER))
+HELD_OUT = HeldOut(judge, causal_metrics, (LOSS, PERPLEXITY, KL_TO_TEACHER))

@@ -8,6 +8,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import recursively_apply, send_to_device
 from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
+from tokenizers import AddedToken
 from torch.distributed.utils import _to_kwargs
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -16,6 +17,8 @@ from tutorkd.batch import Batch
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
+from tutorkd.methods.tutor import not_text
+from tutorkd.teacher import Teacher
 
 
 def _collator(seed: int = 0, probability: float = 0.15) -> MaskingCollator:
@@ -60,6 +63,20 @@ def test_special_tokens_and_padding_are_never_chosen_nor_put_in():
     many = _batch(_collator(probability=1.0), tiny.rows(200))
     put_in = many.corrupted_ids.flatten()[many.masked_positions]
     assert set(put_in[put_in < 5].tolist()) == {4}
+
+
+def test_special_tokens_that_have_no_use_are_no_text_either():
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([AddedToken("<reserved>", special=True)], special_tokens=True)
+    tokenizer.add_tokens(["word"])
+    assert tokenizer.convert_tokens_to_ids(["<reserved>", "word"]) == [100, 101]
+    collator = MaskingCollator(tokenizer, 1.0, 0, vocab_size=104)
+    assert collator.special_ids.tolist() == [*tiny.SPECIAL_IDS, 100]
+    assert collator.ordinary_ids.tolist() == [*range(5, 100), 101]
+    assert _batch(collator, [{"input_ids": [2, 100, 101, 9, 3]}]).masked_positions.tolist() == [2, 3]
+    teacher = Teacher(tiny.masked_lm())
+    teacher.config.vocab_size = 104
+    assert not_text(tokenizer, teacher) == [*tiny.SPECIAL_IDS, 100, 102, 103]
 
 
 def test_full_rows_carry_no_attention_mask():

@@ -16,7 +16,13 @@ def padded(rows: Sequence[dict[str, Any]], pad_id: int) -> tuple[np.ndarray, np.
     return input_ids, lengths
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of special tokens, rising: those with a use, and those that are only set apart, as Llama 3's reserved."""
+    apart = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return sorted({*tokenizer.all_special_ids, *apart})
+
+
 def special_and_ordinary_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The ids of special tokens, and those of text that a model of this vocabulary knows; (n,) int64 each, rising."""
-    special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
-    return special_ids, np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), special_ids)
+    special = np.array(special_ids(tokenizer), dtype=np.int64)
+    return special, np.setdiff1d(np.arange(min(len(tokenizer), vocab_size)), special)

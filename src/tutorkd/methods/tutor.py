@@ -15,6 +15,7 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.gradients import GradientPart
 from tutorkd.reader import Head
+from tutorkd.row_ids import special_ids
 from tutorkd.sampling import likeliest, sample_replacements, without
 from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.teacher import Teacher
@@ -91,7 +92,7 @@ def make_tutor(teacher: Teacher, forbidden_ids: list[int], settings: TutorSettin
 def not_text(tokenizer: PreTrainedTokenizerBase, teacher: Teacher) -> list[int]:
     """Ids that a tutor never draws: special tokens, and those beyond the tokenizer's, rising."""
     beyond = range(len(tokenizer), teacher.config.vocab_size)  # vocabularies are padded to round numbers
-    return sorted({*tokenizer.all_special_ids, *beyond})
+    return sorted({*special_ids(tokenizer), *beyond})
 
 
 def act(

@@ -11,11 +11,13 @@ import tiny
 import torch
 from commands import complete, environment, history, save, save_corpus, weights
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 
 from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.methods import METHODS
 from tutorkd.packed_rows import PackedRowsTrainer
+from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 pytestmark = [
@@ -109,6 +111,14 @@ def test_masked_language_modelling_and_its_look_at_held_out_rows(tmp_path):
     looks = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(looks) == 2
     assert all(math.isfinite(entry["eval_loss"]) for entry in looks)
+
+
+def test_an_embedding_model_that_was_loaded_to_the_gpu_is_a_teacher(tmp_path):
+    encoder = SentenceTransformer(str(tiny.sentence_encoder(tmp_path)), device="cuda")
+    teacher = SentenceTeacher(encoder)
+    rows = encoder.tokenizer(tiny.documents(3), padding=True, truncation=True, return_tensors="pt").to("cuda")
+    found = teacher.vectors(rows["input_ids"], rows["attention_mask"])
+    torch.testing.assert_close(found, encoder.encode(tiny.documents(3), convert_to_tensor=True))
 
 
 def test_training_never_empties_the_allocator_s_cache(tmp_path, monkeypatch):

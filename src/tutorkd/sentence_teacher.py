@@ -177,7 +177,7 @@ class SentenceTeacher(Teacher):
         encoder = self._encoder
         try:
             expected = encoder.encode(_PROBES, prompt="", convert_to_tensor=True, show_progress_bar=False)
-            rows = self.tokenizer(_PROBES, padding=True, truncation=True, return_tensors="pt")
+            rows = self.tokenizer(_PROBES, padding=True, truncation=True, return_tensors="pt").to(self.body.device)
             found = self.vectors(rows["input_ids"], rows["attention_mask"])
             self.vector_size: int = found.shape[-1]
         except Exception as error:  # parts of an encoder may be anybody's

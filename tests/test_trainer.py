@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import tiny
+import torch
 from datasets import Dataset
 
 from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
@@ -38,6 +39,19 @@ def test_text_in_the_place_of_rows_is_refused_with_the_line_that_makes_rows_of_i
     exec(line, there)
     run = trainer(tmp_path, there["corpus"].train, eval_dataset=there["corpus"].heldout)
     assert run.train().global_step == 1
+
+
+def test_the_seed_decides_on_the_start_of_a_student_that_is_named_and_not_what_was_drawn_before(tmp_path):
+    teacher, starts = tiny.masked_lm(), []
+    for seed, drawn_before in ((1, 0), (1, 5), (2, 0)):
+        torch.manual_seed(0)
+        torch.rand(drawn_before)
+        args = TutorKDConfig(output_dir=str(tmp_path / "run"), max_steps=1, seed=seed, report_to="none")
+        run = TutorKDTrainer("half", teacher, args, tiny.rows(4), tiny.tokenizer())
+        starts.append({name: value.clone() for name, value in run.model.state_dict().items()})
+    assert all(torch.equal(value, starts[1][name]) for name, value in starts[0].items())
+    name = "student.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(starts[0][name], starts[2][name])
 
 
 def test_text_that_is_no_data_set_is_refused_too(tmp_path):

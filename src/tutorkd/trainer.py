@@ -121,13 +121,14 @@ class DistillationTrainer(PackedRowsTrainer):
             check_tokenizer("teacher", part.config.name_or_path, processing_class, fetch=named)
         if isinstance(model, str):
             check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
+            torch.manual_seed(args.seed)  # its start, whatever was drawn before
             model = build_student(model, teacher.config, head=self.settings.student_head)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class)
         self.held_out = self.method.held_out(self.settings)
         looked_at = (probe.LOSS,) if self.held_out is None else self.held_out.figures
         if module is None:
-            torch.manual_seed(args.seed)  # the heads' start, whatever was drawn before
+            torch.manual_seed(args.seed)  # the heads' start, likewise
             module = build_module(self.method, model, teacher, self.settings, processing_class)
         norms = [part.norm for part in self.method.gradient_parts(module) if part.norm is not None]
         super().__init__(

@@ -1,11 +1,14 @@
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
+from transformers import TrainerState
 
+from tutorkd import callbacks
 from tutorkd.comparison import plots
 from tutorkd.comparison.cell import _seconds
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
@@ -112,6 +115,17 @@ def test_seconds_of_training_are_summed_over_the_log_s_windows():
     assert _seconds(log, 4, 24) == pytest.approx(1.5)
     assert _seconds(log, 5, 24) == pytest.approx(1.5 * 5 / 4)
     assert _seconds([{"train_runtime": 1.0, "step": 4}], 4, 24) is None  # where nothing is logged
+
+
+def test_the_time_of_short_texts_is_that_of_their_tokens_and_not_of_the_room_that_there_is(monkeypatch):
+    seconds = iter([0.0, 10.0, 12.0, 12.0, 16.0, 16.0, 18.5, 18.5])  # two looks at the clock a line
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    throughput, log = callbacks.Throughput(), []
+    throughput.on_train_begin(None, TrainerState(), None)
+    for step, tokens in ((2, 40.0), (5, 60.0), (8, 50.0)):
+        log.append({"loss": 1.0, "step": step, **throughput.read(tokens, step, 8)})
+    # Twenty tokens a step in the first two windows, which took 2 s and 4 s; at that the last one's fifty took 3 s.
+    assert _seconds(log, 8, 4 * 128) == pytest.approx(2 + 4 + 3 * 20 / (50 / 2.5))
 
 
 @pytest.mark.parametrize(("dearer", "name"), [(1.04, "score"), (1.06, "score-cost")])

@@ -3,6 +3,7 @@
 import filecmp
 import json
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, cast
 
 from transformers import PreTrainedModel
@@ -132,12 +133,20 @@ def _training(cell: Cell) -> dict[str, Any]:
 
 
 def _seconds(log: list[dict[str, Any]], steps: int, tokens_a_step: int) -> float | None:
-    """Seconds of all steps, looks at held-out text included; None where nothing was timed."""
-    seconds, timed, before = 0.0, 0, 0
+    """Seconds of all steps, looks at held-out text included; None where nothing was timed.
+
+    A line says how many tokens a second were read; how many a step has, which of texts are fewer than there is room
+    for, follows from the time that it says is left. Of the last line, behind which none is left, it is the mean.
+    """
+    windows, sizes, before = [], [], 0
     for entry in log:
         if "loss" in entry:
             if "tokens_per_second" in entry:
-                seconds += (entry["step"] - before) * tokens_a_step / entry["tokens_per_second"]
-                timed += entry["step"] - before
+                left = steps - entry["step"]
+                if left > 0 and "seconds_left" in entry:
+                    sizes.append(entry["tokens_per_second"] * entry["seconds_left"] / left)
+                size = sizes[-1] if left > 0 and sizes else fmean(sizes or [tokens_a_step])
+                windows.append((entry["step"] - before, size / entry["tokens_per_second"]))
             before = entry["step"]
-    return seconds * steps / timed if timed else None
+    timed = sum(number for number, _ in windows)
+    return sum(number * seconds for number, seconds in windows) * steps / timed if timed else None

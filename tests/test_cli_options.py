@@ -343,7 +343,7 @@ def test_help_begins_with_what_a_command_needs_and_shows_every_option_once(capsy
 
 
 @pytest.mark.parametrize(
-    ("command", "last"), [(adaptation, ""), (distillation, "method: Tutor-KD:"), (evaluation, "embeddings of text")]
+    ("command", "last"), [(adaptation, ""), (distillation, "method: Tutor-KD:"), (evaluation, "embedding models")]
 )
 def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(command, last):
     parser = command.parser()

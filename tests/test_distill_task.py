@@ -275,7 +275,7 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
         (["--unlabelled", "validation.jsonl"], "validation.jsonl: all of its 32 rows are rows of the validation set"),
         (
             ["--train", "train.jsonl", "--unlabelled", "more.jsonl", "--soft_target_weight", "0"],
-            "text without labels has soft targets alone: give a soft_target_weight above 0",
+            "text without labels only has soft targets: give a soft_target_weight above 0",
         ),
         ([], "nothing to train on: give labelled rows with --train, text with --unlabelled, or both"),
         (["--train", "train.jsonl", "--student", "none/"], "the model none/: there is no such folder"),

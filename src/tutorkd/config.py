@@ -65,21 +65,18 @@ class PretrainingConfig(TrainingArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars and no table of the log."})
     torch_compile: bool | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": "Compile the step (true or false); by default if it pays."},
+        metadata={"help": "Compile the step; by default in long runs on a GPU."},
     )
     dataloader_num_workers: int | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={
-            "help": "Processes that prepare batches, a number; by default 4 on a GPU, else 0: the training process "
-            "does it."
-        },
+        metadata={"help": "Processes that make batches; by default 4 on a GPU, else 0."},
     )
 
     # What Trainer hasn't.
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of ordinary tokens that are masked."})
-    eval_rows: int = field(default=256, metadata={"help": "Held-out rows that each look at held-out text reads."})
+    eval_rows: int = field(default=256, metadata={"help": "Number of rows in each look at held-out text."})
     max_nonfinite_steps: int = field(
-        default=5, metadata={"help": "Stop after so many steps in a row with a gradient that isn't finite."}
+        default=5, metadata={"help": "Stop after this many steps in a row with a gradient that isn't finite."}
     )
 
     def __post_init__(self):
@@ -148,7 +145,7 @@ class DistillationConfig(PretrainingConfig):
 
     teacher_dtype: Literal["auto", "float32", "bfloat16", "int8"] = field(
         default="auto",
-        metadata={"help": "Number format of the frozen teacher; auto: bfloat16 if bf16 is on; int8: only its layers."},
+        metadata={"help": "Number format of the frozen teacher; auto: bfloat16 if bf16 is on; int8 is for its layers."},
     )
     shard_teacher: bool = field(
         default=False,

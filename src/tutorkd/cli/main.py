@@ -14,18 +14,18 @@ from tutorkd import __version__
 from tutorkd.errors import Interrupted, UnknownKey, UserError
 
 COMMANDS = {
-    "adapt": "train an encoder's MLM head and body on your text, which makes it a teacher",
-    "distill": "distil a teacher into a small student with Tutor-KD",
+    "adapt": "train a model on your text, so that it can be a teacher",
+    "distill": "distil a teacher into a small student, with Tutor-KD or another method",
     "evaluate": "compare encoders on labelled text, embeddings on pairs, causal models on text: quality, size, speed",
-    "glue": "fine-tune encoders on GLUE's tasks: official metrics over seeds, beside the published rows",
-    "distill-task": "a fine-tuned classifier into a small one: student, int8 file and a table",
-    "predict": "a classifier's answers to a file of texts",
-    "export": "a checkpoint as ONNX files for devices, float32 and int8, checked against PyTorch",
-    "compare": "methods or ablations x students x seeds at an equal budget: table and plots",
-    "report": "one HTML page about what a command left in its folder: settings, curves, tables",
-    "inspect": "what the tutor of a run does to sentences, checkpoint by checkpoint: a page, in a file or served here",
-    "demo": "all of it, on data that come with two packages, in at most 15 minutes on two cores",
-    "env": "versions and machine, for a report",
+    "glue": "fine-tune encoders on GLUE's tasks with several seeds, and show the paper's scores beside them",
+    "distill-task": "turn a fine-tuned classifier into a small one, and export it in int8",
+    "predict": "write a classifier's labels and probabilities for a file of texts",
+    "export": "write a checkpoint as ONNX files for devices, float32 and int8, and check them against PyTorch",
+    "compare": "compare methods or ablations over students and seeds at an equal budget: table and plots",
+    "report": "write one HTML page about the results in a command's folder: settings, curves, tables",
+    "inspect": "show what the tutor of a run does to sentences, in your browser or in a file",
+    "demo": "run adapt, distill and evaluate on data that come with two packages, in about 15 minutes on two cores",
+    "env": "print versions and machine, for a bug report",
 }
 
 USAGE = "\n".join(
@@ -34,7 +34,7 @@ USAGE = "\n".join(
         "",
         *(f"  {name:<12} {sentence}" for name, sentence in COMMANDS.items()),
         "",
-        "A small language encoder out of a large one: pre-training distillation with a tutor network (Tutor-KD).",
+        "Makes a small language model out of a large one: encoders, decoders and embedding models.",
     ]
 )
 

@@ -15,8 +15,8 @@ from tutorkd.locks import in_use
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Writes one HTML page about the folder of another command, finished or in progress: what was run with which "
-    "settings, curves, tables, charts, and the line that runs it again. The page needs no network."
+    "Writes one HTML page about the folder of another command, finished or in progress: its settings, curves, tables "
+    "and charts, and the command that repeats the run. The page needs no network."
 )
 PAGE = "report.html"
 _FILES = ("run.yaml", "trainer_state.json", "results.json", "results.md", "result.json", "recipe.yaml")
@@ -27,7 +27,9 @@ _SECONDS = 5  # between two looks at the folder, and two of the browser at the p
 class ReportArguments:
     """Where the page goes, and how long it is kept up to date."""
 
-    output: str | None = field(default=None, metadata={"help": f"File of the page (a path); by default FOLDER/{PAGE}."})
+    output: str | None = field(
+        default=None, metadata={"help": f"File for the page (a path); by default FOLDER/{PAGE}."}
+    )
     watch: bool = field(
         default=False,
         metadata={"help": "Write the page again whenever a result or a checkpoint is saved, until the run ends."},

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Runs the matrix of a recipe, variants of methods by students by seeds, at an equal budget; measures each student, "
-    "an encoder after fine-tuning on labelled text or GLUE, a causal language model on held-out text, an embedding "
-    "model on pairs of texts; writes recipe.yaml, results.json, results.md and plots. The same command goes on where "
-    "it stopped."
+    "Runs the matrix of a recipe (variants of methods x students x seeds) at an equal budget and measures each "
+    "student: encoders after fine-tuning on labelled text or GLUE, causal language models on held-out text, embedding "
+    "models on pairs of texts. Writes recipe.yaml, results.json, results.md and plots. If it was stopped, the same "
+    "command continues."
 )
 SECTIONS = [  # of a recipe
     "common",
@@ -30,40 +30,39 @@ class CompareArguments:
 
     output_dir: str = field(default="tutorkd-comparison", metadata={"help": "Folder for cells and results (a path)."})
     jobs: int | None = field(
-        default=None, metadata={"help": "Cells that run at once, a number; by default one for each GPU, or one."}
+        default=None,
+        metadata={"help": "Number of cells that run at once; by default one for each GPU, and one if there is none."},
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Print the cells and the estimated time, write nothing; exit code 1 if one can't run."},
+        metadata={"help": "Print the cells and the estimated time, and stop; exit code 1 if a cell can't run."},
     )
-    restart: bool = field(default=False, metadata={"help": "Delete what earlier runs left of these cells."})
+    restart: bool = field(default=False, metadata={"help": "Delete the results of earlier runs of these cells."})
     cell: str | None = field(
         default=None,
         metadata={
-            "help": "Run only this cell, in this process: for a matrix that is spread over machines which share a disk."
+            "help": "Run only this cell (a name) in this process, to spread a matrix over machines that share a disk."
         },
     )
-    teacher: str | None = field(
-        default=None, metadata={"help": "Teacher, which replaces the one under common in the recipe."}
-    )
-    corpus: list[str] | None = field(
-        default=None, metadata={"help": "Text, which replaces the corpus under common in the recipe."}
-    )
-    train: str | None = field(default=None, metadata={"help": "Training rows, which replace train under evaluate."})
-    validation: str | None = field(
-        default=None, metadata={"help": "Validation rows, which replace validation under evaluate."}
-    )
+    teacher: str | None = field(default=None, metadata={"help": "Teacher to use instead of the recipe's."})
+    corpus: list[str] | None = field(default=None, metadata={"help": "Text to use instead of the recipe's corpus."})
+    train: str | None = field(default=None, metadata={"help": "Training rows to use instead of the recipe's."})
+    validation: str | None = field(default=None, metadata={"help": "Validation rows to use instead of the recipe's."})
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder which replaces data_dir under evaluate, for encoders judged by GLUE."}
+        default=None, metadata={"help": "Folder of GLUE's data to use instead of the recipe's data_dir."}
     )
     text: list[str] | None = field(
-        default=None, metadata={"help": "Text which replaces the text under evaluate, for causal language models."}
+        default=None, metadata={"help": "Held-out text to use instead of the recipe's, for causal language models."}
     )
     sts: str | None = field(
-        default=None, metadata={"help": "Pairs which replace sts under evaluate, for embedding models."}
+        default=None, metadata={"help": "Scored pairs to use instead of the recipe's sts, for embedding models."}
     )
-    paraphrases: str | None = field(default=None, metadata={"help": "Pairs which replace paraphrases, likewise."})
-    retrieval: str | None = field(default=None, metadata={"help": "Rows which replace retrieval, likewise."})
+    paraphrases: str | None = field(
+        default=None, metadata={"help": "Pairs to use instead of the recipe's paraphrases, for embedding models."}
+    )
+    retrieval: str | None = field(
+        default=None, metadata={"help": "Rows to use instead of the recipe's retrieval, for embedding models."}
+    )
 
 
 def parser() -> OptionParser:

@@ -11,9 +11,9 @@ from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
     "Fine-tunes encoders on labelled text with a fixed split, and compares accuracy, parameters, size on disk and "
-    "milliseconds a sentence on this machine. Causal language models are compared as they are: perplexity on held-out "
-    "text, distance from a teacher, speed and memory of generation, tasks of lm-eval. Embeddings of text are compared "
-    "as they are, too: on sentence pairs, paraphrases and retrieval, alone and together with a teacher's."
+    "milliseconds a sentence on this machine. Causal language models are compared without training: by perplexity on "
+    "held-out text, distance from a teacher, speed and memory of generation, and tasks of lm-eval. So are embedding "
+    "models: on sentence pairs, paraphrases and retrieval, alone and together with a teacher."
 )
 CLASSIFIER = "classifier"  # folder of a fine-tuned model, in that of its result
 NOT_SETTINGS = (
@@ -35,7 +35,7 @@ class FineTuneArguments:
         default=128, metadata={"help": "Longest row in tokens, special tokens included; longer rows are cut."}
     )
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW (per step)."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a step on each device."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows in a step on each device."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows (epochs)."})
     warmup_ratio: float = field(
         default=0.1,
@@ -51,7 +51,9 @@ class FineTuneArguments:
     )
     bf16: bool | None = field(
         default=None,
-        metadata={"help": "Whether to fine-tune in bfloat16 (true or false); by default where the device is native."},
+        metadata={
+            "help": "Whether to fine-tune in bfloat16 (true or false); by default if the device multiplies it natively."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -79,8 +81,8 @@ class EvaluateArguments(LabelledColumns, FineTuneArguments):
     models: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Checkpoints to compare, encoders, sentence encoders or causal language models: paths or Hub names "
-            "(one or more)."
+            "help": "Checkpoints to compare: encoders, embedding models or causal language models (one or more paths "
+            "or Hub names)."
         },
     )
     names: list[str] = field(
@@ -91,7 +93,7 @@ class EvaluateArguments(LabelledColumns, FineTuneArguments):
     )
     seeds: list[int] = field(
         default_factory=list,
-        metadata={"help": "Fine-tune once with each of these seeds, instead of with --seed (one or more integers)."},
+        metadata={"help": "Fine-tune once with each of these seeds instead of --seed (one or more integers)."},
     )
     train: str = field(
         default="",
@@ -136,8 +138,8 @@ class LanguageArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "Causal or embedding model with which the others are compared (a path or Hub name); it is "
-            "evaluated, too."
+            "help": "Causal or embedding model with which the others are compared (a path or Hub name); it is also "
+            "measured itself."
         },
     )
     text: list[str] = field(
@@ -148,15 +150,15 @@ class LanguageArguments:
         },
     )
     prompts: int = field(
-        default=64, metadata={"help": "Number of prompts from the text that each model continues (rows)."}
+        default=64, metadata={"help": "Number of rows of the text whose beginning each model continues."}
     )
     prompt_length: int = field(default=32, metadata={"help": "Length of a prompt in tokens."})
     new_tokens: int = field(default=64, metadata={"help": "Longest continuation of a prompt in tokens."})
     tasks: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Tasks, groups or tags of lm-eval, which is installed with tutorkd[lm-eval]; of embedding models, "
-            "tasks of mteb, with tutorkd[mteb] (one or more)."
+            "help": "Tasks, groups or tags of lm-eval (extra lm-eval) or, for embedding models, tasks of mteb (extra "
+            "mteb): one or more names."
         },
     )
     task_path: str | None = field(

@@ -27,8 +27,8 @@ class LabelledColumns(TextColumns):
     label_column: str = field(
         default="label",
         metadata={
-            "help": "Column that holds the label (a name): a class, its name or its number; a list of them, of words "
-            "one for each word; or a decimal number."
+            "help": "Column that holds the label (a name): a class by name or number, a list of classes (for words, "
+            "one for each), or a decimal number."
         },
     )
 

@@ -11,7 +11,7 @@ _SOURCE = "a csv, jsonl or parquet file, or the validation split of name:config.
 class EmbeddingArguments:
     """On what embeddings of text are measured, beside ``teacher`` and ``seed``."""
 
-    _argument_group_name = "embeddings of text, as they are"
+    _argument_group_name = "embedding models"
 
     sts: str | None = field(
         default=None, metadata={"help": f"Pairs of sentences with a score of their similarity: {_SOURCE}"}
@@ -29,19 +29,18 @@ class EmbeddingArguments:
     )
     retrieval: str | None = field(
         default=None,
-        metadata={"help": f"Queries, each with the passage that it should find among the passages of all: {_SOURCE}"},
+        metadata={"help": f"Queries, each with the passage that it should find among all rows' passages: {_SOURCE}"},
     )
     retrieval_columns: list[str] = field(
         default_factory=lambda: ["query", "passage"],
         metadata={
             "help": "Columns of --retrieval: query, passage and, if there is one, a column that says whether the "
-            "passage answers the query; of a row where it doesn't, only the passage is used (two or three "
-            "names)."
+            "passage answers the query; if it doesn't, only the row's passage is used (two or three names)."
         },
     )
     retrieval_label: str = field(
         default="1",
-        metadata={"help": "Value of the third of --retrieval_columns where the passage answers the query (a label)."},
+        metadata={"help": "Label in the third of --retrieval_columns that means that the passage answers the query."},
     )
 
     def __post_init__(self) -> None:

@@ -16,11 +16,11 @@ class SoftTargetWeights(RelationSettings):
 
     soft_target_weight: float = field(
         default=0.5,
-        metadata={"help": "Weight of the soft targets' loss (0 to 1); the labels' loss has the rest."},
+        metadata={"help": "Weight w of the soft targets' loss (0 to 1); the labels' loss has the weight 1 - w."},
     )
     temperature: float = field(
         default=2.0,
-        metadata={"help": "Temperature T of both models' logits in the soft targets' loss; regression has none."},
+        metadata={"help": "Temperature of both models' logits in the soft targets' loss; not used for regression."},
     )
     hidden_state_weight: float = field(
         default=0.0,
@@ -29,7 +29,8 @@ class SoftTargetWeights(RelationSettings):
         },
     )
     attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the same for attention scores, which needs equal numbers of heads."}
+        default=0.0,
+        metadata={"help": "Weight of the same loss on attention scores; it needs equal numbers of heads."},
     )
 
     def __post_init__(self) -> None:
@@ -72,8 +73,8 @@ class TaskDistillationArguments(SoftTargetArguments):
     unlabelled: str | None = field(
         default=None,
         metadata={
-            "help": "Text of the domain without labels, learned from the soft targets alone: a csv, jsonl or parquet "
-            "file with the text's columns, or the train split of name:config."
+            "help": "Text of your domain without labels, for which the models learn the classifier's answers: a csv, "
+            "jsonl or parquet file with the text's columns, or the train split of name:config."
         },
     )
 
@@ -83,4 +84,4 @@ class TaskDistillationArguments(SoftTargetArguments):
         if self.unlabelled is not None and self.distill_from is None:
             raise UserError("text without labels is learned from a classifier's answers: name it with --distill_from")
         if self.unlabelled is not None and self.soft_target_weight == 0:
-            raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
+            raise UserError("text without labels only has soft targets: give a soft_target_weight above 0")

@@ -10,9 +10,9 @@ from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 
 DESCRIPTION = (
-    "Makes a small classifier out of a fine-tuned one: a student made of the teacher's layers learns "
-    "the teacher's answers, is exported in int8, and is compared with the teacher. The same command "
-    "goes on where it stopped."
+    "Makes a small classifier out of a fine-tuned one: a student made from the teacher's layers learns "
+    "the teacher's answers, is exported in int8, and is compared with the teacher. If it was stopped, the same "
+    "command continues."
 )
 SUMMARY = {
     "settings": dict[str, Any],

@@ -120,7 +120,7 @@ def prepare(
     if args.train is None:
         soft = replace(soft, soft_target_weight=1.0)  # there are no labels
     elif args.unlabelled is not None and soft.soft_target_weight == 0:
-        raise UserError("text without labels has soft targets alone: give a soft_target_weight above 0")
+        raise UserError("text without labels only has soft targets: give a soft_target_weight above 0")
     config = load_config(find_checkpoint(args.teacher).folder, "teacher")
     problem = problem_of(config)
     for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions

@@ -21,24 +21,24 @@ class ExportArguments(LabelledColumns):
     output_dir: str = field(
         default="tutorkd-onnx",
         metadata={
-            "help": "Folder for the files (a path); in the checkpoint's own folder they are put beside its weights."
+            "help": "Folder for the files (a path); if it is the checkpoint's own, they are put beside its weights."
         },
     )
     texts: str | None = field(
         default=None,
         metadata={
-            "help": "Text whose first documents the files are checked on: local files or a Hub data set, as for "
-            "--corpus of distill; by default random tokens."
+            "help": "Text on whose first documents the files are checked: local files or a Hub data set, as for "
+            "--corpus of distill; by default random tokens are used."
         },
     )
     validation: str | None = field(
         default=None,
         metadata={
-            "help": "Labelled rows to check a classifier on, which also gives its scores: a csv, jsonl or parquet "
-            "file, or the validation split of name:config."
+            "help": "Labelled rows on which a classifier is checked and scored: a csv, jsonl or parquet file, or the "
+            "validation split of name:config."
         },
     )
-    max_length: int = field(default=128, metadata={"help": "Longest row to check on, in tokens; longer ones are cut."})
+    max_length: int = field(default=128, metadata={"help": "Longest row of the check, in tokens; longer ones are cut."})
     restart: bool = field(
         default=False, metadata={"help": "Whether to delete another export in output_dir (true or false)."}
     )

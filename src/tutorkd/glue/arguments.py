@@ -11,9 +11,9 @@ from tutorkd.glue.tasks import LARGE, TASKS, USUAL, Task
 from tutorkd.options.parser import OptionParser
 
 DESCRIPTION = (
-    "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds; prints official metrics, medians "
-    "over seeds, how much of a teacher's scores is kept, and published rows of the same size. The same command goes on "
-    "where it stopped."
+    "Fine-tunes encoders on GLUE's tasks over a grid of settings and several seeds. Prints the official metrics, "
+    "medians over seeds, what percentage of a teacher's scores is kept, and the paper's scores for models of the same "
+    "size. If it was stopped, the same command continues."
 )
 _FAST_SEEDS = 3
 
@@ -33,8 +33,8 @@ class GlueArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher, one of the given models or another (a path or Hub name); tables say how many percent of "
-            "its scores the others keep."
+            "help": "Teacher, one of the given models or another (a path or Hub name); tables then say what percentage "
+            "of its scores the others keep."
         },
     )
     fast: bool = field(
@@ -47,23 +47,26 @@ class GlueArguments:
     learning_rates: list[float] = field(
         default_factory=lambda: [5e-5, 3e-5, 2e-5], metadata={"help": "Peak learning rates of the grid."}
     )
-    batch_sizes: list[int] = field(default_factory=lambda: [32, 16], metadata={"help": "Rows in a step, of the grid."})
+    batch_sizes: list[int] = field(
+        default_factory=lambda: [32, 16], metadata={"help": "Batch sizes of the grid, in rows a step."}
+    )
     epochs: list[float] = field(
-        default_factory=lambda: [3.0, 2.0, 4.0], metadata={"help": "Passes over the training rows, of the grid."}
+        default_factory=lambda: [3.0, 2.0, 4.0],
+        metadata={"help": "Numbers of epochs of the grid, passes over the training rows."},
     )
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of each setting, whole numbers."}
     )
     large_seeds: list[int] | None = field(
         default=None,
-        metadata={"help": f"Seeds for {', '.join(LARGE)}; by default the same."},
+        metadata={"help": f"Seeds for {', '.join(LARGE)}; by default those of the other tasks."},
     )
     warmup_ratio: float = field(
         default=0.1, metadata={"help": "Share of the steps over which the learning rate rises from 0."}
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Longest row in tokens; by default the task's, or the model's where that is shorter."},
+        metadata={"help": "Longest row in tokens; by default the task's, or the model's if that is shorter."},
     )
     max_train_samples: int | None = field(
         default=None,
@@ -71,33 +74,33 @@ class GlueArguments:
     )
     bf16: bool | None = field(
         default=None,
-        metadata={"help": "Whether to fine-tune in bfloat16; by default where the device is native."},
+        metadata={"help": "Whether to fine-tune in bfloat16; by default if the device multiplies it natively."},
     )
     predict: bool = field(
         default=False,
-        metadata={"help": "Also let each model answer the test sets, and zip the answers for GLUE's leaderboard."},
+        metadata={"help": "Also answer the test sets with each model, and zip the answers for GLUE's leaderboard."},
     )
     write_card: bool = field(
         default=True,
         metadata={
-            "help": "Also write the scores into the model cards: the head of README.md, for models that are local "
-            "folders."
+            "help": "Also write the scores into the head of the model's README.md, if the model is a local folder."
         },
     )
     output_dir: str = field(default="tutorkd-glue", metadata={"help": "Folder for runs and results (a path)."})
     jobs: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that run at once, each with one model on one task; by default one for each GPU, or one."
+            "help": "Processes that run at once, each with one model on one task; by default one for each GPU, and one "
+            "if there is none."
         },
     )
-    dry_run: bool = field(default=False, metadata={"help": "Print the runs and the estimated time, write nothing."})
-    restart: bool = field(default=False, metadata={"help": "Delete what earlier runs left of these tasks."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the runs and the estimated time, and stop."})
+    restart: bool = field(default=False, metadata={"help": "Delete the results of earlier runs of these tasks."})
     unit: str | None = field(
         default=None,
         metadata={
-            "help": "Run only this model and task, in this process: for work that is spread over machines which share "
-            "a disk."
+            "help": "Run only this model and task (MODEL/TASK) in this process, to spread the work over machines that "
+            "share a disk."
         },
     )
 

@@ -8,8 +8,8 @@ from tutorkd.options.parser import OptionParser
 DESCRIPTION = (
     "Shows on one page what the tutor of a Tutor-KD run does to sentences, checkpoint by checkpoint: its candidates "
     "beside the teacher's probabilities, the ratio, the student's answer, both rewards. The page is served to this "
-    "machine alone, and there takes sentences of yours; --output writes it to a file, which needs no server and no "
-    "network."
+    "machine only, and you can type your own sentences there. --output writes it to a file instead, which needs "
+    "neither a server nor a network."
 )
 _RANGES = {"port": (0, 65535), "sentences": (1, 2000), "candidates": (1, 50), "seed": (0, 2**32 - 1)}
 
@@ -22,16 +22,16 @@ class InspectArguments:
     text: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text whose sentences are shown, repeatable: local files or a Hub data set, as --corpus of "
-            "distill; by default what the run held out of its own."
+            "help": "Text whose sentences are shown (one or more): local files or a Hub data set, as for --corpus of "
+            "distill; by default the text that the run held out."
         },
     )
     text_column: str = field(default="text", metadata={"help": "Column of --text that holds the text (a name)."})
-    sentences: int = field(default=100, metadata={"help": "Sentences, spread evenly over the text."})
-    candidates: int = field(default=8, metadata={"help": "The tutor's likeliest tokens to show, a number."})
+    sentences: int = field(default=100, metadata={"help": "Number of sentences, spread evenly over the text."})
+    candidates: int = field(default=8, metadata={"help": "Number of the tutor's likeliest tokens to show."})
     seed: int = field(default=0, metadata={"help": "Seed of masks and of the tutor's draws, an integer."})
-    output: str | None = field(default=None, metadata={"help": "File of the page (a path); by default it is served."})
-    port: int = field(default=0, metadata={"help": "Port on 127.0.0.1 to serve the page at; 0: any that is free."})
+    output: str | None = field(default=None, metadata={"help": "File for the page (a path); by default it is served."})
+    port: int = field(default=0, metadata={"help": "Port of 127.0.0.1 to serve the page on; 0: any that is free."})
     teacher: str | None = field(
         default=None, metadata={"help": "Where the run's teacher is now, if it has moved (a path or Hub name)."}
     )

@@ -80,17 +80,23 @@ class CausalTutorKDSettings(RelationSettings, TutorSettings, DivergenceSettings)
     window: int = field(
         default=8,
         metadata={
-            "help": "Tokens after a replaced one that its rewards look at; two replaced ones are at least so far apart."
+            "help": "Number of tokens after a replaced one that its rewards look at; at least as many lie between two "
+            "replaced ones."
         },
     )
     replaced_share: float = field(
         default=0.05, metadata={"help": "Share of the tokens that the tutor replaces; at most 1 / (window + 1)."}
     )
-    divergence_weight: float = field(default=1.0, metadata={"help": "Weight of L_div."})
-    modified_logit_weight: float = field(default=0.0, metadata={"help": "Weight of L_mod; 0 turns it off."})
-    hidden_state_weight: float = field(default=0.0, metadata={"help": "Weight of L_hid; 0 turns it off."})
+    divergence_weight: float = field(default=1.0, metadata={"help": "Weight of L_div, the divergence."})
+    modified_logit_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_mod, the loss on modified logits; 0 turns it off."}
+    )
+    hidden_state_weight: float = field(
+        default=0.0, metadata={"help": "Weight of L_hid, the loss on hidden states; 0 turns it off."}
+    )
     attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_att; must be 0 if the numbers of heads differ."}
+        default=0.0,
+        metadata={"help": "Weight of L_att, the loss on attention scores; must be 0 if the numbers of heads differ."},
     )
 
 

@@ -74,28 +74,29 @@ class EmbeddingSettings(RelationSettings):
 
     text_unit: Literal["sentence", "line", "document"] = field(
         default="line",
-        metadata={
-            "help": "What becomes a row, cut at max_length: a whole document, each of its lines, or each sentence."
-        },
+        metadata={"help": "What a row is (cut at max_length): a whole document, one of its lines, or one sentence."},
     )
     prompt_name: str | None = field(
         default=None,
         metadata={
-            "help": "Name of the teacher's prompt that is put before each text; by default the teacher's default."
+            "help": "Which of the teacher's prompts to put before each text, a name; by default the teacher's default."
         },
     )
     cosine_weight: float = field(default=1.0, metadata={"help": "Weight of L_cos, 1 - cosine to the teacher's vector."})
     squared_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_sq, the squared distance from it (LEAF's loss)."}
+        default=0.0, metadata={"help": "Weight of L_sq, the squared distance from that vector (LEAF's loss)."}
     )
     similarity_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_sim, on how similar the texts of a batch are to one another."}
+        default=0.0,
+        metadata={"help": "Weight of L_sim, the loss on how similar the texts of a batch are to one another."},
     )
     hidden_state_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_hid; needs a depth that divides the teacher's."}
+        default=0.0,
+        metadata={"help": "Weight of L_hid, the loss on hidden states; needs a depth that divides the teacher's."},
     )
     attention_score_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_att; needs the teacher's number of heads, too."}
+        default=0.0,
+        metadata={"help": "Weight of L_att, the loss on attention scores; needs such a depth and as many heads."},
     )
 
     @property

@@ -32,7 +32,8 @@ class DivergenceSettings:
     divergence: Divergence = field(
         default="skew-kl",
         metadata={
-            "help": "Forward KL (word-level KD), reverse KL (MiniLLM), Jensen-Shannon (GKD) or skew KL (DistiLLM)."
+            "help": "How distributions are compared: by forward KL (word-level KD), reverse KL (MiniLLM), "
+            "Jensen-Shannon (GKD) or skew KL (DistiLLM)."
         },
     )
     skew: float = field(

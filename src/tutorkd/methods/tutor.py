@@ -46,18 +46,18 @@ class TutorSettings:
     )
     tutor_init: Literal["teacher", "random"] = field(
         default="teacher",
-        metadata={"help": "Start of the tutor's head: the teacher's, or random as in the paper."},
+        metadata={"help": "How the tutor's head starts: as the teacher's, or at random as in the paper."},
     )
     sampling: Literal["multinomial", "greedy", "top-k"] = field(
         default="multinomial", metadata={"help": "How the tutor draws its tokens."}
     )
-    top_k: int = field(default=10, metadata={"help": "Candidate tokens of --sampling top-k."})
+    top_k: int = field(default=10, metadata={"help": "Number of tokens that --sampling top-k chooses from."})
     tutor: Literal["learned", "teacher", "uniform", "none"] = field(
         default="learned",
-        metadata={"help": "Who replaces tokens: the learned tutor, the teacher's own distribution, chance, or nobody."},
+        metadata={"help": "What replaces tokens: a learned tutor, the teacher's distribution, chance, or nothing."},
     )
     rewards: Literal["both", "teacher", "student", "none"] = field(
-        default="both", metadata={"help": "Rewards of the tutor: from teacher and student, from one, or none."}
+        default="both", metadata={"help": "Rewards of the tutor: from teacher and student, from one of them, or none."}
     )
 
 

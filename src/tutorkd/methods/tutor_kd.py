@@ -78,22 +78,27 @@ class TutorKDSettings(RelationSettings, TutorSettings):
     target: Literal["modified-logit", "mlm-logits"] = field(
         default="modified-logit",
         metadata={
-            "help": "What the student learns at the tutor's tokens: the modified logit or, in the paper's ablation, "
-            "the teacher's MLM distribution, for which the student gets an MLM head."
+            "help": "What the student learns at the tutor's tokens: the modified logit or, as in an ablation of the "
+            "paper, the teacher's MLM distribution (the student then has an MLM head)."
         },
     )
-    modified_logit_weight: float = field(default=25.0, metadata={"help": "Weight of L_mod."})
-    mlm_logit_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the soft cross-entropy, temperature 1, of --target mlm-logits."}
+    modified_logit_weight: float = field(
+        default=25.0, metadata={"help": "Weight of L_mod, the loss on modified logits."}
     )
-    hidden_state_weight: float = field(default=0.5, metadata={"help": "Weight of L_hid; 0 turns it off."})
+    mlm_logit_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the soft cross-entropy of --target mlm-logits."}
+    )
+    hidden_state_weight: float = field(
+        default=0.5, metadata={"help": "Weight of L_hid, the loss on hidden states; 0 turns it off."}
+    )
     attention_score_weight: float = field(
-        default=0.5, metadata={"help": "Weight of L_att; must be 0 if the numbers of heads differ."}
+        default=0.5,
+        metadata={"help": "Weight of L_att, the loss on attention scores; must be 0 if the numbers of heads differ."},
     )
     reward_baseline: Literal["none", "mean"] = field(
         default="none",
         metadata={
-            "help": "What is subtracted from a reward: nothing, as in the paper, or the mean reward of the other "
+            "help": "What is subtracted from each reward: nothing, as in the paper, or the mean reward of the other "
             "masked positions of the micro-batch."
         },
     )

@@ -13,8 +13,8 @@ from tutorkd.runtime import prefers_bfloat16
 
 DESCRIPTION = (
     "Trains an encoder, and an MLM head if it has none, by masked-language modelling on your text, or a causal "
-    "language model by next-token prediction. It goes on from a checkpoint (--model) or begins with random weights "
-    "(--config_name). The result is a teacher for tutorkd distill."
+    "language model by next-token prediction. It starts from a checkpoint (--model) or from random weights "
+    "(--config_name). The result can be the teacher of tutorkd distill."
 )
 
 
@@ -28,16 +28,16 @@ class AdaptArguments:
     config_name: str | None = field(
         default=None,
         metadata={
-            "help": "In the place of a model: a configuration, by Hub name or path, of which one is made that starts "
-            "at random. Its vocabulary and special tokens become the tokenizer's."
+            "help": "Instead of --model: a configuration (a Hub name or a path) for a model with random weights. Its "
+            "vocabulary and special tokens are taken from the tokenizer."
         },
     )
     tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Tokenizer, by Hub name or path, where it isn't the model's own."}
+        default=None, metadata={"help": "Tokenizer, if it isn't the model's own: a Hub name or a path."}
     )
     restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
-    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
-    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove a run's checkpoints once it is finished."})
+    dry_run: bool = field(default=False, metadata={"help": "Print settings, sizes and costs without training."})
+    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove the checkpoints of a finished run."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the checkpoint."})
 
 

@@ -30,9 +30,9 @@ class CorpusArguments:
     corpus: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Text, repeatable: a txt, jsonl, csv, tsv (also .gz, .bz2, .zst) or parquet file, a folder of "
-            "them, a glob or, if nothing of that name is here, a Hub data set (name or name:config). One document a "
-            "row; in txt, blank lines separate documents."
+            "help": "Text, one or more of: a txt, jsonl, csv, tsv (also .gz, .bz2, .zst) or parquet file, a folder of "
+            "them, a glob or, if nothing of that name is here, a Hub data set (name or name:config). Each row is a "
+            "document; in txt, blank lines separate documents."
         },
     )
     corpus_weights: list[float] | None = field(
@@ -41,10 +41,10 @@ class CorpusArguments:
     )
     corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
     corpus_revision: list[str] | None = field(
-        default=None, metadata={"help": "Branch, tag or commit on the Hub, one for all or one each."}
+        default=None, metadata={"help": "Branch, tag or commit on the Hub: one for all or one each."}
     )
     corpus_data_files: list[str] | None = field(
-        default=None, metadata={"help": "Glob of files on the Hub, one for all corpora or one each."}
+        default=None, metadata={"help": "Glob of files on the Hub: one for all or one each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
     lines: bool = field(default=False, metadata={"help": "In txt, each line is a document."})
@@ -53,14 +53,14 @@ class CorpusArguments:
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the text during training, with one data loader worker, instead of tokenizing it first."
+            "help": "Read and tokenize the text during training, with one data loader worker, instead of before."
         },
     )
     num_proc: int | None = field(
-        default=None, metadata={"help": "Processes that tokenize; by default one a processor."}
+        default=None, metadata={"help": "Processes that tokenize; by default one for each core."}
     )
     language: list[str] | None = field(
-        default=None, metadata={"help": "Language codes for the card; by default the teacher's."}
+        default=None, metadata={"help": "Language codes for the card; by default the base model's."}
     )
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
@@ -100,8 +100,8 @@ class CorpusArguments:
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
         if self.heldout and not len(packed.heldout):
             lines.append(
-                f"text     nothing is held out of a single {noun[:-1]}: no figure of unseen text tells how it goes; "
-                "in txt, blank lines part documents, or with --lines each line is one"
+                f"text     a single {noun[:-1]} leaves nothing to hold out, so there are no figures on unseen text; in "
+                "txt, separate documents by blank lines, or make each line a document with --lines"
             )
         return lines
 

@@ -30,7 +30,7 @@ from tutorkd.students import PRESETS
 
 DESCRIPTION = (
     "Distils a masked, a causal or an embedding model into a small one, with Tutor-KD (EMNLP 2022) or another method. "
-    "The options of a method are shown by: tutorkd distill --method METHOD --help"
+    "For the options of a method: tutorkd distill --method METHOD --help"
 )
 INITIAL_STUDENT = "initial_student"  # folder of the student as it starts, in that of the run
 
@@ -44,16 +44,17 @@ class DistillArguments:
     method: str = field(
         default="tutor-kd",
         metadata={
-            "help": f"{', '.join(METHODS)}; causal: {', '.join(CAUSAL_METHODS)}; or {', '.join(EMBEDDING_METHODS)}."
+            "help": f"{', '.join(METHODS)}; for decoders {', '.join(CAUSAL_METHODS)}; or "
+            f"{', '.join(EMBEDDING_METHODS)}."
         },
     )
     teacher: str = field(default="", metadata={"help": "Encoder, causal or embedding model: a Hub name or a path."})
     mlm_teacher: str | None = field(
         default=None,
-        metadata={"help": "A model whose MLM head answers instead of the teacher's."},
+        metadata={"help": "A model whose MLM head replaces the teacher's."},
     )
     objective: Literal["auto", "masked", "causal"] = field(
-        default="auto", metadata={"help": "Kind of the models; auto: that of the teacher."}
+        default="auto", metadata={"help": "Kind of the models; auto: the teacher's kind."}
     )
     student: str = field(
         default="half",
@@ -71,8 +72,8 @@ class DistillArguments:
     student_init: Literal["auto", "teacher", "random"] = field(
         default="auto",
         metadata={
-            "help": "The student's start: the teacher's layers and embeddings where shapes allow, random, or auto: a "
-            "checkpoint's own weights if it has any, else the teacher's."
+            "help": "How the student starts: from the teacher's layers and embeddings where shapes allow it, from "
+            "random weights, or auto: from its own weights if it is a checkpoint, else from the teacher's."
         },
     )
     save_initial_student: bool = field(
@@ -80,8 +81,8 @@ class DistillArguments:
         metadata={"help": f"Also save the student before training, in output_dir/{INITIAL_STUDENT}, for comparison."},
     )
     restart: bool = field(default=False, metadata={"help": "Delete what an earlier run left in output_dir."})
-    dry_run: bool = field(default=False, metadata={"help": "Print the settings, sizes and costs, and stop."})
-    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove a run's checkpoints once it is finished."})
+    dry_run: bool = field(default=False, metadata={"help": "Print settings, sizes and costs without training."})
+    drop_checkpoints: bool = field(default=False, metadata={"help": "Remove the checkpoints of a finished run."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
 
 

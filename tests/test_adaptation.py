@@ -167,7 +167,7 @@ def test_new_tokens_get_embeddings_and_the_others_stay_as_they_are(tmp_path, cor
     model = tiny.masked_lm(family)
     folder = save(model, tmp_path / "model")
     complete(*adapt(corpus_file, tmp_path / "out", "--model", folder, "--tokenizer_name", str(more), *UNTRAINED))
-    assert "the checkpoint's, 2 tokens it doesn't know start near the mean" in capfd.readouterr().out
+    assert "the checkpoint's, 2 tokens new to it start near the mean" in capfd.readouterr().out
     found = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert found.config.vocab_size == tiny.VOCABULARY + 2
     before, after = model.get_input_embeddings().weight, found.get_input_embeddings().weight
@@ -210,17 +210,17 @@ def test_what_doesn_t_fit_is_told_with_what_to_do(tmp_path, corpus_file, configu
     t5.mkdir()
     (t5 / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
     mistakes = [
-        ([], "no model: name the model to adapt with --model, or with --config_name a configuration of which one"),
+        ([], "no model: name the model to adapt with --model, or with --config_name the configuration of a model"),
         (["--model", model, *at_random(configuration, tokenizer)], "leave out --config_name or --model"),
         (["--config_name", str(configuration)], f"such as --tokenizer_name {configuration} if there is one beside"),
         (["--model", model, "--tokenizer_name", str(other)], f"the vocabularies of the model {model} and of the "
-         f"tokenizer {other} differ: token 12 is 'w7' and 'xx'; choose models that share one; with this tokenizer a "
-         f"model can start at random: --config_name {model} instead of --model"),
+         f"tokenizer {other} differ: token 12 is 'w7' and 'xx'; choose models that share one; to use this "
+         f"tokenizer, start at random, with --config_name {model} instead of --model"),
         (at_random(tmp_path / "nowhere", tokenizer), f"the configuration {tmp_path}/nowhere: there is no such folder"),
         (at_random(configuration, tmp_path / "nowhere"), f"the tokenizer {tmp_path}/nowhere: there is no such folder"),
-        (at_random(configuration, configuration), f"the tokenizer {configuration} has special tokens alone"),
+        (at_random(configuration, configuration), f"the tokenizer {configuration} only has special tokens"),
         (at_random(configuration, bare), f"the tokenizer {bare} has no mask_token, cls_token, sep_token, pad_token, "
-         "which masked language modelling needs; name what stands for it: AutoTokenizer.from_pretrained("
+         "which masked language modelling needs; name it with: AutoTokenizer.from_pretrained("
          f'"{bare}", mask_token="...", cls_token="...", sep_token="...", pad_token="...").save_pretrained("FOLDER")'),
         (at_random(t5, tokenizer), f"the configuration {t5} can't be loaded: Unrecognized configuration class"),
         (at_random(configuration, tokenizer, "--max_length", "65"), "than the 64 positions of the configuration"),

@@ -113,11 +113,11 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
     ("flags", "message"),
     [
         # No such model or data, or no network (which tests haven't).
-        (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"),
+        (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE forbids"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
         (["--teacher", ""], "no teacher: name an encoder, a causal language model or an embedding model with"),
         (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, extreme-12, extreme-6, "
-         "extreme-2 nor a folder here; HF_HUB_OFFLINE keeps"),
+         "extreme-2 nor a folder here; HF_HUB_OFFLINE forbids"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),
         (["--corpus", "nobody/nothing:en"], "data nobody/nothing:en: there is no such file or folder here; HF_HUB_OFF"),
         (["--corpus", "nobody/nothing", "--streaming"], "data nobody/nothing: there is no such file or folder here; "),
@@ -142,7 +142,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--report_to", "swanlab"], "SwanLabCallback requires swanlab to be installed"),
         (["--report_to", "paper"], "paper is not supported, only"),
         (["--optim", "galore_adamw", "--optim_target_modules", "all-linear"], "install `galore_torch`"),
-        (["--push_to_hub"], "push_to_hub: HF_HUB_OFFLINE keeps from asking the Hub: unset it, or name what is here or "
+        (["--push_to_hub"], "push_to_hub: HF_HUB_OFFLINE forbids asking the Hub: unset it, or name what is here or "
          "was downloaded before; or leave push_to_hub out; no step was done"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -193,7 +193,7 @@ def test_bad_students(root, out, capfd, student, message):
 
 def test_sizes_for_a_checkpoint_s_own_weights_are_refused(root, out, capfd):
     flags = ["--student", str(root / "student"), "--student_heads", "2"]
-    assert "has weights of its own sizes" in fail(capfd, *distill(root, out, *flags))
+    assert "has weights, which fix its sizes" in fail(capfd, *distill(root, out, *flags))
     assert not out.exists()
 
 
@@ -260,7 +260,7 @@ def test_a_student_of_a_bare_configuration_works(root, out, tmp_path):
         (["--corpus", "nothing.txt.gz"], "nothing.txt.gz: no such file or folder"),
         (
             ["--corpus", "nothing"],
-            "data nothing: there is no such file or folder here; HF_HUB_OFFLINE keeps",
+            "data nothing: there is no such file or folder here; HF_HUB_OFFLINE forbids",
         ),
         (["--corpus", "unknown.txt"], "corpus 'unknown.txt': the tokenizer doesn't know 67% of its tokens"),
         (["--corpus", "folder"], "folder: no file with one of the extensions .txt"),
@@ -363,7 +363,7 @@ def test_a_push_that_fails_at_the_end_leaves_the_model_and_the_way_to_go_on(root
     monkeypatch.setattr("transformers.Trainer.init_hf_repo", made)
     monkeypatch.setattr("tutorkd.saving.ask_hub", lambda: None)
     message = fail(capfd, *distill(root, out, "--push_to_hub", "--hub_strategy", "end"))
-    assert message.startswith("push_to_hub: HF_HUB_OFFLINE keeps from asking the Hub")
+    assert message.startswith("push_to_hub: HF_HUB_OFFLINE forbids asking the Hub")
     assert f"the model is in {out}" in message
     AutoModel.from_pretrained(out)
     complete(*distill(root, out))

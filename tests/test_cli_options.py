@@ -151,22 +151,25 @@ def test_bad_flags(capfd, flags, message):
         ("lr_scheduler_kwargs: {a: 1, a: 2}", "recipe.yaml, line 1: the key 'a' stands in line 1 too"),
         ("no: 1", "recipe.yaml, line 1: unknown key no: a key must be text"),
         ("[a]: 1", "recipe.yaml, line 1: unknown key a list or a mapping: a key must be text"),
-        ("output_dir: 010", "recipe.yaml, line 1: 010 isn't text to YAML, nor a plain number"),
-        ("output_dir: 2024_11", "recipe.yaml, line 1: 2024_11 isn't text to YAML, nor a plain number"),
-        ("output_dir: 1:30", "recipe.yaml, line 1: 1:30 isn't text to YAML, nor a plain number"),
-        ("output_dir: 2024-11-30", "recipe.yaml, line 1: 2024-11-30 isn't text to YAML, nor a plain number"),
-        ("output_dir: 2024-99-30", "recipe.yaml, line 1: 2024-99-30 isn't text to YAML, nor a plain number"),
-        ("seed: " + "9" * 5000, "isn't text to YAML, nor a plain number"),
-        ("learning_rate: .nan", "recipe.yaml, line 1: .nan isn't text to YAML, nor a plain number"),
+        ("output_dir: 010", "recipe.yaml, line 1: YAML reads 010 neither as text nor as a plain number"),
+        ("output_dir: 2024_11", "recipe.yaml, line 1: YAML reads 2024_11 neither as text nor as a plain number"),
+        ("output_dir: 1:30", "recipe.yaml, line 1: YAML reads 1:30 neither as text nor as a plain number"),
+        ("output_dir: 2024-11-30", "recipe.yaml, line 1: YAML reads 2024-11-30 neither as text nor as a plain number"),
+        ("output_dir: 2024-99-30", "recipe.yaml, line 1: YAML reads 2024-99-30 neither as text nor as a plain number"),
+        ("seed: " + "9" * 5000, "neither as text nor as a plain number"),
+        ("learning_rate: .nan", "recipe.yaml, line 1: YAML reads .nan neither as text nor as a plain number"),
         ("learning_rate: nan", "recipe.yaml: learning_rate must be a finite number, not nan"),
         ("corpus_weights: [1, inf]", "recipe.yaml: corpus_weights must be a finite number, not inf"),
-        ("output_dir: 1.10", "recipe.yaml: output_dir takes text, which 1.1 isn't to YAML; put it in quotes"),
-        ("text_column: yes", "recipe.yaml: text_column takes text, which true isn't to YAML; put it in quotes"),
+        ("output_dir: 1.10", "recipe.yaml: output_dir takes text, but YAML doesn't read 1.1 as text; put it in quotes"),
+        (
+            "text_column: yes",
+            "recipe.yaml: text_column takes text, but YAML doesn't read true as text; put it in quotes",
+        ),
         ("output_dir: {a: 1}", "recipe.yaml: output_dir takes text, not a mapping"),
         ("corpus: [a.txt, null]", "recipe.yaml: corpus takes values in a list, not None among them"),
         ("corpus: [[a.txt]]", "recipe.yaml: corpus takes values in a list, not ['a.txt'] among them"),
         ('corpus: "a\\0b"', "recipe.yaml, line 1: text can't hold the null character"),
-        ('corpus: "\\ud83d"', "recipe.yaml, line 1: text can't hold the null character or one half of a character"),
+        ('corpus: "\\ud83d"', "recipe.yaml, line 1: text can't hold the null character or only half of a character"),
         ("seed: !!int abc", "recipe.yaml, line 1: tags such as !int aren't read; leave it out"),
         (
             "seed: !!python/object/apply:os.getcwd []",
@@ -221,9 +224,9 @@ def test_other_commands_refuse_unknown_options_too(capfd, command):
 def test_options_of_trainer_that_can_t_be_honoured_are_refused(capfd, recipe, option, value, reason):
     for command in ("distill", "adapt"):
         message = fail(capfd, command, f"--{option}", value)
-        assert message.startswith(f"tutorkd {command}: {option} isn't to be set: ")
+        assert message.startswith(f"tutorkd {command}: {option} can't be set: ")
         assert reason in message
-        assert f"recipe.yaml: {option} isn't to be set" in fail(capfd, command, *recipe(f"{option}: {value}"))
+        assert f"recipe.yaml: {option} can't be set" in fail(capfd, command, *recipe(f"{option}: {value}"))
 
 
 def test_refused_options_may_be_given_their_defaults():
@@ -557,5 +560,5 @@ def test_a_text_of_which_nothing_can_be_held_out_is_told(tmp_path, content, line
     text = CorpusArguments([str(tmp_path / "a.txt")], max_length=16, lines=lines)
     shown = "\n".join(text.described(text.load(tiny.tokenizer())))
     alone = content == "w1 w2\nw3" and not lines
-    assert ("nothing is held out of a single document" in shown) == alone
+    assert ("a single document leaves nothing to hold out" in shown) == alone
     assert ("2 documents" in shown) == (not alone)

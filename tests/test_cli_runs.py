@@ -192,21 +192,21 @@ def test_the_model_card_tells_the_text_and_what_differs_from_the_defaults(tmp_pa
     args = TutorKDConfig(output_dir=str(tmp_path), top_k=3, policy_weight=2.0)
     trainer = TutorKDTrainer("half", tiny.masked_lm(), args, tiny.rows(4), tiny.tokenizer())
     trainer.save_model()
-    assert _facts(tmp_path)["constants"] == "policy_weight 2.0; the others that count as by default"
+    assert _facts(tmp_path)["constants"] == "policy_weight 2.0; otherwise the defaults"
     assert "text" not in _facts(tmp_path)  # rows that were handed over say nothing of where they came from
 
 
 @pytest.mark.parametrize(
     ("constants", "told"),
     [
-        ({}, "as by default"),
+        ({}, "the defaults"),
         (
             {"tutor": "teacher", "policy_weight": 2.0, "rewards": "student"},
-            "tutor teacher; the others that count as by",
+            "tutor teacher; otherwise the",
         ),
-        ({"relation_heads": 8}, "as by default"),
-        ({"relation_heads": 8, "relation_weight": 1.0}, "relation_weight 1.0, relation_heads 8; the others that count"),
-        ({"hidden_state_weight": 0.0}, "hidden_state_weight 0.0; the others that count as by default"),
+        ({"relation_heads": 8}, "the defaults"),
+        ({"relation_heads": 8, "relation_weight": 1.0}, "relation_weight 1.0, relation_heads 8; otherwise the"),
+        ({"hidden_state_weight": 0.0}, "hidden_state_weight 0.0; otherwise the defaults"),
     ],
 )
 def test_the_model_card_tells_no_constant_that_the_run_was_made_without(tmp_path, constants, told):

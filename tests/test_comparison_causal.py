@@ -130,7 +130,7 @@ def test_a_matrix_goes_on_until_the_held_out_text_is_another(here, in_process):
             ["--validation", "a.csv"],
             "recipe.yaml, evaluate: validation is for encoders; causal language models are ",
         ),
-        ({"evaluate": {"teacher": "t"}}, [], "recipe.yaml, evaluate: teacher isn't to be set there; the comparison "),
+        ({"evaluate": {"teacher": "t"}}, [], "recipe.yaml, evaluate: teacher can't be set there; the comparison "),
         ({"evaluate": {"prompt": 3}}, [], "recipe.yaml, evaluate: unknown key 'prompt'; did you mean prompts?"),
         ({"evaluate": {"prompts": 0}}, [], "recipe.yaml, evaluate: prompts must be above 0, not 0"),
         ({"evaluate": {"max_length": 65}}, [], "max_length 65 is longer than the 64 positions of the model teacher"),
@@ -241,8 +241,8 @@ def test_the_table_has_references_first_then_the_nearest_to_the_teacher(finished
     assert "KL(teacher \\|\\| student)" in lines[0]
     caption = next(line for line in lines[6:] if line)
     assert caption.startswith("4 steps of training. Mean ± standard deviation over seeds, on 5 documents, 1,234 bytes")
-    assert "behind at most 7 prompts" in caption
-    assert "the nearest to the teacher stands first" in caption
+    assert "after at most 7 prompts" in caption
+    assert "the nearest to the teacher comes first" in caption
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -185,7 +185,7 @@ def test_students_are_kept_and_measured_on_their_way(of_points, in_process, tmp_
     (point,) = row["curve"]
     assert (point["step"], point["flops"], point["n"]) == (2, there["flops"], 1)
     assert point["mean"] == alone.accuracy
-    assert "one that is trained to its end on as little may be better" in (out / "results.md").read_text()
+    assert "so a student trained with only that many steps in all may be better" in (out / "results.md").read_text()
     in_process.clear()
     assert main(of_points("mlm", 2)) == 0
     assert in_process == []
@@ -195,7 +195,7 @@ def test_points_that_a_student_was_trained_without_are_told(matrix, of_points, t
     assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 0
     assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0"]) == 2
     assert (
-        "checkpoint-2 isn't there, as the student was trained without these points; --restart"
+        "checkpoint-2 isn't there, because the student was trained without these points; --restart"
         in capsys.readouterr().err
     )
     assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0", "--restart"]) == 0
@@ -214,10 +214,10 @@ def test_a_budget_in_operations_gives_all_seeds_the_same_steps(of_operations, tm
 def test_variants_that_a_budget_in_operations_doesn_t_pay_for_are_told(of_operations, in_process, tmp_path, capsys):
     assert main([*of_operations(f"mlm, {BROKEN}", "10"), "--dry-run"]) == 1
     shown = capsys.readouterr().out
-    assert "mlm-half-seed0 can't run: flops 10 don't pay for one step, which takes " in shown
+    assert "mlm-half-seed0 can't run: flops 10 are too few for one step, which takes " in shown
     assert "broken-half-seed0 can't run: 7 relation heads" in shown
     assert main([*of_operations("mlm", "10"), "--cell", "mlm-half-seed0"]) == 2
-    assert "flops 10 don't pay for one step" in capsys.readouterr().err
+    assert "flops 10 are too few for one step" in capsys.readouterr().err
     assert main(of_operations(f"mlm, {BROKEN}", "2.0e7")) == 1
     assert in_process == ["mlm-half-seed0"]
     assert "7 relation heads" in (tmp_path / "out" / "results.md").read_text()

@@ -173,7 +173,7 @@ def test_a_cell_whose_fine_tunings_fail_is_told_with_the_first_reason(here, capf
         ({"evaluate": {"tasks": ["colla"]}}, [], "recipe.yaml, evaluate: there is no task 'colla'; did you mean cola?"),
         ({"evaluate": {"train": "a.csv"}}, [], "recipe.yaml, evaluate: train is for encoders; encoders on GLUE are "),
         ({"evaluate": {"fast": True}}, [], "recipe.yaml, evaluate: unknown key 'fast'"),
-        ({"evaluate": {"seed": 1}}, [], "recipe.yaml, evaluate: seed isn't to be set there; the comparison sets it"),
+        ({"evaluate": {"seed": 1}}, [], "recipe.yaml, evaluate: seed can't be set there; the comparison sets it"),
         ({"evaluate": {"tasks": ["rte"]}}, [], "glue lacks rte/train.parquet, rte/validation.parquet: add them"),
         ({}, ["--data_dir", "none"], "--data_dir none: there is no such folder"),
         ({"evaluate": {"max_length": 65}}, [], "max_length 65 is longer than the 64 positions of the model teacher"),

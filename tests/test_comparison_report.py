@@ -209,7 +209,9 @@ def test_a_cell_that_gives_one_class_alone_is_told(cells):
     result = json.loads(folder.read_text())
     result["evaluation"]["only_class"] = "1"
     folder.write_text(json.dumps(result))
-    assert f"Not learned, one class for every row: {cells[2].name}." in markdown(summarise(cells, {}))
+    assert f"These learned nothing and give every row the same class: {cells[2].name}." in markdown(
+        summarise(cells, {})
+    )
 
 
 def test_each_figure_of_the_log_has_a_panel_with_a_line_a_variant(cells):
@@ -266,12 +268,12 @@ def test_differences_stand_in_the_table_and_in_words(cells):
     assert lines[5].endswith("| -5.0 | - | seed 1: not finished |")
     assert (
         "- a\\|b, half: 15.0 points worse than plain over 2 paired seeds, standard error 5.0: more than two standard "
-        "errors, so they are told apart."
+        "errors, so these seeds tell them apart."
     ) in lines
-    assert "- third, half: 5.0 points worse than plain with one seed, which tells no standard error." in lines
+    assert "- third, half: 5.0 points worse than plain with one seed, so there is no standard error." in lines
     # Student's t with one degree of freedom is Cauchy's distribution, of which 2 * (1/2 - atan(2) / pi) is beyond 2.
     assert round(100 * (1 - 2 * math.atan(2) / math.pi)) == 30
-    assert "Variants that don't differ pass two standard errors, too: 2 pairs of seeds in 30 % of cases" in table
+    assert "by chance alone: with 2 pairs of seeds in 30 % of cases" in table
     assert "Missing, 1 of 10 cells: third-half-seed1 (not finished)." in lines
 
 
@@ -298,5 +300,5 @@ def test_a_student_that_was_measured_on_its_way_has_a_curve_that_ends_in_its_poi
     (axes,) = score_against_cost(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
     curves = [line.get_xydata().tolist() for line in axes.get_lines() if len(line.get_xydata()) == 2]
     assert [[1e12, pytest.approx(65)], [2e12, pytest.approx(85)]] in curves
-    assert "curves: students on their way, their learning rate not yet down" in axes.get_xlabel()
+    assert "curves: students in the middle of training, at a high learning rate" in axes.get_xlabel()
     assert [row["variant"] for row in summary["rows"] if row["curve"]] == ["plain"]

@@ -361,7 +361,7 @@ def test_a_mix_keeps_no_list_of_its_rows(tmp_path, prepare):
 
 def test_weights_that_would_repeat_a_corpus_without_end_are_refused(tmp_path, prepare):
     paths = [corpus(tmp_path / "1.jsonl"), corpus(tmp_path / "2.jsonl")]
-    fails(prepare, r"weights 1e-09, 1: .* are needed in all; give the corpus", paths, weights=[1e-9, 1])
+    fails(prepare, r"weights 1e-09, 1: .* rows; give the corpus", paths, weights=[1e-9, 1])
 
 
 def fails(prepare, said: str, *args, **kwargs) -> None:
@@ -622,7 +622,7 @@ def test_one_name_is_one_corpus_and_may_be_a_path(tmp_path, prepare, bert):
     ],
 )
 def test_text_in_the_place_of_a_name_is_refused(prepare, given, kind):
-    fails(prepare, rf"a corpus is named .* or a datasets.Dataset, not {kind}; .* write others to a file", given)
+    fails(prepare, rf"a corpus is the name .* or a datasets.Dataset, not {kind}; .* write other data to a file", given)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

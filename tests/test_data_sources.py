@@ -80,7 +80,7 @@ def test_a_row_that_is_too_long_names_what_parts_its_fields(tmp_path):
 
 def test_a_markdown_file_is_refused_with_what_to_do(tmp_path):
     path = write(tmp_path / "a.md", "# Title\n\ntext")
-    with pytest.raises(UserError, match=r"unknown kind of file; .*; a copy that is called .txt is read as text"):
+    with pytest.raises(UserError, match=r"unknown kind of file; .*; to read it as text, name a copy .txt"):
         resolve_source(str(path))
 
 

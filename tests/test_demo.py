@@ -79,7 +79,15 @@ def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, 
     command = command()
     assert main(command) == 0
     shown = capsys.readouterr().out
-    for expected in ("about", "1. adapt", "2. distill", "3. evaluate", "4. summary", "tutor wrote", "The real thing"):
+    for expected in (
+        "about",
+        "1. adapt",
+        "2. distill",
+        "3. evaluate",
+        "4. summary",
+        "tutor wrote",
+        "To do this with a real teacher",
+    ):
         assert expected in shown
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [row["name"] for row in summary] == ["teacher", "Tutor-KD student", "same student, not distilled"]

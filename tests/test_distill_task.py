@@ -204,7 +204,7 @@ def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd
     (place / "other" / "student").mkdir(parents=True)
     (place / "other" / "student" / "mine.txt").write_text("")
     message = fail(capfd, *told, "--output_dir", "other", "--restart")
-    assert message.startswith("other/student holds something that isn't of tutorkd distill-task")
+    assert message.startswith("other/student holds something that tutorkd distill-task didn't write")
     assert (place / "other" / "student" / "mine.txt").exists()
 
 
@@ -217,7 +217,10 @@ def test_results_of_another_command_are_left_alone(place, capfd):
         (place / "out" / "results.json").write_text(json.dumps(results))
         for more in ([], ["--restart"]):
             told = fail(capfd, *DISTILL, "--train", "train.jsonl", *more)
-            assert told == "out/results.json isn't of tutorkd distill-task or is damaged: choose another --output_dir"
+            assert (
+                told
+                == "out/results.json wasn't written by tutorkd distill-task, or is damaged: choose another --output_dir"
+            )
         assert json.loads((place / "out" / "results.json").read_text()) == results
 
 
@@ -272,14 +275,14 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
             ["--train", "train.jsonl", "--max_length", "65"],
             "max_length 65 is longer than the 64 positions of the model",
         ),
-        (["--unlabelled", "validation.jsonl"], "validation.jsonl: all of its 32 rows are rows of the validation set"),
+        (["--unlabelled", "validation.jsonl"], "validation.jsonl: all of its 32 rows are also in the validation set"),
         (
             ["--train", "train.jsonl", "--unlabelled", "more.jsonl", "--soft_target_weight", "0"],
             "text without labels only has soft targets: give a soft_target_weight above 0",
         ),
         ([], "nothing to train on: give labelled rows with --train, text with --unlabelled, or both"),
         (["--train", "train.jsonl", "--student", "none/"], "the model none/: there is no such folder"),
-        (["--train", "odd.jsonl"], "teacher can't be learned from: its classes are no, yes, those of the labels"),
+        (["--train", "odd.jsonl"], "teacher can't be learned from: its classes are no, yes, but those of the labels"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused_in_one_line(place, capfd, options, message):

@@ -358,7 +358,7 @@ def test_a_process_that_dies_ends_all_within_a_minute_and_one_process_goes_on(pl
     capfd.readouterr()
     complete(*_distill(place, what, *more))
     printed = capfd.readouterr().out
-    assert "a step keeps its rows, in 2 batches of 2 a process" in printed
+    assert "a step has as many rows now, 2 batches of 2 a process" in printed
     assert f"going on from {place / what}/checkpoint-4" in printed
     assert_equal_to_rounding(place / whole, place / what)
 

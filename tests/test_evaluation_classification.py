@@ -282,7 +282,7 @@ def test_a_model_that_gives_one_class_alone_is_told(bert, arguments, tmp_path, c
     (result,) = evaluate_models([bert], replace(arguments, train=train, learning_rate=1e-5, num_train_epochs=8))
     assert result.only_class in ("0", "1")
     assert f"it hasn't learned: every row is given the class '{result.only_class}'" in capfd.readouterr().err
-    assert "Not learned, one class for every row" in (tmp_path / "out" / "results.md").read_text()
+    assert "These learned nothing and give every row the same class" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_other_number_of_threads_measures_again(finished, bert, no_training, monkeypatch):

@@ -123,7 +123,7 @@ def test_tasks_that_can_t_be_run_are_told_in_a_line(folder, stand_in, capfd):
     told = fail(capfd, "evaluate", "--models", "model", "--tasks", "Locl")
     assert told == "mteb: 'Locl' not found. Did you mean: 'Local'?"
     told = fail(capfd, "evaluate", "--models", "model", "--tasks", "Local", "--text", "a.txt")
-    assert told.startswith("--tasks measures embeddings of text as they are, which --text has no part in")
+    assert told.startswith("--tasks measures embedding models without training, and --text isn't used for that")
 
 
 def test_without_mteb_it_says_what_to_install(folder, capfd, monkeypatch):

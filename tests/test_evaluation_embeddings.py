@@ -272,7 +272,7 @@ def test_results_that_are_of_another_command_are_left_alone(here, capfd, there):
     flags = ["evaluate", "--models", "student", "--sts", "pairs.csv", "--output_dir", "out"]
     for more in ([], ["--restart"]):
         told = fail(capfd, *flags, *more)
-        assert told == "out/results.json isn't of tutorkd evaluate or is damaged: choose another --output_dir"
+        assert told == "out/results.json wasn't written by tutorkd evaluate, or is damaged: choose another --output_dir"
     assert (here / "out" / "results.json").read_text() == there
 
 
@@ -336,12 +336,12 @@ ROWS = "a,b,n\nw1,w2,1\nw3,w4,0\n"
         (
             ROWS,
             ["--sts", "d.csv", "--train", "d.csv"],
-            "--sts measures embeddings of text as they are, which --train has",
+            "--sts measures embedding models without training, and --train isn't",
         ),
         (
             ROWS,
             ["--sts", "d.csv", "--text", "x"],
-            "--sts measures embeddings of text as they are, which --text has no",
+            "--sts measures embedding models without training, and --text isn't",
         ),
     ],
 )

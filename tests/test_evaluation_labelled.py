@@ -147,7 +147,7 @@ GOOD = {"text": "fine", "label": 1}
         ([{"text": "a", "label": ["x"]}], "column 'label' holds list; labels are whole numbers or names"),
         (
             [{"text": "a", "label": "pos"}, {"text": "b", "label": "pos "}],
-            "row 2 has the label 'pos ' and row 1 'pos', which differ in white space alone",
+            "row 2 has the label 'pos ' and row 1 'pos', which only differ in white space",
         ),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": " "}], "row 2 has a blank label in column 'label'"),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": "-1"}], "row 2 is unlabelled"),
@@ -187,7 +187,7 @@ def empty_parquet():
         (
             "d.csv",
             b"text|label\na|0\n",
-            r"nothing parts the header 'text\|label': fields are parted by commas, semicolons or tabs; write the file",
+            r"the header 'text\|label' has no separator that can be read; separate fields by commas, semicolons",
         ),
         ("d.csv", b"text,label\n,1\nb,0\n", "row 1 has no value in column 'text'"),
         ("d.csv", b"text,label\na,\nb,0\n", "row 1 has no value in column 'label'"),
@@ -317,9 +317,9 @@ def test_whole_numbers_and_names_among_which_some_look_like_decimals_stay_classe
     ("labels", "message"),
     [
         ([[], []], "no row has a class in column 'label'"),
-        ([["a"], [" "]], "column 'label' holds lists of something else than names or whole numbers"),
-        ([[0.5], [1.0]], "column 'label' holds lists of something else than names or whole numbers"),
-        ([["a", None], ["b"]], "column 'label' holds lists of something else than names or whole numbers"),
+        ([["a"], [" "]], "column 'label' holds lists of something other than names or whole numbers"),
+        ([[0.5], [1.0]], "column 'label' holds lists of something other than names or whole numbers"),
+        ([["a", None], ["b"]], "column 'label' holds lists of something other than names or whole numbers"),
         ([["a"], None], "row 2 has no value in column 'label'"),
         ([0.5, 0.5], "every row has 0.5 in column 'label'; there is nothing to be learned"),
         ([0.5, float("inf")], "row 2 has a number in column 'label' that isn't finite"),
@@ -335,5 +335,5 @@ def test_bad_labels_of_other_tasks_are_refused(tmp_path, labels, message):
 def test_validation_rows_of_another_kind_are_refused(tmp_path):
     train = read_task(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (0.5, 1.5)]))
     other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in (0, 1)]))
-    with pytest.raises(UserError, match="v has one class a row, and the training data a number a row"):
+    with pytest.raises(UserError, match="v has one class a row, but the training data a number a row"):
         align_labels(other, train, "v")

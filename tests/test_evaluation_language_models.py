@@ -226,7 +226,7 @@ def test_mistakes_are_told_in_one_line_before_a_model_is_loaded(here, no_loading
             [*student, *text, "--new_tokens", "59"],
             "prompt_length + new_tokens 65 is longer than the 64 positions of the ",
         ),
-        ([*student, *text, "--max_length", "1"], "max_length 1 is too short for a row: "),
+        ([*student, *text, "--max_length", "1"], "max_length 1 is too short: a row"),
         ([*student, *text, "--prompts", "0"], "prompts must be above 0, not 0"),
         ([*student, *text, "--task_path", "."], "task_path says where tasks are, not which to run: "),
         (["evaluate", "--models", "nothing/", *text], "the model nothing/: there is no such folder"),

@@ -98,9 +98,11 @@ def test_markdown_table_has_every_column_and_escapes_pipes():
 
 def test_a_model_that_gives_one_class_alone_is_told_in_both_tables():
     results = [TEACHER, replace(STUDENT, only_class="positive")]
-    assert "Not learned, one class for every row: student (positive)." in markdown_table(results)
-    assert "Not learned, one class for every row: student (positive)." in " ".join(printed(results).split())
-    assert "Not learned" not in markdown_table([TEACHER, STUDENT])
+    assert "These learned nothing and give every row the same class: student (positive)." in markdown_table(results)
+    assert "These learned nothing and give every row the same class: student (positive)." in " ".join(
+        printed(results).split()
+    )
+    assert "learned nothing" not in markdown_table([TEACHER, STUDENT])
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

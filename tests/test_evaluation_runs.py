@@ -119,7 +119,7 @@ def test_models_take_the_names_that_are_given(place, capfd):
     assert [each["name"] for each in results(place)["results"]] == ["a", "b"]
     assert (place / "out" / "a" / "classifier" / "config.json").is_file()
     for names, message in (
-        (["a"], "--names are 1 for 2 models: give each a name, or none"),
+        (["a"], "--names has 1 names for 2 models: give one for each, or none"),
         (["a", "a"], "--names has a twice: give each model a name of its own"),
         (["a", "x/y"], "--names 'x/y' can't be a folder's name: take letters"),
     ):
@@ -217,7 +217,7 @@ def test_one_who_stops_an_evaluation_is_told_how_it_goes_on(place, capfd, monkey
     told = command("one/student", "other")
     assert main([*told, *flag]) == 130
     assert lines_of(capfd.readouterr().err)[-1] == (
-        f"tutorkd: stopped; the same command{which} goes on with what isn't finished"
+        f"tutorkd: stopped; the same command{which} continues with what isn't finished"
     )
     complete(*told)
     assert len(trained) == 3

@@ -82,7 +82,7 @@ def test_the_files_of_an_encoder_give_its_hidden_states_for_other_batches_and_le
 def test_the_head_of_a_masked_language_model_is_left_out(place, capsys):
     model = tiny.masked_lm("bert", num_hidden_layers=1)
     complete("export", "--model", save(model, place / "student"), "--output_dir", "out")
-    assert "The encoder alone was taken: the head of BertForMaskedLM is left out." in capsys.readouterr().out
+    assert "Only the encoder was exported, without the head of BertForMaskedLM." in capsys.readouterr().out
     tokens = tokens_of(TEXTS[:1])
     with torch.no_grad():
         expected = model.base_model(torch.tensor(tokens["input_ids"])).last_hidden_state.numpy()
@@ -199,7 +199,7 @@ def test_labels_of_another_kind_than_the_model_s_answers_are_told(place, capfd):
 def test_a_regression_is_compared_by_its_scores(place, capsys):
     _, path = classifier(place, labels=["score"])
     complete("export", "--model", path, "--output_dir", "out")
-    assert "and the cosine of all rows' scores with PyTorch's" in capsys.readouterr().out
+    assert "and the cosine between the scores of all rows and PyTorch's" in capsys.readouterr().out
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["files"][1]["agreement"] == pytest.approx(1, abs=1e-5)
 

@@ -91,7 +91,7 @@ def test_what_is_said_of_the_files_is_measured_against_sentence_transformers(pla
     complete("export", "--model", "encoder", "--output_dir", "out", "--texts", "text.txt")
     shown = capsys.readouterr().out
     assert "| cosine | lowest cosine |" in shown
-    assert "the mean cosine of a row's vector with that of sentence-transformers" in shown
+    assert "the mean cosine between a row's vector and that of sentence-transformers" in shown
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["outputs"] == ["last_hidden_state", "sentence_embedding"]
     assert record["checked_on"] == "the first 4 documents of the text, cut at 24 tokens"

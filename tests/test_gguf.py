@@ -125,7 +125,7 @@ def test_a_file_that_isn_t_there_or_isn_t_gguf_is_told_in_one_line(written, tmp_
         load_config(str(tmp_path / "model2.gguf"), "teacher")
     with pytest.raises(UserError, match=r"^the teacher lab/q4\.gguf: there is no such file$"):
         load_config("lab/q4.gguf", "teacher")
-    with pytest.raises(UserError, match=r"^the teacher lab/a/q4\.gguf isn't a file here; HF_HUB_OFFLINE keeps "):
+    with pytest.raises(UserError, match=r"^the teacher lab/a/q4\.gguf isn't a file here; HF_HUB_OFFLINE forbids "):
         load_config("lab/a/q4.gguf", "teacher")
     (tmp_path / "text.gguf").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.gguf can't be loaded: "):

@@ -245,7 +245,7 @@ def test_a_part_of_the_training_rows_is_said_wherever_scores_are(place, in_proce
     shown = capsys.readouterr().out
     assert "Training rows used: RTE 10 of 2,490." in shown
     assert "Validation rows measured on: RTE 12 of 277." in shown
-    assert "Ours had only a part of the official rows" in shown
+    assert "The runs here used only part of the official rows" in shown
     card = " ".join((place / "model" / "README.md").read_text().split())
     assert "one seed, fine-tuned on 10 of 2,490 rows, measured on 12 of 277 rows" in card
 
@@ -268,7 +268,7 @@ def test_runs_of_other_settings_in_the_folder_are_said_not_to_count(place, in_pr
     complete(*_command(model, "rte", seeds=(0, 1)))
     assert "not in these results" not in capsys.readouterr().out
     complete(*_command(model, "cola"))
-    assert "not in these results: 2 other finished runs in out; name all models" in capsys.readouterr().out
+    assert "not in these results: 2 other finished runs in out; to have them" in capsys.readouterr().out
     complete(*_command(model, "cola", "rte", seeds=(0, 1)))
     assert "not in these results" not in capsys.readouterr().out
     assert _results(place)[0]["tasks"]["rte"]["finished_runs"] == 2
@@ -318,7 +318,7 @@ def test_predictions_are_zipped_and_what_the_leaderboard_still_lacks_is_named(pl
         assert {line.split("\t")[1] for line in lines} <= words
     shown = capsys.readouterr().out
     absent = "CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, QNLI.tsv, WNLI.tsv"
-    assert f"the leaderboard wants one zip of all tasks; without {absent}, whose tasks aren't in --tasks" in shown
+    assert f"the leaderboard wants one zip of all tasks, but {absent} will be missing" in shown
     (written,) = [line for line in shown.splitlines() if line.startswith(f"written to out/submissions/{path.name}: ")]
     assert set(written.split(": ")[1].split(", ")) == set(contents)
     files = {file: file.stat().st_mtime_ns for file in place.glob("out/runs/*/*/predictions/*")}
@@ -387,8 +387,8 @@ def test_mistakes_are_told_in_one_line(place, capfd):
         ([*good, "--learning_rates", "0"], "learning_rates must be numbers above 0, not 0"),
         ([*good, "--learning_rates", "nan"], "learning_rates must be a finite number, not nan"),
         ([*good, "--batch_sizes", "0"], "batch_sizes must be numbers above 0, not 0"),
-        ([*good, "--output_dir", "model"], "model holds something that isn't of tutorkd glue; choose another"),
-        ([*good, "--output_dir", "model", "--dry-run"], "model holds something that isn't of tutorkd glue"),
+        ([*good, "--output_dir", "model"], "model holds something that tutorkd glue didn't write; choose another"),
+        ([*good, "--output_dir", "model", "--dry-run"], "model holds something that tutorkd glue didn't write"),
         ([*good, "--learning-rate", "1"], "unknown option --learning-rate; did you mean --learning-rates?"),
         ([*good, "--unit", "model/rt"], "there is no unit model/rt"),
     ):
@@ -495,7 +495,7 @@ def test_text_without_labels_is_learned_too_but_for_validation_rows(place, in_pr
     [
         (
             ["--tasks", "rte", "stsb", "--unlabelled", "m.csv", "--distill_from", "c"],
-            "--unlabelled is text of one task",
+            "--unlabelled is text for one task",
         ),
         (
             ["--unlabelled", "m.csv"],
@@ -503,7 +503,7 @@ def test_text_without_labels_is_learned_too_but_for_validation_rows(place, in_pr
         ),
         (
             ["--unlabelled", "held.csv", "--distill_from", "c"],
-            "held.csv: all of its 12 rows are rows of the validation set",
+            "held.csv: all of its 12 rows are also in the validation set",
         ),
         (["--unlabelled", "m.csv", "--distill_from", "c"], "data m.csv: there is no such file"),
     ],
@@ -526,7 +526,7 @@ def test_a_task_isn_t_learned_from_a_classifier_of_another_or_an_encoder(place, 
     save(AutoModelForSequenceClassification.from_config(config), place / "cola")
     message = fail(capfd, *_command("student", "cola", "rte"), "--distill_from", "cola")
     assert message.startswith(
-        "cola can't be learned from: its classes are unacceptable, acceptable, those of the labels"
+        "cola can't be learned from: its classes are unacceptable, acceptable, but those of the labels"
     )
     message = fail(capfd, *_command("student", "rte"), "--distill_from", "student")
     assert message.startswith("the teacher student isn't a fine-tuned classifier")

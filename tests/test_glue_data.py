@@ -113,7 +113,7 @@ def test_test_rows_come_without_what_stands_for_labels(tmp_path):
         assert rows.column_names == ["text", "text_pair"]
     columns = glue_data.rows(TASKS["mnli"], 3) | {"idx": [0, 1, 1]}
     glue_data.write(tmp_path, "ax", "test", columns)
-    with pytest.raises(UserError, match="stand there twice"):
+    with pytest.raises(UserError, match="has a number twice"):
         load_tests(TASKS["mnli"], folder)
 
 

@@ -166,7 +166,7 @@ def test_published_rows_are_of_the_same_size_and_the_mean_is_over_what_all_rows_
     assert table[0] == ["model", "layers x hidden", "QNLI", "STS-B", "RTE", "mean of 2"]
     assert table[2][0].endswith("student: median over seeds")
     assert table[2][1:] == ["6 x 264", "50.0", "50.0", "50.0", "50.0"]
-    assert table[4][:2] == ["no model: one answer to every row", "-"]
+    assert table[4][:2] == ["no model: the same answer to every row", "-"]
     assert table[5] == ["BERT-base (teacher): published", "12 x 768", "90.6", "86.3", "65.4", "78.0"]
     assert table[8] == ["MiniLM v2: published", "6 x 264", "87.9", "-", "65.7", "76.8"]
     assert "The mean is over QNLI and RTE, which all rows have;" in "\n".join(lines)
@@ -178,8 +178,8 @@ def test_a_mean_over_some_tasks_is_never_called_the_average_of_all(units):
     assert "over all 8 tasks" not in text
     assert "The paper has no model of 4 x 32 (layers x hidden)." in text
     text = markdown(summarise([units("student", name, [0.5]) for name in USUAL], None, {}))
-    assert "The paper's average over all 8 tasks (one figure a task, the first of each above): 50.0." in text
-    assert "GLUE's own average over all 8 tasks (a task counts with the mean of its official figures): 50.0." in text
+    assert "The paper's average over all 8 tasks (over the first figure of each task above): 50.0." in text
+    assert "GLUE's own average over all 8 tasks (over the mean of each task's official figures): 50.0." in text
     assert "The mean is over all 8 tasks;" in text
 
 
@@ -271,7 +271,7 @@ def test_the_plot_has_a_bar_a_model_and_task_and_the_teacher_s_line(units, tmp_p
     shown = [text.get_text() for text in legend.get_texts()]
     assert [text.split("/")[-1] for text in shown] == [
         *("\\$a\\$", "_b", "teacher (teacher)"),
-        "no model: one answer to every row",
+        "no model: the same answer to every row",
     ]
     files = plots.draw(summary, tmp_path)
     assert [file.name for file in files] == ["scores.png", "scores.svg"]

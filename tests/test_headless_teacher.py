@@ -118,7 +118,7 @@ def test_what_reads_more_than_tokens_or_has_a_decoder_is_refused_in_one_line(roo
     save(BrosModel(BrosConfig(vocab_size=100, **tiny.SIZES)), root / "layout")
     message = fail(capfd, *_distill(root, "layout", tmp_path / "run", "--method", "minilm"))
     assert message.startswith(
-        "the teacher is a BrosModel, which doesn't read a row of tokens alone (You have to specify"
+        "the teacher is a BrosModel, which can't read tokens without other inputs (You have to specify"
     )
     save(T5Model(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100)), root / "t5")
     message = fail(capfd, *_distill(root, "t5", tmp_path / "run", "--method", "minilm"))

@@ -222,7 +222,7 @@ def test_offline_what_was_downloaded_is_used(place, online):
     told = without_network(place, "offline", HF_HUB_OFFLINE="1")
     assert_same(weights(place.folder / "offline"), weights(place.folder / "online"))
     for name in ("no model", "no data", "no push"):
-        assert "HF_HUB_OFFLINE keeps from asking the Hub: unset it" in told[name].error
+        assert "HF_HUB_OFFLINE forbids asking the Hub: unset it" in told[name].error
     assert "['rte']" in told["no configuration"].error
 
 
@@ -242,8 +242,8 @@ _PRESETS = "half, extreme-12, extreme-6, extreme-2"
 _TROUBLES = {
     "gated": f"on the Hub it is gated: accept its conditions on URL/KINDlab/gated, and {_LOG_IN}",
     "too-many": "the Hub had too many requests from here: wait 600 seconds, then run this again",
-    "broken": "the Hub is out of order (500): run this again later",
-    "down": "the Hub is out of order (503): run this again later",
+    "broken": "the Hub reports an internal error (500): run this again later",
+    "down": "the Hub reports an internal error (503): run this again later",
     "silent": "the Hub (URL) doesn't answer in time: check the network, or run this again later",
     "cut": "the download broke off: run this again",
     "nothing": f"the Hub has no such TITLE: check the name or, if it is private, {_LOG_IN}",
@@ -306,7 +306,7 @@ FAILURES = {
     ),
     "no such files": (
         adapt("out", "here", "lab/versions", "--corpus_data_files", "third*"),
-        "data lab/versions: 'third*' names no files of one kind that can be read there",
+        "data lab/versions: 'third*' doesn't name readable files of one kind there",
     ),
     "revisions for another number of corpora": (
         adapt("out", "here", "lab/versions", "--corpus_revision", "v1", "main", ""),

@@ -36,21 +36,21 @@ def test_what_gives_the_same_is_no_difference(there, now):
         ({}, {"seed": 2, "top_k": 3, "student": "s"}, "seed: 1 there, 2 now and 2 more"),
         ({"data_sha256": "x"}, {"data_sha256": "y"}, "data_sha256: x there, y now"),
         ({"data_sha256": "x"}, {"data_sha256": "y", "seed": 2}, "seed: 1 there, 2 now and 1 more"),
-        ({}, {"teacher_sha256": "b"}, "what teacher t holds has changed"),
+        ({}, {"teacher_sha256": "b"}, "the contents of teacher t have changed"),
         (
             {"data_dir": "d", "data_dir_sha256": "x"},
             {"data_dir": "d", "data_dir_sha256": "y"},
-            "what data_dir d holds has changed",
+            "the contents of data_dir d have changed",
         ),
         ({}, {"teacher": "u", "teacher_sha256": "b"}, "teacher: t there, u now"),
         ({}, {"corpus": ["./c"]}, "corpus: ['c'] there, ['./c'] now"),  # nothing tells what it holds
-        (FILES, {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
-        (FILES, ROWS | {"corpus_files_sha256": "g"}, "what corpus ['c'] holds has changed"),
-        (ROWS | FILES, {"corpus_sha256": "s"} | FILES, "what corpus ['c'] holds has changed"),
+        (FILES, {"corpus_files_sha256": "g"}, "the contents of corpus ['c'] have changed"),
+        (FILES, ROWS | {"corpus_files_sha256": "g"}, "the contents of corpus ['c'] have changed"),
+        (ROWS | FILES, {"corpus_sha256": "s"} | FILES, "the contents of corpus ['c'] have changed"),
         (
             {"text": ["h"], "text_files_sha256": "h"},
             {"text": ["h"], "text_files_sha256": "i"},
-            "what text ['h'] holds has changed",
+            "the contents of text ['h'] have changed",
         ),
     ],
 )

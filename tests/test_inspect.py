@@ -196,9 +196,9 @@ def test_what_can_t_be_inspected_is_told_in_one_line(run, copied, tmp_path, capf
     noted = yaml.safe_load((copied / "run.yaml").read_text(encoding="utf-8"))
     for changes, line in (
         ({"method": "kd"}, "is a run of --method kd, in which there is no tutor; inspect is for --method tutor-kd"),
-        ({"objective": "causal"}, "is a run of a causal language model; inspect shows the tutors of encoders alone"),
+        ({"objective": "causal"}, "is a run of a causal language model; inspect only shows the tutors of encoders"),
         ({"tutor": "uniform"}, "is a run with --tutor uniform, in which no tutor learns"),
-        ({"teacher_sha256": "0"}, "holds has changed since the run"),
+        ({"teacher_sha256": "0"}, "has changed since the run"),
         ({"corpus_sha256": "0"}, "has changed since the run, so that what it held out isn't known"),
     ):
         _note(copied, **noted | changes)

@@ -101,7 +101,7 @@ def test_a_bad_request_is_answered_in_one_line(port, body, told):
 def test_a_port_that_is_taken_is_told():
     with listen(0) as first:
         taken = first.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {taken} on 127.0.0.1 can't be had .*; choose another --port"):
+        with pytest.raises(UserError, match=f"port {taken} on 127.0.0.1 can't be used .*; choose another --port"):
             listen(taken)
 
 
@@ -128,5 +128,5 @@ def test_a_signal_ends_the_server_with_a_sentence(tmp_path: Path, number):
     assert ask(int(line.split(":")[2].split("/")[0]), "GET", "/") == (200, "page")
     command.send_signal(number)
     said, errors = command.communicate(timeout=120)
-    assert said == "ended    the page isn't served any more; --output FILE.html keeps one\n"
+    assert said == "ended    the page is no longer served; --output FILE.html writes one to keep\n"
     assert (command.returncode, errors) == (0, "")

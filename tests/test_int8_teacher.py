@@ -302,7 +302,7 @@ def test_the_memory_that_is_foretold_is_what_the_run_would_take(tmp_path):
     [
         (9, "as it is, into 9.0 GiB"),
         (7, "--teacher_dtype bfloat16, into 7.0 GiB"),
-        (3, "nothing of these, into 3.0 GiB; shorter rows (--max_length) or --gradient_checkpointing take less"),
+        (3, "none of these, into 3.0 GiB; shorter rows (--max_length) or --gradient_checkpointing need less"),
     ],
 )
 def test_the_first_setting_that_fits_is_named(gibibytes, told):

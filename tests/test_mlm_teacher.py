@@ -232,8 +232,8 @@ def test_what_it_takes_is_counted_with_both(root, tmp_path):
         ("padded", [], "teacher and MLM teacher must share a vocabulary: 100 tokens against 112"),
         ("causal", [], "the vocabularies of the teacher {} and of the tokenizer .* differ"),
         ("nothing", [], "the teacher {}: there is no such folder"),
-        ("one", ["--method", "minilm-v2"], "mlm_teacher is for methods that ask an encoder's MLM head, and minilm-v2 "
-         "of a masked language model asks none: leave it out"),
+        ("one", ["--method", "minilm-v2"], "mlm_teacher is for methods that use an encoder's MLM head, and minilm-v2 "
+         "for a masked language model uses none: leave it out"),
         ("one", ["--teacher", "causal"], "mlm_teacher is for .* and tutor-kd of a causal language model asks none"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

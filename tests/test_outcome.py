@@ -76,7 +76,7 @@ def test_a_run_explains_its_figures_once_and_says_at_its_end_what_came_of_it(tmp
     )
     said = capfd.readouterr().out
     assert said.count("probe corr.: 0 is guessing") == 1  # at the first of two looks
-    assert said.count("note     4 steps show that all works, and hardly more") == 2  # at the beginning and the end
+    assert said.count("note     4 steps only show that everything works") == 2  # at the beginning and the end
     *_, done, figure, verdict, _, last = said.splitlines()
     assert done.startswith("done     4 steps")
     assert figure.startswith("result   probe ")

@@ -175,7 +175,7 @@ def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp
     assert part(section, "Run it again").command == shlex.join(
         ["tutorkd", "compare", str(folder / "recipe.yaml"), "--output_dir", str(folder)]
     )
-    assert "Parameters: of the classifier." in read(folder).words  # the caption of results.md
+    assert "Parameters are the classifier's." in read(folder).words  # the caption of results.md
 
 
 def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path):
@@ -226,7 +226,7 @@ def test_glue_has_a_bar_for_each_model_with_its_range(tmp_path):
     bars = {row["name"]: row for row in data(panel) if "name" in row}
     assert bars["student"] == {"name": "student", "group": "CoLA", "value": 40.0, "low": 30.0, "high": 60.0}
     assert bars["teacher (teacher)"]["value"] == 50.0
-    assert part(section, "Scores by task").note == "The line across a group: no model: one answer to every row."
+    assert part(section, "Scores by task").note == "The line across a group: no model: the same answer to every row."
     line = f"tutorkd glue models/student --tasks cola --teacher teacher --fast true --output_dir {tmp_path}"
     assert part(section, "Run it again").command == line
     assert ["processor", "a processor"] in part(section, "Environment").rows

@@ -274,4 +274,4 @@ def test_of_several_workers_a_stream_gets_one(root, tmp_path, monkeypatch, capfd
     monkeypatch.setattr(PackedRowsTrainer, "compute_loss", counting)
     complete(*distill(root, tmp_path / "out", "--streaming", "--dataloader_num_workers", "3", "--max_steps", "2"))
     assert working == [1] * 4
-    assert "a stream is read by one data loader worker; of 3 the others aren't started" in capfd.readouterr().out
+    assert "a stream is read by one data loader worker; the others of the 3 aren't started" in capfd.readouterr().out

@@ -139,8 +139,8 @@ def test_other_content_under_the_same_name_is_another_run(place, capfd, command,
         save(tiny.masked_lm(seed=1), place / "teacher")
     told = fail(capfd, *command())
     assert told == (
-        f"{out} holds another run (what {role} holds has changed); choose another --output_dir, or --restart to throw "
-        "that run away"
+        f"{out} holds another run (the contents of {role} have changed); choose another --output_dir, or --restart to "
+        "throw that run away"
     )
     assert_same(weights(place / out / "checkpoint-2"), before)
     complete(*command("--restart"))
@@ -163,7 +163,7 @@ def test_a_run_of_more_processes_goes_on_with_one_and_its_steps_keep_their_rows(
     _began_with(processes=3)
     complete(*distill())
     printed = capfd.readouterr().out
-    assert "began on another number of processes; a step keeps its rows, in 3 batches of 4 a process" in printed
+    assert "began with another number of processes; a step has as many rows now, 3 batches of 4 a process" in printed
     assert "going on from student/checkpoint-2" in printed
     assert yaml.safe_load(Path("student", RUN_FILE).read_text())["processes"] == 3  # what it began with
     _unfinish(place / "student")

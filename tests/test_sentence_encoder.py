@@ -43,7 +43,7 @@ def test_what_is_no_sentence_encoder_is_refused_in_one_line(tmp_path):
     for check in (is_sentence_encoder, lambda name: load_sentence_encoder(name, "teacher")):
         with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
             check(str(tmp_path / "nowhere"))
-        with pytest.raises(UserError, match=r"nobody/nothing isn't a folder here; HF_HUB_OFFLINE keeps"):
+        with pytest.raises(UserError, match=r"nobody/nothing isn't a folder here; HF_HUB_OFFLINE forbids"):
             check("nobody/nothing")
 
 

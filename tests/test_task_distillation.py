@@ -146,12 +146,16 @@ def test_classes_are_matched_by_name(theirs, wanted, order):
         (
             ["no", "never"],
             None,
-            "its classes are no, never, those of the labels no, yes; where they mean the same, give",
+            "its classes are no, never, but those of the labels no, yes; if they mean the same, put",
         ),
-        (["no", "perhaps", "yes"], None, "its classes are no, perhaps, yes, those of the labels no, yes"),
-        (["LABEL_0", "LABEL_1"], None, "its classes are LABEL_0, LABEL_1, those of the labels no, yes"),
-        (["no"], None, "its answers are a number a row, the labels here one class a row"),
-        (["no", "yes"], "multi_label_classification", "its answers are a list of classes a row, the labels here one"),
+        (["no", "perhaps", "yes"], None, "its classes are no, perhaps, yes, but those of the labels no, yes"),
+        (["LABEL_0", "LABEL_1"], None, "its classes are LABEL_0, LABEL_1, but those of the labels no, yes"),
+        (["no"], None, "its answers are a number a row, but the labels here one class a row"),
+        (
+            ["no", "yes"],
+            "multi_label_classification",
+            "its answers are a list of classes a row, but the labels here one",
+        ),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(theirs, problem, message):
@@ -269,7 +273,10 @@ def test_results_from_labels_alone_and_from_soft_targets_are_kept_apart(place, c
             ["--distill_from", "student"],
             "the teacher student isn't a fine-tuned classifier, it is a BertForMaskedLM; fine-",
         ),
-        (["--distill_from", "other"], "other can't be learned from: its classes are good, bad, those of the labels no"),
+        (
+            ["--distill_from", "other"],
+            "other can't be learned from: its classes are good, bad, but those of the labels no",
+        ),
         (["--distill_from", "none/"], "the model none/: there is no such folder"),
     ],
 )
@@ -306,7 +313,7 @@ def test_rows_of_the_validation_set_are_left_out_of_text_without_labels_and_coun
     (place / "more.csv").write_text("text\n" + "\n".join(texts[2:]) + "\nw7\n")
     assert "out holds another run (data_sha256: " in fail(capfd, *told)
     (place / "more.csv").write_text("text\n" + texts[0] + "\n")
-    assert "more.csv: all of its 1 rows are rows of the validation set" in fail(capfd, *told)
+    assert "more.csv: all of its 1 rows are also in the validation set" in fail(capfd, *told)
 
 
 def test_text_without_labels_needs_a_teacher(place, capfd):
@@ -415,5 +422,5 @@ def test_layers_of_models_that_read_other_tokens_are_not_compared(tmp_path):
     tokens.add_tokens(["another"])
     student = AutoModelForSequenceClassification.from_config(config_of(["no", "yes"]))
     soft = SoftTargetArguments(hidden_state_weight=1.0)
-    with pytest.raises(UserError, match="and the student read other tokens, so that their layers can't be compared"):
+    with pytest.raises(UserError, match="and the student have different tokenizers, so their layers can't be compared"):
         MatchedLayers(student, tokens, found, soft)

@@ -87,7 +87,7 @@ def test_a_run_of_whole_passes_keeps_vectors_and_learns_as_one_that_does_not(fol
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"))
     monkeypatch.setattr("tutorkd.pretraining.distillation.MOST_BYTES", 0)
     complete(*command, "--num_train_epochs", "2", "--output_dir", str(tmp_path / "asked"))
-    assert "vectors  the teacher's are computed as their rows are read" in capsys.readouterr().out
+    assert "vectors  the teacher's vectors are computed as the rows are read" in capsys.readouterr().out
     kept, asked = (weights(tmp_path / name) for name in ("kept", "asked"))
     for name, value in kept.items():
         torch.testing.assert_close(value, asked[name], atol=2e-3, rtol=0)
@@ -108,4 +108,4 @@ def test_a_run_that_reads_a_part_of_the_text_keeps_none(folder, tmp_path, capsys
     text.write_text("\n".join(tiny.documents()))
     command = ["distill", "--teacher", str(folder), "--corpus", str(text), *RUN, "--cache_dir", str(tmp_path / "cache")]
     complete(*command, "--max_steps", "2", "--output_dir", str(tmp_path / "out"))
-    assert "are computed as their rows are read" in capsys.readouterr().out
+    assert "are computed as the rows are read" in capsys.readouterr().out

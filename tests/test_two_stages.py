@@ -149,7 +149,7 @@ def test_restart_runs_both_again(here):
         ({"method": "minilm-v2", "text_unit": "line"}, "recipe.yaml, first_stage: unknown key 'text_unit'"),
         (
             {"method": "minilm-v2", "output_dir": "x"},
-            "recipe.yaml, first_stage: output_dir isn't to be set there, ",
+            "recipe.yaml, first_stage: output_dir can't be set there, ",
         ),
     ],
 )

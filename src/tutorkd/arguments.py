@@ -25,8 +25,8 @@ def check_arguments(args: PretrainingConfig) -> None:
         raise UserError("fp16 needs a GPU; on a processor use bf16, or leave both out")
     if args.n_gpu > 1:
         raise UserError(
-            "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process "
-            "a GPU with `accelerate launch` or `torchrun`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+            "several GPUs in one process would need DataParallel, which this trainer doesn't do: start one process for "
+            "each GPU with `accelerate launch` or `torchrun`, or show it only one GPU with CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -60,8 +60,8 @@ def _refuse_sharding(args: PretrainingConfig) -> None:
     asked += [name for name in (*launched, "ACCELERATE_USE_PARALLELISM_CONFIG") if parse_flag_from_env(name)]
     if asked:
         raise UserError(
-            f"{asked[0]} isn't to be set: each device holds a whole copy of the model here; start one process a device "
-            "with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed; "
+            f"{asked[0]} can't be used: each device holds a whole copy of the model here; start one process for each "
+            "device with torchrun, or with an accelerate configuration for several devices without FSDP and DeepSpeed; "
             "--shard_teacher spreads a teacher that is too large for one device"
         )
 

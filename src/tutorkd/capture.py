@@ -157,7 +157,7 @@ def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., A
             (read or model)(input_ids=ids, recording=recording, output_hidden_states=True)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
-                f"the {role} is a {type(model).__name__}, which doesn't read a row of tokens alone "
+                f"the {role} is a {type(model).__name__}, which can't read tokens without other inputs "
                 f"({one_line(error)[:200]}); families that work: {WORKING_FAMILIES}"
             ) from error
     model.train(training)

@@ -28,7 +28,7 @@ _KINDS = {
         "It has no MLM head: fine-tune it for a task, or pool its last hidden states.",
         "feature-extraction",
     ),
-    "masked": ("An encoder", "It has an MLM head; `AutoModel` loads it without.", "feature-extraction"),
+    "masked": ("An encoder", "It has an MLM head; `AutoModel` loads the encoder without it.", "feature-extraction"),
     "causal": ("A causal language model", "It writes with `model.generate`.", "text-generation"),
 }
 _LOAD = """\
@@ -102,7 +102,7 @@ def student_card(
         "student": _sizes(student),
         **({"first stage": f"{earlier.method.title}, {earlier.facts}"} if earlier else {}),
         "method": method.title,
-        "constants": f"{', '.join(changed)}; the others that count as by default" if changed else "as by default",
+        "constants": f"{', '.join(changed)}; otherwise the defaults" if changed else "the defaults",
         **about.facts,
         **_training(config, state),
         **_logged(state, "held-out text", FIGURES),
@@ -112,7 +112,7 @@ def student_card(
     load, library = _LOAD.format(loader=loader), "transformers"
     if teacher.objective is EMBEDDING:
         what, task = "An embedding model", "sentence-similarity"
-        head = "Its vectors can be compared with its teacher's. `AutoModel` loads its body alone."
+        head = "Its vectors can be compared with its teacher's. `AutoModel` only loads its body."
         load, library = _EMBED, "sentence-transformers"
     methods = [*([earlier.method] if earlier and earlier.method is not method else []), method]
     titles, citations = [each.title for each in methods], "\n\n".join(each.citation for each in methods)
@@ -129,8 +129,8 @@ def student_card(
 
 {_table(facts)}
 
-`training_heads.safetensors`, if it is there, holds what training needs to go on (such as a tutor's head and
-projections); using the student doesn't need it.
+`training_heads.safetensors`, if it is there, is only needed to continue training (it holds a tutor's head, projections
+and the like). You don't need it to use the student.
 
 ## Citation
 

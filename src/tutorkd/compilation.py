@@ -23,7 +23,7 @@ from tutorkd.spacing import SpacedCollator
 from tutorkd.words import one_line
 
 LEAST_STEPS = 1000  # of a run that is compiled unasked: compiling takes up to two minutes, and saves 40 ms a step
-_TURN_OFF = "--torch_compile false trains without"
+_TURN_OFF = "--torch_compile false trains without compiling"
 
 
 class Compilation(TrainerCallback):
@@ -91,7 +91,7 @@ class Compilation(TrainerCallback):
         reason = f"the step couldn't be compiled: {one_line(error)}"
         if self.asked:
             raise UserError(f"{reason}; {_TURN_OFF}") from error
-        warnings.warn(f"{reason}; it goes on without, and {_TURN_OFF} and without this warning", stacklevel=2)
+        warnings.warn(f"{reason}; training continues without; {_TURN_OFF} and without this warning", stacklevel=2)
         self.module._compiled_call_impl = None
         self.on, self.masking.full = False, None
 

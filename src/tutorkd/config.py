@@ -158,8 +158,8 @@ class DistillationConfig(PretrainingConfig):
             return
         if self.teacher_dtype == "int8":
             raise ValueError(
-                "teacher_dtype can't be int8 with shard_teacher, whose slices are of numbers in 16 or 32 bits: leave "
-                "one of them out"
+                "teacher_dtype can't be int8 with shard_teacher, which only slices numbers of 16 or 32 bits: leave one "
+                "of them out"
             )
         if self.world_size == 1:
             raise ValueError(

@@ -208,7 +208,7 @@ def load_tokenizer(
     alone = role == "tokenizer"
     of = "" if alone else f" of the {role}"
     if not has_vocabulary(tokenizer):
-        what = f"the tokenizer {name} has special tokens alone" if alone else f"the {role} {name} has no tokenizer"
+        what = f"the tokenizer {name} only has special tokens" if alone else f"the {role} {name} has no tokenizer"
         raise UserError(f"{what}: there is no vocabulary in its folder")
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"the tokenizer{of} {name} has a model_max_length that isn't a number")
@@ -221,4 +221,4 @@ def load_tokenizer(
 
 def _naming(name: str, missing: Sequence[str]) -> str:
     told = ", ".join(f'{token}="..."' for token in missing)
-    return f'; name what stands for it: AutoTokenizer.from_pretrained("{name}", {told}).save_pretrained("FOLDER")'
+    return f'; name it with: AutoTokenizer.from_pretrained("{name}", {told}).save_pretrained("FOLDER")'

@@ -124,9 +124,9 @@ def _explain(error: BaseException, name: str, kind: Kind) -> str | None:
     if isinstance(error, RevisionNotFoundError):
         return "the Hub has no such revision of it: name one of its branches, tags or commits"
     if isinstance(error, HFValidationError):
-        return f"no {_TITLES[kind]} of the Hub can have such a name"
+        return f"no {_TITLES[kind]} on the Hub can have such a name"
     if isinstance(error, OfflineModeIsEnabled | ConnectionError | LocalEntryNotFoundError) and is_offline_mode():
-        return "HF_HUB_OFFLINE keeps from asking the Hub: unset it, or name what is here or was downloaded before"
+        return "HF_HUB_OFFLINE forbids asking the Hub: unset it, or name what is here or was downloaded before"
     if isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError):
         return _explain_status(error)
     if "TimeoutException" in bases:
@@ -145,7 +145,7 @@ def _explain_status(error: HfHubHTTPError) -> str:
         wait = f"{seconds} seconds" if seconds.isdigit() else "some minutes"
         return f"the Hub had too many requests from here: wait {wait}, then run this again"
     if status >= 500:
-        return f"the Hub is out of order ({status}): run this again later"
+        return f"the Hub reports an internal error ({status}): run this again later"
     if status in (401, 403):
         said = error.response.headers.get("X-Error-Message", "no reason given")
         return f"the Hub refuses ({status}: {said}): log in with hf auth login, as someone who may do this"

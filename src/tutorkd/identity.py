@@ -92,7 +92,7 @@ def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if differ:
         more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
         return f"{differ[0]}: {there.get(differ[0])} there, {now.get(differ[0])} now{more}"
-    return f"what {changed[0]} {now.get(changed[0])} holds has changed" if changed else None
+    return f"the contents of {changed[0]} {now.get(changed[0])} have changed" if changed else None
 
 
 def _model_files(path: Path) -> list[Path]:

@@ -77,7 +77,7 @@ class SentenceTeacher(Teacher):
 
         body = encoder[0].model if hasattr(encoder[0], "model") else None
         if not isinstance(body, PreTrainedModel):
-            raise _unlike(encoder, "it has no body of transformers")
+            raise _unlike(encoder, "it has no transformers body")
         super().__init__(body, dtype)
         self.objective = EMBEDDING
         self.sentence_head = frozen(SentenceHead(list(encoder.children())[1:]), dtype)
@@ -184,13 +184,13 @@ class SentenceTeacher(Teacher):
             raise _unlike(encoder, f"{type(error).__name__} where it was tried") from error
         # In 16 bits, as a teacher may be, they agree in two digits.
         if not torch.allclose(found.float().cpu(), expected.float().cpu(), atol=0.05):
-            raise _unlike(encoder, "its vectors of two texts are others")
+            raise _unlike(encoder, "two texts then have other vectors than its own")
 
 
 def _unlike(encoder: SentenceTransformer, what: str) -> UserError:
     name = cast(Any, encoder).config.name_or_path if getattr(encoder, "config", None) is not None else ""
     return UserError(
-        f"the teacher {name} can't be distilled: it must be a body of transformers and a pooling of its last hidden "
+        f"the teacher {name} can't be distilled: it must be a transformers body and a pooling of its last hidden "
         f"states, but {what}"
     )
 

@@ -73,7 +73,7 @@ def demo_causal(
     started = time.perf_counter()
     console.rule("1. distill: the teacher teaches a student of half its depth")
     distill(distillation)
-    console.rule("2. evaluate: what they make of reviews that none of them has been trained on, and how fast")
+    console.rule("2. evaluate: how well they predict reviews that none of them was trained on, and how fast they write")
     results = _named(evaluate_language_models(models, args, language))
     console.rule("3. summary")
     told = [replace(result, is_teacher=False) for result in results]  # which the names say
@@ -108,8 +108,8 @@ def _verdict(teacher: LanguageResult, student: LanguageResult, undistilled: Lang
     """What the table says, in two sentences."""
     return (
         f"The student has {student.parameters / teacher.parameters:.0%} of the teacher's parameters and a perplexity "
-        f"of {student.perplexity:,.1f} beside its {teacher.perplexity:,.1f}; without distillation the same layers have "
-        f"{undistilled.perplexity:,.1f}."
+        f"of {student.perplexity:,.1f}. The teacher has {teacher.perplexity:,.1f}, and the same student without "
+        f"distillation {undistilled.perplexity:,.1f}."
     )
 
 

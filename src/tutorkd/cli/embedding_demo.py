@@ -64,7 +64,7 @@ def demo_embedding(
     started = time.perf_counter()
     console.rule("1. distill: the student learns the teacher's vectors of sentences")
     distill(distillation)
-    console.rule("2. evaluate: the first sentence of a held-out review is to find the rest of it")
+    console.rule("2. evaluate: the first sentence of a held-out review has to find the rest of it")
     results = evaluate_embeddings(models, args, language.teacher, embedding)
     results = [replace(result, name=name, is_teacher=False) for result, name in zip(results, _NAMES, strict=True)]
     console.rule("3. summary")
@@ -80,6 +80,6 @@ def _verdict(teacher: EmbeddingResult, student: EmbeddingResult, undistilled: Em
     of_teacher, of_student, of_undistilled = (100 * each.figures[figure] for each in (teacher, student, undistilled))
     return (
         f"The student has {student.parameters / teacher.parameters:.0%} of the teacher's parameters. Its {figure} is "
-        f"{of_student:.1f} beside the teacher's {of_teacher:.1f}; without distillation the same layers have "
+        f"{of_student:.1f}. The teacher has {of_teacher:.1f}, and the same student without distillation "
         f"{of_undistilled:.1f}."
     )

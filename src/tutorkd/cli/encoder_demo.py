@@ -54,9 +54,9 @@ REAL_THING = (
     "--corpus wikimedia/wikipedia:20231101.en"
 )
 _LEGEND = (
-    "a^T: how likely the teacher found the word written beside the original one, at most 1; a^S: the student's answer "
-    "to the same question. R_T: how much the teacher, reading the new sentence, prefers the original; R_S: how far a^S "
-    "is from a^T. The tutor learns to earn both."
+    "a^T: how likely the teacher finds the new word compared with the original one, at most 1; a^S: the student's "
+    "estimate of a^T. R_T: how much the teacher prefers the original word once it reads the new sentence; R_S: how far "
+    "a^S is from a^T. The tutor is rewarded with R_T + R_S."
 )
 EXAMPLES = 5
 WIDTH = 110  # columns, where the output isn't a terminal that says its own
@@ -148,7 +148,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
             console.print(Text(_command_line(stage, settings[stage])), style="dim", soft_wrap=True)
 
     titles = [METHODS[options.args.method].title for options in stages.distills.values()]
-    console.print("[bold]Distillation demo[/]: a teacher out of an encoder, students out of the teacher, a comparison.")
+    console.print("[bold]Distillation demo[/]: makes a teacher, distils it into students, and compares them.")
     estimate = _estimate(stages, encoder)
     for stage, seconds in estimate.items():
         console.print(f"  {stage:<9} about {duration(seconds)} on this machine")
@@ -179,7 +179,7 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
 
 
 def _print_real_thing(console: Console, command: str) -> None:
-    console.print(f"\nThe real thing, with your teacher and your text:\n\n    {command}\n", soft_wrap=True)
+    console.print(f"\nTo do this with a real teacher and your own text:\n\n    {command}\n", soft_wrap=True)
 
 
 def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:

@@ -27,9 +27,11 @@ def run(argv: Sequence[str]) -> int:
     with listen(args.port) as listener:  # before the sentences are looked at, which takes a while
         found = inspect_run(args)
         print(f"shows    {found.told}")
-        print(f"page     http://{HOST}:{listener.getsockname()[1]}/ for this machine alone; Ctrl-C ends it", flush=True)
+        print(
+            f"page     http://{HOST}:{listener.getsockname()[1]}/ (only for this machine; Ctrl-C ends it)", flush=True
+        )
         try:
             serve(application(found.page, found.look), listener)
         except KeyboardInterrupt:
-            print("ended    the page isn't served any more; --output FILE.html keeps one")
+            print("ended    the page is no longer served; --output FILE.html writes one to keep")
     return 0

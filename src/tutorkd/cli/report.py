@@ -92,7 +92,7 @@ def _watch(folder: Path, file: Path) -> None:
             with suppress(UserError):  # nothing is there yet, or what is read is just being written
                 _write(folder, file, _SECONDS)
             if seen is None:
-                print(f"{file} is written anew whenever something comes, until the run ends", flush=True)
+                print(f"{file} is written again whenever something new is saved, until the run ends", flush=True)
             seen = now
         time.sleep(_SECONDS)
     _write(folder, file, None)

@@ -29,7 +29,7 @@ def in_steps(cells: Sequence[Cell]) -> tuple[list[Cell], dict[str, str]]:
             costs[key] = _flops_a_step(cell)
         cost = costs[key]
         if isinstance(cost, float) and cost > cell.flops:
-            cost = f"flops {cell.flops:.3g} don't pay for one step, which takes {cost:.3g}"
+            cost = f"flops {cell.flops:.3g} are too few for one step, which takes {cost:.3g}"
         if isinstance(cost, str):
             failed[cell.name] = cost
             paid.append(cell)

@@ -105,7 +105,7 @@ def _student_after(step: int, cell: Cell) -> str:
     folder = cell.folder / STUDENT_FOLDER / f"{PREFIX_CHECKPOINT_DIR}-{step}"
     if not folder.is_dir() or defect(folder):
         raise UserError(
-            f"{folder} isn't there, as the student was trained without these points; --restart trains it anew"
+            f"{folder} isn't there, because the student was trained without these points; --restart trains it again"
         )
     return str(folder)
 

@@ -147,5 +147,5 @@ def _print_plan(cells: Sequence[Cell]) -> int:
     show(table)
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
-    print(f"{len(cells)} cells, about {duration(left)} to go on this machine, one at a time")
+    print(f"{len(cells)} cells, about {duration(left)} left on this machine, if they run one at a time")
     return 1 if refused else 0

@@ -64,18 +64,19 @@ def in_words(baseline: str, differences: Sequence[Mapping[str, Any]], score: Sco
         line = f"- {found['variant']}, {found['student']}: {size} {'better' if better else 'worse'} than {baseline}"
         seeds = len(found["seeds"])
         if found["standard_error"] is None:
-            line += " with one seed, which tells no standard error."
+            line += " with one seed, so there is no standard error."
         else:
             line += f" over {seeds} paired seeds, standard error {score.scale * found['standard_error']:{score.form}}: "
             line += (
-                "more than two standard errors, so they are told apart."
+                "more than two standard errors, so these seeds tell them apart."
                 if found["beyond_two_errors"]
                 else "not more than two standard errors, so these seeds don't tell them apart."
             )
         lines.append(escaped(line))
     numbers = sorted({len(found["seeds"]) for found in differences} - {1})
-    chances = [f"{count} pairs of seeds in {100 * _chance(count):.0f} %" for count in numbers]
-    note = f"\n\nVariants that don't differ pass two standard errors, too: {', '.join(chances)} of cases (Student's t)."
+    chances = [f"with {count} pairs of seeds in {100 * _chance(count):.0f} % of cases" for count in numbers]
+    note = "\n\nVariants that don't differ are more than two standard errors apart by chance alone: "
+    note += f"{', '.join(chances)} (Student's t)."
     return "\n".join(lines) + (note if chances else "")
 
 

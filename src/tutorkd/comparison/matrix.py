@@ -150,7 +150,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     if type(points) is not int or not 1 <= points <= _MOST_POINTS:
         raise UserError(f"{where}, points: give a whole number from 1 to {_MOST_POINTS}, not {points!r}")
     if points > 1 and (key := next((key for key in _SAVING if key in common), None)):
-        raise UserError(f"{where}, common: {key} isn't to be set beside points, which says when students are saved")
+        raise UserError(f"{where}, common: {key} can't be set together with points, which says when students are saved")
     references = recipe.get("references", True)
     if not isinstance(references, bool):
         raise UserError(f"{where}, references: give true or false, not {references!r}")
@@ -292,7 +292,7 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str, refu
     known = [key for key in known if key not in (refused or set())]
     for key in given:
         if key in (refused or set()):
-            raise UserError(f"{where}: {key} isn't to be set there; the comparison sets it for each cell")
+            raise UserError(f"{where}: {key} can't be set there; the comparison sets it for each cell")
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
 
@@ -304,7 +304,7 @@ def _check_names(names: Sequence[str], reserved: set[str], where: str) -> None:
     seen = {slug(name): name for name in reserved}
     for name in names:
         if not slug(name):
-            raise UserError(f"{where}: {name!r} isn't a name; give each a name with letters or digits")
+            raise UserError(f"{where}: {name!r} isn't a name; names need letters or digits")
         if slug(name) in seen:
             raise UserError(f"{where}: the name {name!r} is taken; give each a name of its own")
         seen[slug(name)] = name
@@ -330,7 +330,7 @@ def _named(item: Any, key: str, where: str) -> dict[str, Any]:
     named = _mapping(item, where)
     name = named.get("name") or named.get(key) or ""
     if type(name) not in (str, int):
-        raise UserError(f"{where}: the name {name!r} isn't text to YAML; put it in quotes")
+        raise UserError(f"{where}: YAML doesn't read the name {name!r} as text; put it in quotes")
     return {**named, "name": str(name)}
 
 

@@ -125,7 +125,7 @@ COSTS = (
 def training_caption(evaluation: Mapping[str, Any]) -> str:
     """What the columns of a training's costs are."""
     return (
-        "Training: mean time, held-out looks included, and floating-point operations of matrix products, on "
+        "Training: mean time (with its looks at held-out text) and floating-point operations of matrix products, on "
         f"{evaluation['device']}, threads: {evaluation['threads']}."
     )
 
@@ -135,11 +135,11 @@ def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     error = 100 * max(cell["evaluation"]["standard_error"] for cell in finished)
     # Of these the accuracy is a share of the rows, not something learned.
     told = [cell["name"] for cell in finished if cell["evaluation"].get("only_class") is not None]
-    one_class = f" Not learned, one class for every row: {', '.join(told)}." if told else ""
+    one_class = f" These learned nothing and give every row the same class: {', '.join(told)}." if told else ""
     return (
         f"Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
         f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
-        f"points. Parameters: of the classifier. {training_caption(evaluation)}{one_class}"
+        f"points. Parameters are the classifier's. {training_caption(evaluation)}{one_class}"
     )
 
 
@@ -202,8 +202,8 @@ def _language_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"Mean ± standard deviation over seeds, on {evaluation['documents']:,} documents, "
         f"{evaluation['text_bytes']:,} bytes, in rows of at most {settings['max_length']} tokens. The lower the "
-        "perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher stands "
-        f"first. Own text: what a student writes behind at most {settings['prompts']} prompts of "
+        "perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher comes "
+        f"first. Own text: what a student writes after at most {settings['prompts']} prompts of "
         f"{settings['prompt_length']} tokens, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: "
         f"one prompt at a time. {training_caption(evaluation)}"
     )

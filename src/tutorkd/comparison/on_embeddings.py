@@ -70,8 +70,8 @@ def _caption(finished: Sequence[Mapping[str, Any]], kinds: int) -> str:
     of_what = "mean" if kinds > 1 else "figure"
     return (
         f"{' '.join(evaluation['data'])} Mean ± standard deviation over seeds; the standard error of one {of_what}, "
-        f"from resamples of pairs or queries, is at most {error:.1f} points. Cosine: of the vectors that a model and "
-        f"the teacher give a text, their mean. Parameters: of all modules. {training_caption(evaluation)}"
+        f"from resamples of pairs or queries, is at most {error:.1f} points. Cosine: the mean cosine between a model's "
+        f"and the teacher's vectors of one text. Parameters are those of all modules. {training_caption(evaluation)}"
     )
 
 

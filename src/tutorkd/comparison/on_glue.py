@@ -103,13 +103,14 @@ def _caption(args: GlueArguments, finished: Sequence[Mapping[str, Any]]) -> str:
     lost = sum(cell["evaluation"]["failed_runs"] for cell in finished)
     failed = f" Fine-tunings of other settings that failed: {lost}." if lost else ""
     return (
-        f"In percent: {', '.join(rows)}. Each is a mean over seeds of training and {len(args.seeds)} "
-        f"fine-tuning seed{'s' * (len(args.seeds) > 1)} ± its standard error: the deviation between the means of the k "
-        "students through √k, so that n fine-tunings of one student don't count as n students; of the teacher and of "
-        "what isn't distilled, which are one model each, that between its n fine-tunings through √n. Apart, for the "
-        "mean over tasks: fine-tuning seeds, the deviation within a student; training seeds, what is left between "
-        f"students once the n-th part of its variance is taken off.{chosen}{failed} Parameters: of "
-        f"{TASKS[args.tasks[0]].title}'s classifier. {training_caption(evaluation)}"
+        f"In percent: {', '.join(rows)}. Each is a mean over training seeds and {len(args.seeds)} fine-tuning "
+        f"seed{'s' * (len(args.seeds) > 1)} ± its standard error: the standard deviation of the k students' means, "
+        "divided by √k, so that n fine-tunings of one student don't count as n students. The teacher and a student "
+        "without distillation are one model each; for them it is the standard deviation of the n fine-tunings, divided "
+        "by √n. Two columns split the spread of the mean over tasks: fine-tuning seeds, the standard deviation within "
+        "a student; training seeds, what remains between students when the n-th part of that variance is subtracted."
+        f"{chosen}{failed} Parameters are those of {TASKS[args.tasks[0]].title}'s classifier. "
+        f"{training_caption(evaluation)}"
     )
 
 

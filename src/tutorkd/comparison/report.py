@@ -15,8 +15,8 @@ from tutorkd.step import LOSS
 from tutorkd.tables import aligned, escaped
 
 ON_THE_WAY = (
-    "The plot's curves are of students on their way: their learning rate isn't down yet, so one that is trained to its "
-    "end on as little may be better."
+    "The plot's curves show students in the middle of their training. Their learning rate is still high, so a student "
+    "trained with only that many steps in all may be better."
 )
 _LINES = {figure.name for figure in (LOSS, *probe.FIGURES)}  # a line of the log with one of these has figures
 _STEPS = Column("steps", "training_steps", lambda found: f"{found['mean']:,.0f}")

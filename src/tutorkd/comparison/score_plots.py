@@ -62,7 +62,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     axes.xaxis.set_major_formatter(EngFormatter("FLOP"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     curves = any(row["curve"] for row in points)
-    note = "\ncurves: students on their way, their learning rate not yet down" if curves else ""
+    note = "\ncurves: students in the middle of training, at a high learning rate" if curves else ""
     note += f"\nfar off, not drawn: {', '.join(beyond)}" if beyond else ""
     axes.set_xlabel(f"training, floating-point operations of matrix products (FLOP){note}")
     axes.set_ylabel(score.axis)
@@ -125,7 +125,7 @@ def _over_seeds(points: Sequence[Mapping[str, Any]], score: Score) -> str:
     several = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) > 1 and (bar := _bar(row, score)))
     one = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) == 1 and (bar := _bar(row, score)))
     kinds = [*several, *(kind for kind in one if kind not in several)]
-    over += f"; bars: {' or, of one seed, '.join(kinds)}" if kinds else ""
+    over += f"; bars: {' or, for one seed, '.join(kinds)}" if kinds else ""
     return over + ("; lower is better" if score.lower_is_better else "")
 
 

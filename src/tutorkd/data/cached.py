@@ -83,8 +83,8 @@ def cached_corpus(
         reused = build_once(folder, build)
     except BrokenProcessPool as error:
         raise UserError(
-            f"corpus {source.name!r}: a process that tokenised it was killed, as happens when memory runs short; the "
-            "same command goes on with what is left, with fewer processes if given --num_proc"
+            f"corpus {source.name!r}: a process that tokenised it was killed, perhaps because memory ran short; the "
+            "same command continues with the rest, and a lower --num_proc needs less memory"
         ) from error
     counts = json.loads((folder / "corpus.json").read_text())["counts"]
     train, heldout = (Dataset.from_file(str(folder / f"{split}.arrow")) for split in ("train", "heldout"))

@@ -309,8 +309,8 @@ def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
     for name in given if isinstance(given, Sequence) else [given]:
         if not isinstance(name, str | os.PathLike | Dataset):
             raise UserError(
-                f"a corpus is named (a file, a folder, a glob or a Hub data set) or a datasets.Dataset, not "
-                f"{kind_of(name)}; of a DatasetDict give a split, and write others to a file and name that"
+                "a corpus is the name of a file, a folder, a glob or a Hub data set, or a datasets.Dataset, not "
+                f"{kind_of(name)}; give one split of a DatasetDict, or write other data to a file and name that"
             )
     return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
@@ -373,7 +373,7 @@ def _mixed(parts: Sequence[PackedPart], weights: Sequence[float] | None) -> Data
     rows = max(len(part.train) / share for part, share in zip(parts, shares, strict=True))
     if rows > _MOST_MIXED_ROWS:
         raise UserError(
-            f"weights {', '.join(map(str, weights))}: for each row to be drawn once {rows:.3g} are needed in all; "
+            f"weights {', '.join(map(str, weights))}: an epoch that reads each row once would have {rows:.3g} rows; "
             "give the corpus with the smallest weight more, or leave it out"
         )
     counts = [max(len(part.train), round(rows * share)) for part, share in zip(parts, shares, strict=True)]

@@ -32,7 +32,7 @@ def load_from_hub(
             if revision and is_offline_mode() and builder.hash != revision:  # which `datasets` doesn't look at then
                 raise UserError(
                     f"data {name}: without the Hub there is only the version that was read last, {builder.hash}; give "
-                    f"that as the revision in place of {revision!r}, or none"
+                    f"that as the revision instead of {revision!r}, or give none"
                 )
             _check_split(name, builder, split)
             if streaming:
@@ -67,7 +67,7 @@ def _builder(name: str, path: str, config: str | None, revision: str | None, dat
         return load_dataset_builder(path, config, revision=revision, data_files=data_files)
     except (ValueError, FileNotFoundError) as error:
         if data_files and config is None and not is_offline_mode() and explain(error, path, "dataset") is None:
-            raise UserError(f"data {name}: {data_files!r} names no files of one kind that can be read there") from error
+            raise UserError(f"data {name}: {data_files!r} doesn't name readable files of one kind there") from error
         if isinstance(error, FileNotFoundError):
             raise
         known = [] if is_offline_mode() else get_dataset_config_names(path, revision=revision)

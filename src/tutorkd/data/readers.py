@@ -293,8 +293,7 @@ def json_rows(path: Path, columns: Sequence[str], span: range | None = None) -> 
         for column, value in zip(columns, values, strict=True):
             if isinstance(value, str) and not _encodes(value):
                 raise UserError(
-                    f"{path}: line {number}: column {column!r} isn't UTF-8 text: it escapes one half of a character "
-                    "alone"
+                    f"{path}: line {number}: column {column!r} isn't UTF-8 text: an escape is only half of a character"
                 )
         yield number, values
 
@@ -384,8 +383,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
         header = next(rows, [])
         if len(header) == 1 and _OTHER_MARKS.search(header[0]) and {*columns} != {*header}:
             raise UserError(
-                f"{path}: nothing parts the header {header[0]!r}: fields are parted by {_PARTED_BY}; write the file "
-                "with one of these"
+                f"{path}: the header {header[0]!r} has no separator that can be read; separate fields by {_PARTED_BY}"
             )
         for column in columns:
             require_column(path, column, header)

@@ -247,7 +247,7 @@ def resolve_source(
     if path.exists():
         if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
-            as_text = "; a copy that is called .txt is read as text" if path.suffix.lower() in _LIKE_TXT else ""
+            as_text = "; to read it as text, name a copy .txt" if path.suffix.lower() in _LIKE_TXT else ""
             raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}{as_text}")
         return LocalFiles(name, (path.absolute(),), lines=lines)
     if set(name) & set("*?["):

@@ -149,8 +149,8 @@ def check_options(args: EvaluateArguments, language: LanguageArguments, embeddin
     for name in _OF_OTHERS:
         if getattr(args, name, None) or getattr(language, name, None):
             raise UserError(
-                f"--{(embedding.given or ['tasks'])[0]} measures embeddings of text as they are, which --{name} has no "
-                "part in: leave one of them out"
+                f"--{(embedding.given or ['tasks'])[0]} measures embedding models without training, and --{name} isn't "
+                "used for that: leave one of them out"
             )
 
 

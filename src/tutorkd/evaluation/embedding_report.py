@@ -140,10 +140,10 @@ def _caption(results: Sequence[EmbeddingResult]) -> str:
     said = list(first.data)
     if first.data:
         said.append(
-            "Figures times 100, but for the cosine; ± is the standard error over resamples of pairs or queries."
+            "Figures are times 100, except the cosine; ± is the standard error over resamples of pairs or queries."
         )
     if first.data and len(results) > 1:
-        said.append("A difference has one of its own, from the same resamples for both models.")
+        said.append("The standard error of a difference comes from the same resamples for both models.")
     if first.tasks:
         said.append("Tasks of mteb: the main score, the mean over test splits and languages, times 100.")
     if any(name.endswith(ASYMMETRIC) for each in results for name in each.figures):

@@ -78,8 +78,8 @@ def start_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
         if token is not None:
             return token
     raise UserError(
-        f"the tokenizer of the model {name} has neither a bos_token nor an eos_token, behind which the first token of "
-        "a text would be scored; set one in its tokenizer_config.json"
+        f"the tokenizer of the model {name} has neither a bos_token nor an eos_token; one is needed before the first "
+        "token of a text to score that token, so set one in its tokenizer_config.json"
     )
 
 

@@ -93,8 +93,8 @@ def _texts_or_words(rows: Dataset, columns: Mapping[str, str], source: str) -> d
     words = values_of(rows, column, source)
     for row, of_row in enumerate(words, 1):
         if not of_row or not all(isinstance(word, str) for word in of_row):
-            what = "no words" if not of_row else "something else than words"
-            raise UserError(f"{source}: row {row} has {what} in column {column!r}; mend the row or leave it out")
+            what = "no words" if not of_row else "something other than words"
+            raise UserError(f"{source}: row {row} has {what} in column {column!r}; correct the row or leave it out")
     return {"text": words}
 
 
@@ -141,14 +141,14 @@ def _of_lists(rows: Dataset, texts: dict[str, list[str]], column: str, source: s
 def _of_words(rows: Dataset, texts: dict[str, list[Any]], text_column: str, column: str, source: str) -> Dataset:
     if not _holds_lists(rows, column):
         raise UserError(
-            f"{source}: column {text_column!r} holds lists of words, and column {column!r} no lists of their labels"
+            f"{source}: column {text_column!r} holds lists of words, but column {column!r} holds no lists of labels"
         )
     lists, names = _lists_of_codes(rows, column, source)
     for row, (words, codes) in enumerate(zip(texts["text"], lists, strict=True), 1):
         if len(words) != len(codes):
             raise UserError(
                 f"{source}: row {row} has {len(words)} words in column {text_column!r} and {len(codes)} labels in "
-                f"column {column!r}; give each word one"
+                f"column {column!r}; give each word one label"
             )
     if len(names) < 2:
         raise UserError(f"{source}: every word has {names[0]!r} in column {column!r}; two classes are needed")
@@ -169,9 +169,9 @@ def _lists_of_codes(rows: Dataset, column: str, source: str) -> tuple[list[list[
     found = {name for each in lists for name in each}
     kinds = {type(name) for name in found}
     if len(kinds) != 1 or kinds.pop() not in (str, int) or any(not str(name).strip() for name in found):
-        raise UserError(f"{source}: column {column!r} holds lists of something else than names or whole numbers")
+        raise UserError(f"{source}: column {column!r} holds lists of something other than names or whole numbers")
     if negative := sorted(name for name in found if isinstance(name, int) and name < 0):
-        raise UserError(f"{source}: column {column!r} holds the label {negative[0]}, which stands for none; label all")
+        raise UserError(f"{source}: column {column!r} holds {negative[0]}, which means unlabelled; label every word")
     codes = {name: code for code, name in enumerate(sorted(found))}
     return [[codes[name] for name in each] for each in lists], list(map(str, codes))
 
@@ -245,12 +245,12 @@ def load_unlabelled(
     texts = load_texts(source, "train", text_column, text_pair_column)
     if _holds_lists(texts, "text") != _holds_lists(validation[0], "text"):
         ours, theirs = ("lists of words" if _holds_lists(rows, "text") else "texts" for rows in (texts, validation[0]))
-        raise UserError(f"{source}: column {text_column!r} holds {ours}, and that of the validation set {theirs}")
+        raise UserError(f"{source}: column {text_column!r} holds {ours}, but that of the validation set {theirs}")
     rows = texts
     for others in validation:
         rows = without(rows, others)
     if not len(rows):
-        raise UserError(f"{source}: all of its {len(texts):,} rows are rows of the validation set")
+        raise UserError(f"{source}: all of its {len(texts):,} rows are also in the validation set")
     return rows, len(texts) - len(rows)
 
 
@@ -274,7 +274,7 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
     problem = problem_of_labels(train)
     if problem_of_labels(validation) != problem:
         raise UserError(
-            f"{source} has {LABELS_ARE[problem_of_labels(validation)]}, and the training data {LABELS_ARE[problem]}"
+            f"{source} has {LABELS_ARE[problem_of_labels(validation)]}, but the training data {LABELS_ARE[problem]}"
         )
     if problem == "regression":
         return validation
@@ -354,6 +354,6 @@ def _check_names(labels: list, column: str, source: str) -> None:
         other = first.setdefault(bare, row)
         if label != (before := str(labels[other])):
             raise UserError(
-                f"{source}: row {row + 1} has the label {label!r} and row {other + 1} {before!r}, which differ in "
-                "white space alone; write them alike"
+                f"{source}: row {row + 1} has the label {label!r} and row {other + 1} {before!r}, which only "
+                "differ in white space; write them the same way"
             )

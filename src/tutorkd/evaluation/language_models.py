@@ -209,7 +209,7 @@ def _prepare(
     if not (language.text or language.tasks):
         raise UserError("nothing to evaluate on: give held-out text with --text, or tasks of lm-eval with --tasks")
     if args.max_length < 2:
-        raise UserError(f"max_length {args.max_length} is too short for a row: a token is scored behind another one")
+        raise UserError(f"max_length {args.max_length} is too short: a row needs at least two tokens")
     tasks = Tasks(language.tasks, language.task_path) if language.tasks else None
     text = read_text(language.text, args.text_column) if language.text else None
     lengths = {

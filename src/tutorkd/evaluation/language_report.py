@@ -148,13 +148,13 @@ def _caption(results: Sequence[LanguageResult], args: EvaluateArguments, languag
         ]
         if language.teacher:
             said.append(
-                f"Own text: what a model writes behind at most {language.prompts} prompts of {language.prompt_length} "
+                f"Own text: what a model writes after at most {language.prompts} prompts of {language.prompt_length} "
                 f"tokens, up to {language.new_tokens} tokens drawn at temperature 1 with seed {args.seed}; ± is the "
                 "standard error over prompts."
             )
         said.append(
             f"tokens/s: one prompt at a time, the likeliest {language.new_tokens} tokens, median (quartiles); memory: "
-            f"weights, and the peak of generation beside them, {where}; {first.device}, threads: {first.threads}."
+            f"the weights, and the most that generation adds, {where}; {first.device}, threads: {first.threads}."
         )
     for result in results:
         if result.not_compared:

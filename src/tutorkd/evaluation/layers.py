@@ -50,8 +50,8 @@ class MatchedLayers(nn.Module):
         super().__init__()
         if classifier.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise UserError(
-                f"{classifier.name} and the student read other tokens, so that their layers can't be compared: leave "
-                "out hidden_state_weight and attention_score_weight"
+                f"{classifier.name} and the student have different tokenizers, so their layers can't be compared: "
+                "leave out hidden_state_weight, attention_score_weight and relation_weight"
             )
         teacher = Teacher(classifier.model)
         check_vocabulary(student, teacher)

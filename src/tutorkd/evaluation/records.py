@@ -39,7 +39,7 @@ def going_on(restart: bool) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         same = "the same command without --restart" if restart else "the same command"
-        raise Interrupted(f"stopped; {same} goes on with what isn't finished", number) from None
+        raise Interrupted(f"stopped; {same} continues with what isn't finished", number) from None
 
 
 def machine() -> dict[str, Any]:
@@ -54,7 +54,7 @@ def named_checkpoints(models: Sequence[str], names: Sequence[str]) -> list[Check
         UserError: if one can't be found, or there are names, but not one for each.
     """
     if names and len(names) != len(models):
-        raise UserError(f"--names are {len(names)} for {len(models)} models: give each a name, or none")
+        raise UserError(f"--names has {len(names)} names for {len(models)} models: give one for each, or none")
     found = [find_checkpoint(model) for model in models]
     return [replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)] if names else found
 
@@ -198,7 +198,7 @@ def check_summary(output: Path, types: Mapping[str, Any], command: str) -> None:
     """
     file = output / RESULTS
     if file.is_file() and stored_result(file, types) is None:
-        raise UserError(f"{file} isn't of tutorkd {command} or is damaged: choose another --output_dir")
+        raise UserError(f"{file} wasn't written by tutorkd {command}, or is damaged: choose another --output_dir")
 
 
 def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -183,7 +183,7 @@ def _caption(results: Sequence[EvaluationResult]) -> str:
     error = "" if first.standard_error is None else " ± its standard error"
     spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else error
     more = f" and {first.unlabelled_rows:,} without labels" if first.unlabelled_rows else ""
-    learned = f", from the answers of {first.distilled_from} too" if first.distilled_from else ""
+    learned = f", with the answers of {first.distilled_from} as soft targets" if first.distilled_from else ""
     return (
         f"{title} on {first.validation_rows:,} rows{spread}, after fine-tuning on "
         f"{first.train_rows:,}{more}{learned}; time: one sentence at a time, median (quartiles), float32, "
@@ -198,4 +198,4 @@ def _one_class(results: Sequence[EvaluationResult]) -> str:
         for result in results
         if result.only_class is not None
     ]
-    return f" Not learned, one class for every row: {', '.join(told)}." if told else ""
+    return f" These learned nothing and give every row the same class: {', '.join(told)}." if told else ""

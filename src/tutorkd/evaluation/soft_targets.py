@@ -49,7 +49,7 @@ def matched_classes(
     """
     if problem_of(teacher) != problem:
         raise UserError(
-            f"{name} can't be learned from: its answers are {LABELS_ARE[problem_of(teacher)]}, the labels here "
+            f"{name} can't be learned from: its answers are {LABELS_ARE[problem_of(teacher)]}, but the labels here "
             f"{LABELS_ARE[problem]}"
         )
     if problem == "regression":
@@ -64,8 +64,8 @@ def matched_classes(
         if told_apart and numbers.keys() >= set(wanted) and (len(wanted) == len(theirs) or not whole):
             return [numbers[each] for each in wanted]
     raise UserError(
-        f"{name} can't be learned from: its classes are {', '.join(class_names_of(teacher))}, those of the labels "
-        f"{', '.join(class_names)}; where they mean the same, give id2label in its config.json these names"
+        f"{name} can't be learned from: its classes are {', '.join(class_names_of(teacher))}, but those of the labels "
+        f"{', '.join(class_names)}; if they mean the same, put the names of the labels into id2label in its config.json"
     )
 
 

@@ -23,7 +23,7 @@ def tokenize_words(
     """
     if not tokenizer.is_fast:
         raise UserError(
-            f"{tokenizer.name_or_path}: a {type(tokenizer).__name__} doesn't say which word a piece is of, which "
+            f"{tokenizer.name_or_path}: a {type(tokenizer).__name__} doesn't say which word a token belongs to, which "
             "labels of words need; take a model with a tokenizer.json"
         )
     tokens = tokenizer([list(row) for row in rows], is_split_into_words=True, truncation=True, max_length=max_length)

@@ -154,8 +154,8 @@ def _table(task: TaskDistillation, measured: Sequence[Measured]) -> str:
     rows = f"{len(task.train):,} labelled rows" if len(task.train) else "no labels"
     more = f" and {len(task.unlabelled):,} rows without" if task.unlabelled else ""
     notes = (
-        f"On {len(task.validation):,} rows; the student learned from {rows}{more}. Same as teacher: the share of "
-        "answers, of numbers their Spearman correlation. Time: median of one row at a time, from its text to the "
+        f"On {len(task.validation):,} rows; the student learned from {rows}{more}. Same as teacher: the share of equal "
+        "answers or, for numbers, their Spearman correlation. Time: median of one row at a time, from its text to the "
         f"answer, {task.classifier.model.device}, int8 on the processor, threads: {torch.get_num_threads()}."
     )
     return f"{aligned([*headings, 'ms a row'], lines, words=1)}\n\n{notes}\n"

@@ -90,7 +90,7 @@ class TaskDistillation:
         record = stored_result(self.folder / _RECORD_FILE, {"settings": dict[str, Any], "finished": bool})
         if record is None and self.folder.is_dir() and contents(self.folder):
             raise UserError(
-                f"{self.folder} holds something that isn't of tutorkd distill-task: choose another --output_dir"
+                f"{self.folder} holds something that tutorkd distill-task didn't write: choose another --output_dir"
             )
         if record is None or self.args.restart:
             return False
@@ -133,7 +133,7 @@ def prepare(
         with naming(column_options(*args.text_columns)):
             unlabelled, left_out = load_unlabelled(args.unlabelled, *args.text_columns, [validation])
         if left_out:
-            words = f"{left_out:,} of {len(unlabelled) + left_out:,} rows are rows of the validation set and left out"
+            words = f"{left_out:,} of {len(unlabelled) + left_out:,} rows are also in the validation set and left out"
             tqdm.write(f"text without labels: {words}", file=sys.stderr)
     teacher = TaskTeacher(soft, problem, class_names_of(config))
     classifier = teacher.classifier

@@ -80,7 +80,7 @@ def _write_onnx(source: Source, checked_on: CheckedOn, folder: Path) -> str:
         print("writing float32 and int8", flush=True)
         write_float32(source.graph, names, source.outputs, scratch / FLOAT32)
         write_int8(scratch / FLOAT32, scratch / INT8)
-        print(f"holding them against PyTorch on {checked_on.words}", flush=True)
+        print(f"comparing them with PyTorch on {checked_on.words}", flush=True)
         files = {"the checkpoint, PyTorch": (source.checkpoint.bytes, torch_answer(source))}
         for name in (FLOAT32, INT8):
             files[name] = (scratch / name).stat().st_size, onnx_answer(scratch / name, source.outputs[-1])
@@ -104,8 +104,8 @@ def _check_exact(float32: Checked, checkpoint: Checkpoint) -> None:
     """Raises UserError unless the float32 file gives the checkpoint's answers, also if they aren't finite."""
     if not float32.difference < _EXACT:
         raise UserError(
-            f"the float32 file doesn't give the answers of {checkpoint.name}: relative to their size they differ "
-            f"by {float32.difference:.1e}; nothing was written"
+            f"the float32 file doesn't give the answers of {checkpoint.name}: their relative difference is "
+            f"{float32.difference:.1e}; nothing was written"
         )
 
 

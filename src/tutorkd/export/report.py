@@ -11,12 +11,12 @@ from tutorkd.tables import aligned
 def nearness(source: Source) -> str:
     """What ``Checked.agreement`` is."""
     if source.classifies:
-        return "the share of answers that are PyTorch's"
+        return "the share of answers that are the same as PyTorch's"
     if source.head:
-        return "the cosine of all rows' scores with PyTorch's"
+        return "the cosine between the scores of all rows and PyTorch's"
     if source.sentence_encoder:
-        return "the mean cosine of a row's vector with that of sentence-transformers"
-    return "the mean cosine of a token's hidden states with PyTorch's"
+        return "the mean cosine between a row's vector and that of sentence-transformers"
+    return "the mean cosine between a token's hidden states and PyTorch's"
 
 
 def table(results: Sequence[Checked], classifies: bool) -> str:
@@ -46,10 +46,10 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
 def notes(rows: str, threads: int, source: Source) -> str:
     """How to read the table, in Markdown."""
     text = (
-        f"Held against PyTorch, in float32, on {rows}, in padded batches: the largest difference of an output, through "
-        f"the root mean square of PyTorch's, and {nearness(source)}. Time: median of one row at a time, from token ids "
-        f"to the output, threads: {threads}."
+        f"Compared with PyTorch in float32 on {rows}, in padded batches: the largest difference of an output, divided "
+        f"by the root mean square of PyTorch's outputs, and {nearness(source)}. Time: median of one row at a time, "
+        f"from token ids to the output, threads: {threads}."
     )
     if source.left_out:
-        text += f"\n\nThe encoder alone was taken: the head of {source.left_out} is left out."
+        text += f"\n\nOnly the encoder was exported, without the head of {source.left_out}."
     return text

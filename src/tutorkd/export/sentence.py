@@ -47,7 +47,7 @@ def load_encoder(checkpoint: Checkpoint) -> "SentenceTransformer":
     if any(getattr(module, "include_prompt", True) is False for module in encoder):
         raise UserError(
             f"the model {checkpoint.name} leaves its prompt out of the vector (include_prompt), which an ONNX file "
-            "can't: it isn't told how long a prompt is"
+            "can't do, because it isn't told how long a prompt is"
         )
     return encoder
 

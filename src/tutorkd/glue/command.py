@@ -43,7 +43,7 @@ def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft:
     """
     if soft.unlabelled is not None and len(args.tasks) > 1:
         raise UserError(
-            f"--unlabelled is text of one task, and here are {len(args.tasks)}: name it with --tasks, such as --tasks "
+            f"--unlabelled is text for one task, but there are {len(args.tasks)}: name one, such as --tasks "
             f"{args.tasks[0]}"
         )
     check_there(args.tasks, args.data_dir, args.predict)
@@ -58,7 +58,7 @@ def glue(models: Sequence[str], flags: Sequence[str], args: GlueArguments, soft:
         return _run_one(units, args)
     _check_output(Path(args.output_dir))
     if args.predict and (absent := lacking(tasks)):
-        print(f"the leaderboard wants one zip of all tasks; without {', '.join(absent)}, whose tasks aren't in --tasks")
+        print(f"the leaderboard wants one zip of all tasks, but {', '.join(absent)} will be missing: see --tasks")
     if args.dry_run:
         table, totals = plan(units)
         show(table)
@@ -99,8 +99,8 @@ def _run_all(
     finished = sum(run.result is not None for run in runs)
     if others := len(list(out.glob(f"{RUNS_FOLDER}/*/*/*/{RESULT_FILE}"))) - finished:
         print(
-            f"not in these results: {others} other finished runs in {out}; name all models, tasks and settings in one "
-            "command to have them in one table, nothing is run twice"
+            f"not in these results: {others} other finished runs in {out}; to have them in one table, name all models, "
+            "tasks and settings in one command (nothing is run twice)"
         )
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
@@ -186,7 +186,7 @@ def _left(units: Sequence[Unit], args: GlueArguments) -> list[Unit]:
 def _check_output(out: Path) -> None:
     """Raises UserError if the folder holds anything but what this command left there."""
     if out.exists() and not (out.is_dir() and ((out / RUNS_FOLDER).is_dir() or not contents(out))):
-        raise UserError(f"{out} holds something that isn't of tutorkd glue; choose another --output_dir")
+        raise UserError(f"{out} holds something that tutorkd glue didn't write; choose another --output_dir")
 
 
 def _plot(summary: Mapping[str, Any], out: Path) -> str:

@@ -104,7 +104,7 @@ def load_tests(task: Task, data_dir: str | None) -> dict[str, tuple[list[int], D
                 raise UserError(f"{source}: column {INDEX!r} holds {rows.features[INDEX]}, not the numbers of the rows")
             if len(set(index)) < len(index):
                 raise UserError(
-                    f"{source}: numbers in column {INDEX!r} stand there twice; the leaderboard counts by them"
+                    f"{source}: column {INDEX!r} has a number twice; the leaderboard tells rows apart by it"
                 )
         tests[test.file] = index, concatenate_datasets(texts)
     return tests

@@ -53,8 +53,8 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
         lines.append(f"{words:<15}{', '.join(f'{value:g}' for value in values)}")
     runs = sum(len(unit.runs) for unit in units)
     lines.append(
-        f"runs           {runs:,}, about {duration(total)} to go on this machine, one at a time; each model and task "
-        "takes some seconds more to start"
+        f"runs           {runs:,}, about {duration(total)} left on this machine, if they run one at a time; each model "
+        "and task takes some seconds more to start"
     )
     return table, "\n".join(lines)
 

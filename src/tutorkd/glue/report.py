@@ -12,11 +12,12 @@ from tutorkd.seeds import over_seeds
 from tutorkd.tables import aligned, escaped
 from tutorkd.words import duration
 
-SINGLE_ANSWER = "no model: one answer to every row"
+SINGLE_ANSWER = "no model: the same answer to every row"
 _HOW = (
-    "Fine-tuned anew for each setting and seed, measured at the end on the validation rows. The setting has the best "
-    "mean over seeds of the task's first metric; median, lowest and highest are over its seeds alone. What is no "
-    "higher than the best that one answer to every row gets has learned nothing; of such a teacher nothing is kept."
+    "Each setting and seed is a fine-tuning of its own, measured at its end on the validation rows. The setting shown "
+    "has the best mean over seeds of the task's first metric; median, lowest and highest are over the seeds of that "
+    "setting. A model that isn't better than giving every row the same answer has learned nothing; if that is the "
+    "teacher, the share that others keep of it isn't given."
 )
 
 
@@ -50,14 +51,14 @@ def _beside_published(summary: Mapping[str, Any]) -> str:
     if shared:
         over = f"all {len(USUAL)} tasks" if set(shared) == set(USUAL) else _titles(shared)
         where = "" if len(shared) == len(columns) else ", which all rows have"
-        notes.append(f"The mean is over {over}{where}; the paper's printed averages are up to a point from such means.")
+        notes.append(f"The mean is over {over}{where}; the paper's printed averages differ from it by up to a point.")
     notes.append(
         f"Published: {summary['published']['source']}, on the full training sets, the best validation score of each "
-        "task; compare with our best of all runs. A median is what one fine-tuning gives."
+        "task. Compare them with the best of all runs here; a median says what a single fine-tuning gives."
     )
     tasks = [task for model in models for task in model["tasks"].values()]
     if any(rows_used(task) or rows_judged(task) for task in tasks):
-        notes.append("Ours had only a part of the official rows, so they aren't to be held against those.")
+        notes.append("The runs here used only part of the official rows, so don't compare them with these.")
     unmatched = [model for model in models if not published.same_size(model["layers"], model["hidden_size"])]
     if unmatched:
         sizes = " or ".join(dict.fromkeys(map(_size, unmatched)))
@@ -101,10 +102,10 @@ def _listed(lines: Sequence[str]) -> str:
 
 def _averages(model: Mapping[str, Any]) -> list[str]:
     if not model["averages"]:
-        return ["No average: WNLI counts in none."]
+        return ["There is no average, because WNLI counts in none."]
     ways = {
-        "paper": ("the paper's average", "one figure a task, the first of each above"),
-        "glue": ("GLUE's own average", "a task counts with the mean of its official figures"),
+        "paper": ("the paper's average", "over the first figure of each task above"),
+        "glue": ("GLUE's own average", "over the mean of each task's official figures"),
     }
     lines = []
     for key, (title, way) in ways.items():

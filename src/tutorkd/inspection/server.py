@@ -44,7 +44,7 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        raise UserError(f"port {port} on {HOST} can't be had ({error.strerror}); choose another --port") from error
+        raise UserError(f"port {port} on {HOST} can't be used ({error.strerror}); choose another --port") from error
 
 
 def serve(application: Starlette, listener: socket.socket) -> None:

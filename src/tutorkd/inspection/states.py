@@ -71,11 +71,11 @@ def options_of(args: InspectArguments) -> Distillation:
         raise UserError(f"{folder} isn't the folder of a run: there is no {RUN_FILE}; name what tutorkd distill wrote")
     noted = run_settings(folder)
     if noted.get("method") != "tutor-kd":
-        what = f"a run of --method {noted['method']}" if "method" in noted else "no run of tutorkd distill"
+        what = f"a run of --method {noted['method']}" if "method" in noted else "not a run of tutorkd distill"
         raise UserError(f"{folder} is {what}, in which there is no tutor; inspect is for --method tutor-kd")
     moved = {"trust_remote_code": args.trust_remote_code} | ({"teacher": args.teacher} if args.teacher else {})
     if objective_named(noted | moved) is CAUSAL:
-        raise UserError(f"{folder} is a run of a causal language model; inspect shows the tutors of encoders alone")
+        raise UserError(f"{folder} is a run of a causal language model; inspect only shows the tutors of encoders")
     known = _OF_TRAINING.union(*map(own_fields, (DistillArguments, CorpusArguments, TutorKDSettings)))
     recipe = {key: value for key, value in noted.items() if key in known and value is not None}
     fixed = {"output_dir": args.run, "eval_strategy": "no"}
@@ -96,6 +96,6 @@ def _check_teacher(noted: Mapping[str, Any], args: DistillArguments) -> None:
         then, now = (each.get(f"{role}_{key}") for each in (noted, found))
         if then and now and then != now:
             raise UserError(
-                f"what the {role} {found[role]} holds has changed since the run, whose figures it would not give; put "
-                "back what it was" + ", or name that with --teacher" * (role == "teacher")
+                f"the {role} {found[role]} has changed since the run, so the figures would be others; put back what it "
+                "was" + ", or name that with --teacher" * (role == "teacher")
             )

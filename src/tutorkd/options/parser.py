@@ -193,7 +193,7 @@ class OptionParser(HfArgumentParser):
         if isinstance(item, dict) and not self._takes_mapping(key):
             self.error(f"{key} takes text, not a mapping")
         if isinstance(item, bool | float):
-            self.error(f"{key} takes text, which {json.dumps(item)} isn't to YAML; put it in quotes")
+            self.error(f"{key} takes text, but YAML doesn't read {json.dumps(item)} as text; put it in quotes")
 
     def _takes_mapping(self, key: str) -> bool:
         """Whether a class of the options reads text of this key as a mapping, as ``TrainingArguments`` does."""
@@ -226,7 +226,7 @@ class _Refused(Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if values != self.default:
-            parser.error(f"{self.dest} isn't to be set: {REFUSED[self.dest]}")
+            parser.error(f"{self.dest} can't be set: {REFUSED[self.dest]}")
 
 
 class _Repeatable(Action):

@@ -72,11 +72,11 @@ def _check_value(loader: yaml.SafeLoader, node: yaml.Node, where: str) -> None:
         return
     if node.tag not in _KINDS or (node.tag in _NUMBERS and not _NUMBERS[node.tag].fullmatch(node.value)):
         raise UserError(
-            f"{where}: {node.value} isn't text to YAML, nor a plain number; put text in quotes, and write a number in "
-            "decimal digits"
+            f"{where}: YAML reads {node.value} neither as text nor as a plain number; put text in quotes, and write a "
+            "number in decimal digits"
         )
     if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
-        raise UserError(f"{where}: text can't hold the null character or one half of a character")
+        raise UserError(f"{where}: text can't hold the null character or only half of a character")
 
 
 def _check_keys(node: yaml.MappingNode, name: str) -> None:

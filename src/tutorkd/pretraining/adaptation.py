@@ -27,17 +27,17 @@ def adapt(options: Adaptation) -> Path:
     args, text, config = options.args, options.text, options.config
     if not args.model and not args.config_name:
         raise UserError(
-            "no model: name the model to adapt with --model, or with --config_name a configuration of which one is "
-            "made that starts at random"
+            "no model: name the model to adapt with --model, or with --config_name the configuration of a model that "
+            "starts at random"
         )
     if args.model and args.config_name:
         raise UserError(
-            "--config_name is for a model that starts at random, and a checkpoint has its own configuration: leave "
+            "--config_name is for a model that starts at random, but a checkpoint has its own configuration: leave "
             "out --config_name or --model"
         )
     if not args.model and not args.tokenizer_name:
         raise UserError(
-            f"no tokenizer: a model that starts at random takes any; name one with --tokenizer_name, such as "
+            f"no tokenizer: a model that starts at random has none of its own; name one with --tokenizer_name, such as "
             f"--tokenizer_name {args.config_name} if there is one beside the configuration"
         )
     return run_training(
@@ -77,14 +77,14 @@ def _checkpoint(
         try:
             check_tokenizer("model", args.model, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
         except UserError as error:
-            instead = f"with this tokenizer a model can start at random: --config_name {args.model} instead of --model"
+            instead = f"to use this tokenizer, start at random, with --config_name {args.model} instead of --model"
             raise UserError(f"{error}; {instead}") from error
     model, missing = load_model(objective.model_class, args.model, "model", trust_remote_code=args.trust_remote_code)
-    start = f"its {objective.head} " + ("starts at random" if missing else "goes on from the checkpoint's")
+    start = f"its {objective.head} " + ("starts at random" if missing else "starts as the checkpoint's")
     if (new := _tokens(tokenizer) - model.config.vocab_size) > 0:
         with quiet_transformers():
             model.resize_token_embeddings(_tokens(tokenizer))
-        start += f", {new:,} token{'s' * (new > 1)} it doesn't know start{'s' * (new == 1)} near the mean of the others"
+        start += f", {new:,} token{'s' * (new > 1)} new to it start{'s' * (new == 1)} near the mean of the others"
     return model, start
 
 

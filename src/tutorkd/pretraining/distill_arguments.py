@@ -167,7 +167,7 @@ def _first_stage(options: Distillation, section: Any, where: str) -> Distillatio
     }
     for key in (*follows, FIRST_STAGE_SECTION):
         if key in section:
-            raise UserError(f"{where}: {key} isn't to be set there, as it follows from the rest of the recipe")
+            raise UserError(f"{where}: {key} can't be set there, as it follows from the rest of the recipe")
     if "method" not in section:
         raise UserError(f"{where}: no method: name the one that makes the student which the recipe goes on with")
     said = {**resolved([options.args, options.text, options.config]), **follows, **section}

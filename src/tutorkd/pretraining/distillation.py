@@ -62,13 +62,13 @@ def _after_first_stage(options: Distillation, first: Distillation) -> Distillati
     """
     if options.config.world_size > 1:
         raise UserError(
-            f"{FIRST_STAGE_SECTION}: two stages run in one process, and here are {options.config.world_size}: run the "
-            "first one by a recipe of its own, then the second with its folder as --student"
+            f"{FIRST_STAGE_SECTION}: two stages need a single process, but there are {options.config.world_size}: run the "
+            "first stage with a recipe of its own, then the second with its folder as --student"
         )
     folder = Path(first.config.output_dir)
     if lacking(folder):
         prepare(options)
-    print(f"stage 1 of 2: {told(first)}; what the recipe says under {FIRST_STAGE_SECTION}, flags don't change")
+    print(f"stage 1 of 2: {told(first)}; flags don't change what the recipe says under {FIRST_STAGE_SECTION}")
     distill(first)
     print(f"stage 2 of 2: {told(options)}")
     return options if lacking(folder) else options.going_on(folder)
@@ -146,11 +146,11 @@ def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Packed
     identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
     folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
     if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
-        print("vectors  the teacher's are computed as their rows are read")
+        print("vectors  the teacher's vectors are computed as the rows are read")
         return rows
     kept = kept_vectors(teacher, rows, folder, config.device)
     known = "computed before" if kept.reused else "computed once and kept"
-    print(f"vectors  {len(rows):,} of the teacher's, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
+    print(f"vectors  {len(rows):,} of the teacher, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
     return RowsWithVectors(rows, kept.vectors)
 
 
@@ -189,8 +189,8 @@ def _load_teacher(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> 
         return load(args.teacher)
     if options.objective is CAUSAL or not choose_method(args.method, options.objective).teacher_head:
         raise UserError(
-            f"mlm_teacher is for methods that ask an encoder's MLM head, and {args.method} of a "
-            f"{options.objective.noun} asks none: leave it out"
+            f"mlm_teacher is for methods that use an encoder's MLM head, and {args.method} for a "
+            f"{options.objective.noun} uses none: leave it out"
         )
     check_tokenizer("teacher", args.mlm_teacher, tokenizer, True, args.trust_remote_code)
     return load(args.teacher, mlm=load(args.mlm_teacher))
@@ -255,7 +255,9 @@ def make_student(
     sizes = {key: size for key, size in asked.items() if size is not None}
     pretrained = has_weights(args.student) and args.student_init == "auto"
     if pretrained and sizes:
-        raise UserError(f"{args.student} has weights of its own sizes; leave the sizes, or set --student_init random")
+        raise UserError(
+            f"{args.student} has weights, which fix its sizes; leave the sizes out, or set --student_init random"
+        )
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
     set_seed(seed)

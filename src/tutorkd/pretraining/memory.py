@@ -73,5 +73,5 @@ def memory_facts(ways: list[Setting], there: int) -> dict[str, str]:
     return {
         "peak memory": f"{first} a device",
         **{f"  {way.name}": fact for way, fact in zip(ways[1:], others, strict=True)},
-        "fits": fits or f"nothing of these, {into}; shorter rows (--max_length) or --gradient_checkpointing take less",
+        "fits": fits or f"none of these, {into}; shorter rows (--max_length) or --gradient_checkpointing need less",
     }

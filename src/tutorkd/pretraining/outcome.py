@@ -37,7 +37,7 @@ def few_steps(steps: int, objective: Objective) -> str | None:
     if steps >= shortest:
         return None
     return (
-        f"{steps:,} step{'s show' if steps != 1 else ' shows'} that all works, and hardly more: the shortest run in "
+        f"{steps:,} step{'s only show' if steps != 1 else ' only shows'} that everything works: the shortest run in "
         f"RESULTS.md that is measurably better than no distillation has {shortest}"
     )
 
@@ -67,7 +67,7 @@ def _verdict(reading: _Reading, looks: Sequence[tuple[int, float]]) -> str:
             "one look at held-out text doesn't say whether it got better: compare it with another run on the same text"
         )
     if merit[-1] <= merit[0]:
-        return "not good: no better than at the first look; is the learning rate right, the text long enough?"
+        return "not good: no better than at the first look; is the learning rate right, and the text long enough?"
     best = merit.index(max(merit))
     if best < len(looks) - 1:
         return f"good: better than at first, though best after step {looks[best][0]:,}"

@@ -77,7 +77,7 @@ def run_training(
         folder = RunFolder(config.output_dir, arguments, restart)
         if folder.accumulation != config.gradient_accumulation_steps:
             config.gradient_accumulation_steps = folder.accumulation
-            print(f"the run began on another number of processes; a step keeps its rows, in {_batches(config)}")
+            print(f"the run began with another number of processes; a step has as many rows now, {_batches(config)}")
         drop = drop_checkpoints and config.should_save  # by one process alone
         if folder.unchanged and folder.finished and not dry_run:
             return _told_finished(folder, drop)
@@ -101,7 +101,7 @@ def run_training(
             rows = prepared.rows(corpus)
         ready = ready_trainer(prepared.make, config, rows, corpus.heldout)
         if config.dataloader_num_workers != workers:
-            print(f"text     a stream is read by one data loader worker; of {workers} the others aren't started")
+            print(f"text     a stream is read by one data loader worker; the others of the {workers} aren't started")
         about = text.about(corpus)
         ready.about_text = about._replace(facts={**prepared.start, **about.facts})
         if config.should_save:  # one process alone

@@ -171,7 +171,7 @@ def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]
             continue
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"
-    note = f"Bars: standard deviation over seeds or, of one seed, the standard error where it is known; {better}."
+    note = f"Bars: standard deviation over seeds or, for one seed, the standard error if it is known; {better}."
     if beyond:
         note += f" Far off and not drawn: {', '.join(f'{name} {value:.4g}' for name, value in beyond.items())}."
     return [Part("Score against cost", panels=panels, legend=names, symbols=POINTS, note=note)] if panels else []

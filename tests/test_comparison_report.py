@@ -188,7 +188,7 @@ def test_scores_at_equal_cost_stand_side_by_side_with_the_scores_of_each_seed(ce
     assert seeds[3] == pytest.approx([80, 90])
     assert 2 not in seeds  # third has one seed, whose dot is its mean
     assert axes.get_title(loc="left") == (
-        "At equal cost, 2 TFLOP, mean over 2 seeds; bars: standard deviation over seeds or, of one seed, standard "
+        "At equal cost, 2 TFLOP, mean over 2 seeds; bars: standard deviation over seeds or, for one seed, standard "
         "error of the score"
     )
 

@@ -234,7 +234,7 @@ def test_what_it_takes_is_counted_with_both(root, tmp_path):
         ("nothing", [], "the teacher {}: there is no such folder"),
         ("one", ["--method", "minilm-v2"], "mlm_teacher is for methods that use an encoder's MLM head, and minilm-v2 "
          "for a masked language model uses none: leave it out"),
-        ("one", ["--teacher", "causal"], "mlm_teacher is for .* and tutor-kd of a causal language model asks none"),
+        ("one", ["--teacher", "causal"], "mlm_teacher is for .* and tutor-kd for a causal language model uses none"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )  # fmt: skip

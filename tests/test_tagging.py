@@ -111,7 +111,7 @@ def test_words_and_their_labels_are_read_as_names_and_as_declared_classes(tmp_pa
         ([{"tokens": [], "ner_tags": []}, {"tokens": ["a"], "ner_tags": ["O"]}], {}, "row 1 has no words in column"),
         ([{"tokens": [5], "ner_tags": ["O"]}], {}, "row 1 has something other than words in column 'tokens'"),
         ([{"tokens": ["a", "b"], "ner_tags": ["O", "O"]}], {}, "every word has 'O' in column 'ner_tags'"),
-        ([{"tokens": ["a", "b"], "ner_tags": [0, -100]}], {}, "column 'ner_tags' holds the label -100, which stands"),
+        ([{"tokens": ["a", "b"], "ner_tags": [0, -100]}], {}, "column 'ner_tags' holds -100, which means"),
         (
             [{"tokens": ["a"], "ner_tags": ["O"], "other": "b"}],
             {"pair": "other"},
@@ -189,7 +189,7 @@ def test_a_tokenizer_that_does_not_know_its_words_is_refused():
         def get_vocab(self):
             return {}
 
-    with pytest.raises(UserError, match="a Slow doesn't say which word a piece is of") as raised:
+    with pytest.raises(UserError, match="a Slow doesn't say which word a token belongs to") as raised:
         tokenize_words(Slow(), [["a"]], 8)
     assert "\n" not in str(raised.value)
 

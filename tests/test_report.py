@@ -401,7 +401,7 @@ def test_what_a_report_can_t_be_made_of_is_told(tmp_path, capfd, monkeypatch):
     assert fail(capfd, "report") == "tutorkd report takes one folder, ahead of its options, not 0"
     write_text(empty / "results.json", json.dumps({"rows": [{"kind": "distilled"}], "cells": []}))
     message = fail(capfd, "report", str(empty))
-    assert message.startswith(f"what {empty} holds is damaged or of another version and can't be reported on")
+    assert message.startswith(f"the files in {empty} are damaged or of another version, so there is no report")
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "altair" else name)
     assert fail(capfd, "report", str(empty)) == "a report needs altair: pip install 'tutorkd[report]'"
 

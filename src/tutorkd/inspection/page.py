@@ -31,8 +31,8 @@ FIGURES = (
     Shown("reward", "R_T + R_S", "reward of the tutor", (-1, 2)),
     Shown("reward_teacher", "R_T", "reward from the teacher: how much it prefers the text's token", (-1, 1)),
     Shown("reward_student", "R_S", "reward from the student: how far its answer is off", (0, 1)),
-    Shown("ratio", "a^T", "the teacher's ratio: how likely the tutor's token is beside the text's", (0, 1)),
-    Shown("answer", "a^S", "the student's answer to that", (0, 1)),
+    Shown("ratio", "a^T", "the teacher's ratio: how likely the tutor's token is, compared with the text's", (0, 1)),
+    Shown("answer", "a^S", "the student's estimate of that ratio", (0, 1)),
     Shown("entropy", "H", "entropy of the tutor, nats"),
     Shown("kept", "x' = x", "share of positions where the tutor drew the text's token", (0, 1)),
 )

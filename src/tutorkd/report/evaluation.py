@@ -59,7 +59,7 @@ COSTS: dict[str, Bar] = {
     "texts_per_second": Bar("texts/s", "in batches", 1, ",.0f"),
     "parameters": Bar("parameters, millions", "", 1e-6),
     "bytes": Bar("size on disk, MB", "of the weight files", 1e-6),
-    "generation_bytes": Bar("memory of generation, MB", "weights, and the peak beside them", 1e-6, ",.0f"),
+    "generation_bytes": Bar("memory of generation, MB", "weights, and the most that generation adds", 1e-6, ",.0f"),
 }
 _OVER_SEEDS = "mean over seeds, lowest to highest"
 

@@ -60,6 +60,6 @@ def _of(folder: Path, running: bool) -> Iterator[Section]:
                 yield section(folder, running)
             except _MISFITS as error:
                 raise UserError(
-                    f"what {folder} holds is damaged or of another version and can't be reported on: {one_line(error)}"
+                    f"the files in {folder} are damaged or of another version, so there is no report: {one_line(error)}"
                 ) from error
             return

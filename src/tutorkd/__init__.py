@@ -1,4 +1,4 @@
-"""Pre-training distillation of language encoders with a tutor network (Tutor-KD)."""
+"""Distils encoders, decoders and embedding models into small ones, with Tutor-KD and other methods."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -94,7 +94,7 @@ def divergence(
     Args:
         student_logits: (n, V).
         teacher_logits: (n, V).
-        kind: which one; the formulas stand above.
+        kind: which one; the formulas are above.
         skew: a of the skew KL, from 0 (forward KL) to below 1.
 
     Returns:

@@ -131,7 +131,7 @@ def modified_logit_target(teacher_logits: Tensor, original_ids: Tensor, replaced
 def teacher_reward(teacher_logits: Tensor, original_ids: Tensor, replaced_ids: Tensor) -> Tensor:
     """Reward from the teacher R_T = P_T(x | X') - P_T(x' | X').
 
-    Negative where the teacher, reading the tutor's row X', prefers the replacement: its knowledge is wrong there.
+    It is negative where the teacher, reading the tutor's row X', prefers the replacement: there its knowledge is wrong.
 
     Args:
         teacher_logits: (k, V), the teacher's MLM logits reading X', at the masked positions.
@@ -170,7 +170,7 @@ def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
 
 
 def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """R_S where the student learns the teacher's MLM distribution in place of the modified logit (the ablation).
+    """R_S if the student learns the teacher's MLM distribution instead of the modified logit (the paper's ablation).
 
     The paper doesn't define it for that target. Here it is the total variation distance between the two distributions,
     ``1/2 sum |P_T(. | X') - P_S(. | X')|``: a distillation error from 0 to 1, as ``|a^T - a^S|`` is. It carries no
@@ -191,7 +191,7 @@ def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor
 
 
 def advantage(reward: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Each reward less the mean of all others: REINFORCE with a leave-one-out baseline; carries no gradient.
+    """Each reward minus the mean of all others: REINFORCE with a leave-one-out baseline; carries no gradient.
 
     A baseline that doesn't depend on an action leaves the policy gradient's mean as it is and cuts its variance
     (Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", ICLR 2019 workshop). Here the other positions'
@@ -199,7 +199,7 @@ def advantage(reward: Tensor, weight: Tensor | None = None) -> Tensor:
 
     Args:
         reward: (k,).
-        weight: (k,), 1 or, where a position isn't to count among the others, 0; 1 by default.
+        weight: (k,), 1, or 0 for a position that doesn't count among the others; 1 by default.
 
     Returns:
         (k,) float32; as given where k is 1.
@@ -302,7 +302,7 @@ def modified_logit_loss(
 
 
 def lookahead_mean(values: Tensor, weight: Tensor, positions: Tensor, window: int) -> Tensor:
-    """The mean of what is said of the tokens behind each position, as far as a window and its row reach.
+    """The mean of the values of the tokens after each position, up to the end of a window or of the row.
 
     Args:
         values: (B, L), about each token.
@@ -328,10 +328,10 @@ def lookahead_mean(values: Tensor, weight: Tensor, positions: Tensor, window: in
 def lookahead_teacher_reward(
     log_probability: Tensor, original_log_probability: Tensor, weight: Tensor, positions: Tensor, window: int
 ) -> Tensor:
-    """Reward from a causal teacher: how much easier the text behind t becomes for it with the tutor's token.
+    """Reward from a causal teacher: how much easier the text after t becomes for it with the tutor's token.
 
     R_T,t = mean over s = t+1 ... t+w of clip(log p_T(x_s | x'_<s) - log p_T(x_s | x_<s), -1, 1). A causal model's
-    distribution at t doesn't depend on the token there, so what a replacement does shows behind it alone.
+    distribution at t doesn't depend on the token there, so the effect of a replacement only shows after it.
 
     Args:
         log_probability: (B, L), log p_T of each token of the text where the teacher reads the tutor's row X'.
@@ -351,7 +351,7 @@ def lookahead_teacher_reward(
 
 
 def lookahead_student_reward(distance: Tensor, weight: Tensor, positions: Tensor, window: int) -> Tensor:
-    """Reward from a causal student: how far it is from the teacher behind t, where both read the tutor's row.
+    """Reward from a causal student: how far it is from the teacher after t when both read the tutor's row.
 
     R_S,t = mean over s = t+1 ... t+w of TV(p, q)_s, the total variation distance ``sum |p - q| / 2``.
 
@@ -372,7 +372,7 @@ def lookahead_student_reward(distance: Tensor, weight: Tensor, positions: Tensor
 def token_log_probability(logits: Tensor, token_ids: Tensor) -> Tensor:
     """log softmax(logits) at ``token_ids``, (n, V), (n,) -> (n,) float32; carries no gradient.
 
-    Some positions at a time, so that no second (n, V) tensor is there.
+    Computed for some positions at a time, so that no second (n, V) tensor is needed.
 
     Example:
         >>> token_log_probability(torch.zeros(1, 4), torch.tensor([2]))  # -log 4
@@ -462,11 +462,11 @@ def local_attention_score_loss(
     attention_mask: Tensor,
     num_items: Count = None,
 ) -> Tensor:
-    """One layer of L_att where a position attends its neighbours alone: no pair counts that isn't attended.
+    """One layer of L_att with a sliding window: only pairs that are attended count.
 
-    For each position the mean over the keys in its window, then the mean over heads and real positions. So its items
-    are positions, of which there are as many whatever the window. Without a window, and for rows of one length, it is
-    ``attention_score_loss``. The score matrices are formed.
+    It takes the mean over the keys in the window of each position, and then the mean over heads and real positions. So
+    its items are positions, whose number doesn't depend on the window. Without a window, and for rows of one length, it
+    equals ``attention_score_loss``. The score matrices are formed.
 
     Args:
         student_query, student_key: (B, H, L, a).

@@ -235,10 +235,10 @@ def has_weights(name: str) -> bool:
 def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, head, wherever name and shape agree.
 
-    Layer l of the student takes the teacher's that ``kept_layers`` gives, or where that one is built differently
-    (ModernBERT's first layer has no norm) the nearest that is built alike. Works for any two models of one family: a
-    layer is an item of the module list that is as long as the model is deep. A head that the teacher's own model hasn't
-    stays as it is.
+    Layer l of the student is copied from the teacher's layer that ``kept_layers`` gives or, if that one is built
+    differently (ModernBERT's first layer has no norm), from the nearest that is built in the same way. This works for
+    any two models of one family: a layer is an item of the module list that is as long as the model is deep. A head
+    that the teacher's own model doesn't have stays as it is.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM

@@ -44,16 +44,16 @@ def frozen(module: Frozen, dtype: torch.dtype | None = None) -> Frozen:
 
 
 class Teacher(Reader):
-    """A frozen language model, masked or causal; or an encoder without a head, for methods that ask for no logits.
+    """A frozen language model, masked or causal, or an encoder without a head for methods that use no logits.
 
     Args:
-        model: any language model with a trained head, or any encoder. It stays as it is: its weights are read, and
-            shared where ``dtype`` allows, but whether they are trained, its mode, configuration and number format are
-            its own. One of ``load_sharded`` is the teacher's own, in the number format that it was loaded in.
+        model: any language model with a trained head, or any encoder. It isn't changed: the teacher reads its weights
+            (and shares their memory if ``dtype`` allows it), but the model keeps its mode, its configuration, its
+            number format and which of its weights are trained. A model of ``load_sharded`` becomes the teacher's own.
         dtype: number format of the weights; the model's by default.
-        headless: the model's head was never trained, so that nobody shall ask it.
-        mlm: a teacher with a head and the same vocabulary, which answers in this one's place where logits are asked
-            for; hidden states and attention inputs stay this one's.
+        headless: whether the model's head was never trained and must not be used.
+        mlm: a teacher with a head and the same vocabulary, which gives the logits instead of this one; hidden states
+            and attention inputs still come from this one.
 
     Attributes:
         quantised: whether the matrices of its layers are in 8 bits.
@@ -206,7 +206,7 @@ def load_teacher(
     objective: Objective = MASKED,
     mlm: Teacher | None = None,
 ) -> Teacher:
-    """Load a language model by Hub name or path; of an encoder without a trained head the body is what teaches.
+    """Load a language model by Hub name or path; if an encoder has no trained head, only its body teaches.
 
     Args:
         objective: whether it is a masked or a causal one.

@@ -81,21 +81,21 @@ class DistillationTrainer(PackedRowsTrainer):
     an embedding model by one of ``EMBEDDING_METHODS``.
 
     Args:
-        model: the student: an encoder without a head or, where the method needs it, a language model; or what
-            ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained, and saved, in float32, also
-            where the checkpoint that it was loaded from is in 16 bits.
-        teacher_model: a masked or causal language model, or for methods that ask for no logits any encoder, by Hub
-            name or path, loaded, or as a ``Teacher``; an embedding model likewise, loaded as a ``SentenceTransformer``,
-            or as a ``SentenceTeacher``. A model of your own stays as it is, in number format, device, mode and
-            attention; a ``Teacher`` is moved to the device and, where ``args.teacher_dtype`` is int8, rounded.
+        model: the student: an encoder without a head or, if the method needs one, a language model; or what
+            ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained and saved in float32, even
+            if it was loaded from a checkpoint in 16 bits.
+        teacher_model: a masked or causal language model or, for methods that use no logits, any encoder: a Hub name, a
+            path, a loaded model or a ``Teacher``. An embedding model is a name, a path, a ``SentenceTransformer`` or a
+            ``SentenceTeacher``. A model of your own isn't changed and keeps its number format, device, mode and
+            attention; a ``Teacher`` is moved to the device and, if ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in one of these tables.
         settings: the method's constants; its defaults if left out.
-        module: what ``build_module`` made of the same, where that was done before there were rows.
+        module: what ``build_module`` made from these arguments, if it was called before.
 
     Raises:
-        UserError: if the pair, the tokenizer or the rows can't be trained on; before the first step.
+        UserError: before the first step, if the pair, the tokenizer or the rows can't be trained on.
     """
 
     args: DistillationConfig

@@ -69,12 +69,12 @@ class CorpusCounts:
 class PackedCorpus:
     """Rows of token ids, `input_ids` of at most `max_length`, and the counts of each corpus.
 
-    Ids are uint16 where the tokenizer has none above 65,535, else int32.
+    Ids are uint16 if the tokenizer has none above 65,535, else int32.
 
     Attributes:
         train: rows to train on, in the order of the documents; if streamed, an `IterableDataset` that
             shuffles them.
-        heldout: rows of documents that `train` has none of; without any row if nothing was held out.
+        heldout: rows of documents that aren't in `train`; empty if nothing was held out.
         corpora: one entry for each source, in their order.
         digest: 20 hexadecimal digits for all rows in their order: those of `corpora`, and how they are mixed.
     """
@@ -116,58 +116,58 @@ def prepare_corpus(
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
-    A row is the cls token, `max_length` - 2 tokens of text, the sep token. The text is the documents of one
-    corpus in their order, a sep token between two; no token is dropped, and only the last row of a corpus (of
-    its held-out part too) is shorter. Blank documents are skipped, as is white space around a document. A document
-    may be of any length that fits into memory as text: it is tokenised part by part, to the same ids (but for words
-    of thousands of characters, in which they may differ near the place where two parts meet).
+    A row is the cls token, `max_length` - 2 tokens of text, and the sep token. The text is the documents of one
+    corpus in their order, with a sep token between two. No token is dropped, and only the last row of a corpus (and
+    of its held-out part) is shorter. Blank documents are skipped, and so is white space around a document. A document
+    may be as long as fits into memory as text. It is tokenised in parts, which gives the same ids (except in words of
+    thousands of characters, where ids may differ near the place where two parts meet).
 
-    Rows are kept on disk, memory-mapped, corpus by corpus, under a key made of the data (local: path, size
-    and time of change of each file), the tokenizer and the settings: a second call reads no text. They are made
-    shard by shard, a shard being some megabytes of text that one process tokenises, in memory that doesn't depend on
-    the size of the text (but a compressed or csv file is one shard, and so is a row group of parquet). Rows run on over
-    the borders of shards. Of a run that was killed the finished shards stay, and the same call goes on behind them, to
-    the same rows. Of several runs that want the same rows one makes them while the others wait, which on a file system
-    that computers share takes locks (`flock`) that work between them.
+    Rows are kept on disk and memory-mapped, corpus by corpus, under a key made of the data (for local files: path,
+    size and time of change), the tokenizer and the settings, so a second call reads no text. They are made shard by
+    shard. A shard is some megabytes of text that one process tokenises, so the memory doesn't depend on the size of
+    the text (but a compressed or csv file is one shard, and so is a row group of parquet). Rows continue across the
+    borders of shards. If a run is killed, its finished shards stay, and the same call continues after them and gives
+    the same rows. If several runs want the same rows, one makes them while the others wait; on a file system that
+    several machines share this needs locks (`flock`) that work between them.
 
-    Streaming reads, tokenises and packs the text during training and keeps nothing on disk. It gives up: the
-    held-out share (the first `STREAM_HELDOUT_DOCUMENTS` documents are held out instead, whatever the corpus's
-    size); a shuffle of the whole (rows are drawn from a buffer of `STREAM_SHUFFLE_ROWS`, in another order
-    each epoch by `set_epoch`); quick resumption (the text up to the point must be read again); more than one
-    data loader worker at work (the first reads, which gives the same rows for any number); and all counts.
+    Streaming reads, tokenises and packs the text during training and keeps nothing on disk. In exchange, the first
+    `STREAM_HELDOUT_DOCUMENTS` documents are held out instead of the share (unless there are fewer than twice as many);
+    rows aren't shuffled as a whole, but drawn from a buffer of `STREAM_SHUFFLE_ROWS`, in another order each epoch
+    (`set_epoch`); to resume, the text up to that point must be read again; only the first data loader worker reads, so
+    that the rows are the same for any number of workers; and there are no counts.
 
     Args:
         sources: one name or several, each a txt, jsonl (json with one object a line) or csv file, all of them also
             compressed (.gz, .bz2, .zst), a parquet file, a folder of such files, a glob, or a Hub data set `name` or
-            `name:config`. One document a row; in txt, blank lines part documents, and one of more than a million
-            characters is cut at a line end.
-            A `datasets.Dataset` with a column of text may stand in the place of a name.
+            `name:config`. Each row is a document; in txt, blank lines separate documents, and a document of more than
+            a million characters is cut at a line end.
+            Instead of a name you can give a `datasets.Dataset` with a column of text.
         tokenizer: a fast tokenizer with a cls and a sep token. Special tokens' names in the text are text.
         max_length: tokens in a row, cls and sep included; at least 8, at most `tokenizer.model_max_length`.
         text_column: the column that holds the text, for all sources but txt; in jsonl and parquet files and Hub data
             sets `a.b` is the column `b` inside `a`.
-        weights: shares, in any unit, of the rows from each corpus. One corpus then has each of its rows once, and the
-            others are repeated until they have their shares; of a stream, rows are drawn at random in these shares
-            until each has been drawn once. Corpora follow one another, with weights too: it is whoever reads the rows
-            that draws them in a random order, as the trainers do.
+        weights: shares, in any unit, of the rows from each corpus. Each row of one corpus is then there once, and rows
+            of the others are repeated until they have their shares; from streams, rows are drawn at random in these
+            shares until each has been drawn once. The corpora follow one another, also with weights; the trainers
+            read the rows in a random order.
         heldout: share of the documents of each corpus that is held out, from 0 to below 1, drawn at random from
             each shard. If it isn't 0, at least one document is held out of two or more.
         split: the split of Hub data sets.
         revision: a branch, tag or commit of Hub data sets, one for all or a sequence of one for each source; "" is
             the main branch.
-        data_files: a path or glob of the files in a Hub data set that are read, which then are its split train;
-            likewise, "" being those that the data set says.
+        data_files: a path or glob of files in a Hub data set, which are then its split train; one for all or one for
+            each source, and "" for the files that the data set names itself.
         num_proc: processes that tokenise; by default, one for each processor, and none beside this one for a
             corpus of a single shard. It doesn't change the rows.
         cache_dir: where rows are kept; by default `$TUTORKD_CACHE`, or else `~/.cache/tutorkd`.
-        streaming: read the text as the training goes.
-        seed: decides on held-out documents, and on the order and the mix of streamed rows.
-        framed: whether a cls token begins and a sep token ends each row. If not, as causal models are trained, a row
+        streaming: read the text during training.
+        seed: of the choice of held-out documents, and of the order and the mix of streamed rows.
+        framed: whether a cls token begins and a sep token ends each row. If not, as for causal models, a row
             is `max_length` tokens of text, an eos token closes each document, and a bos token begins it if the
             tokenizer puts one before a text; neither cls nor sep token is needed.
         texts: pack nothing: each document, or each line or sentence, is a row of its own, with the special tokens that
-            the tokenizer puts around a text, and cut to `max_length` tokens. These are then what is held out and
-            counted as a document.
+            the tokenizer puts around a text, and is cut to `max_length` tokens. Each then counts as a document, also
+            for what is held out.
         lines: whether each line of a txt file is a document.
 
     Raises:

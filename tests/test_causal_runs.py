@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_never_stopped(tmp_path, c
         (["--target", "mlm-logits"], "unknown option --target"),
         (["--student_heads", "3", "--student_hidden_size", "33"], "can't share the keys"),
         (["--objective", "masked"], "the teacher"),
-        (["--student", "extreme-6"], "extreme-6 is an encoder, and the teacher a causal language model"),
+        (["--student", "extreme-6"], "extreme-6 is an encoder, but the teacher is a causal language model"),
     ],
 )
 def test_what_doesn_t_fit_is_told_in_a_line_before_the_first_step(

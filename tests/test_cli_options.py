@@ -218,7 +218,7 @@ def test_other_commands_refuse_unknown_options_too(capfd, command):
         ("dataloader_drop_last", "true", "every step has all of its rows"),
         ("label_smoothing_factor", "0.1", "losses and their means over the batch are those of the method"),
         ("batch_eval_metrics", "true", "what is computed from held-out rows is fixed"),
-        ("fsdp", "full_shard", "start one process a device with torchrun"),
+        ("fsdp", "full_shard", "start one process for each device with torchrun"),
     ],
 )
 def test_options_of_trainer_that_can_t_be_honoured_are_refused(capfd, recipe, option, value, reason):

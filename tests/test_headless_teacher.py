@@ -171,11 +171,11 @@ def test_methods_that_ask_a_head_are_refused_with_those_that_don_t(root, tmp_pat
     message = fail(capfd, *_distill(root, kind, tmp_path / "run", *flags))
     assert message.startswith(
         f"the teacher {root / kind} has no trained MLM head, which {needing} needs: choose --method minilm-v2, which "
-        "needs none (nor do tinybert, minilm, mlm), of an embedding model --method embedding, "
-        "which matches its vectors, or name with --mlm_teacher a model"
+        "needs none (nor do tinybert, minilm, mlm); or for an embedding model --method embedding, "
+        "which learns its vectors; or name with --mlm_teacher a model"
     )
-    assert message.endswith("tutorkd adapt would train one, but moves the body with it, so that the vectors of an "
-                            "embedding model change")  # fmt: skip
+    assert message.endswith("tutorkd adapt would train one, but it also changes the body, and with it the vectors of "
+                            "an embedding model")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
 

@@ -252,6 +252,6 @@ def test_gathered_at_once_are_embeddings_head_and_one_layer_with_their_buffers()
 
 def test_one_process_has_nobody_to_share_with(tmp_path, capfd):
     command = ["distill", "--teacher", str(tmp_path), "--corpus", str(tmp_path), "--shard_teacher", "true"]
-    assert "shard_teacher can't be true for one process" in fail(capfd, *command)
-    with pytest.raises(ValueError, match="start one process a device with torchrun, or leave it out"):
+    assert "shard_teacher can't be true for a single process" in fail(capfd, *command)
+    with pytest.raises(ValueError, match="start one process for each device with torchrun, or leave it out"):
         DistillationConfig(str(tmp_path), use_cpu=True, shard_teacher=True)

@@ -163,8 +163,8 @@ class DistillationConfig(PretrainingConfig):
             )
         if self.world_size == 1:
             raise ValueError(
-                "shard_teacher can't be true for one process, which has nobody to share with: start one process a "
-                "device with torchrun, or leave it out"
+                "shard_teacher can't be true for a single process: start one process for each device with torchrun, or "
+                "leave it out"
             )
         if self.device.type == "cpu" and torch.accelerator.is_available():
             raise ValueError(

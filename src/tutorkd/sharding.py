@@ -42,7 +42,7 @@ def load_sharded(
     config = cast(Any, load_config(name, "teacher", trust_remote_code))
     if files_of(name)[1]:
         raise UserError(
-            f"the teacher {name} is a GGUF file, of which no process can read a slice: leave shard_teacher out, or "
+            f"the teacher {name} is a GGUF file, which can't be read in slices: leave shard_teacher out, or "
             "save it as safetensors first"
         )
     with loading(name, "teacher"), torch.device("meta"):  # without memory: it tells what the layers are called

@@ -77,7 +77,7 @@ def student_config(
             _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code, objective)
     elif name in EXTREME_LAYERS:
         if objective is CAUSAL:
-            raise UserError(f"{name} is an encoder, and the teacher a causal language model: choose half, or sizes")
+            raise UserError(f"{name} is an encoder, but the teacher is a causal language model: choose half, or sizes")
         config = ElectraConfig(
             num_hidden_layers=EXTREME_LAYERS[name],
             vocab_size=teacher.vocab_size,

@@ -286,10 +286,10 @@ def _check_head(method: Method, teacher: Teacher) -> None:
     others = [name for name, each in METHODS.items() if not each.teacher_head and name != "minilm-v2"]
     raise UserError(
         f"the teacher {teacher.name} has no trained {teacher.objective.head}, which {who} needs: choose --method "
-        f"minilm-v2, which needs none (nor do {', '.join(others)}), of an embedding model --method "
-        "embedding, which matches its vectors, or name with --mlm_teacher a model of the same "
-        "tokenizer that has one; tutorkd adapt would train one, but moves the body with it, so that the vectors of an "
-        "embedding model change"
+        f"minilm-v2, which needs none (nor do {', '.join(others)}); or for an embedding model --method "
+        "embedding, which learns its vectors; or name with --mlm_teacher a model with the same "
+        "tokenizer that has one; tutorkd adapt would train one, but it also changes the body, and with it the vectors "
+        "of an embedding model"
     )
 
 

@@ -107,7 +107,7 @@ def read_search(source: str, columns: Sequence[str], label: str) -> Search:
             raise UserError(f"{source}: no row has {label} in column {columns[2]!r}, which --retrieval_label asks for")
     numbers = {passage: number for number, passage in enumerate(dict.fromkeys(passages))}
     if len(numbers) < 2:
-        raise UserError(f"{source}: every row has the same passage; there is nothing to find it among")
+        raise UserError(f"{source}: every row has the same passage, so there is nothing to search")
     answers: dict[str, set[int]] = {}
     for query, passage, answer in zip(queries, passages, is_answer, strict=True):
         if answer:

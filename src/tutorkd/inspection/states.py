@@ -45,9 +45,9 @@ def states_of(folder: Path) -> list[State]:
     if kept := [state for state in kept if (state.folder / HEADS_FILE).is_file()]:
         return kept
     raise UserError(
-        f"{folder} keeps no tutor: {HEADS_FILE} is neither beside a finished student nor in a checkpoint, where "
-        "tutorkd distill writes it; name the folder that it wrote, or run it anew with --save_steps and "
-        "--save_total_limit, which say how many checkpoints keep theirs"
+        f"{folder} keeps no tutor: {HEADS_FILE} is neither beside a finished student nor in a checkpoint; name the "
+        "folder that tutorkd distill wrote, or run it again, where --save_steps and --save_total_limit say how many "
+        "checkpoints are kept"
     )
 
 

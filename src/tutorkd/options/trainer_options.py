@@ -34,7 +34,7 @@ _BATCHES = "rows, masks and batches are made by tutorkd"
 _LOSSES = "losses and their means over the batch are those of the method"
 _FIGURES = "what is computed from held-out rows is fixed"
 _GOING_ON = "the same command goes on from its last checkpoint by itself, exactly as if it hadn't stopped"
-_COPIES = "each device holds a whole copy of the model: start one process a device with torchrun"
+_COPIES = "each device holds a whole copy of the model: start one process for each device with torchrun"
 
 # Refused unless given their default, with the reason: they change nothing here, or break what the commands promise.
 REFUSED = {

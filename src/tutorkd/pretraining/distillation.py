@@ -62,8 +62,8 @@ def _after_first_stage(options: Distillation, first: Distillation) -> Distillati
     """
     if options.config.world_size > 1:
         raise UserError(
-            f"{FIRST_STAGE_SECTION}: two stages need a single process, but there are {options.config.world_size}: run the "
-            "first stage with a recipe of its own, then the second with its folder as --student"
+            f"{FIRST_STAGE_SECTION}: two stages need a single process, but there are {options.config.world_size}: run "
+            "the first stage with a recipe of its own, then the second with its folder as --student"
         )
     folder = Path(first.config.output_dir)
     if lacking(folder):

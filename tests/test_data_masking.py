@@ -280,9 +280,11 @@ def test_a_stream_without_token_ids_is_refused(rows, said):
     assert "\n" not in str(caught.value)
 
 
-def test_held_out_rows_are_as_many_as_asked_for():
+def test_held_out_rows_are_as_many_as_asked_for_and_of_all_parts_of_what_is_held_out():
     rows = tiny.rows(9)
-    assert [len(DrawnRows(rows, most)) for most in (4, 9, 20, None)] == [4, 9, 9, 9]
-    assert [row["input_ids"] for row in map(DrawnRows(rows, 4).__getitem__, range(4))] == [
-        row["input_ids"] for row in rows[:4]
-    ]
+    for most, expected in ((4, [0, 2, 4, 6]), (9, range(9)), (20, range(9)), (None, range(9))):
+        taken = DrawnRows(rows, most)
+        assert [row["input_ids"] for row in taken.__getitems__(list(range(len(taken))))] == [
+            rows[place]["input_ids"] for place in expected
+        ]
+    assert DrawnRows([{"input_ids": [0] * length} for length in range(9)], 4).lengths.tolist() == [0, 2, 4, 6]

@@ -84,7 +84,7 @@ class DrawnRows(Dataset):
 
     Args:
         rows: has a length, and a mapping with ``input_ids`` at each place.
-        most: rows to take from its beginning; by default all.
+        most: rows to take, evenly spread, since neighbours may be of one document or corpus; by default all.
 
     Raises:
         UserError: for anything else, such as text that isn't packed.
@@ -104,7 +104,7 @@ class DrawnRows(Dataset):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: list[int]) -> list[dict[str, Any]]:
-        indices = [draw % len(self) for draw in draws]
+        indices = [draw % len(self) * len(self.rows) // len(self) for draw in draws]
         if hasattr(self.rows, "__getitems__"):  # a datasets.Dataset reads a whole batch at once
             rows = self.rows.__getitems__(indices)
         else:
@@ -114,7 +114,7 @@ class DrawnRows(Dataset):
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, (rows,)."""
-        return row_lengths(self.rows)[: len(self)]
+        return row_lengths(self.rows)[np.arange(len(self)) * len(self.rows) // len(self)]
 
 
 class RowsWithVectors(Dataset):

@@ -257,6 +257,8 @@ def test_a_mistake_in_the_text_is_told_in_one_line_whoever_reads_it(workers):
         (["a text"], "rows are needed as mappings with input_ids, not as a str"),
         ("a text", "rows are needed as mappings with input_ids, not as a str"),
         (iter([]), "a data set with a length, not as a list_iterator"),
+        ({"wiki": tiny.rows(2)}, "rows are needed one by one, not as a dict; make rows of the text"),
+        (tiny.tokenizer()(["w1 w2"]), "rows are needed one by one, not as a BatchEncoding"),
     ],
 )
 def test_rows_without_token_ids_are_refused(rows, said):

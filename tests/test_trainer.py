@@ -11,7 +11,7 @@ from datasets import Dataset
 from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.trainer import DistillationTrainer
+from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 TEXT = Dataset.from_dict({"text": ["some text"]})
 
@@ -52,6 +52,21 @@ def test_the_seed_decides_on_the_start_of_a_student_that_is_named_and_not_what_w
     assert all(torch.equal(value, starts[1][name]) for name, value in starts[0].items())
     name = "student.encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(starts[0][name], starts[2][name])
+
+
+def test_rows_that_a_model_can_t_read_are_refused_before_the_first_step(tmp_path):
+    with pytest.raises(UserError, match="rows of 65 tokens are longer than the 64 positions of the student"):
+        trainer(tmp_path, tiny.rows(4, 65))
+    with pytest.raises(UserError, match="the first row holds the token 100, and the student knows 100 tokens"):
+        trainer(tmp_path, Dataset.from_list([{"input_ids": [2, 100, 3]}]))
+    args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    student, short = tiny.masked_lm(num_hidden_layers=2), tiny.masked_lm(max_position_embeddings=32)
+    with pytest.raises(UserError, match="rows of 33 tokens are longer than the 32 positions of the teacher"):
+        DistillationTrainer(student.bert, short, args, tiny.rows(4, 33), tiny.tokenizer())
+    with pytest.raises(UserError, match="rows of 65 tokens are longer than the 64 positions of the model"):
+        MaskedLMTrainer(
+            student, args, train_dataset=tiny.rows(4, 65), eval_dataset=None, processing_class=tiny.tokenizer()
+        )
 
 
 def test_text_that_is_no_data_set_is_refused_too(tmp_path):

@@ -19,12 +19,13 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
 from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
-from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows
+from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows, first_row
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
 from tutorkd.masking import MaskingCollator
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective, objective_of
 from tutorkd.padding import TextCollator
+from tutorkd.positions import check_positions
 from tutorkd.probe import IGNORED
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.saving import SavingTrainer
@@ -34,6 +35,21 @@ from tutorkd.window import Window
 
 # Steps in a row in which the loss scale of fp16, 2^16 at first, may fall before a run has diverged.
 _SCALE_HALVINGS = 25
+
+
+def check_first_row(rows: DrawnRows | StreamedRows, model: PreTrainedModel, role: str) -> None:
+    """Refuse rows that a model can't read, as far as the first of them tells; a stream isn't read ahead.
+
+    Raises:
+        UserError: if it is longer than the model's positions, or of another tokenizer.
+    """
+    ids = first_row(rows)
+    check_positions(model, role, len(ids))
+    if max(ids, default=0) >= model.config.vocab_size:
+        raise UserError(
+            f"the first row holds the token {max(ids)}, and the {role} knows {model.config.vocab_size} tokens: make "
+            "rows with the tokenizer of these models"
+        )
 
 
 class PackedRowsTrainer(SavingTrainer):
@@ -105,14 +121,14 @@ class PackedRowsTrainer(SavingTrainer):
             args.torch_compile = False
         else:
             self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)
+        drawn = DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset)
+        check_first_row(drawn, model, "student" if stage == "distill" else "model")
         with compiling_left_to_us(args):
             super().__init__(
                 model=module,
                 args=args,
                 data_collator=cast(Any, copy.copy(self.masking)),  # Trainer's own gives dictionaries
-                train_dataset=DrawnRows(train_dataset)
-                if hasattr(train_dataset, "__len__")
-                else StreamedRows(train_dataset),
+                train_dataset=drawn,
                 eval_dataset=None if eval_dataset is None else DrawnRows(eval_dataset, args.eval_rows),
                 processing_class=processing_class,
                 **kwargs,

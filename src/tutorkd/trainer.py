@@ -32,7 +32,7 @@ from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.objective import EMBEDDING, Objective
-from tutorkd.packed_rows import PackedRowsTrainer
+from tutorkd.packed_rows import PackedRowsTrainer, check_first_row
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
 from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
@@ -145,6 +145,8 @@ class DistillationTrainer(PackedRowsTrainer):
             spacing=self.method.spacing(self.settings),
             **kwargs,
         )
+        for part in teacher.parts:
+            check_first_row(cast(Any, self.train_dataset), part.body, "teacher")
         self.teacher = teacher
         if args.teacher_dtype == "int8" and not teacher.quantised:
             self._quantise_teacher()

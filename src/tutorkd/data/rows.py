@@ -93,6 +93,8 @@ class DrawnRows(Dataset):
     def __init__(self, rows: Any, most: int | None = None):
         if not hasattr(rows, "__len__"):
             raise UserError(f"held-out rows are needed as a data set with a length, not as {kind_of(rows)}")
+        if isinstance(rows, Mapping) and not hasattr(rows, "column_names"):
+            raise UserError(f"rows are needed one by one, not as {kind_of(rows)}; {_example(rows, ())}")
         _require_token_ids(rows, rows[0] if len(rows) and not hasattr(rows, "column_names") else {})
         self.rows = rows
         self._length = len(rows) if most is None else min(most, len(rows))
@@ -115,6 +117,11 @@ class DrawnRows(Dataset):
     def lengths(self) -> np.ndarray:
         """Tokens of each row, (rows,)."""
         return row_lengths(self.rows)[np.arange(len(self)) * len(self.rows) // len(self)]
+
+
+def first_row(rows: Any) -> list[int]:
+    """The token ids of the first row of a data set; none of a stream, which isn't read ahead."""
+    return list(rows[0].get("input_ids", ())) if isinstance(rows, DrawnRows) and len(rows) else []
 
 
 class RowsWithVectors(Dataset):

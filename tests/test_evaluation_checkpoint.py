@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
+from tutorkd.evaluation.classifier import load_trained
 from tutorkd.export.arguments import ExportArguments
 from tutorkd.export.rows import rows_to_check_on
 from tutorkd.export.source import load_source
@@ -101,3 +102,11 @@ def test_of_the_special_tokens_only_the_padding_is_asked_for(lacking, tmp_path):
         assert all(None not in row["input_ids"] for row in rows)
     with pytest.raises(UserError, match=f"has no {lacking}, which masked language modelling needs"):
         load_tokenizer(path, "teacher")
+
+
+def test_classes_that_aren_t_numbered_from_0_on_are_refused_in_one_line(tmp_path):
+    config = tiny.config("bert")
+    config.id2label = {1: "a", 2: "b"}
+    save(AutoModelForSequenceClassification.from_config(config), tmp_path)
+    with pytest.raises(UserError, match=r"id2label in its config.json must number them from 0 to 1, and has 1, 2$"):
+        assert load_trained(str(tmp_path)).class_names

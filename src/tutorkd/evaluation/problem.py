@@ -4,6 +4,8 @@ from typing import Any, Literal, cast
 
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PretrainedConfig
 
+from tutorkd.errors import UserError
+
 # The first three in transformers' words, which has none for the last: there the class of the model says it.
 Problem = Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"]
 LABELS_ARE = {
@@ -33,6 +35,15 @@ def auto_class(problem: Problem) -> Any:
 
 
 def class_names_of(config: PretrainedConfig) -> list[str]:
-    """In the order of the logits."""
+    """In the order of the logits.
+
+    Raises:
+        UserError: if the configuration doesn't number them from 0 on.
+    """
     names = cast(dict[int, str], config.id2label)
+    if names.keys() != set(range(len(names))):
+        raise UserError(
+            f"the classes of {config.name_or_path or 'this classifier'} can't be told: id2label in its config.json "
+            f"must number them from 0 to {len(names) - 1}, and has {', '.join(map(str, sorted(names)[:5]))}"
+        )
     return [str(names[code]) for code in range(len(names))]

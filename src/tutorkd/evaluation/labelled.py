@@ -134,6 +134,12 @@ def _of_numbers(rows: Dataset, texts: dict[str, list[str]], column: str, source:
 
 def _of_lists(rows: Dataset, texts: dict[str, list[str]], column: str, source: str) -> Dataset:
     lists, names = _lists_of_codes(rows, column, source)
+    lengths = set(map(len, lists))
+    if names == ["0", "1"] and len(lengths) == 1 and max(lengths) > 1:  # as lists of classes they would tell nothing
+        raise UserError(
+            f"{source}: column {column!r} holds 1 or 0 for each of {max(lengths)} classes; give each row a list of "
+            "those that it has, by their names or numbers"
+        )
     features = _features(texts, label=List(ClassLabel(names=names)))
     return Dataset.from_dict({**texts, "label": [sorted(set(codes)) for codes in lists]}, features=features)
 
@@ -166,12 +172,12 @@ def _lists_of_codes(rows: Dataset, column: str, source: str) -> tuple[list[list[
         if not {code for codes in lists for code in codes} <= set(range(len(names))):
             raise UserError(f"{source}: column {column!r} holds codes of classes that aren't declared")
         return lists, names
-    found = {name for each in lists for name in each}
-    kinds = {type(name) for name in found}
-    if len(kinds) != 1 or kinds.pop() not in (str, int) or any(not str(name).strip() for name in found):
+    kinds = {type(name) for each in lists for name in each}
+    found = {name for each in lists for name in each} if kinds in ({str}, {int}) else set()
+    if not found or any(not str(name).strip() for name in found):
         raise UserError(f"{source}: column {column!r} holds lists of something other than names or whole numbers")
     if negative := sorted(name for name in found if isinstance(name, int) and name < 0):
-        raise UserError(f"{source}: column {column!r} holds {negative[0]}, which means unlabelled; label every word")
+        raise UserError(f"{source}: column {column!r} holds {negative[0]}, which means unlabelled; label all rows")
     codes = {name: code for code, name in enumerate(sorted(found))}
     return [[codes[name] for name in each] for each in lists], list(map(str, codes))
 

@@ -262,6 +262,8 @@ def test_other_settings_in_one_folder_are_refused_unless_restarted(matrix, in_pr
     assert "max_steps: 4 there, 5 now" in capsys.readouterr().err
     assert "max_steps: 4" in (tmp_path / "out" / "recipe.yaml").read_text()  # still that of the results beside it
 
+    assert main([*command, "--restart", "--dry-run"]) == 0
+    assert "finished" not in capsys.readouterr().out
     assert main([*command, "--restart"]) == 0
     state = tmp_path / "out" / "cells" / "mlm-half-seed0" / "student" / "trainer_state.json"
     assert json.loads(state.read_text())["global_step"] == 5

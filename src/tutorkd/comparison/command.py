@@ -44,7 +44,7 @@ def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
     if args.cell is not None:
         return _run_one(cells, args)
     if args.dry_run:
-        return _print_plan(cells)
+        return _print_plan(cells, args.restart)
     with held(Path(args.output_dir)):
         return _run_all(cells, recipe, content, flags, args)
 
@@ -124,8 +124,12 @@ def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
     return 0
 
 
-def _print_plan(cells: Sequence[Cell]) -> int:
-    """Returns the exit code: 1 if a cell can't run."""
+def _print_plan(cells: Sequence[Cell], restart: bool) -> int:
+    """Returns the exit code: 1 if a cell can't run.
+
+    Args:
+        restart: whether what is finished counts for nothing.
+    """
     cells, uncounted = in_steps(cells)
     counted = [cell for cell in cells if cell.name not in uncounted]
     seconds, refused = estimate(counted) if counted else ({}, {})
@@ -137,8 +141,9 @@ def _print_plan(cells: Sequence[Cell]) -> int:
         table.add_column(heading, justify="right", no_wrap=True)
     left = 0.0
     for cell in cells:
-        time = "finished" if cell.result else "can't run" if cell.name in refused else duration(seconds[cell.name])
-        left += 0.0 if cell.result or cell.name in refused else seconds[cell.name]
+        finished = not restart and cell.result is not None
+        time = "finished" if finished else "can't run" if cell.name in refused else duration(seconds[cell.name])
+        left += 0.0 if finished or cell.name in refused else seconds[cell.name]
         trained = cell.kind == "distilled"
         method = cell.distill.args.method if trained else "-"
         steps = f"{cell.distill.config.max_steps:,}" if trained and cell.flops is None else "-"

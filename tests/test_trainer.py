@@ -11,7 +11,8 @@ from datasets import Dataset
 from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
+from tutorkd.methods import CAUSAL_METHODS
+from tutorkd.trainer import CausalLMTrainer, DistillationTrainer, MaskedLMTrainer
 
 TEXT = Dataset.from_dict({"text": ["some text"]})
 
@@ -67,6 +68,34 @@ def test_rows_that_a_model_can_t_read_are_refused_before_the_first_step(tmp_path
         MaskedLMTrainer(
             student, args, train_dataset=tiny.rows(4, 65), eval_dataset=None, processing_class=tiny.tokenizer()
         )
+
+
+@pytest.mark.parametrize("method", [*CAUSAL_METHODS, "mlm"])
+def test_a_model_without_the_head_that_is_trained_is_refused_before_the_first_step(tmp_path, method):
+    args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    causal = method in CAUSAL_METHODS
+    whole = tiny.tiny_causal(num_hidden_layers=2) if causal else tiny.masked_lm(num_hidden_layers=2)
+    teacher, tokenizer = (
+        (tiny.tiny_causal(), tiny.causal_tokenizer()) if causal else (tiny.masked_lm(), tiny.tokenizer())
+    )
+    body, kind = whole.base_model, "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
+    with pytest.raises(UserError, match=f"head, and a {type(body).__name__} has none: load or build .* with {kind}"):
+        DistillationTrainer(body, teacher, args, tiny.rows(4), tokenizer, method=method)
+    trainers = CausalLMTrainer if causal else MaskedLMTrainer
+    with pytest.raises(UserError, match=f"trains the model's .* with {kind}"):
+        trainers(body, args, train_dataset=tiny.rows(4), eval_dataset=None, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("mask_token", "no mask_token"), ("pad_token", "no pad_token"), ("eos_token", "no eos_token")]
+)
+def test_a_tokenizer_without_a_token_that_batches_need_is_refused(tmp_path, token, said):
+    args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    causal = token == "eos_token"
+    model, tokenizer = (tiny.tiny_causal(), tiny.causal_tokenizer()) if causal else (tiny.masked_lm(), tiny.tokenizer())
+    setattr(tokenizer, token, None)
+    with pytest.raises(UserError, match=f"the tokenizer has .*{said}, which batches of rows need"):
+        DistillationTrainer("half", model, args, tiny.rows(4), tokenizer, method="kd")
 
 
 def test_text_that_is_no_data_set_is_refused_too(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
-from tutorkd.row_ids import padded, special_and_ordinary_ids
+from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: [MASK], a random token; the rest stay as they are (BERT)
 
@@ -28,7 +28,7 @@ class MaskingCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
         self.probability, self.seed = probability, seed
         self.full: int | None = None
-        self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
+        self.pad_id, self.mask_id = id_of(tokenizer, "pad_token"), id_of(tokenizer, "mask_token")
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:

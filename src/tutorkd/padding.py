@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
-from tutorkd.row_ids import padded, special_and_ordinary_ids
+from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 
 class TextCollator:
@@ -20,7 +20,7 @@ class TextCollator:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int):
         self.full: int | None = None
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = id_of(tokenizer, "pad_token")
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:

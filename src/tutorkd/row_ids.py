@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.errors import UserError
+
 
 def padded(rows: Sequence[dict[str, Any]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``input_ids`` of rows with padding behind, (B, L) int64, and their lengths, (B,)."""
@@ -14,6 +16,18 @@ def padded(rows: Sequence[dict[str, Any]], pad_id: int) -> tuple[np.ndarray, np.
     for ids, row, length in zip(input_ids, rows, lengths, strict=True):
         ids[:length] = row["input_ids"]
     return input_ids, lengths
+
+
+def id_of(tokenizer: PreTrainedTokenizerBase, *tokens: str) -> int:
+    """The id of the first of some special tokens that a tokenizer has, by their names, such as ``pad_token``.
+
+    Raises:
+        UserError: if it has none of them.
+    """
+    found = [each for token in tokens if (each := getattr(tokenizer, f"{token}_id")) is not None]
+    if not found:
+        raise UserError(f"the tokenizer has no {' and no '.join(tokens)}, which batches of rows need")
+    return found[0]
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

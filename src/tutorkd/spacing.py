@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
-from tutorkd.row_ids import padded, special_and_ordinary_ids
+from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 
 class SpacedCollator:
@@ -30,8 +30,7 @@ class SpacedCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, share: float, window: int, seed: int, vocab_size: int):
         self.share, self.window, self.seed = share, window, seed
         self.full: int | None = None
-        pad_id = tokenizer.pad_token_id
-        self.pad_id = tokenizer.eos_token_id if pad_id is None else pad_id  # is masked, and never read
+        self.pad_id = id_of(tokenizer, "pad_token", "eos_token")  # is masked, and never read
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:

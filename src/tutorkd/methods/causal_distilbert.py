@@ -23,7 +23,7 @@ from tutorkd.functional import mean_over
 from tutorkd.methods.causal_lm import CLM_LOSS
 from tutorkd.methods.distilbert import COSINE, DistilBERTSettings, check_hidden_sizes, cosine_loss
 from tutorkd.methods.next_token import Asked, logits_in_parts
-from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, soft_cross_entropy
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
@@ -61,6 +61,7 @@ class CausalDistilBERT(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: CausalDistilBERTSettings):
         super().__init__()
         check_vocabulary(student, teacher)
+        check_head("distilbert", student, CAUSAL)
         check_temperature(settings.temperature)
         check_hidden_sizes(student, teacher, settings)
         self.student = student

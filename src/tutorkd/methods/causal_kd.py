@@ -23,7 +23,7 @@ from tutorkd.continuation import DRAWN, continued
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
 from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
-from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
 from tutorkd.step import StepOutput
@@ -73,6 +73,7 @@ class CausalKD(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: CausalKDSettings):
         super().__init__()
         check_vocabulary(student, teacher)
+        check_head("kd", student, CAUSAL)
         check_divergence(settings)
         if not 0 <= settings.on_policy_share <= 1:
             raise UserError(f"--on_policy_share must be from 0 to 1, not {settings.on_policy_share:g}")

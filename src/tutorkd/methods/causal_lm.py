@@ -18,6 +18,7 @@ from tutorkd import functional
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over
 from tutorkd.methods.next_token import Asked, logits_in_parts
+from tutorkd.methods.pair import check_head
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.probe import IGNORED
 from tutorkd.reader import Ask, Reader
@@ -68,12 +69,16 @@ class CausalLM(nn.Module):
 
     Args:
         model: body and head.
+
+    Raises:
+        UserError: if it has no head.
     """
 
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
+        check_head("causal language modelling", model, CAUSAL, "model")
         self.model = model
         self.reader = Reader(model)
 

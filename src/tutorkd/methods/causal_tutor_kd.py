@@ -39,7 +39,7 @@ from tutorkd.methods.internal import (
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
 from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
-from tutorkd.methods.pair import check_heads, check_vocabulary
+from tutorkd.methods.pair import check_head, check_heads, check_vocabulary
 from tutorkd.methods.tutor import (
     PLAUSIBILITY,
     POLICY,
@@ -135,6 +135,7 @@ class CausalTutorKD(nn.Module):
     ):
         super().__init__()
         check_vocabulary(student, teacher)
+        check_head("tutor-kd", student, CAUSAL)
         check_divergence(settings)
         if settings.window < 1:
             raise UserError(f"--window must be 1 or more tokens, not {settings.window}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tutorkd.batch import Batch
 from tutorkd.functional import Count, mean_over, weighted
+from tutorkd.methods.pair import check_head
 from tutorkd.objective import MASKED, Objective
 from tutorkd.reader import Reader
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput
@@ -70,12 +71,16 @@ class MaskedLM(nn.Module):
 
     Args:
         model: body and MLM head.
+
+    Raises:
+        UserError: if it has no head.
     """
 
     accepts_loss_kwargs = True
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
+        check_head("masked-language modelling", model, MASKED, "model")
         self.model = model
         self.reader = Reader(model)
 

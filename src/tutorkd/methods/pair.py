@@ -8,6 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.hub import has_vocabulary, loading, quiet_transformers
+from tutorkd.objective import Objective
+from tutorkd.reader import has_head
 from tutorkd.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -79,6 +81,19 @@ def check_apart(student: PreTrainedModel, teacher: Teacher) -> None:
         raise UserError(
             "student and teacher share weights, so the teacher would change with the student: give a copy of the "
             "student, copy.deepcopy(student)"
+        )
+
+
+def check_head(method: str, model: PreTrainedModel, objective: Objective, role: str = "student") -> None:
+    """Refuse a model without the head that is trained.
+
+    Raises:
+        UserError: naming what to load or build it with.
+    """
+    if not has_head(model):
+        raise UserError(
+            f"{method} trains the {role}'s {objective.head}, and a {type(model).__name__} has none: load or build "
+            f"the {role} with {objective.model_class.__name__}"
         )
 
 

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over, weighted
-from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import MASKED
-from tutorkd.reader import has_head
 from tutorkd.settings import check_temperature
 from tutorkd.step import LOSS_AXIS, Figure
 from tutorkd.teacher import Teacher
@@ -85,25 +83,12 @@ def soft_cross_entropy(
     return temperature**2 * mean_over(weighted(losses, weight).sum(), len(losses), num_items)
 
 
-def check_mlm_head(method: str, student: PreTrainedModel) -> None:
-    """Refuse a student without an MLM head.
-
-    Raises:
-        UserError: naming what to load or build it with.
-    """
-    if not has_head(student):
-        raise UserError(
-            f"{method} trains the student's MLM head, and a {type(student).__name__} has none: load or build "
-            f"the student with {MASKED.model_class.__name__}"
-        )
-
-
 def check_soft_targets(method: str, student: PreTrainedModel, teacher: Teacher, temperature: float) -> None:
     """Refuse what can't be trained on the teacher's MLM distributions.
 
     Raises:
         UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
     """
-    check_mlm_head(method, student)
+    check_head(method, student, MASKED)
     check_vocabulary(student, teacher)
     check_temperature(temperature)

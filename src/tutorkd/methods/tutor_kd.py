@@ -24,8 +24,8 @@ from tutorkd.methods.internal import (
     matched_layers,
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
-from tutorkd.methods.pair import check_layers, check_vocabulary
-from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, check_mlm_head, soft_cross_entropy
+from tutorkd.methods.pair import check_head, check_layers, check_vocabulary
+from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, soft_cross_entropy
 from tutorkd.methods.tutor import (
     PLAUSIBILITY,
     POLICY,
@@ -146,7 +146,7 @@ class TutorKD(nn.Module):
         check_vocabulary(student, teacher)
         check_layers(student, teacher, settings.attention_score_weight)
         if settings.student_head:
-            check_mlm_head("tutor-kd with --target mlm-logits", student)
+            check_head("tutor-kd with --target mlm-logits", student, MASKED)
         prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)

@@ -98,6 +98,14 @@ def test_a_tokenizer_without_a_token_that_batches_need_is_refused(tmp_path, toke
         DistillationTrainer("half", model, args, tiny.rows(4), tokenizer, method="kd")
 
 
+def test_settings_of_another_method_or_kind_of_model_are_refused(tmp_path):
+    args = TutorKDConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    with pytest.raises(UserError, match="KD of a masked language model takes KDSettings as its settings, not a Tutor"):
+        DistillationTrainer("half", tiny.masked_lm(), args, tiny.rows(4), tiny.tokenizer(), method="kd", settings=args)
+    with pytest.raises(UserError, match="Tutor-KD of a causal language model takes CausalTutorKDSettings"):
+        TutorKDTrainer("half", tiny.tiny_causal(), args, tiny.rows(4), tiny.causal_tokenizer())
+
+
 def test_text_that_is_no_data_set_is_refused_too(tmp_path):
     with pytest.raises(UserError, match=r"not as a str; make rows of the text, corpus = prepare_corpus\(dataset"):
         trainer(tmp_path, tiny.documents())

@@ -15,7 +15,7 @@ from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.rows import StreamedRows
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
@@ -116,6 +116,11 @@ class DistillationTrainer(PackedRowsTrainer):
         teacher = prepare_teacher(teacher_model, args, objective=objective_of_method(method))
         self.method = choose_method(method, teacher.objective)
         self.settings = self.method.settings() if settings is None else settings
+        if not isinstance(self.settings, self.method.settings):
+            raise UserError(
+                f"{self.method.title} of a {teacher.objective.noun} takes {self.method.settings.__name__} as its "
+                f"settings, not {kind_of(settings)}: give DistillationTrainer these, or none"
+            )
         named = isinstance(teacher_model, str)
         for part in teacher.parts:
             check_tokenizer("teacher", part.config.name_or_path, processing_class, fetch=named)

@@ -138,7 +138,9 @@ def _seconds(log: list[dict[str, Any]], steps: int, tokens_a_step: int) -> float
     A line says how many tokens a second were read; how many a step has, which of texts are fewer than there is room
     for, follows from the time that it says is left. Of the last line, behind which none is left, it is the mean.
     """
-    windows, sizes, before = [], [], 0
+    windows: list[tuple[int, float]] = []
+    sizes: list[float] = []
+    before = 0
     for entry in log:
         if "loss" in entry:
             if "tokens_per_second" in entry:

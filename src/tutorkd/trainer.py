@@ -116,7 +116,7 @@ class DistillationTrainer(PackedRowsTrainer):
         teacher = prepare_teacher(teacher_model, args, objective=objective_of_method(method))
         self.method = choose_method(method, teacher.objective)
         self.settings = self.method.settings() if settings is None else settings
-        if not isinstance(self.settings, self.method.settings):
+        if settings is not None and not isinstance(settings, self.method.settings):
             raise UserError(
                 f"{self.method.title} of a {teacher.objective.noun} takes {self.method.settings.__name__} as its "
                 f"settings, not {kind_of(settings)}: give DistillationTrainer these, or none"

@@ -199,7 +199,7 @@ def test_a_dry_run_counts_training_and_all_fine_tunings(here, capsys, monkeypatc
     complete(*_command("--dry-run"))
     shown = capsys.readouterr().out
     # 6 cells of 2 tasks x 2 seeds; 4 of them trained for 2 steps
-    assert f"6 cells, about {duration(6 * 400 + 4 * 20)} to go" in shown
+    assert f"6 cells, about {duration(6 * 400 + 4 * 20)} left" in shown
     assert not Path("out").exists()
 
 

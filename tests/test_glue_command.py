@@ -76,7 +76,7 @@ def test_one_command_gives_the_table_of_a_student_and_its_teacher(place, capsys)
         }
     assert (place / "out" / "results.md").read_text() in shown
     assert {file.name for file in (place / "out").iterdir()} == {
-        *("runs", "results.json", "results.md", "scores.png", "scores.svg"),
+        *("runs", "report.html", "results.json", "results.md", "scores.png", "scores.svg"),
     }
 
 

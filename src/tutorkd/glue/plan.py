@@ -30,7 +30,7 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
     """Each unit with its runs and the time that those to be made would take; in lines, of which grid they are."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model and task", no_wrap=True)
-    for heading in ("training rows", "settings", "seeds", "runs", "finished", "time to go"):
+    for heading in ("training rows", "settings", "seeds", "runs", "finished", "time left"):
         table.add_column(heading, justify="right", no_wrap=True)
     models: dict[str, PreTrainedModel] = {}
     total = 0.0

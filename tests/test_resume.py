@@ -151,7 +151,8 @@ def test_a_finished_run_isn_t_run_again_unless_asked(root, undisturbed, tmp_path
     written = (out / "model.safetensors").stat().st_mtime_ns
     (out / "note.txt").write_text("", encoding="utf-8")
     complete(*distill(root, out, "--logging_steps", "7", "--eval_steps", "2", "--dataloader_num_workers", "1"))
-    assert capfd.readouterr().out == f"{out} is finished; --restart runs it again\n"
+    said = f"{out} is finished; --restart runs it again\nreport   {out}/report.html\n"
+    assert capfd.readouterr().out == said
     assert (out / "model.safetensors").stat().st_mtime_ns == written
     complete(*distill(root, out, "--restart"))
     assert (out / "model.safetensors").stat().st_mtime_ns != written

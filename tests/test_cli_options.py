@@ -328,7 +328,10 @@ def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
     ("command", "first"),
     [
         ("evaluate", "--models --train --validation --output_dir --save_models --dry_run --restart"),
-        ("distill-task", "--teacher --student --train --unlabelled --validation --output_dir --dry_run --restart"),
+        (
+            "distill-task",
+            "--teacher --student --corpus --train --unlabelled --validation --output_dir --dry_run --restart",
+        ),
         ("predict", "--model --text --output"),
         ("export", "--model --output_dir --validation --texts"),
     ],

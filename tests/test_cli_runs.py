@@ -152,7 +152,7 @@ def test_a_text_of_a_word_in_which_steps_mask_nothing_logs_numbers_alone(runs, t
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_finished_folder_holds_plain_files_and_no_trace_of_our_attention(runs, family):
     plain = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    kept = {"run.yaml", "trainer_state.json", "checkpoint-2", "checkpoint-4"}
+    kept = {"run.yaml", "trainer_state.json", "report.html", "checkpoint-2", "checkpoint-4"}
     assert {path.name for path in (runs / family / "adapted").iterdir()} == plain | kept
     student = {path.name for path in (runs / family / "half").iterdir()}
     assert student == plain | kept | {"training_heads.safetensors", "initial_student"}

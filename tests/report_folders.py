@@ -16,6 +16,7 @@ from tutorkd.glue import report as glue_report
 from tutorkd.glue.tasks import TASKS
 
 HOSTILE = "<script>alert(1)</script></script><img src=x onerror=alert(2)>"
+HOSTILE_MODEL = HOSTILE.replace("/", "")  # of the name of a model the last part is shown, as of a path
 LOG: list[dict[str, Any]] = [
     {
         "step": step,

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_folders import (
     HOSTILE,
+    HOSTILE_MODEL,
     LOG,
     evaluation_result,
     row,
@@ -361,7 +362,7 @@ def test_a_folder_of_several_has_a_section_each_in_the_order_of_their_making(tmp
 
 @pytest.mark.parametrize("write", [write_run, write_comparison, write_evaluation, write_glue])
 def test_a_name_that_is_a_script_stays_a_name(tmp_path, write):
-    hostile = HOSTILE.replace("/", "") if write is write_evaluation else HOSTILE  # which shows the last part of a path
+    hostile = HOSTILE_MODEL if write is write_evaluation else HOSTILE
     given = {
         write_run: {"teacher": HOSTILE, "log": [*LOG, {"step": 3, HOSTILE: 1.0}]},
         write_comparison: {"names": (HOSTILE, "b")},

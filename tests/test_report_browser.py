@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import CONTRASTS, DRAWN, MARKS, TEXT, watched
-from report_folders import HOSTILE, LOG, write_comparison, write_evaluation, write_glue, write_run
+from report_folders import HOSTILE, HOSTILE_MODEL, LOG, write_comparison, write_evaluation, write_glue, write_run
 
 from tutorkd.report.folders import sections
 from tutorkd.report.page import page
@@ -127,20 +127,21 @@ def test_a_page_fits_a_phone_and_a_sheet_of_paper(show, tmp_path):
 
 @pytest.mark.parametrize("write", [write_run, write_comparison, write_evaluation, write_glue])
 def test_a_name_that_is_a_script_is_read_and_not_run(show, tmp_path, write):
+    hostile = HOSTILE_MODEL if write is write_evaluation else HOSTILE
     given = {
         write_run: {"teacher": HOSTILE, "log": [*LOG, {"step": 3, HOSTILE: 1.0}, {"step": 4, HOSTILE: 2.0}]},
         write_comparison: {"names": (HOSTILE, "b")},
-        write_evaluation: {"names": (HOSTILE,)},
+        write_evaluation: {"names": (hostile,)},
         write_glue: {"title": HOSTILE},
     }[write]
     tab = show(write(tmp_path / "folder", **given))
-    assert HOSTILE in tab.locator("main").inner_text()
+    assert hostile in tab.locator("main").inner_text()
     assert tab.locator("main img").count() == 0
     if write is not write_run:
         tab.locator(".mark-symbol path, .mark-rect path").first.hover()
         tooltip = tab.locator("#vg-tooltip-element.visible")
         tooltip.wait_for()
-        assert HOSTILE in tooltip.inner_text()
+        assert hostile in tooltip.inner_text()
         assert tooltip.locator("img, script").count() == 0
 
 

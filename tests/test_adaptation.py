@@ -150,7 +150,7 @@ def test_a_configuration_or_tokenizer_that_changed_makes_another_run(
     else:
         _set(tokenizer / "tokenizer_config.json", model_max_length=63)
     message = fail(capfd, *adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
-    assert f"holds another run (what {changed} {tmp_path}/" in message
+    assert f"holds another run (the contents of {changed} {tmp_path}/" in message
 
 
 def test_a_dry_run_at_random_tells_the_model_and_writes_nothing(tmp_path, corpus_file, configuration, tokenizer, capfd):

@@ -55,9 +55,9 @@ def test_runs_shorter_than_any_that_is_known_to_help_are_told_so(objective, shor
     assert few_steps(shortest, objective) is None
     told = few_steps(shortest - 1, objective)
     assert told is not None
-    assert told.startswith(f"{shortest - 1} steps show")
+    assert told.startswith(f"{shortest - 1} steps only show")
     assert f"has {shortest}" in told
-    assert str(few_steps(1, objective)).startswith("1 step shows")
+    assert str(few_steps(1, objective)).startswith("1 step only shows")
 
 
 def test_a_run_explains_its_figures_once_and_says_at_its_end_what_came_of_it(tmp_path, capfd, monkeypatch):

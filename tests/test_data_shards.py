@@ -330,6 +330,6 @@ def test_a_worker_that_was_killed_is_told_in_a_line_and_its_shard_is_left(tmp_pa
 
     with monkeypatch.context() as patched:
         patched.setattr(cached, "_tokenize", tokenize)
-        with pytest.raises(UserError, match=r"a process that tokenised it was killed, .*the same command goes on"):
+        with pytest.raises(UserError, match=r"a process that tokenised it was killed, .*the same command continues"):
             prepare(path, num_proc=2)
     assert rows_of(prepare(path)) == rows_of(prepare(path, cache="other"))

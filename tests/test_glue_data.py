@@ -160,7 +160,7 @@ def test_the_hub_is_asked_for_the_configuration_and_split(tmp_path, monkeypatch)
         asked.append((name, split))
         return Dataset.from_dict(glue_data.rows(TASKS["rte"], 4))
 
-    monkeypatch.setattr("tutorkd.evaluation.labelled.load_from_hub", load)
+    monkeypatch.setattr("tutorkd.data.columns.load_from_hub", load)
     load_task(TASKS["rte"], None, None)
     assert asked == [("nyu-mll/glue:rte", "train"), ("nyu-mll/glue:rte", "validation")]
 

@@ -18,6 +18,6 @@ class RelationSettings:
     """L_rel, which none of the papers has beside their other losses."""
 
     relation_weight: float = field(
-        default=0.0, metadata={"help": "Weight of L_rel, MiniLM v2's loss; heads may differ."}
+        default=0.0, metadata={"help": "Weight of L_rel, the loss of MiniLM v2 (Wang et al. 2021); heads may differ."}
     )
     relation_heads: int = field(default=48, metadata={"help": "Number of relation heads of L_rel."})

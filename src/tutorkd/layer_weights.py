@@ -20,4 +20,4 @@ class RelationSettings:
     relation_weight: float = field(
         default=0.0, metadata={"help": "Weight of L_rel, the loss of MiniLM v2 (Wang et al. 2021); heads may differ."}
     )
-    relation_heads: int = field(default=48, metadata={"help": "Number of relation heads of L_rel."})
+    relation_heads: int = field(default=48, metadata={"help": "Number of relation heads of L_rel (Wang et al. 2021)."})

@@ -81,7 +81,8 @@ def test_checkpoints_are_dropped_on_request_and_the_run_stays_finished(place, ca
     assert f"removed  checkpoint-2, checkpoint-4 of {out}" in printed
     assert not list(out.glob("checkpoint-*"))
     complete(*command())
-    assert capfd.readouterr().out == f"{out} is finished; --restart runs it again\n"
+    said = f"{out} is finished; --restart runs it again\nreport   {out}/report.html\n"
+    assert capfd.readouterr().out == said
     complete(*command("--restart", "--drop_checkpoints"))
     assert not list(out.glob("checkpoint-*"))
     assert_same(weights(out), expected)

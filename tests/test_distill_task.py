@@ -17,6 +17,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 from tutorkd.cli.main import main
 from tutorkd.evaluation import prediction
 from tutorkd.evaluation.classifier import load_trained
+from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
+from tutorkd.evaluation.task_arguments import TaskStudentArguments
+from tutorkd.evaluation.task_first_stage import first_stage
 from tutorkd.evaluation.task_student import make_student
 
 NAMES = ["no", "yes"]
@@ -138,6 +141,18 @@ def test_a_first_stage_on_text_makes_the_student_that_learns_the_task(place, cap
         complete(*told)
     (place / "recipe.yaml").write_text(json.dumps({"first_stage": {**stage, "max_steps": 4}, "num_train_epochs": 1}))
     assert "out holds another run (first_stage" in fail(capfd, *told)
+
+
+def test_a_first_stage_may_be_of_another_method(place):
+    args = TaskStudentArguments(teacher="teacher", corpus=["corpus.txt"], student_layers=1, seed=3, output_dir="out")
+    weights = SoftTargetWeights(relation_heads=4)
+    told = first_stage(args, weights, None)
+    assert (told.args.method, told.args.student_layers, told.config.seed) == ("minilm-v2", 1, 3)
+    assert (told.settings.relation_heads, told.config.train_batch_size) == (4, 32)
+    assert told.config.output_dir == "out/_first_stage"
+    other = first_stage(args, weights, {"method": "mlm", "learning_rate": 1e-3, "per_device_train_batch_size": 8})
+    assert (other.args.method, other.config.learning_rate, other.config.train_batch_size) == ("mlm", 1e-3, 8)
+    assert first_stage(TaskStudentArguments(teacher="teacher"), weights, None) is None
 
 
 def test_what_a_first_stage_can_t_be_is_told_before_anything_is_trained(place, capfd):

@@ -47,7 +47,7 @@ def first_stage(args: TaskStudentArguments, weights: SoftTargetWeights, section:
         "seed": args.seed,
         "bf16": args.bf16,
         "per_device_train_batch_size": _ROWS,
-        "relation_heads": weights.relation_heads,
+        "relation_heads": None if "method" in section else weights.relation_heads,  # a constant of the recipe's method
     }
     told = {key: value for key, value in {**shared, **follows}.items() if value is not None}
     return read_distillation([], {**load_recipe(_RECIPE), **told, **section}, FIRST_STAGE_SECTION)

@@ -34,11 +34,10 @@ def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     for objective in (MASKED, CAUSAL, EMBEDDING):
         chosen = method if method in methods_for(objective) else next(iter(methods_for(objective)))
         parser = distill_arguments.parser(chosen, objective)
-        yield "distill", [*parser.keys, *parser.sections]
+        yield "distill", parser.recipe_keys
     yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys
     yield "glue", glue.parser().keys
-    of_task = task_arguments.parser()
-    yield "distill-task", [*of_task.keys, *of_task.sections]
+    yield "distill-task", task_arguments.parser().recipe_keys
     yield "compare", SECTIONS
     yield "demo", STAGES

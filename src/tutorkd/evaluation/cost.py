@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.evaluation.arguments import FineTuneArguments
+from tutorkd.evaluation.labelled import text_columns
 from tutorkd.runtime import timed
 
+_SAMPLE = 200  # rows whose length is looked at
 _WARM_UP = 10
 _TURN = 8  # items, long enough that a model finds its weights in the cache again
 Item = TypeVar("Item")
@@ -79,6 +83,15 @@ def milliseconds_in_turns(
                 of_answer.append(time.perf_counter() - began)
     quantiles = [1000 * np.quantile(of_answer, [0.5, 0.25, 0.75]) for of_answer in times]
     return [Milliseconds(*map(float, each)) for each in quantiles]
+
+
+def mean_length(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """Tokens of a row, cut at ``max_length``, in the mean of some; columns as `load_task` gives them."""
+    # Shuffled, since rows may lie in the order of their sources, with lengths of their own.
+    texts = text_columns(rows.shuffle(seed=0).select(range(min(len(rows), _SAMPLE))))
+    words = isinstance(texts[0][0], list)
+    tokens = tokenizer(*texts, is_split_into_words=words, truncation=True, max_length=max_length)
+    return round(fmean(map(len, tokens["input_ids"])))
 
 
 def fine_tuning_seconds(model: PreTrainedModel, rows: int, length: int, args: FineTuneArguments) -> float:

@@ -18,6 +18,8 @@ METRICS: Mapping[Problem, Mapping[str, str]] = {
     "token_classification": {"entity_f1": "entity F1", "token_accuracy": "token accuracy"},
 }
 
+TITLES = {name: title for titles in METRICS.values() for name, title in titles.items()}
+
 
 def answers_of(problem: Problem, logits: np.ndarray) -> np.ndarray:
     """What logits (n, classes) say: class codes (n,); 1 or 0 for each class (n, classes); or numbers (n,).

@@ -28,10 +28,8 @@ from tutorkd.hub import load_config, quiet_transformers
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
-from tutorkd.pretraining import distillation
 from tutorkd.pretraining.distill_arguments import Distillation
-from tutorkd.pretraining.distillation import told
-from tutorkd.run_folder import lacking
+from tutorkd.pretraining.distillation import distill, told
 from tutorkd.settings import resolved
 from tutorkd.students import has_weights
 
@@ -105,7 +103,7 @@ class TaskDistillation:
 def prepare(
     args: TaskStudentArguments, weights: SoftTargetWeights, first: Distillation | None = None
 ) -> TaskDistillation:
-    """Load the teacher and the rows, and see that they fit, the first stage's models and settings too.
+    """Load the teacher and the rows, and see that they fit.
 
     Raises:
         UserError: if they don't, can't be found or read, or there is nothing to train or to measure on.
@@ -144,8 +142,6 @@ def prepare(
         train = in_order_of(classifier, labelled)
         if args.max_train_samples is not None and args.max_train_samples < len(train):
             train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
-    if first is not None and lacking(Path(first.config.output_dir)):
-        distillation.prepare(first)
     return TaskDistillation(args, teacher, train, unlabelled, validation, first)
 
 
@@ -160,7 +156,7 @@ def train_student(task: TaskDistillation) -> None:
     args, record, first = task.args, task.folder / _RECORD_FILE, None
     if task.first is not None:
         print(f"stage 1 of 2: {told(task.first)}", flush=True)
-        first = distillation.distill(task.first)
+        first = distill(task.first)  # which refuses, before it trains, what it can't be made with
         print("stage 2 of 2: the task")
     empty(task.folder)
     write_text(record, json.dumps({"settings": task.settings, "finished": False}, indent=2))

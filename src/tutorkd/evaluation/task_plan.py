@@ -2,19 +2,17 @@
 
 import math
 from dataclasses import replace
-from statistics import fmean
 from typing import cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import PreTrainedModel
 
-from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds
-from tutorkd.evaluation.labelled import text_columns
+from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds, mean_length
 from tutorkd.evaluation.task_distillation import TaskDistillation
 from tutorkd.evaluation.task_student import make_student
 from tutorkd.pretraining.distillation import told
 from tutorkd.words import duration
 
-_SAMPLE = 200  # rows whose length is looked at
 _BATCH = 32  # of which the teacher is timed
 
 
@@ -42,9 +40,8 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     }
     if finished:
         return plan | {"time": f"the student is finished, in {task.folder}; its files and the table are left"}
-    length = _length(task, tokenizer)
-    once = replace(args, max_train_samples=None, num_train_epochs=1.0)
-    learning = fine_tuning_seconds(_body(student), rows, length, once) * args.num_train_epochs
+    length = mean_length(task.train if len(task.train) else cast(Dataset, task.unlabelled), tokenizer, args.max_length)
+    learning = fine_tuning_seconds(_body(student), rows, length, replace(args, max_train_samples=None))
     answering = answering_seconds(_body(teacher.model), rows + len(task.validation), length, _BATCH)
     seconds = learning + answering
     after = "the int8 file and the table" + (", and before it the first stage, as it says above" if task.first else "")
@@ -61,13 +58,3 @@ def _sizes(model: PreTrainedModel) -> str:
 
 def _body(model: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.base_model)
-
-
-def _length(task: TaskDistillation, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Mean tokens of the first rows."""
-    rows = task.train if len(task.train) else task.unlabelled
-    assert rows is not None
-    texts = text_columns(rows.select(range(min(_SAMPLE, len(rows)))))
-    words = task.classifier.problem == "token_classification"
-    tokens = tokenizer(*texts, is_split_into_words=words, truncation=True, max_length=task.args.max_length)
-    return round(fmean(map(len, tokens["input_ids"])))

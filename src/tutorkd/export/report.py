@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tutorkd.evaluation.metrics import METRICS
+from tutorkd.evaluation.metrics import TITLES
 from tutorkd.export.check import Checked
 from tutorkd.export.source import Source
 from tutorkd.tables import aligned
@@ -23,8 +23,7 @@ def table(results: Sequence[Checked], classifies: bool) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
     agreement = ["same answer %"] if classifies else ["cosine", "lowest cosine"]
     headings = ["file", "size", "ms a row", "speed", "largest difference", *agreement]
-    titles = {name: title for metrics in METRICS.values() for name, title in metrics.items()}
-    headings += [f"{titles[name]} %" for name in results[0].scores or ()]
+    headings += [f"{TITLES[name]} %" for name in results[0].scores or ()]
     lines = []
     for result in results:
         line = [result.name, f"{result.bytes / 1e6:.1f} MB", f"{result.milliseconds:.2f}"]

@@ -1,7 +1,6 @@
 """What the runs will take, before any of them is made."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 import torch
 from rich import box
@@ -9,14 +8,12 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from tutorkd.evaluation.cost import fine_tuning_seconds
-from tutorkd.evaluation.labelled import text_columns
+from tutorkd.evaluation.cost import fine_tuning_seconds, mean_length
 from tutorkd.glue.report import part_of
 from tutorkd.glue.runs import Unit
 from tutorkd.hub import CLASSIFICATION, load_tokenizer
 from tutorkd.words import duration
 
-_SAMPLE = 200  # rows whose length is looked at
 _FORWARD = 1 / 3  # of a step's time
 _GRID = {
     "learning rates": "learning_rate",
@@ -61,11 +58,8 @@ def plan(units: Sequence[Unit]) -> tuple[Table, str]:
 
 def seconds_to_go(unit: Unit, model: PreTrainedModel) -> float:
     """Seconds of the runs that aren't finished, from timing a step for each batch size at the rows' mean length."""
-    # Shuffled, since some tasks' rows lie in the order of their sources, with lengths of their own.
-    rows = unit.rows.train.shuffle(seed=0).select(range(min(len(unit.rows.train), _SAMPLE)))
     tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
-    tokens = tokenizer(*text_columns(rows), truncation=True, max_length=unit.settings[0].max_length)
-    length = round(fmean(len(ids) for ids in tokens["input_ids"]))
+    length = mean_length(unit.rows.train, tokenizer, unit.settings[0].max_length)
     validation = _FORWARD * sum(map(len, unit.rows.validation.values()))
     a_row: dict[int, float] = {}
     total = 0.0

@@ -114,6 +114,11 @@ class OptionParser(HfArgumentParser):
             field.name for dataclass in self.dataclass_types for field in dataclasses.fields(dataclass) if field.init
         ]
 
+    @property
+    def recipe_keys(self) -> list[str]:
+        """The same with the sections that the command reads by itself."""
+        return [*self.keys, *self.sections]
+
     def read(self, argv: Sequence[str], recipe: Mapping[str, Any] | None = None, where: str = "the recipe") -> tuple:
         """Instances of the dataclasses.
 
@@ -129,7 +134,7 @@ class OptionParser(HfArgumentParser):
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config, self.command), flags.config
-            check_keys(recipe, [*self.keys, *self.sections], where)
+            check_keys(recipe, self.recipe_keys, where)
         self.told_sections = {key: (recipe or {})[key] for key in self.sections if key in (recipe or {})}
         recipe = {key: value for key, value in (recipe or {}).items() if key not in self.sections}
         self._source = where

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
-from tutorkd.evaluation.metrics import METRICS
+from tutorkd.evaluation.metrics import TITLES
 from tutorkd.evaluation.records import shown_names
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
@@ -35,7 +35,7 @@ class Bar(NamedTuple):
 
 # The scores, of which models are told apart by the first that they have.
 SCORES: dict[str, Bar] = {
-    **{name: Bar(f"{title} %", "", 100) for titles in METRICS.values() for name, title in titles.items()},
+    **{name: Bar(f"{title} %", "", 100) for name, title in TITLES.items()},
     "accuracy": Bar("accuracy %", "± its standard error", 100, ".1f", ("standard_error",)),
     "perplexity": Bar("perplexity per token", "lower is better", 1, ",.2f"),
     "divergence": Bar("KL(teacher || model)", "nats a token, lower is better", 1, ".4f"),

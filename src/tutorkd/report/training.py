@@ -61,9 +61,7 @@ def section(folder: Path, running: bool) -> Section:
         tiles=_tiles(curves, folder),
         parts=[
             changed,
-            *log.parts({_ONLY: [curves]}),
-            *table("First to last", _EXTREMES, log.first_to_last(curves), words=2),
-            *device.parts(folder),
+            *_figures(folder, curves),
             *others,
             Part("Run it again", command=_command(folder, noted, state, parser)),
             *_environment(folder, noted),
@@ -81,14 +79,14 @@ def _in_python(folder: Path, state: Mapping[str, Any], finished: bool, running: 
         title=folder.absolute().name,
         **_progress(folder, state, finished, running),
         tiles=_tiles(curves, folder),
-        parts=[
-            *log.parts({_ONLY: [curves]}),
-            *table("First to last", _EXTREMES, log.first_to_last(curves), words=2),
-            *device.parts(folder),
-            *_environment(folder, {}),
-            *_card(folder),
-        ],
+        parts=[*_figures(folder, curves), *_environment(folder, {}), *_card(folder)],
     )
+
+
+def _figures(folder: Path, curves: Mapping[str, log.Curve]) -> list[Part]:
+    """Curves, their ends, and what is known of files for devices."""
+    ends = table("First to last", _EXTREMES, log.first_to_last(curves), words=2)
+    return [*log.parts({_ONLY: [curves]}), *ends, *device.parts(folder)]
 
 
 def _progress(folder: Path, state: Mapping[str, Any], finished: bool, running: bool) -> dict[str, str]:

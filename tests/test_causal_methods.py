@@ -391,12 +391,13 @@ def test_constants_out_of_range_are_refused(method, settings, message):
 
 def test_a_student_of_another_vocabulary_is_refused():
     teacher = Teacher(tiny.tiny_causal())
-    other = build_student("half", teacher.config, {"vocab_size": 77}, head=CAUSAL)
-    for method in ("kd", "tutor-kd", "distilbert"):
-        with pytest.raises(UserError, match="must share a vocabulary"):
-            build_module(
-                CAUSAL_METHODS[method], other, teacher, CAUSAL_METHODS[method].settings(), tiny.causal_tokenizer()
-            )
+    for size, message in ((40, "tokens and the student 40"), (2000, "must share a vocabulary")):
+        other = build_student("half", teacher.config, {"vocab_size": size}, head=CAUSAL)
+        for method in ("kd", "tutor-kd", "distilbert"):
+            with pytest.raises(UserError, match=message):
+                build_module(
+                    CAUSAL_METHODS[method], other, teacher, CAUSAL_METHODS[method].settings(), tiny.causal_tokenizer()
+                )
 
 
 def test_heads_that_differ_are_refused_where_scores_are_compared():

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tutorkd.functional import shared_vocabulary
+
 Divergence = Literal["forward-kl", "reverse-kl", "js", "skew-kl"]
 
 _AT_ONCE_ON_CPU = 8  # positions whose distributions are there in float32: few enough for a processor's cache
@@ -93,7 +95,7 @@ def divergence(
 
     Args:
         student_logits: (n, V).
-        teacher_logits: (n, V).
+        teacher_logits: (n, V); one of the two may have spare ids more, which don't count.
         kind: which one; the formulas are above.
         skew: a of the skew KL, from 0 (forward KL) to below 1.
 
@@ -105,5 +107,6 @@ def divergence(
         >>> divergence(torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log(), kind="forward-kl")
         (tensor([0.1927]), tensor([0.3000]))
     """
-    divergences, distances = _Divergences.apply(student_logits, teacher_logits.detach(), kind, skew)
+    shared = shared_vocabulary(student_logits, teacher_logits.detach())
+    divergences, distances = _Divergences.apply(*shared, kind, skew)
     return divergences, distances

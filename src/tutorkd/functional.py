@@ -169,6 +169,21 @@ def student_reward(target: Tensor, student_logits: Tensor) -> Tensor:
     return (target.float() - student_logits.detach().float().sigmoid()).abs()
 
 
+def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of the token ids that both models have, so that distributions over them can be compared.
+
+    Models of one tokenizer may have different numbers of spare ids behind its tokens, which no text holds.
+
+    Args:
+        student_logits, teacher_logits: (k, V) and (k, V').
+
+    Returns:
+        Views of both, (k, min(V, V')).
+    """
+    size = min(student_logits.shape[-1], teacher_logits.shape[-1])
+    return student_logits[..., :size], teacher_logits[..., :size]
+
+
 def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """R_S if the student learns the teacher's MLM distribution instead of the modified logit (the paper's ablation).
 
@@ -177,7 +192,8 @@ def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor
     gradient.
 
     Args:
-        teacher_logits, student_logits: (k, V), MLM logits reading X', at the masked positions.
+        teacher_logits, student_logits: (k, V), MLM logits reading X', at the masked positions; one may have spare ids
+            more, which don't count.
 
     Returns:
         (k,) float32 in [0, 1].
@@ -186,7 +202,8 @@ def mlm_student_reward(teacher_logits: Tensor, student_logits: Tensor) -> Tensor
         >>> mlm_student_reward(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.8, 0.2]]).log())
         tensor([0.3000])
     """
-    difference = teacher_logits.detach().float().softmax(-1) - student_logits.detach().float().softmax(-1)
+    student, teacher = shared_vocabulary(student_logits.detach(), teacher_logits.detach())
+    difference = teacher.float().softmax(-1) - student.float().softmax(-1)
     return difference.abs().sum(-1) / 2
 
 

@@ -278,11 +278,12 @@ def build_module(
     if method.teacher_head:
         _check_head(method, teacher)
     check_apart(student, teacher)
-    if len(tokenizer) > teacher.config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the teacher {teacher.config.vocab_size}: "
-            "use the teacher's own tokenizer"
-        )
+    for role, config in (("teacher", teacher.config), ("student", student.config)):
+        if len(tokenizer) > config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens and the {role} {config.vocab_size}: use the teacher's own "
+                "tokenizer, and a student of its vocabulary, such as --student half"
+            )
     return method.module(student, teacher, settings, tokenizer)
 
 

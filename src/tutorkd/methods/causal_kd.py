@@ -13,7 +13,7 @@ Reference: Agarwal et al., "On-Policy Distillation of Language Models: Learning 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,8 @@ class CausalKD(nn.Module):
         self.student = student
         self.reader = Reader(student)
         self.args = settings
+        # Spare ids that the teacher lacks, which the student mustn't write where the teacher reads it.
+        self.unknown_ids = list(range(teacher.config.vocab_size, student.config.vocab_size))
 
     def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
         """One step on rows X."""
@@ -106,17 +108,19 @@ def own_text(module: CausalKD, batch: Batch) -> Batch:
     if not chosen.any():
         return batch
     input_ids = batch.input_ids.clone()
-    input_ids[chosen] = _continued(module.student, input_ids[chosen], length // 2)
+    input_ids[chosen] = _continued(module, input_ids[chosen], length // 2)
     return batch._replace(input_ids=input_ids, corrupted_ids=input_ids)
 
 
-def _continued(student: PreTrainedModel, rows: Tensor, kept: int) -> Tensor:
+def _continued(module: CausalKD, rows: Tensor, kept: int) -> Tensor:
     """Rows (n, L) of which all but the first tokens are the student's own."""
-    training = student.training
+    student, training = module.student, module.student.training
     student.eval()
     try:
         # No token ends a row: rows are as long as they were.
-        settings = {**DRAWN, "max_new_tokens": rows.shape[1] - kept, "eos_token_id": None}
+        settings: dict[str, Any] = {**DRAWN, "max_new_tokens": rows.shape[1] - kept, "eos_token_id": None}
+        if module.unknown_ids:
+            settings["suppress_tokens"] = module.unknown_ids
         return continued(student, rows[:, :kept], settings)
     finally:
         student.train(training)

@@ -15,6 +15,7 @@ from tutorkd.teacher import Teacher
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_MOST_SPARE = 1024  # ids that published models of one tokenizer have behind its tokens, to a round number of them
 _SPECIAL = ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
 
 
@@ -100,11 +101,14 @@ def check_head(method: str, model: PreTrainedModel, objective: Objective, role: 
 def check_vocabulary(student: PreTrainedModel, teacher: Teacher) -> None:
     """Refuse a student that can't read the teacher's token ids.
 
+    Models of one tokenizer may have different numbers of spare ids behind its tokens, as those of Qwen2.5 and Pythia
+    do; ``functional.shared_vocabulary`` says what is compared of their logits.
+
     Raises:
-        UserError: if the vocabularies differ in size.
+        UserError: if the vocabularies differ in size by more than that.
     """
     s, t = student.config.vocab_size, teacher.config.vocab_size
-    if s != t:
+    if abs(s - t) > _MOST_SPARE:
         raise UserError(
             f"student and teacher must share a vocabulary: {s} tokens against {t}; choose a student of the "
             "teacher's family or build one with --student half"

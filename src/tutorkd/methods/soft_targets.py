@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tutorkd.functional import Count, mean_over, weighted
+from tutorkd.functional import Count, mean_over, shared_vocabulary, weighted
 from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import MASKED
 from tutorkd.settings import check_temperature
@@ -71,7 +71,7 @@ def soft_cross_entropy(
 
     Args:
         student_logits: (k, V).
-        teacher_logits: (k, V).
+        teacher_logits: (k, V); one of the two may have spare ids more, which don't count.
         temperature: T > 0, which divides both logits.
         num_items: masked positions in the whole batch; k by default.
         weight: (k,), of each position in the sum; 1 by default.
@@ -79,7 +79,7 @@ def soft_cross_entropy(
     Returns:
         () float32.
     """
-    losses = _CrossEntropies.apply(student_logits, teacher_logits, temperature)
+    losses = _CrossEntropies.apply(*shared_vocabulary(student_logits, teacher_logits), temperature)
     return temperature**2 * mean_over(weighted(losses, weight).sum(), len(losses), num_items)
 
 

@@ -146,17 +146,18 @@ def test_each_layer_of_a_new_student_computes_what_the_layer_that_it_took_over_c
             torch.testing.assert_close(layer(hidden, *others, **(given | own)), output)
 
 
-def test_layers_of_another_number_or_size_don_t_fit_but_equal_embeddings_do():
+def test_a_wider_layer_stays_at_random_and_what_fits_is_copied():
     teacher = Teacher(tiny.masked_lm("bert"))
-    narrow = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, intermediate_size=48))
-    before = narrow.encoder.layer[0].intermediate.dense.weight.clone()
-    initialise_from_teacher(narrow, teacher)
-    assert torch.equal(narrow.encoder.layer[0].intermediate.dense.weight, before)
+    wide = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, intermediate_size=80))
+    before = wide.encoder.layer[0].intermediate.dense.weight.clone()
+    initialisation = initialise_from_teacher(wide, teacher)
+    assert torch.equal(wide.encoder.layer[0].intermediate.dense.weight, before)
     assert torch.equal(
-        narrow.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight
+        wide.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight
     )
-    thin = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, hidden_size=16, intermediate_size=48))
-    nothing = initialise_from_teacher(thin, teacher)
+    assert initialisation.sliced == 0
+    wider = AutoModel.from_config(tiny.config("bert", hidden_size=64, intermediate_size=128))
+    nothing = initialise_from_teacher(wider, teacher)
     assert nothing.tensors == 0
     assert "starts at random" in str(nothing)
 

@@ -18,6 +18,7 @@ from tutorkd.kinds import kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
+from tutorkd.slices import Slices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +39,7 @@ class Initialisation:
     """What a student took over from the teacher."""
 
     tensors: int
+    sliced: int  # of these, as slices of larger ones
     total: int
     layers: list[int]  # for each of the student's layers the teacher's, counted from 1; empty if none fits
 
@@ -45,7 +47,8 @@ class Initialisation:
         if not self.tensors:
             return "nothing of the teacher's fits; it starts at random"
         layers = f", its layers from the teacher's {', '.join(map(str, self.layers))}" if self.layers else ""
-        return f"{self.tensors} of {self.total} tensors copied from the teacher{layers}"
+        sliced = f", {self.sliced} of them as evenly spaced slices" if self.sliced else ""
+        return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}"
 
 
 def student_config(
@@ -233,7 +236,10 @@ def has_weights(name: str) -> bool:
 
 @torch.no_grad()
 def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initialisation:
-    """Copy the teacher's embeddings, layers and, if the student has one, head, wherever name and shape agree.
+    """Copy the teacher's embeddings, layers and, if the student has one, head, wherever names and shapes allow it.
+
+    A student that is narrower, or has fewer heads, gets evenly spaced slices of the teacher's weights, as
+    ``tutorkd.slices`` makes them.
 
     Layer l of the student is copied from the teacher's layer that ``kept_layers`` gives or, if that one is built
     differently (ModernBERT's first layer has no norm), from the nearest that is built in the same way. This works for
@@ -258,23 +264,22 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
         layers = _alike(parts, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()
     student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
-    copied, used = 0, False
+    slices, copied, sliced, used = Slices(teacher.config, body.config), 0, 0, False
     for key, value in target.items():
         origin, in_layer = key, False
         if student_stack and teacher_stack and key.startswith(student_stack + "."):
             index, _, rest = key[len(student_stack) + 1 :].partition(".")
             origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}", True
-        if origin in source and source[origin].shape == value.shape:
-            value.copy_(whole(source[origin]))
+        if origin in source and slices.copy(key, whole(source[origin]), value):
             copied, used = copied + 1, used or in_layer
+            sliced += source[origin].shape != value.shape
     total = len(target)
     if body is not student:
         head, own = teacher.head.state_dict() if hasattr(teacher, "head") else {}, Head(student).state_dict()
-        fitting = [key for key, value in own.items() if key in head and head[key].shape == value.shape]
-        for key in fitting:
-            own[key].copy_(whole(head[key]))
+        fitting = [key for key, value in own.items() if key in head and slices.copy(key, whole(head[key]), value)]
         copied, total = copied + len(fitting), total + len(own)
-    return Initialisation(copied, total, layers if used else [])
+        sliced += sum(head[key].shape != own[key].shape for key in fitting)
+    return Initialisation(copied, sliced, total, layers if used else [])
 
 
 def _layer_stack(model: PreTrainedModel) -> str | None:

@@ -13,6 +13,7 @@ from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels, reco
 from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
 from tutorkd.reader import Reader
+from tutorkd.slices import Slices
 from tutorkd.students import has_weights, initialise_from_teacher, student_config
 
 
@@ -55,13 +56,10 @@ def make_student(
 
 @torch.no_grad()
 def _copy_head(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
-    """Copy what isn't the body where name and shape agree; returns how many tensors that were."""
-    body, there, copied = f"{student.base_model_prefix}.", teacher.state_dict(), 0
-    for name, weight in student.state_dict().items():
-        if not name.startswith(body) and name in there and there[name].shape == weight.shape:
-            weight.copy_(there[name])
-            copied += 1
-    return copied
+    """Copy what isn't the body, or slices of it, where names and shapes allow; returns how many tensors that were."""
+    body, there, slices = f"{student.base_model_prefix}.", teacher.state_dict(), Slices(teacher.config, student.config)
+    own = {name: weight for name, weight in student.state_dict().items() if not name.startswith(body) and name in there}
+    return sum(slices.copy(name, there[name], weight) for name, weight in own.items())
 
 
 def in_order_of(teacher: Classifier, rows: Dataset) -> Dataset:

@@ -108,7 +108,7 @@ def _mean(summary, variant):
 
 
 def test_the_undistilled_student_is_what_training_starts_from(here, in_process):
-    """A dense layer's start, the teacher's principal axes, among it; without steps, the run would end there."""
+    """A dense layer's start, which some of the text decides, among it; without steps, the run would end there."""
     complete(*command("--cell", "not-distilled-narrow-seed0", students=[NARROW]))
     options = [f"--{key}={value[0] if key == 'corpus' else value}" for key, value in RECIPE["common"].items()]
     sizes = ["--method=embedding", "--student_hidden_size=16", "--seed=0", "--data_seed=0"]

@@ -13,13 +13,14 @@ import torch
 from commands import assert_same, complete, fail, save, weights
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sklearn.linear_model import Ridge
 from transformers import AutoModel
 
 from tutorkd import sentence_teacher
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.methods import embedding
-from tutorkd.methods.embedding import cosine_loss, principal_axes, similarity_loss, squared_loss
+from tutorkd.methods.embedding import cosine_loss, ridge_regression, similarity_loss, squared_loss
 from tutorkd.padding import TextCollator
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.students import build_student
@@ -78,18 +79,23 @@ def test_gradients_are_finite_and_flow_to_the_student_alone(loss):
     assert teacher.grad is None
 
 
-def test_principal_axes_give_the_vectors_mean_and_covariance():
-    data = vectors(200, 6) @ vectors(6, 6, seed=2) + 3
-    weight, bias = principal_axes(data, 6)
-    torch.testing.assert_close(bias, data.mean(0))
-    torch.testing.assert_close(
-        weight @ weight.mT, torch.from_numpy(np.cov(data.numpy().T)).float(), rtol=1e-3, atol=1e-3
-    )
-    wide, _ = principal_axes(data, 9)
-    torch.testing.assert_close(wide[:, :6], weight)
-    assert not wide[:, 6:].any()
-    values = np.linalg.eigvalsh(np.cov(data.numpy().T))[::-1]
-    np.testing.assert_allclose(principal_axes(data, 2)[0].norm(dim=0) ** 2, values[:2], rtol=1e-3)
+def test_ridge_regression_is_that_of_another_library():
+    given, wanted = vectors(200, 5) @ vectors(5, 5, seed=2) + 3, vectors(200, 4, seed=3)
+    wanted[:, 0] += given[:, 1] - 2 * given[:, 2]
+    weight, bias = ridge_regression(given, wanted)
+    centred = given - given.mean(0)
+    expected = Ridge(alpha=0.01 * float(centred.square().sum(0).mean())).fit(given.numpy(), wanted.numpy())
+    np.testing.assert_allclose(weight.numpy(), expected.coef_, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bias.numpy(), expected.intercept_, rtol=1e-4, atol=1e-4)
+
+
+def test_ridge_regression_needs_fewer_rows_than_dimensions():
+    weight, bias = ridge_regression(vectors(3, 8), vectors(3, 4, seed=1))
+    assert weight.shape == (4, 8)
+    assert weight.isfinite().all()
+    constant = torch.ones(5, 8)
+    weight, bias = ridge_regression(constant, vectors(5, 4))
+    torch.testing.assert_close((constant.double() @ weight.mT + bias)[0], vectors(5, 4).double().mean(0))
 
 
 # The teacher
@@ -263,15 +269,19 @@ def test_rows_of_a_step_are_of_like_lengths_and_each_is_read_once(folder, tmp_pa
     assert steps != sorted(steps)
 
 
-def test_a_narrower_student_starts_at_the_teacher_s_principal_axes_and_learns_their_space(folder, tmp_path):
+def test_a_narrower_student_starts_near_the_teacher_s_vectors_and_learns_their_space(folder, tmp_path):
     teacher = load_sentence_teacher(str(folder))
-    student = build_student("half", teacher.config, {"hidden_size": 16})
-    made = trainer(folder, tmp_path, student)
-    rows = [made.teacher(torch.tensor([row["input_ids"]])).last for row in made.train_dataset.rows]
-    weight, bias = principal_axes(torch.stack([row[0].mean(0) for row in rows]), 16)
+    student = build_student("half", teacher.config, {"hidden_size": 16}).eval()
+    made = trainer(folder, tmp_path, copy.deepcopy(student))
+    rows = [torch.tensor([row["input_ids"]]) for row in made.train_dataset.rows]
+    own, goal = (
+        torch.stack([reader(input_ids=each)[0][0].mean(0) for each in rows]) for reader in (student, teacher.body)
+    )
+    weight, bias = ridge_regression(own.detach(), goal.detach())
     linear = made.model.head.parts[1].linear
-    torch.testing.assert_close(linear.bias, bias, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(linear.weight @ linear.weight.mT, weight @ weight.mT, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(linear.weight, weight.float(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(linear.bias, bias.float(), atol=1e-4, rtol=1e-3)
+    assert made.model.training
     before = copy.deepcopy(linear.weight)
     made.train()
     made.save_model()

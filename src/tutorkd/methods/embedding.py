@@ -64,6 +64,7 @@ SIMILARITY = Figure("loss_similarity", "L_sim", LOSS_AXIS)
 FIGURES = (COSINE, SQUARED, SIMILARITY, *internal.FIGURES)
 
 _ROWS_OF_START = 2048  # whose vectors decide how a dense layer starts
+_RIDGE = 0.01  # weight decay of its regression, in mean variances of a dimension
 
 
 @dataclass
@@ -199,37 +200,48 @@ def write(module: Embedding, student: PreTrainedModel, teacher: SentenceTeacher,
 
 @torch.no_grad()
 def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch]) -> None:
-    """Have a dense layer behind the student's pooling start at the teacher's principal components (PCA).
-
-    The bias is the mean of the teacher's pooled states, and each column an axis of them, the widest first, as long as
-    their standard deviation along it. So uncorrelated states of the student, of mean 0 and variance 1, come to lie as
-    the teacher's do. Where there is no such layer, or one that was trained before, no batch is read.
+    """Have a dense layer behind the student's pooling start where it brings the student's states nearest to the
+    teacher's, by ridge regression. Where there is no such layer, or one that was trained before, no batch is read.
 
     Args:
         batches: of texts, on the device of the teacher; the first 2,048 rows or so are read.
     """
     if not module.head.new:
         return
-    pooled: list[Tensor] = []
+    own: list[Tensor] = []
+    goal: list[Tensor] = []
+    training = module.training
+    module.eval()
     for batch in batches:
-        last = teacher(batch.input_ids, batch.attention_mask).last
-        pooled += teacher.sentence_head.pooled(last, batch.mask).float()
-        if len(pooled) >= _ROWS_OF_START:
+        rows = batch.input_ids, batch.attention_mask
+        own += module.head.pooled(module.reader(*rows).last, batch.mask).float()
+        goal += teacher.sentence_head.pooled(teacher(*rows).last, batch.mask).float()
+        if len(own) >= _ROWS_OF_START:
             break
+    module.train(training)
     linear: Any = module.head.parts[1].linear
-    weight, bias = principal_axes(torch.stack(pooled), linear.in_features)
+    weight, bias = ridge_regression(torch.stack(own), torch.stack(goal))
     linear.weight.copy_(weight)
     linear.bias.copy_(bias)
 
 
-def principal_axes(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Principal axes of vectors (n, d) as columns (d, count), each as long as the standard deviation along it, with
-    columns of 0 behind the last; and the mean (d,).
+def ridge_regression(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map for which the squared distance of ``W given + b`` from ``wanted``, and a small weight decay on W,
+    are least (Hoerl and Kennard, "Ridge Regression", 1970).
+
+    Args:
+        given: (n, d).
+        wanted: (n, D).
+
+    Returns:
+        W (D, d) and b (D,), float64 on the processor.
     """
-    mean = vectors.mean(0)
-    _, widths, axes = torch.linalg.svd(vectors - mean, full_matrices=False)
-    scaled = (axes.mT * widths / max(len(vectors) - 1, 1) ** 0.5)[:, :count]
-    return F.pad(scaled, (0, count - scaled.shape[1])), mean
+    given, wanted = given.cpu().double(), wanted.cpu().double()  # not every accelerator has this precision
+    x, y = given - given.mean(0), wanted - wanted.mean(0)
+    covariance = x.mT @ x
+    decay = _RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    weight = (torch.linalg.pinv(covariance + decay, hermitian=True) @ (x.mT @ y)).mT  # 0 where all rows are alike
+    return weight, wanted.mean(0) - weight @ given.mean(0)
 
 
 @torch.no_grad()

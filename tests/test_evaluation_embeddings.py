@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import tiny
 from commands import complete, fail, save, save_causal
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm, pearsonr, spearmanr
 
 from tutorkd.evaluation import embedding_models
+from tutorkd.evaluation.arguments import EvaluateArguments
+from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_report import EmbeddingResult
 from tutorkd.evaluation.embedding_scores import ASYMMETRIC, cosines, estimates, of_paraphrases, of_scores, of_search
 from tutorkd.files import stored_result
@@ -285,6 +287,37 @@ def test_another_pooling_is_another_model(here):
     (folder / "config.json").write_text(json.dumps({**settings, "pooling_mode": "cls"}))
     complete(*flags)
     assert results(here / "out")["student"]["figures"] != before
+
+
+def test_rows_of_another_length_and_another_prompt_make_another_model(here):
+    flags = ["evaluate", "--models", "student", "--sts", "pairs.csv", "--output_dir", "out"]
+    complete(*flags)
+    found = [results(here / "out")["student"]["figures"]]
+    changes = {
+        "sentence_bert_config.json": {"max_seq_length": 6},
+        "config_sentence_transformers.json": {"prompts": {"it": "w1 w2 "}, "default_prompt_name": "it"},
+    }
+    for name, change in changes.items():
+        settings = json.loads((here / "student" / name).read_text())
+        (here / "student" / name).write_text(json.dumps({**settings, **change}))
+        complete(*flags)
+        found.append(results(here / "out")["student"]["figures"])
+    model, data = SentenceTransformer("student"), pairs()
+    first, second = (model.encode(data[side].tolist()) for side in ("sentence1", "sentence2"))
+    expected = pearsonr((first * second).sum(-1), data["score"]).statistic
+    assert found[2]["STS: Pearson"] == pytest.approx(expected, abs=1e-5)
+    assert found[0] != found[1] != found[2]
+
+
+def test_a_table_without_the_teacher_has_each_figure_once(here):
+    pair = EmbeddingArguments(sts="pairs.csv")
+    embedding_models.evaluate_embeddings(
+        ["student"], EvaluateArguments(output_dir="out"), "teacher", pair, with_teacher=False
+    )
+    lines = (here / "out" / "results.md").read_text().splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("| STS")]
+    names = ["STS: Spearman", f"STS: Spearman{ASYMMETRIC}", "STS: Pearson", f"STS: Pearson{ASYMMETRIC}"]
+    assert rows == names
 
 
 def test_a_dry_run_says_what_there_is_and_loads_nothing(here, capsys, monkeypatch):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MODULES_FILE = "modules.json"  # lists what stands behind the encoder: pooling, dense, normalisation
 _SETTINGS_FILE = "config_sentence_transformers.json"  # of each of the package's three kinds of models
+# What says how a text becomes a vector: the parts, prompts, the longest row.
+SETTINGS_FILES = (MODULES_FILE, _SETTINGS_FILE, "sentence_*_config.json")
 _DENSE_VECTORS = "SentenceTransformer"
 
 

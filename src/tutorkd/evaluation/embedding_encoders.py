@@ -18,7 +18,7 @@ from tutorkd.evaluation.pairs import Data, ScoredPairs, Search
 from tutorkd.hub import load_model, loading
 from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.runtime import usable_device
-from tutorkd.sentence_encoder import MODULES_FILE, check_sentence_encoder, is_sentence_encoder, load_sentence_encoder
+from tutorkd.sentence_encoder import SETTINGS_FILES, check_sentence_encoder, is_sentence_encoder, load_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -88,7 +88,8 @@ def _with_modules(checkpoint: Checkpoint) -> Checkpoint:
     """The same with what stands behind the encoder: sizes of weights, and what tells them and their settings."""
     folder = Path(checkpoint.folder)
     weights = [file.stat() for file in sorted(folder.glob(f"{_MODULES}/*.safetensors"))]
-    texts = [file.read_bytes() for file in (folder / MODULES_FILE, *sorted(folder.glob(f"{_MODULES}/config.json")))]
+    files = sorted({file for pattern in (*SETTINGS_FILES, f"{_MODULES}/config.json") for file in folder.glob(pattern)})
+    texts = [file.read_bytes() for file in files]
     modules = hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
     size = sum(file.st_size for file in weights)
     identity = {**checkpoint.identity, "modules": modules, "modules_bytes": size}

@@ -99,7 +99,7 @@ def _rows(results: Sequence[EmbeddingResult]) -> Iterator[tuple[str, list[str]]]
     yield "size on disk", [f"{each.bytes / 1e6:,.1f} MB" for each in results]
     yield "size of a vector", [f"{each.dimension:,}" for each in results]
     yield "tokens read of a text", ["-" if each.longest is None else f"{each.longest:,}" for each in results]
-    own = [name for name in first.figures if name != CLOSENESS]
+    own = [name for name in first.figures if name != CLOSENESS and not name.endswith(ASYMMETRIC)]
     named = [name for figure in own for name in (figure, f"{figure}{ASYMMETRIC}")] + [CLOSENESS]
     for name in (name for name in named if any(name in each.figures for each in results)):
         yield name, [_figure(each, name) for each in results]

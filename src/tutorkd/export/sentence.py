@@ -11,13 +11,12 @@ from transformers import PreTrainedModel
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.files import written_whole
-from tutorkd.sentence_encoder import MODULES_FILE, load_sentence_encoder
+from tutorkd.sentence_encoder import SETTINGS_FILES, load_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 HIDDEN_STATES, VECTOR = "last_hidden_state", "sentence_embedding"
-_SETTINGS = (MODULES_FILE, "config_sentence_transformers.json", "sentence_*_config.json")
 _OF_A_MODULE = ("*.json", "*.safetensors")
 
 
@@ -65,7 +64,7 @@ def copy_modules(checkpoint: Checkpoint, out: Path, scratch: Path) -> None:
         scratch: gets the files that belong into that folder itself.
     """
     folder = Path(checkpoint.folder)
-    for file in _files(folder, *_SETTINGS):
+    for file in _files(folder, *SETTINGS_FILES):
         shutil.copyfile(file, scratch / file.name)
     for module in sorted(folder.glob("[0-9]*_*/")):
         with written_whole(out / module.name) as inner:

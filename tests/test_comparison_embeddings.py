@@ -133,6 +133,20 @@ def test_a_matrix_goes_on_until_the_pairs_are_others(here, in_process):
     assert "STS: 20 pairs" in Path("out/results.md").read_text()
 
 
+def test_another_text_gives_another_undistilled_student(here):
+    """Its dense layer starts at the principal axes of the text's vectors; the teacher doesn't depend on the text."""
+    name = "not-distilled-narrow-seed0"
+    found = []
+    for seed in (0, 5):
+        Path("text.txt").write_text("\n\n".join(tiny.documents(40, seed)), encoding="utf-8")
+        for cell in ("teacher-seed0", name):
+            complete(*command("--cell", cell, students=[NARROW]))
+        written = Path("out", "cells", "teacher-seed0", RESULT_FILE).stat().st_mtime_ns
+        found.append((written, result(name)["evaluation"]["figures"]))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_points_are_students_on_their_way(here, in_process):
     complete(*command("--cell", NAMES[2], points=2, common={"eval_steps": None, "save_steps": None}))
     (there,) = result(NAMES[2])["on_the_way"].values()

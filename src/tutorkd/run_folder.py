@@ -59,9 +59,7 @@ class RunFolder:
         there = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"{there} isn't a folder that can be written; choose another --output_dir")
-        settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
-        self.settings = with_contents(settings)
-        self.settings[TEXT_FILES] = text_files(settings[TEXT], settings["corpus_split"])
+        self.settings = counted(arguments)
         config = next(each for each in arguments if isinstance(each, TrainingArguments))
         self.settings[_PROCESSES] = config.world_size
         self.accumulation = config.gradient_accumulation_steps
@@ -179,6 +177,16 @@ class RunFolder:
                     shutil.rmtree(folder)
             shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
         write_text(self.path / RUN_FILE, yaml.safe_dump(self.settings, sort_keys=True))
+
+
+def counted(arguments: Sequence[Any]) -> dict[str, Any]:
+    """The options of a run that its result depends on; models among them by their content, the text by its files.
+
+    Args:
+        arguments: dataclass instances.
+    """
+    settings = {key: value for key, value in resolved(arguments).items() if not key.startswith(_IRRELEVANT)}
+    return {**with_contents(settings), TEXT_FILES: text_files(settings[TEXT], settings["corpus_split"])}
 
 
 def _rows_a_step(settings: dict[str, Any]) -> int:

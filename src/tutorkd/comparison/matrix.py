@@ -18,11 +18,11 @@ from tutorkd.evaluation.arguments import NOT_SETTINGS
 from tutorkd.files import stored_result
 from tutorkd.identity import difference, with_contents
 from tutorkd.methods import choose_method, objective_of_method
-from tutorkd.objective import CAUSAL, Objective
+from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.options.recipes import check_keys
 from tutorkd.pretraining import distill_arguments
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation, objective_named, read_distillation
-from tutorkd.run_folder import RunFolder
+from tutorkd.run_folder import RunFolder, counted
 from tutorkd.settings import resolved
 
 RESULT_FILE = "result.json"
@@ -89,17 +89,18 @@ class Cell:
         Raises:
             UserError: if its folder holds a student that was distilled with other settings.
         """
-        args = self.distill.args
-        distill: dict[str, Any] = {"teacher": args.teacher}
-        if self.kind == "undistilled":
-            distill |= {key: value for key, value in resolved([args]).items() if key.startswith("student")}
+        options = self.distill
         if self.kind == "distilled":
-            distill = RunFolder(self.folder / STUDENT_FOLDER, self.distill.arguments, restart=False).settings
+            distill = RunFolder(self.folder / STUDENT_FOLDER, options.arguments, restart=False).settings
+        elif self.kind == "undistilled" and options.objective is EMBEDDING:
+            distill = counted(options.arguments)  # a dense layer of it finds its start in the text
         else:
-            distill = with_contents(distill)
-        options = {key: value for part in self.evaluate for key, value in dataclasses.asdict(part).items()}
-        counted = {*self.measures.section.keys, "seed"}
-        evaluate = with_contents({key: value for key, value in options.items() if key in counted})
+            start = resolved([options.args]) if self.kind == "undistilled" else {}
+            of_student = {key: value for key, value in start.items() if key.startswith("student")}
+            distill = with_contents({"teacher": options.args.teacher, **of_student})
+        told = {key: value for part in self.evaluate for key, value in dataclasses.asdict(part).items()}
+        known = {*self.measures.section.keys, "seed"}
+        evaluate = with_contents({key: value for key, value in told.items() if key in known})
         return json.loads(json.dumps({"kind": self.kind, "distill": distill, "evaluate": evaluate}))
 
     @property

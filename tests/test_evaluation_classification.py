@@ -31,8 +31,9 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.classification import evaluate_models, evaluation_plan
+from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_in_turns, milliseconds_per_sentence
-from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
+from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
 
 WORDS = [f"{kind}{number}" for kind, count in (("good", 10), ("bad", 10), ("the", 70)) for number in range(count)]
 POSITIONS = 64
@@ -368,7 +369,7 @@ def test_classifier_for_other_classes_is_replaced(tmp_path):
 
 def make_trainer(path, rows, tmp_path, **options):
     model, tokens = load_classifier(find_checkpoint(path), ["0", "1"], seed=0)
-    args = FineTuneArguments(bf16=False, **options)
+    args = FineTuneArguments(**{"bf16": False, **options})
     return build_trainer(model, tokens, tokenize(rows, tokens, args.max_length), args, str(tmp_path / "t"), "t")
 
 
@@ -384,6 +385,21 @@ def test_predictions_keep_the_order_of_the_rows(bert, tmp_path):
     assert logits.shape == (150, 2)
     assert np.allclose(logits, alone, atol=1e-4)
     assert not np.allclose(logits, np.roll(alone, 1, axis=0), atol=1e-2)
+
+
+def test_a_model_fine_tuned_in_bfloat16_answers_in_float32_as_it_is_saved(bert, tmp_path):
+    """Under autocast logits would be rounded to 8 bits, and many of these 150 would be equal."""
+    rows = rows_of(*sentences(150, seed=5, longest=40))
+    trainer = make_trainer(bert, rows, tmp_path, bf16=True, num_train_epochs=1.0)
+    assert run_training(trainer) > 0
+    tokens = trainer.processing_class
+    trainer.model.save_pretrained(tmp_path / "saved")
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        expected = [saved(**tokens(text, return_tensors="pt")).logits[0].numpy() for text in rows["text"]]
+    np.testing.assert_allclose(predict(trainer, tokenize(rows, tokens, POSITIONS)), expected, atol=1e-5)
+    classifier = Classifier("a", trainer.model.eval(), tokens, None)
+    np.testing.assert_allclose(classifier.logits(rows["text"][:], max_length=POSITIONS), expected, atol=1e-5)
 
 
 def test_rows_of_like_length_share_a_batch(bert, tmp_path):

@@ -20,7 +20,7 @@ from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArgum
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
-from tutorkd.evaluation.finetune import build_trainer, tokenize
+from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
 from tutorkd.evaluation.labelled import (
     align_labels,
     column_options,
@@ -340,9 +340,8 @@ def evaluate_checkpoint(
     model, tokenizer = load_classifier(checkpoint, names, args.seed, problem)
     tokenized = tokenize(train, tokenizer, args.max_length)
     trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, title, teacher)
-    # Timed before training, which may leave the model under bfloat16 autocast.
     (milliseconds,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
-    train_seconds = trainer.train().metrics["train_runtime"]
+    train_seconds = run_training(trainer)
     logits = _answer(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
     if not np.isfinite(logits).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")

@@ -154,6 +154,16 @@ def build_trainer(
     return trainer
 
 
+def run_training(trainer: Trainer) -> float:
+    """Train the model, which then computes in float32 again, as it is saved; returns the seconds that it took.
+
+    Under the autocast that Trainer leaves it in, logits have the three digits of bfloat16, so that many are equal.
+    """
+    seconds = trainer.train().metrics["train_runtime"]
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return seconds
+
+
 def predict(trainer: Trainer, rows: Dataset) -> np.ndarray:
     """Logits (n, classes) for n tokenised rows, in the order of the rows."""
     lengths = [len(ids) for ids in rows["input_ids"]]

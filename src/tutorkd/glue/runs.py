@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
-from tutorkd.evaluation.finetune import build_trainer, predict, tokenize
+from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
 from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
@@ -268,7 +268,7 @@ def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
     model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
     title = f"{unit.checkpoint.title}, {unit.task.title}"
     trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title, rows.teacher)
-    return trainer, trainer.train().metrics["train_runtime"]
+    return trainer, run_training(trainer)
 
 
 def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:

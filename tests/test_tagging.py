@@ -182,6 +182,27 @@ def test_words_of_a_tokenizer_of_bytes_have_the_space_before_them(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "again").add_prefix_space
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_a_classifier_of_words_reads_them_as_in_a_text_whatever_its_tokenizer_was_saved_with(tmp_path, told):
+    """RoBERTa's may be told to put a space before each word; others of bytes, such as ModernBERT's, can't be."""
+    tokenizer = tiny.causal_tokenizer()
+    tokenizer.pad_token = tiny.END_OF_TEXT
+    marks = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}
+    merges = [("a", "b"), ("Ġ", "a"), ("Ġ", "ab")]
+    for piece in ("Ġ", "a", "b", *map("".join, merges)):
+        marks[piece] = len(marks)
+    of_bytes = [tokenizer, RobertaTokenizer(vocab=marks, merges=merges, add_prefix_space=told)]
+    for number, (each, words) in enumerate(zip(of_bytes, (["w1", "w33", "a"], ["ab", "a", "b"]), strict=True)):
+        each.save_pretrained(tmp_path / str(number))
+        loaded = AutoTokenizer.from_pretrained(tmp_path / str(number))
+        tokens, places = tokenize_words(loaded, [words], 32)
+        in_text = loaded(" " + " ".join(words), add_special_tokens=False)["input_ids"]
+        special = set(loaded.all_special_ids)
+        assert [token for token in tokens["input_ids"][0] if token not in special] == in_text
+        for word, place in places[0].items():
+            assert loaded.convert_ids_to_tokens(tokens["input_ids"][0][place]).startswith("Ġ"), words[word]
+
+
 def test_a_tokenizer_that_does_not_know_its_words_is_refused():
     class Slow(PreTrainedTokenizer):
         vocab_size = 0
@@ -209,6 +230,8 @@ def test_a_tokenizer_that_does_not_know_its_words_is_refused():
         ("B-X I-Y I-Y", {("X", 0, 1), ("Y", 1, 3)}),
         ("B-time-zone I-time-zone", {("time-zone", 0, 2)}),
         ("NOUN NOUN VERB O", {("NOUN", 0, 2), ("VERB", 2, 3)}),
+        ("B I O B B I", {("_", 0, 2), ("_", 3, 4), ("_", 4, 6)}),
+        ("S B I E O", {("_", 0, 1), ("_", 1, 4)}),
         ("O O", set()),
         ("", set()),
     ],

@@ -295,7 +295,9 @@ def test_lists_of_declared_classes_keep_their_order_and_are_matched_by_name(tmp_
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("d.csv", "text,label\na,0.5\nb,-2\nc,1e3\n".replace("1e3", "1000.0")),
+        ("d.csv", "text,label\na,0.5\nb,-2\nc,1000.0\n"),
+        ("d.csv", "text,label\na,0.5\nb,-2\nc,1e3\n"),
+        ("d.csv", "text,label\na,.5\nb,-2.\nc,+1E+03\n"),
         ("d.jsonl", '{"text": "a", "label": 0.5}\n{"text": "b", "label": -2}\n{"text": "c", "label": 1000.0}\n'),
     ],
 )
@@ -304,6 +306,21 @@ def test_decimal_numbers_are_numbers_to_be_predicted(tmp_path, name, content):
     data = read_task(tmp_path / name)
     assert labels_of(data).tolist() == [0.5, -2.0, 1000.0]
     assert names_of_labels(data) == ["score"]
+
+
+def test_small_numbers_as_pandas_writes_them_are_numbers(tmp_path):
+    pandas.DataFrame({"text": ["a", "b", "c"], "label": [0.25, 1e-5, 3.0]}).to_csv(tmp_path / "d.csv")
+    assert ",1e-05\n" in (tmp_path / "d.csv").read_text()
+    assert labels_of(read_task(tmp_path / "d.csv")).tolist() == pytest.approx([0.25, 1e-5, 3.0])
+    with pytest.raises(UserError, match="holds decimal numbers; labels are whole numbers or names"):
+        load_labelled(str(tmp_path / "d.csv"), "train", "text", None, "label")
+
+
+@pytest.mark.parametrize("number", ["nan", "NaN", "inf", "-Infinity"])
+def test_what_is_no_finite_number_among_numbers_is_refused_and_no_class(tmp_path, number):
+    (tmp_path / "d.csv").write_text(f"text,label\na,0.5\nb,{number}\nc,2\n")
+    with pytest.raises(UserError, match="row 2 has a number in column 'label' that isn't finite"):
+        read_task(tmp_path / "d.csv")
 
 
 def test_whole_numbers_and_names_among_which_some_look_like_decimals_stay_classes(tmp_path):

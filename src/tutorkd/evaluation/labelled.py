@@ -17,6 +17,8 @@ from tutorkd.evaluation.problem import LABELS_ARE, Problem
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two texts become one number
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+# What stands among decimals where they are written short, or where there is none.
+_BESIDE = re.compile(rf"{_WHOLE.pattern}|[-+]?([0-9]+[eE][-+]?[0-9]+|nan|inf|infinity)", re.IGNORECASE)
 
 
 def load_labelled(
@@ -114,11 +116,13 @@ def _are_decimals(rows: Dataset, column: str, source: str) -> bool:
     """Whether texts are numbers of which one at least has a decimal point."""
     if not is_text(rows.features[column].pa_type):
         return False
-    values = values_of(rows, column, source)
-    decimals = [_DECIMAL.fullmatch(value) is not None for value in values]
-    return any(decimals) and all(
-        decimal or _WHOLE.fullmatch(value) for decimal, value in zip(decimals, values, strict=True)
-    )
+    return _written_decimals(values_of(rows, column, source))
+
+
+def _written_decimals(values: Sequence[Any]) -> bool:
+    """Whether values are numbers as text, of which one at least has a decimal point."""
+    others = [str(value) for value in values if not _DECIMAL.fullmatch(str(value))]
+    return len(others) < len(values) and all(map(_BESIDE.fullmatch, others))
 
 
 def _of_numbers(rows: Dataset, texts: dict[str, list[str]], column: str, source: str) -> Dataset:
@@ -338,7 +342,7 @@ def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[st
                     f"{source}: row {row + 1} has the label {value}, but {len(feature.names)} classes are declared"
                 )
         return feature.int2str(values), feature.names
-    if not isinstance(values[0], str | int) or all(_DECIMAL.fullmatch(str(value)) for value in values):
+    if not isinstance(values[0], str | int) or _written_decimals(values):
         raise UserError(f"{source}: column {column!r} holds {_kind(values[0])}; labels are whole numbers or names")
     if all(_WHOLE.fullmatch(str(value)) for value in values):
         values = [int(value) for value in values]

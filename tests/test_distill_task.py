@@ -326,7 +326,7 @@ def read_answers(path):
 @pytest.mark.parametrize(("source", "output"), [("a.csv", "b.jsonl"), ("a.jsonl", "b.parquet"), ("a.parquet", "b.csv")])
 def test_each_row_gets_the_label_and_probabilities_of_its_text_in_its_place(place, monkeypatch, capsys, source, output):
     monkeypatch.setattr(prediction, "_CHUNK", 7)
-    found = [*texts(20, 8), None, "w1, with a comma"]
+    found = [*texts(20, 8), None, "w1, with a comma", "w1 \r w2", 'w1 \n "w2"']
     if source == "a.csv":
         with (place / source).open("w", newline="") as file:
             csv.writer(file).writerows([["text", "other"], *([text or "", "x"] for text in found)])
@@ -335,9 +335,10 @@ def test_each_row_gets_the_label_and_probabilities_of_its_text_in_its_place(plac
     else:
         pq.write_table(pa.table({"text": found, "other": [1] * len(found)}), place / source)
     complete("predict", "--model", "teacher", "--text", source, "--output", output, "--max_length", "32")
-    assert f"written to {output}: 22 rows, 1 without a text, which have no answer" in capsys.readouterr().out
+    assert f"written to {output}: 24 rows, 1 without a text, which have no answer" in capsys.readouterr().out
     answers = read_answers(place / output)
     assert [row["text"] or None for row in answers] == found
+    assert b"\r\n" not in (place / output).read_bytes() or output == "b.parquet"
     model = AutoModelForSequenceClassification.from_pretrained(place / "teacher").eval()
     for row in answers:
         assert list(row) == ["text", "label", "probability_no", "probability_yes"]

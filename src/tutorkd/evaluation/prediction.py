@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -254,7 +255,9 @@ def _schema(columns: Sequence[str], classifier: Classifier) -> pa.Schema:
 def _csv(
     file: Any, columns: Sequence[str], classifier: Classifier, mark: str
 ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-    writer = csv.writer(file, delimiter=mark, lineterminator="\n")
+    # Told that "\r\n" ends a line, csv quotes fields with either of them; in the file a newline does.
+    lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(lines, delimiter=mark, lineterminator="\r\n")
     names = [*columns, LABEL, *_probability_columns(classifier)]
     writer.writerow(names)
 

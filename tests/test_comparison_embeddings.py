@@ -94,6 +94,7 @@ def test_students_are_measured_on_pairs_and_references_stand_beside_them(here, i
         assert cell["figures"][MEAN] == pytest.approx(sum(found[name] for name in chosen) / 2)
         assert cell["figures"][ERROR] == pytest.approx(math.sqrt(sum(errors[name] ** 2 for name in chosen)) / 2)
     headings, _, *lines = Path("out/results.md").read_text().splitlines()
+    assert "The operations are at most as many: they are counted for rows of the greatest length" in "".join(lines)
     named = ["STS: Spearman, %", "retrieval: MRR@10, %", "mean of 2, %", "cosine with the teacher's"]
     assert [word.strip() for word in headings.split("|")][4:8] == named
     best = sorted(["embedding", "similarity"], key=lambda name: -_mean(summary, name))

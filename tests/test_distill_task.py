@@ -297,7 +297,10 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
         ),
         ([], "nothing to train on: give labelled rows with --train, text with --unlabelled, or both"),
         (["--train", "train.jsonl", "--student", "none/"], "the model none/: there is no such folder"),
-        (["--train", "odd.jsonl"], "teacher can't be learned from: its classes are no, yes, but those of the labels"),
+        (
+            ["--train", "odd.jsonl"],
+            "teacher can't be learned from: its classes are no, yes, but those of the labels are",
+        ),
     ],
 )
 def test_what_cannot_be_distilled_is_refused_in_one_line(place, capfd, options, message):

@@ -526,7 +526,7 @@ def test_a_task_isn_t_learned_from_a_classifier_of_another_or_an_encoder(place, 
     save(AutoModelForSequenceClassification.from_config(config), place / "cola")
     message = fail(capfd, *_command("student", "cola", "rte"), "--distill_from", "cola")
     assert message.startswith(
-        "cola can't be learned from: its classes are unacceptable, acceptable, but those of the labels"
+        "cola can't be learned from: its classes are unacceptable, acceptable, but those of the labels are"
     )
     message = fail(capfd, *_command("student", "rte"), "--distill_from", "student")
     assert message.startswith("the teacher student isn't a fine-tuned classifier")

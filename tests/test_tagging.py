@@ -460,7 +460,7 @@ def test_predict_gives_each_word_its_label_and_how_probable_it_is(place, source,
         ),
         (
             ["distill-task", "--teacher", "teacher", *DATA, "--train", "other.jsonl"],
-            "teacher can't be learned from: its classes are B-LOC, B-PER, I-LOC, I-PER, O, but those of the labels",
+            "teacher can't be learned from: its classes are B-LOC, B-PER, I-LOC, I-PER, O, but those of the labels are",
         ),
     ],
 )

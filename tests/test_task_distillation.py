@@ -134,10 +134,28 @@ def config_of(names, **changes):
         (["NEGATIVE", "POSITIVE"], ["positive", "negative"], [1, 0]),
         (["LABEL_0", "LABEL_1"], ["1", "0"], [1, 0]),
         (["A", "a"], ["a", "A"], [1, 0]),
+        (["negative", "positive"], ["0", "1"], [0, 1]),
+        (["negative", "neutral", "positive"], ["2", "0", "1"], [2, 0, 1]),
+        (["2", "1", "0"], ["0", "1", "2"], [2, 1, 0]),
     ],
 )
 def test_classes_are_matched_by_name(theirs, wanted, order):
     assert matched_classes(config_of(theirs), "t", "single_label_classification", wanted) == order
+
+
+@pytest.mark.parametrize("labels", [["0", "1", "3"], ["1", "2", "3"], ["0", "1"], ["0", "1", "2", "3"]])
+def test_numbers_that_are_not_those_of_all_classes_are_refused(labels):
+    with pytest.raises(UserError, match="its classes are no, perhaps, yes, but those of the labels are"):
+        matched_classes(config_of(["no", "perhaps", "yes"]), "t", "single_label_classification", labels)
+
+
+def test_labels_that_are_numbers_of_classes_are_told_once(capfd):
+    for labels in (["0", "1"], ["0", "1"], ["1"]):
+        matched_classes(config_of(["bad", "good"]), "told", "single_label_classification", labels, whole=False)
+    assert capfd.readouterr().err.splitlines() == [
+        "labels: 0 for bad, 1 for good, as told numbers its classes",
+        "labels: 1 for good, as told numbers its classes",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +164,10 @@ def test_classes_are_matched_by_name(theirs, wanted, order):
         (
             ["no", "never"],
             None,
-            "its classes are no, never, but those of the labels no, yes; if they mean the same, put",
+            "its classes are no, never, but those of the labels are no, yes; if they mean the same, give",
         ),
-        (["no", "perhaps", "yes"], None, "its classes are no, perhaps, yes, but those of the labels no, yes"),
-        (["LABEL_0", "LABEL_1"], None, "its classes are LABEL_0, LABEL_1, but those of the labels no, yes"),
+        (["no", "perhaps", "yes"], None, "its classes are no, perhaps, yes, but those of the labels are no, yes"),
+        (["LABEL_0", "LABEL_1"], None, "its classes are LABEL_0, LABEL_1, but those of the labels are no, yes"),
         (["no"], None, "its answers are a number a row, but the labels here one class a row"),
         (
             ["no", "yes"],
@@ -275,7 +293,7 @@ def test_results_from_labels_alone_and_from_soft_targets_are_kept_apart(place, c
         ),
         (
             ["--distill_from", "other"],
-            "other can't be learned from: its classes are good, bad, but those of the labels no",
+            "other can't be learned from: its classes are good, bad, but those of the labels are no",
         ),
         (["--distill_from", "none/"], "the model none/: there is no such folder"),
     ],

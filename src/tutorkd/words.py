@@ -1,4 +1,8 @@
-"""How durations and errors are put into words."""
+"""How durations, errors and lists are put into words."""
+
+from collections.abc import Sequence
+
+_MOST_LISTED, _MOST_CHARACTERS = 8, 40
 
 
 def duration(seconds: float) -> str:
@@ -8,6 +12,13 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // divisor} {below}"
     return f"{seconds} s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words with commas between them, few and short enough to be read: of the others their number."""
+    shown = [word if len(word) <= _MOST_CHARACTERS else f"{word[: _MOST_CHARACTERS - 3]}..." for word in words]
+    rest = len(words) - _MOST_LISTED
+    return ", ".join(shown[:_MOST_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -109,7 +109,7 @@ def check_checkpoint(
     """
     name = checkpoint.name
     tokenizer = load_tokenizer(checkpoint.folder, _ROLE, needed=CLASSIFICATION)
-    with loading(name, _ROLE):
+    with loading(checkpoint.folder, _ROLE):
         config = AutoConfig.from_pretrained(checkpoint.folder)
     if problem == "token_classification":
         what, families = "token", MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
@@ -178,7 +178,7 @@ def load_classifier(
     kind = auto_class(problem)
     set_seed(seed)
     # The notice about a newly initialised classifier is expected here; a missing encoder is told below.
-    with loading(checkpoint.name, _ROLE):
+    with loading(checkpoint.folder, _ROLE):
         model, info = kind.from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,

@@ -14,6 +14,7 @@ from tutorkd.data.columns import read_rows, texts_of, values_of
 from tutorkd.data.readers import is_text, naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import LABELS_ARE, Problem
+from tutorkd.words import listed
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two texts become one number
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -294,7 +295,7 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
     known = {theirs[code] for each in train["label"] for code in (each if several else [each])}
     unknown = sorted({ours[code] for codes in rows for code in codes} - known)
     if unknown:
-        raise UserError(f"{source} has labels that the training data lack: {', '.join(unknown)}")
+        raise UserError(f"{source} has labels that the training data lack: {listed(unknown)}")
     order = [theirs.index(name) if name in known else -1 for name in ours]
     return recoded(validation, order, theirs)
 

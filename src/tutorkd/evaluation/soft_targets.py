@@ -18,17 +18,21 @@ cross-entropy has the gradient of a Kullback-Leibler divergence; Jiao et al., "T
 section 3.1, the prediction layer, where w = 1 (doi 10.18653/v1/2020.findings-emnlp.372).
 """
 
+import sys
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import LABELS_ARE, Problem, class_names_of, problem_of
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.methods.soft_targets import soft_cross_entropy
+from tutorkd.words import listed
 
 
 def matched_classes(
@@ -37,7 +41,8 @@ def matched_classes(
     """For each of the student's logits the number of the teacher's that is about the same.
 
     Classes are matched by name, whatever their case and order. The names that transformers gives where nobody gave any,
-    LABEL_0 and so on, are those of the classes 0 and so on.
+    LABEL_0 and so on, are those of the classes 0 and so on. Labels that are the numbers of the teacher's classes, as
+    ``id2label`` of its config.json counts them, are taken for these, which is told.
 
     Args:
         name: of the teacher, for messages.
@@ -63,10 +68,22 @@ def matched_classes(
         told_apart = len(theirs) == len(numbers) and len(wanted) == len(set(wanted))
         if told_apart and numbers.keys() >= set(wanted) and (len(wanted) == len(theirs) or not whole):
             return [numbers[each] for each in wanted]
+    numbers = {str(number): number for number in range(len(theirs))}
+    if numbers.keys() >= set(class_names) and (len(class_names) == len(theirs) or not whole):
+        order = [numbers[each] for each in class_names]
+        meant = [f"{label} for {theirs[number]}" for label, number in zip(class_names, order, strict=True)]
+        _tell(f"labels: {listed(meant)}, as {name} numbers its classes")
+        return order
     raise UserError(
-        f"{name} can't be learned from: its classes are {', '.join(class_names_of(teacher))}, but those of the labels "
-        f"{', '.join(class_names)}; if they mean the same, put the names of the labels into id2label in its config.json"
+        f"{name} can't be learned from: its classes are {listed(class_names_of(teacher))}, but those of the labels are "
+        f"{listed(class_names)}; if they mean the same, give the labels the names of its classes"
     )
+
+
+@cache
+def _tell(words: str) -> None:
+    """Once, though training and validation data are read one after the other."""
+    tqdm.write(words, file=sys.stderr)
 
 
 def label_losses(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:

@@ -252,6 +252,18 @@ def test_models_are_called_in_charts_as_in_tables_by_the_last_part_of_their_path
     assert f" --models {' '.join(names)} " in part(section, "Run it again").command
 
 
+def test_models_under_other_names_are_run_again_from_where_they_lay(tmp_path):
+    names = ("teacher", "runs/student")
+    write_evaluation(tmp_path, names)
+    for folder, name, source in (("teacher", "teacher", "/models/large"), ("student", "runs/student", "runs/student")):
+        record = {"settings": {}, "weights": {"source": source}, "result": {"name": name, "parameters": 10}}
+        (tmp_path / folder).mkdir()
+        write_text(tmp_path / folder / "result.json", json.dumps({**record, "classifier": True}))
+    line = part(sections(tmp_path)[0], "Run it again").command
+    assert " --models /models/large runs/student --names teacher " in line
+    assert " --save_models true" in line
+
+
 def test_seeds_of_a_model_are_one_bar_between_the_lowest_and_the_highest(tmp_path):
     results = [evaluation_result("a", 0.5, seed=0), evaluation_result("a", 0.7, seed=1), evaluation_result("b", 0.9)]
     (section,) = sections(write_results(tmp_path, results))

@@ -1,6 +1,7 @@
 """Models compared by ``tutorkd evaluate``."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -158,12 +159,28 @@ def bars_of(title: str, results: Sequence[Mapping[str, Any]], shown: Mapping[str
     return [Part(title, panels=panels)] if panels else []
 
 
+def _of_models(folder: Path, models: Sequence[str]) -> dict[str, Any]:
+    """Options that say which models there are, what they are called and whether they are kept.
+
+    Of a model that isn't found under its name the folder knows where it lay. Names are given to the first models.
+    """
+    records = _records(folder)
+    sources = {record["result"]["name"]: str(record["weights"].get("source")) for record in records}
+    moved = {name for name in models if sources.get(name, name) not in (name, str(Path(name).resolve()))}
+    renamed = any("/" not in name for name in moved)
+    return {
+        "models": [sources[name] if name in moved else name for name in models],
+        "names": [*takewhile(lambda name: "/" not in name, models)] if renamed else [],
+        "save_models": any(record.get("classifier") for record in records),
+    }
+
+
 def _settings(folder: Path, noted: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Part]:
     parser = arguments.parser()
     teacher = next((result["name"] for result in results if result.get("is_teacher")), None)
     models = [name for name in _by_model(results) if name != teacher]
     seeds = list(dict.fromkeys(result["seed"] for result in results if result.get("seed") is not None))
-    asked = {**noted, "teacher": teacher, "seeds": seeds, "models": models, "output_dir": str(folder)}
+    asked = {**noted, "teacher": teacher, "seeds": seeds, **_of_models(folder, models), "output_dir": str(folder)}
     note = ""
     if noted.get("text_sha256"):  # of causal models
         note = "The folder doesn't say where the held-out text lies: name it with --text."

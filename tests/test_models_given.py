@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.errors import UserError
+from tutorkd.methods import METHODS
 from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
@@ -238,3 +239,13 @@ def test_a_student_made_of_the_teacher_starts_at_its_weights_whatever_the_teache
     own, taken = student.encoder.layer[0].output.dense.weight, teacher.body.encoder.layer[1].output.dense.weight
     assert own.dtype == torch.float32
     assert torch.equal(own, taken.float())
+
+
+def test_constants_of_tutor_kd_count_for_it_and_are_refused_for_another_method(tmp_path):
+    given = tiny.masked_lm(), _arguments(TutorKDConfig, tmp_path, policy_weight=2.0), tiny.rows(4), tiny.tokenizer()
+    assert DistillationTrainer("half", *given).settings.policy_weight == 2
+    with pytest.raises(UserError, match=r"^policy_weight of TutorKDConfig would .*settings=KDSettings\(\.\.\.\)"):
+        DistillationTrainer("half", *given, method="kd")
+    plain = _arguments(TutorKDConfig, tmp_path)
+    made = DistillationTrainer("half", given[0], plain, *given[2:], method="kd")
+    assert made.settings == METHODS["kd"].settings()

@@ -1,6 +1,7 @@
 """The trainers: of masked language models, and of students from teachers."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
+from tutorkd.methods.tutor_kd import TutorKDSettings
 from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.packed_rows import PackedRowsTrainer, check_first_row
 from tutorkd.probe import causal_metrics, mlm_metrics
@@ -91,7 +93,7 @@ class DistillationTrainer(PackedRowsTrainer):
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
         method: a name in one of these tables.
-        settings: the method's constants; its defaults if left out.
+        settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
         module: what ``build_module`` made from these arguments, if it was called before.
 
     Raises:
@@ -115,6 +117,8 @@ class DistillationTrainer(PackedRowsTrainer):
     ):
         teacher = prepare_teacher(teacher_model, args, objective=objective_of_method(method))
         self.method = choose_method(method, teacher.objective)
+        if settings is None and isinstance(args, TutorKDConfig):
+            settings = _constants(args, self.method)
         self.settings = self.method.settings() if settings is None else settings
         if settings is not None and not isinstance(settings, self.method.settings):
             raise UserError(
@@ -247,6 +251,24 @@ class TutorKDTrainer(DistillationTrainer):
         super().__init__(
             model, teacher_model, args, train_dataset, processing_class, eval_dataset, settings=args, **kwargs
         )
+
+
+def _constants(args: TutorKDConfig, method: Method) -> TutorKDSettings | None:
+    """Tutor-KD's constants if this is the method; else none.
+
+    Raises:
+        UserError: for another method, if one isn't at its default, since nothing would heed it.
+    """
+    if method.settings is TutorKDSettings:
+        return args
+    defaults = TutorKDSettings()
+    told = [each.name for each in fields(TutorKDSettings) if getattr(args, each.name) != getattr(defaults, each.name)]
+    if told:
+        raise UserError(
+            f"{', '.join(told)} of TutorKDConfig would change nothing of {method.title}: give DistillationConfig as "
+            f"args, and settings={method.settings.__name__}(...)"
+        )
+    return None
 
 
 def _earlier(student: PreTrainedModel) -> EarlierStage | None:

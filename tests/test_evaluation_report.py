@@ -105,6 +105,13 @@ def test_a_model_that_gives_one_class_alone_is_told_in_both_tables():
     assert "learned nothing" not in markdown_table([TEACHER, STUDENT])
 
 
+def test_a_file_of_16_bit_numbers_among_others_is_told():
+    half = replace(TEACHER, bytes=TEACHER.bytes // 2)
+    assert "Sizes are of the files; teacher has 16-bit numbers there." in markdown_table([half, STUDENT])
+    assert "Sizes are" not in markdown_table([TEACHER, STUDENT])
+    assert "Sizes are" not in markdown_table([half, replace(STUDENT, bytes=STUDENT.bytes // 2)])
+
+
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     write_text(path, "old")

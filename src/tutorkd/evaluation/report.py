@@ -16,6 +16,9 @@ from tutorkd.seeds import Spread, over_seeds
 from tutorkd.tables import aligned
 
 
+_BYTES_OF_FLOAT32 = 3  # and more a number, as a file may lack the head
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """One model's figures, of one seed.
@@ -187,8 +190,16 @@ def _caption(results: Sequence[EvaluationResult]) -> str:
     return (
         f"{title} on {first.validation_rows:,} rows{spread}, after fine-tuning on "
         f"{first.train_rows:,}{more}{learned}; time: one sentence at a time, median (quartiles), float32, "
-        f"{first.device}, threads: {first.threads}.{_one_class(results)}"
+        f"{first.device}, threads: {first.threads}.{_formats(results)}{_one_class(results)}"
     )
+
+
+def _formats(results: Sequence[EvaluationResult]) -> str:
+    """Why one model's file may be smaller than that of a model with fewer parameters."""
+    short = list(dict.fromkeys(each.name for each in results if each.bytes < _BYTES_OF_FLOAT32 * each.parameters))
+    if not short or len(short) == len(by_model(results)):
+        return ""
+    return f" Sizes are of the files; {', '.join(short)} {'have' if len(short) > 1 else 'has'} 16-bit numbers there."
 
 
 def _one_class(results: Sequence[EvaluationResult]) -> str:

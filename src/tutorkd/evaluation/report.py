@@ -15,7 +15,6 @@ from tutorkd.evaluation.problem import Problem
 from tutorkd.seeds import Spread, over_seeds
 from tutorkd.tables import aligned
 
-
 _BYTES_OF_FLOAT32 = 3  # and more a number, as a file may lack the head
 
 

@@ -402,6 +402,32 @@ def test_a_model_fine_tuned_in_bfloat16_answers_in_float32_as_it_is_saved(bert, 
     np.testing.assert_allclose(classifier.logits(rows["text"][:], max_length=POSITIONS), expected, atol=1e-5)
 
 
+def test_a_family_that_fails_in_bfloat16_and_full_memory_are_told_in_a_line(bert, tmp_path, monkeypatch):
+    """DeBERTa's first version, for one, fills masks with a number that bfloat16 can't hold."""
+    rows = rows_of(*sentences(8, seed=5))
+    in_bfloat16, in_float32 = (make_trainer(bert, rows, tmp_path, bf16=told) for told in (True, False))
+    overflow = "value cannot be converted to type c10::BFloat16 without overflow\nat 1"
+
+    def failing(error):
+        def train(*args, **options):
+            raise error
+
+        monkeypatch.setattr(Trainer, "train", train)
+
+    failing(RuntimeError(overflow))
+    with pytest.raises(UserError, match=r"^fine-tuning in bfloat16 failed; try --bf16 false .*overflow") as raised:
+        run_training(in_bfloat16)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(RuntimeError, match="overflow") as other:
+        run_training(in_float32)
+    assert not isinstance(other.value, UserError)
+    failing(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB"))
+    for trainer in (in_bfloat16, in_float32):
+        with pytest.raises(UserError, match=r"^memory ran out: lower the rows of a step or max_length ") as raised:
+            run_training(trainer)
+        assert "\n" not in str(raised.value)
+
+
 def test_rows_of_like_length_share_a_batch(bert, tmp_path):
     texts = [" ".join(["the0"] * (3 if index % 2 else 40)) for index in range(256)]
     rows = rows_of(texts, [index % 2 for index in range(256)])

@@ -158,8 +158,18 @@ def run_training(trainer: Trainer) -> float:
     """Train the model, which then computes in float32 again, as it is saved; returns the seconds that it took.
 
     Under the autocast that Trainer leaves it in, logits have the three digits of bfloat16, so that many are equal.
+
+    Raises:
+        UserError: if memory runs out, or the model can't be computed in bfloat16, as some families can't.
     """
-    seconds = trainer.train().metrics["train_runtime"]
+    try:
+        seconds = trainer.train().metrics["train_runtime"]
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"memory ran out: lower the rows of a step or max_length ({one_line(error)})") from error
+    except RuntimeError as error:
+        if not trainer.args.bf16:
+            raise
+        raise UserError(f"fine-tuning in bfloat16 failed; try --bf16 false ({one_line(error)})") from error
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return seconds
 

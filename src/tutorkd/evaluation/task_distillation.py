@@ -15,7 +15,7 @@ from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.classifier import Classifier
-from tutorkd.evaluation.finetune import build_trainer, tokenize
+from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
 from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled
 from tutorkd.evaluation.problem import class_names_of, problem_of
 from tutorkd.evaluation.records import check_summary
@@ -164,7 +164,7 @@ def train_student(task: TaskDistillation) -> None:
     print(f"student: {start}", flush=True)
     rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)
-    trainer.train()
+    run_training(trainer)
     if not all(bool(torch.isfinite(weight).all()) for weight in student.parameters()):
         raise UserError("the student diverged: its weights aren't finite; lower the learning_rate")
     with writing(task.folder), written_whole(task.folder) as scratch, quiet_transformers():

@@ -299,6 +299,21 @@ def test_students_judged_by_glue_are_shown_by_their_mean_over_tasks(tmp_path):
     assert {row["name"]: row["value"] for row in data(cost)} == {"a": 60, "b": 50}
 
 
+def test_a_page_s_bars_are_those_of_the_plots_and_of_the_table(tmp_path):
+    """Over several fine-tunings of each student they are standard errors of the mean over students, not deviations."""
+    rows = [row(name, mean=0.6, training_flops=flops) for name, flops in (("a", 1e9), ("b", 2e9))]
+    rows[0]["figures"]["mean"] |= {"sd": 0.03, "n": 9, "standard_error": 0.01}
+    rows[1]["figures"] |= {"mean_error": {"mean": 0.02, "sd": None, "n": 1}}
+    rows[1]["figures"]["mean"] |= {"sd": None, "n": 1, "standard_error": None}
+    write_text(tmp_path / "results.json", json.dumps({"rows": rows, "cells": []}))
+    (section,) = sections(tmp_path)
+    shown = part(section, "Score against cost")
+    found = {each["name"]: [each["low"], each["high"]] for each in data(shown.panels[0])}
+    assert found["a"] == pytest.approx([59, 61])
+    assert found["b"] == pytest.approx([58, 62])
+    assert shown.note == "Bars: standard error over seeds or standard error of the score; higher is better."
+
+
 @pytest.mark.parametrize(
     ("error", "about", "ends"),
     [({"standard_error": 0.02}, "± its standard error", (76.25, 80.25)), ({}, "", (None, None))],  # {}: of earlier runs

@@ -33,6 +33,25 @@ class Score(NamedTuple):
     unit: str = "points"
 
 
+def error_bar(row: Mapping[str, Any], score: Score) -> tuple[float, str] | None:
+    """Half the length of the bar at a row's score, and what it is. One seed has no deviation; what is known of it, if
+    anything, is how far its score may be off on other rows, or with other fine-tunings.
+
+    Args:
+        row: as ``results.json`` has it.
+    """
+    found = row["figures"][score.name]
+    alone = row["figures"].get(score.standard_error, {}).get("mean")
+    for length, what in (
+        (found.get("standard_error"), "standard error over seeds"),
+        (found.get("sd"), "standard deviation over seeds"),
+        (alone, "standard error of the score"),
+    ):
+        if length is not None:
+            return score.scale * length, what
+    return None
+
+
 def far_off(reference: float, scores: Sequence[float]) -> bool:
     """Whether a reference lies so far from the variants' scores that it would squash them in a plot: by more than three
     times their spread.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from tutorkd.comparison.measures import ENCODERS, Score, far_off
+from tutorkd.comparison.measures import ENCODERS, Score, error_bar, far_off
 
 Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
 
@@ -34,7 +34,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
         axes.errorbar(
             x,
             score.scale * y["mean"],
-            yerr=bars[0] if (bars := _bar(row, score)) else None,
+            yerr=bars[0] if (bars := error_bar(row, score)) else None,
             fmt=_MARKERS[marker % len(_MARKERS)],
             color=colour,
             capsize=3,
@@ -84,7 +84,7 @@ def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score
     axes = figure.add_subplot()
     for height, row in enumerate(shown):
         colour = styles[row["variant"]][0] if row in points else _GREY
-        bar = _bar(row, score)
+        bar = error_bar(row, score)
         axes.errorbar(
             _mean(row, score),
             height,
@@ -122,27 +122,11 @@ def _over_seeds(points: Sequence[Mapping[str, Any]], score: Score) -> str:
     """What a title says of the seeds, of the bars, and of which way is better."""
     seeds = max(len(row["seeds"]) for row in points)
     over = f", mean over {seeds} seeds" if seeds > 1 else ", one seed"
-    several = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) > 1 and (bar := _bar(row, score)))
-    one = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) == 1 and (bar := _bar(row, score)))
+    several = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) > 1 and (bar := error_bar(row, score)))
+    one = dict.fromkeys(bar[1] for row in points if len(row["seeds"]) == 1 and (bar := error_bar(row, score)))
     kinds = [*several, *(kind for kind in one if kind not in several)]
     over += f"; bars: {' or, for one seed, '.join(kinds)}" if kinds else ""
     return over + ("; lower is better" if score.lower_is_better else "")
-
-
-def _bar(row: Mapping[str, Any], score: Score) -> tuple[float, str] | None:
-    """Half the length of a point's bar, and what it is. One seed has no deviation; what is known of it, if anything, is
-    how far its score may be off on other rows, or with other fine-tunings.
-    """
-    found = row["figures"][score.name]
-    alone = row["figures"].get(score.standard_error, {"mean": None})["mean"]
-    for length, what in (
-        (found.get("standard_error"), "standard error over seeds"),
-        (found["sd"], "standard deviation over seeds"),
-        (alone, "standard error of the score"),
-    ):
-        if length is not None:
-            return score.scale * length, what
-    return None
 
 
 def _title(row: Mapping[str, Any], students: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import yaml
 
 from tutorkd.comparison import on_embeddings
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
-from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, far_off, same_cost
+from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, error_bar, far_off, same_cost
 from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result
@@ -137,15 +137,12 @@ def _titled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _point(row: Mapping[str, Any], score: Score, cost: str | None = None) -> Point | None:
-    """A row's score with its deviation over seeds or, of one seed, its standard error."""
+    """A row's score with its bar."""
     found = row["figures"].get(score.name, {})
     if found.get("mean") is None:
         return None
-    off = found.get("sd")
-    if off is None:
-        off = row["figures"].get(score.standard_error, {}).get("mean")
-    value = score.scale * found["mean"]
-    low, high = (None, None) if off is None else (value - score.scale * off, value + score.scale * off)
+    value, bar = score.scale * found["mean"], error_bar(row, score)
+    low, high = (None, None) if bar is None else (value - bar[0], value + bar[0])
     return Point(row["title"], value, low, high, row["figures"].get(cost, {}).get("mean") if cost else None)
 
 
@@ -171,7 +168,8 @@ def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]
             continue
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"
-    note = f"Bars: standard deviation over seeds or, for one seed, the standard error if it is known; {better}."
+    kinds = dict.fromkeys(bar[1] for row in rows if _has([row], score.name) and (bar := error_bar(row, score)))
+    note = f"Bars: {' or '.join(kinds)}; {better}." if kinds else f"{better.capitalize()}."
     if beyond:
         note += f" Far off and not drawn: {', '.join(f'{name} {value:.4g}' for name, value in beyond.items())}."
     return [Part("Score against cost", panels=panels, legend=names, symbols=POINTS, note=note)] if panels else []

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation.columns import in_columns, in_markdown_columns
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, results_table
 from tutorkd.files import write_text
 
@@ -110,6 +112,19 @@ def test_a_file_of_16_bit_numbers_among_others_is_told():
     assert "Sizes are of the files; teacher has 16-bit numbers there." in markdown_table([half, STUDENT])
     assert "Sizes are" not in markdown_table([TEACHER, STUDENT])
     assert "Sizes are" not in markdown_table([half, replace(STUDENT, bytes=STUDENT.bytes // 2)])
+
+
+def test_a_class_whose_name_is_markup_is_called_by_it():
+    results = [TEACHER, replace(STUDENT, name="run[1]", only_class="[/b] *x* [red]")]
+    assert "the same class: run[1] ([/b] *x* [red])." in " ".join(printed(results).split())
+    html = MarkdownIt().render(markdown_table(results))
+    assert "the same class: run[1] ([/b] *x* [red])." in html
+    table = in_columns(["a"], [("size", ["1"])], "No KL for [/b]: it isn't.")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    assert "No KL for [/b]: it isn't." in " ".join(capture.get().split())
+    assert "No KL for &lt;b&gt;:" in MarkdownIt().render(in_markdown_columns(["a"], [], "No KL for <b>: it isn't."))
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

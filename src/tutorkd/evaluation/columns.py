@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.evaluation.records import shown_names
-from tutorkd.tables import aligned
+from tutorkd.tables import aligned, escaped
 
 Result = TypeVar("Result")  # a dataclass with a name
 Rows = Iterable[tuple[str, Sequence[str]]]
@@ -22,12 +22,17 @@ def shown(results: Sequence[Result]) -> list[Result]:
     return [replace(result, name=name) for result, name in zip(results, names, strict=True)]  # type: ignore[type-var]
 
 
+def captioned(caption: str) -> Table:
+    """A table for the terminal, without columns yet. Its words are Text, so that brackets in a name stay brackets."""
+    words = Text(caption, "table.caption")
+    return Table(caption=words, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def in_columns(models: Iterable[str], rows: Rows, caption: str) -> Table:
     """The table for the terminal."""
-    table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = captioned(caption)
     table.add_column("")
     for model in models:
-        # Text, so that brackets in a name aren't read as markup.
         table.add_column(Text(model), justify="right", overflow="fold")
     for label, cells in rows:
         table.add_row(Text(label), *map(Text, cells))
@@ -36,4 +41,4 @@ def in_columns(models: Iterable[str], rows: Rows, caption: str) -> Table:
 
 def in_markdown_columns(models: Iterable[str], rows: Rows, caption: str) -> str:
     """The table in Markdown."""
-    return f"{aligned(['', *models], [[label, *cells] for label, cells in rows], words=1)}\n\n{caption}\n"
+    return f"{aligned(['', *models], [[label, *cells] for label, cells in rows], words=1)}\n\n{escaped(caption)}\n"

@@ -5,15 +5,14 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from statistics import fmean, median
 from typing import Any, get_type_hints
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tutorkd.evaluation.columns import shown
+from tutorkd.evaluation.columns import captioned, shown
 from tutorkd.evaluation.metrics import METRICS
 from tutorkd.evaluation.problem import Problem
 from tutorkd.seeds import Spread, over_seeds
-from tutorkd.tables import aligned
+from tutorkd.tables import aligned, escaped
 
 _BYTES_OF_FLOAT32 = 3  # and more a number, as a file may lack the head
 
@@ -117,15 +116,12 @@ def _title(results: Sequence[EvaluationResult], number: int) -> str:
 def results_table(results: Sequence[EvaluationResult]) -> Table:
     """For the terminal: model, parameters, size, score, speed, and the comparison with the first row."""
     results = shown(results)
-    table = Table(
-        caption=_caption(results), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = captioned(_caption(results))
     table.add_column("model", overflow="fold")
     for heading in ("parameters", "size", f"{_title(results, 0)} %", "ms a\nsentence", "vs first:\npoints, speed"):
         table.add_column(heading, justify="right", no_wrap=True)
     models = by_model(results)
     for model in models:
-        # Text, so that brackets in a name aren't read as markup.
         table.add_row(Text(model[0].name), *_figures(model), _compare(model, models[0]))
     return table
 
@@ -147,7 +143,7 @@ def markdown_table(results: Sequence[EvaluationResult]) -> str:
         for model in models
     ]
     table = aligned([*headings, second, "fine-tuning s"], lines, words=1)
-    return f"{table}\n\n{_caption(results)}\n"
+    return f"{table}\n\n{escaped(_caption(results))}\n"
 
 
 def score_in_words(results: Sequence[EvaluationResult]) -> str:

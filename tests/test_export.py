@@ -127,6 +127,7 @@ def test_a_tagger_gives_logits_for_each_token(place):
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())
     assert record["checked_on"] == "the first 3 documents of the text, cut at 64 tokens"
     assert record["files"][1]["agreement"] == 1
+    assert "pipeline_tag: token-classification" in (place / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("max_length", [8, 64])
@@ -187,6 +188,23 @@ def test_a_regression_and_a_list_of_classes_are_measured_on_labelled_rows(place,
     complete("export", "--model", path, "--output_dir", "lists", "--validation", "rows.parquet")
     record = json.loads((place / "lists" / "onnx" / "export.json").read_text())
     assert [file["scores"]["micro_f1"] for file in record["files"][:2]] == [1, 1]
+    code = (place / "lists" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    for name in ("THIS_FOLDER_OR_REPOSITORY", "THIS_FOLDER"):
+        code = code.replace(name, "lists")
+    capsys.readouterr()
+    exec(code.replace('"a text"', f'"{texts[0]}"').replace('"another"', f'"{texts[1]}"'), {})
+    assert capsys.readouterr().out.strip() == str(lists[:2])
+
+
+def test_answers_of_several_classes_are_compared_class_by_class():
+    """The greatest logit is the same in both, but of four answers one isn't."""
+    rows = [{"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1]}, {"input_ids": [2, 3], "attention_mask": [1, 1]}]
+    files = {
+        name: (1, lambda inputs, logits=logits: np.array(logits)[: len(inputs["input_ids"])])
+        for name, logits in (("torch", [[3.0, 1.0], [-1.0, -2.0]]), ("file", [[3.0, -1.0], [-1.0, -2.0]]))
+    }
+    found = check(files, tiny.tokenizer(), [*rows[0]], rows, None, "multi_label_classification")[1]
+    assert (found.agreement, found.lowest) == (0.75, None)
 
 
 def test_labels_of_another_kind_than_the_model_s_answers_are_told(place, capfd):
@@ -230,11 +248,11 @@ def test_figures_are_those_of_their_definitions():
     def scores(logits):
         return {"sum": float(logits.sum())}
 
-    reference, found = check(files, tiny.tokenizer(), names, rows, scores, classifies=True)
+    reference, found = check(files, tiny.tokenizer(), names, rows, scores, "single_label_classification")
     assert (reference.agreement, reference.scores, reference.difference, reference.bytes) == (1, {"sum": 7}, 0, 8)
     assert (found.agreement, found.scores) == (0.5, {"sum": 10})
     assert found.difference == pytest.approx(3 / np.sqrt((1 + 9 + 4 + 1) / 4))
-    (_, found) = check(files, tiny.tokenizer(), names, rows, None, classifies=False)
+    (_, found) = check(files, tiny.tokenizer(), names, rows, None, None)
     assert found.agreement == pytest.approx((1 + (2 * 2 + 1 * 4) / np.sqrt(5 * 20)) / 2)
     assert found.scores is None
 
@@ -249,7 +267,7 @@ def test_padding_doesn_t_count():
         return answer
 
     files = {"torch": (1, answering([0.0, 0.0])), "file": (1, answering([9.0, -9.0]))}
-    found = check(files, tiny.tokenizer(), ["input_ids", "attention_mask"], rows, None, classifies=False)[1]
+    found = check(files, tiny.tokenizer(), ["input_ids", "attention_mask"], rows, None, None)[1]
     assert (found.difference, found.agreement) == (0, pytest.approx(1))
 
 

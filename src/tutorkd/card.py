@@ -46,6 +46,10 @@ _PRINT_CLASSES = """\
 classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
 print([classes[str(code)] for code in logits.argmax(-1).flatten()])
 """
+_PRINT_LISTS = """\
+classes = json.load(open("THIS_FOLDER/config.json"))["id2label"]
+print([[classes[str(code)] for code in (row > 0).nonzero()[0]] for row in logits])
+"""
 
 
 class AboutText(NamedTuple):
@@ -168,18 +172,19 @@ A {objective.noun}, trained {"further " if base else ""}on a corpus by tutorkd {
     _write(folder, text, task, [tag], base, about=about)
 
 
-def onnx_card(folder: Path, name: str, file: str, output: str, classifies: bool, figures: str) -> None:
+def onnx_card(folder: Path, name: str, file: str, output: str, classified: str | None, figures: str) -> None:
     """Write README.md of exported files: how to run one, and what is known of them.
 
     Args:
         name: of the checkpoint that they were made of.
         file: the one to run, in the folder.
         output: its name, ``logits``, ``sentence_embedding`` or ``last_hidden_state``.
-        classifies: whether it is logits of classes.
+        classified: how it is logits of classes, in transformers' words; None where it isn't.
         figures: a table in Markdown.
     """
-    imports = "import json\n\n" if classifies else ""
-    labels = _PRINT_CLASSES if classifies else ""
+    imports, labels = ("import json\n\n", _PRINT_CLASSES) if classified else ("", "")
+    if classified == "multi_label_classification":
+        labels = _PRINT_LISTS
     text = f"""\
 # {escaped(_public(name))}, as ONNX
 
@@ -196,7 +201,8 @@ tokens = tokenizer(["a text", "another"], padding=True, truncation=True, return_
 {figures}
 Exported by tutorkd {__version__}.
 """
-    _write(folder, text, "text-classification" if output == "logits" else "feature-extraction", ["onnx"], name)
+    tag = "token-classification" if classified == "token_classification" else "text-classification"
+    _write(folder, text, tag if output == "logits" else "feature-extraction", ["onnx"], name)
 
 
 def _described(teacher: "Teacher") -> str:

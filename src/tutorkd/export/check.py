@@ -10,6 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.evaluation.cost import milliseconds_in_turns
+from tutorkd.evaluation.metrics import answers_of
+from tutorkd.evaluation.problem import Problem
 from tutorkd.export.sentence import VECTOR
 from tutorkd.export.source import Source
 
@@ -30,7 +32,8 @@ class Checked:
         milliseconds: median time of one row at a time, from token ids to the output.
         difference: largest difference of an output from PyTorch's, through the root mean square of PyTorch's.
         agreement: mean cosine of a token's hidden states, or of a row's vector, with PyTorch's, or the share of answers
-            (the class of a row or of a token) that are PyTorch's. Of a regression the cosine of all rows' scores.
+            (the class of a row or of a token, or of several classes the yes or no for each) that are PyTorch's. Of a
+            regression the cosine of all rows' scores.
         lowest: the lowest of these cosines; None of a share.
         scores: on labelled rows by name, None without labels.
     """
@@ -72,7 +75,7 @@ def check(
     names: Sequence[str],
     rows: Rows,
     scores: Callable[[np.ndarray], dict[str, float]] | None,
-    classifies: bool,
+    classified: Problem | None,
 ) -> list[Checked]:
     """Compare answers.
 
@@ -81,7 +84,7 @@ def check(
         names: of the model's inputs.
         rows: tokenised, without padding; they are compared in padded batches, and timed one by one.
         scores: takes outputs for all rows, (rows, d), or for all their tokens, (tokens, d).
-        classifies: whether the outputs are logits of classes; else they are hidden states, or scores.
+        classified: how the outputs' logits are about classes; None where they are hidden states, vectors or scores.
     """
     batches = [_padded(tokenizer, names, rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]
     alone = [_padded(tokenizer, names, [row]) for row in rows[:_TIMED]]
@@ -92,7 +95,7 @@ def check(
         outputs = [_of_tokens(answer(batch), batch["attention_mask"]) for batch in batches]
         reference = reference or outputs
         expected, given = np.concatenate(reference), np.concatenate(outputs)
-        near = _same_class(expected, given) if classifies else _cosines(expected, given)
+        near = _same_answers(classified, expected, given) if classified else _cosines(expected, given)
         checked.append(
             Checked(
                 name,
@@ -100,7 +103,7 @@ def check(
                 milliseconds.median,
                 float(np.abs(given - expected).max() / np.sqrt(np.square(expected).mean())),
                 float(near.mean()),
-                None if classifies else float(near.min()),
+                None if classified else float(near.min()),
                 None if scores is None else scores(given),
             )
         )
@@ -117,8 +120,8 @@ def _of_tokens(output: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
     return output if output.ndim == 2 else output[attention_mask.astype(bool)]
 
 
-def _same_class(expected: np.ndarray, given: np.ndarray) -> np.ndarray:
-    return expected.argmax(-1) == given.argmax(-1)
+def _same_answers(problem: Problem, expected: np.ndarray, given: np.ndarray) -> np.ndarray:
+    return answers_of(problem, expected) == answers_of(problem, given)
 
 
 def _cosines(expected: np.ndarray, given: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def _export(args: ExportArguments, checkpoint: Checkpoint) -> str:
                 if source.sentence_encoder:
                     copy_modules(checkpoint, out, scratch)
                 output = source.outputs[-1]
-                onnx_card(scratch, checkpoint.name, f"{ONNX_FOLDER}/{INT8}", output, source.classifies, text)
+                onnx_card(scratch, checkpoint.name, f"{ONNX_FOLDER}/{INT8}", output, source.classified, text)
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror or error}") from error
     finally:
@@ -84,7 +84,7 @@ def _write_onnx(source: Source, checked_on: CheckedOn, folder: Path) -> str:
         files = {"the checkpoint, PyTorch": (source.checkpoint.bytes, torch_answer(source))}
         for name in (FLOAT32, INT8):
             files[name] = (scratch / name).stat().st_size, onnx_answer(scratch / name, source.outputs[-1])
-        results = check(files, source.tokenizer, names, checked_on.rows, checked_on.scores, source.classifies)
+        results = check(files, source.tokenizer, names, checked_on.rows, checked_on.scores, source.classified)
         _check_exact(results[1], source.checkpoint)
         record = {
             "model": source.checkpoint.slug,
@@ -97,7 +97,7 @@ def _write_onnx(source: Source, checked_on: CheckedOn, folder: Path) -> str:
             "machine": describe(),
         }
         (scratch / RECORD_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
-    return f"{table(results, source.classifies)}\n\n{notes(checked_on.words, threads, source)}\n"
+    return f"{table(results)}\n\n{notes(checked_on.words, threads, source)}\n"
 
 
 def _check_exact(float32: Checked, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,9 @@ from tutorkd.tables import aligned
 
 def nearness(source: Source) -> str:
     """What ``Checked.agreement`` is."""
-    if source.classifies:
+    if source.classified == "multi_label_classification":
+        return "the share of answers, a yes or no for each class of a row, that are the same as PyTorch's"
+    if source.classified:
         return "the share of answers that are the same as PyTorch's"
     if source.head:
         return "the cosine between the scores of all rows and PyTorch's"
@@ -19,9 +21,9 @@ def nearness(source: Source) -> str:
     return "the mean cosine between a token's hidden states and PyTorch's"
 
 
-def table(results: Sequence[Checked], classifies: bool) -> str:
+def table(results: Sequence[Checked]) -> str:
     """As Markdown: each file's size, speed and nearness to PyTorch's answers; the first row is PyTorch."""
-    agreement = ["same answer %"] if classifies else ["cosine", "lowest cosine"]
+    agreement = ["same answer %"] if results[0].lowest is None else ["cosine", "lowest cosine"]
     headings = ["file", "size", "ms a row", "speed", "largest difference", *agreement]
     headings += [f"{TITLES[name]} %" for name in results[0].scores or ()]
     lines = []

@@ -1,7 +1,7 @@
 """The checkpoint that is exported: which of its parts, and what they give."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import (
@@ -15,7 +15,7 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
-from tutorkd.evaluation.problem import ROWS, WORDS, problem_of
+from tutorkd.evaluation.problem import ROWS, WORDS, Problem, problem_of
 from tutorkd.export.sentence import HIDDEN_STATES, VECTOR, SentenceVectors, encoder_of, load_encoder
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
 from tutorkd.sentence_encoder import is_sentence_encoder
@@ -58,9 +58,10 @@ class Source:
         return ["logits" if self.head else HIDDEN_STATES]
 
     @property
-    def classifies(self) -> bool:
-        """Whether the output is logits of classes, of rows or of tokens; else it is hidden states, or scores."""
-        return self.head is not None and cast(int, self.model.config.num_labels) > 1
+    def classified(self) -> Problem | None:
+        """How the output's logits are about classes; None where it is hidden states, a vector or scores."""
+        problem = None if self.head is None else problem_of(self.model.config)
+        return None if problem == "regression" else problem
 
     @property
     def left_out(self) -> str | None:

@@ -323,6 +323,19 @@ def test_what_is_no_finite_number_among_numbers_is_refused_and_no_class(tmp_path
         read_task(tmp_path / "d.csv")
 
 
+def test_whole_numbers_to_measure_on_are_numbers_where_the_training_rows_have_decimals(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,0.5\nb,10\n")
+    (tmp_path / "v.csv").write_text("text,label\na,10\nb,2\nc,2\n")
+    train, validation = read_task(tmp_path / "train.csv"), read_task(tmp_path / "v.csv")
+    aligned = align_labels(validation, train, "v.csv")
+    assert labels_of(aligned).tolist() == [10, 2, 2]
+    assert aligned.features == train.features
+    assert aligned["text"][:] == ["a", "b", "c"]
+    (tmp_path / "v.csv").write_text("text,label\na,10\nb,two\n")
+    with pytest.raises(UserError, match=r"v.csv has one class a row, but the training data a number a row"):
+        align_labels(read_task(tmp_path / "v.csv"), train, "v.csv")
+
+
 def test_whole_numbers_and_names_among_which_some_look_like_decimals_stay_classes(tmp_path):
     (tmp_path / "d.csv").write_text("text,label\na,1\nb,2\n")
     assert names_of_labels(read_task(tmp_path / "d.csv")) == ["1", "2"]
@@ -354,6 +367,6 @@ def test_bad_labels_of_other_tasks_are_refused(tmp_path, labels, message):
 
 def test_validation_rows_of_another_kind_are_refused(tmp_path):
     train = read_task(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (0.5, 1.5)]))
-    other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in (0, 1)]))
+    other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in "ab"]))
     with pytest.raises(UserError, match="v has one class a row, but the training data a number a row"):
         align_labels(other, train, "v")

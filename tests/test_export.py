@@ -177,6 +177,12 @@ def test_a_regression_and_a_list_of_classes_are_measured_on_labelled_rows(place,
     swapped = int(ranks[0] - ranks[1])
     for file in record["files"][:2]:  # Spearman's 1 - 6 sum d^2 / (n (n^2 - 1))
         assert file["scores"]["spearman"] == pytest.approx(1 - 6 * 2 * swapped**2 / (20 * (20**2 - 1)))
+    scores[0], scores[1] = scores[1], scores[0]
+    pd.DataFrame({"text": texts, "label": range(20)}).to_csv("whole.csv", index=False)
+    complete("export", "--model", path, "--output_dir", "whole", "--validation", "whole.csv")
+    record = json.loads((place / "whole" / "onnx" / "export.json").read_text())
+    expected = pd.Series(range(20)).corr(pd.Series(scores), method="spearman")
+    assert record["files"][0]["scores"]["spearman"] == pytest.approx(expected)
     several, path = classifier(place)
     several.config.problem_type = "multi_label_classification"
     save(several, place / "classifier")

@@ -16,9 +16,11 @@ from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import load_trained
 from tutorkd.evaluation.finetune import build_trainer, tokenize
+from tutorkd.evaluation.labelled import labels_of, load_task
 from tutorkd.evaluation.layers import MatchedLayers
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.soft_targets import matched_classes, task_loss
+from tutorkd.evaluation.task_student import in_order_of
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 
 NAMES = ["no", "perhaps", "yes"]
@@ -214,6 +216,17 @@ def test_a_row_s_soft_target_is_the_teacher_s_answer_to_its_text_alone_in_the_or
         assert target == pytest.approx(logits[[1, 0]].tolist(), abs=1e-5)
     assert taught[LABELLED][:] == [1.0] * 3
     assert taught["text"][:] == texts
+
+
+def test_whole_numbers_are_numbers_to_a_classifier_that_gives_numbers(tmp_path):
+    teacher = load_trained(classifier(["score"], tmp_path / "teacher"))
+    (tmp_path / "stars.csv").write_text("text,label\nw1,5\nw2,1\nw3,4\n")
+    rows = in_order_of(teacher, load_task(str(tmp_path / "stars.csv"), "train", "text", None, "label"))
+    assert labels_of(rows).tolist() == [5, 1, 4]
+    assert rows.features["label"] == Value("float32")
+    (tmp_path / "stars.csv").write_text("text,label\nw1,five\nw2,1\n")
+    with pytest.raises(UserError, match="its answers are a number a row, but the labels here one class a row"):
+        in_order_of(teacher, load_task(str(tmp_path / "stars.csv"), "train", "text", None, "label"))
 
 
 def test_pairs_are_answered_as_pairs(tmp_path):

@@ -276,13 +276,27 @@ def _bare(texts: Sequence[str | list[str]]) -> tuple[str, ...]:
     return tuple(" ".join(text.split() if isinstance(text, str) else text) for text in texts)
 
 
+def as_numbers(rows: Dataset) -> Dataset:
+    """Rows of classes that whole numbers name with these numbers, float32, for a task whose other rows show that they
+    are numbers; all others as they are.
+    """
+    names = names_of_labels(rows)
+    if problem_of_labels(rows) != "single_label_classification" or not all(map(_WHOLE.fullmatch, names)):
+        return rows
+    numbers = [float(names[code]) for code in rows["label"]]
+    return rows.remove_columns("label").add_column("label", numbers, feature=Value("float32"))
+
+
 def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
-    """``validation`` with the class numbers of ``train``, matched by class name; numbers are as they are.
+    """``validation`` with the class numbers of ``train``, matched by class name; numbers are as they are, also if they
+    are whole.
 
     Raises:
         UserError: if ``validation`` (read from ``source``) has a label that ``train`` lacks, or is of another kind.
     """
     problem = problem_of_labels(train)
+    if problem == "regression":
+        validation = as_numbers(validation)
     if problem_of_labels(validation) != problem:
         raise UserError(
             f"{source} has {LABELS_ARE[problem_of_labels(validation)]}, but the training data {LABELS_ARE[problem]}"

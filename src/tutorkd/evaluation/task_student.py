@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import Classifier
-from tutorkd.evaluation.labelled import names_of_labels, problem_of_labels, recoded
+from tutorkd.evaluation.labelled import as_numbers, names_of_labels, problem_of_labels, recoded
 from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
 from tutorkd.reader import Reader
@@ -63,11 +63,13 @@ def _copy_head(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
 
 
 def in_order_of(teacher: Classifier, rows: Dataset) -> Dataset:
-    """Labelled rows with the teacher's classes, matched by name; numbers are as they are.
+    """Labelled rows with the teacher's classes, matched by name; numbers are as they are, also if they are whole.
 
     Raises:
         UserError: if a class isn't one of the teacher's, or the labels are of another kind.
     """
+    if teacher.problem == "regression":
+        rows = as_numbers(rows)
     problem = problem_of_labels(rows)
     order = matched_classes(teacher.model.config, teacher.name, problem, names_of_labels(rows), whole=False)
     if problem == "regression":

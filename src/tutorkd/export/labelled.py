@@ -7,6 +7,7 @@ import numpy as np
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.labelled import (
+    as_numbers,
     labels_of,
     load_task,
     names_of_labels,
@@ -41,6 +42,8 @@ def labelled_rows(args: ExportArguments, source: Source, max_length: int) -> Lab
         raise UserError(f"{args.model} doesn't classify, so --validation can't be answered; give --texts")
     data = load_task(args.validation, "validation", *args.labelled_columns)
     problem, classes = problem_of(source.model.config), class_names_of(source.model.config)
+    if problem == "regression":
+        data = as_numbers(data)
     if problem_of_labels(data) != problem:
         raise UserError(
             f"{args.validation} has {LABELS_ARE[problem_of_labels(data)]}, and {args.model} gives {LABELS_ARE[problem]}"

@@ -8,6 +8,7 @@ import shlex
 import socket
 import threading
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from report_folders import (
 )
 
 from tutorkd.cli import report as command
+from tutorkd.evaluation.report import markdown_table
 from tutorkd.files import write_text
 from tutorkd.locks import HOLDER_FILE, held, in_use
 from tutorkd.report import log
@@ -274,6 +276,20 @@ def test_seeds_of_a_model_are_one_bar_between_the_lowest_and_the_highest(tmp_pat
     line = part(section, "Run it again").command
     assert "--models a b --" in line
     assert "--seeds 0 1 --" in line
+
+
+def test_times_over_seeds_are_the_medians_that_the_table_has(tmp_path):
+    times = (1.0, 2.0, 6.0)
+    results = [
+        replace(evaluation_result("a", 0.5, seed=seed), milliseconds_per_sentence=took)
+        for seed, took in enumerate(times)
+    ]
+    (section,) = sections(write_results(tmp_path, results))
+    panel = panels(section, "Sizes and speed")["ms a sentence"]
+    assert panel.about == "median over seeds, lowest to highest"
+    assert [data(panel)[0][key] for key in ("low", "value", "high")] == [1, 2, 6]
+    assert " 2.00 (" in markdown_table(results)
+    assert panels(section, "Scores")["accuracy %"].about == "mean over seeds, lowest to highest"
 
 
 def test_figures_of_embedding_models_have_bars_with_their_errors(tmp_path):

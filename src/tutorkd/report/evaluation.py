@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
@@ -32,6 +32,11 @@ class Bar(NamedTuple):
     scale: float = 1.0
     form: str = ".1f"
     beside: tuple[str, ...] = ()
+
+    @property
+    def is_median(self) -> bool:
+        """Whether it is a median between quartiles. Over seeds tables have the median of these, and else the mean."""
+        return len(self.beside) == 2
 
 
 # The scores, of which models are told apart by the first that they have.
@@ -62,7 +67,6 @@ COSTS: dict[str, Bar] = {
     "bytes": Bar("size on disk, MB", "of the weight files", 1e-6),
     "generation_bytes": Bar("memory of generation, MB", "weights, and the most that generation adds", 1e-6, ",.0f"),
 }
-_OVER_SEEDS = "mean over seeds, lowest to highest"
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -128,7 +132,7 @@ def _point(name: str, of_model: Sequence[Mapping[str, Any]], figure: str, bar: B
     if not values:
         return None
     if len(values) > 1:
-        return Point(name, fmean(values), min(values), max(values))
+        return Point(name, (median if bar.is_median else fmean)(values), min(values), max(values))
     errors = found[0].get("standard_errors", {})
     beside = [errors[figure]] if figure in errors else [found[0].get(each) for each in bar.beside]
     known = [bar.scale * each for each in beside if each is not None]
@@ -155,7 +159,8 @@ def bars_of(title: str, results: Sequence[Mapping[str, Any]], shown: Mapping[str
         found = [_point(name, of_model, figure, bar) for name, of_model in models.items()]
         if points := [point for point in found if point is not None]:
             of_one = bar.about if not bar.beside or any(point.low is not None for point in points) else ""
-            panels.append(Panel(bar.title, _OVER_SEEDS if several else of_one, bars(points, bar.form)))
+            over_seeds = f"{'median' if bar.is_median else 'mean'} over seeds, lowest to highest"
+            panels.append(Panel(bar.title, over_seeds if several else of_one, bars(points, bar.form)))
     return [Part(title, panels=panels)] if panels else []
 
 

@@ -295,6 +295,12 @@ def test_carriage_returns_alone_end_lines_of_txt(tmp_path):
     assert [text for text in texts if text] == ["one\ntwo\n", "three\n", "four\n", "five\n"]
 
 
+def test_carriage_returns_alone_end_lines_that_are_documents(tmp_path):
+    path = write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\nfour\n")
+    found = [text.strip() for text in read_documents(path, "", lines=True)]
+    assert [text for text in found if text] == ["one", "two", "three", "four"]
+
+
 def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path):
     pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "a.parquet")
     assert "2 columns are called 'text'" in error_of(tmp_path / "a.parquet")

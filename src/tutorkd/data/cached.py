@@ -31,7 +31,7 @@ from tutorkd.data.writer import PackedWriter
 from tutorkd.errors import UserError
 from tutorkd.files import flush, write_text
 
-_FORMAT = 4  # raise it when the same settings come to give other rows, or the same as another type
+_FORMAT = 5  # raise it when the same settings come to give other rows, or the same as another type
 _CHARACTERS_PER_BATCH = 1 << 20
 
 

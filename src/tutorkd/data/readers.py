@@ -245,21 +245,25 @@ COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": 
 def _read_txt(path: Path, column: str, span: range | None) -> Iterator[Document]:
     document: list[str] = []
     length = 0
-    for _, text in _lines(path, span, behind_blank=True):
-        # a carriage return alone, an old Mac's line end, ends a line too
-        for line in io.StringIO(text.replace("\r", "\n")) if "\r" in text else (text,):
-            if line.strip():
-                document.append(line)
-                length += len(line)
-                if length < LONGEST_TXT_DOCUMENT:
-                    continue
-            yield "".join(document)
-            document, length = [], 0
+    for line in _txt_lines(path, span, behind_blank=True):
+        if line.strip():
+            document.append(line)
+            length += len(line)
+            if length < LONGEST_TXT_DOCUMENT:
+                continue
+        yield "".join(document)
+        document, length = [], 0
     yield "".join(document)
 
 
 def _read_txt_lines(path: Path, column: str, span: range | None) -> Iterator[Document]:
-    return (text for _, text in _lines(path, span))
+    return _txt_lines(path, span)
+
+
+def _txt_lines(path: Path, span: range | None, behind_blank: bool = False) -> Iterator[str]:
+    """The lines of a txt, which a carriage return alone, an old Mac's line end, ends too."""
+    for _, text in _lines(path, span, behind_blank):
+        yield from io.StringIO(text.replace("\r", "\n")) if "\r" in text else (text,)
 
 
 def json_rows(path: Path, columns: Sequence[str], span: range | None = None) -> Iterator[tuple[int, list[Any]]]:

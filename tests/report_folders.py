@@ -64,7 +64,10 @@ def write_comparison(folder: Path, names: tuple[str, str] = ("plain", "costly"))
     ]
     evaluation = evaluation_result("student", 0.8).as_record()
     cells = [
-        {"name": f"{name}-half-seed{seed}", "variant": name, "figures": {"training_steps": 4}, "evaluation": evaluation}
+        {
+            **{"name": f"{name}-half-seed{seed}", "variant": name, "student": "half"},
+            **{"figures": {"training_steps": 4}, "evaluation": evaluation},
+        }
         for name in names
         for seed in (0, 1)
     ]

@@ -204,14 +204,25 @@ def test_a_reference_far_off_doesn_t_squash_the_scores_at_equal_cost(cells):
     assert "far off, not drawn: not distilled 24" in axes.get_xlabel()
 
 
-def test_a_cell_that_gives_one_class_alone_is_told(cells):
+def test_a_cell_that_gives_one_class_alone_is_told_ahead_of_all_else(cells):
+    assert "learned nothing" not in markdown(summarise(cells, {}))
     folder = cells[2].folder / RESULT_FILE
     result = json.loads(folder.read_text())
     result["evaluation"]["only_class"] = "1"
     folder.write_text(json.dumps(result))
-    assert f"These learned nothing and give every row the same class: {cells[2].name}." in markdown(
-        summarise(cells, {})
-    )
+    _, first, *_ = markdown(summarise(cells, {})).split("\n\n")
+    assert first == f"These learned nothing and give every row the same class: {cells[2].name}."
+
+
+def test_a_column_that_no_row_has_a_figure_for_is_left_out(cells):
+    assert "| probe AUC |" in markdown(summarise(cells, {}))
+    for cell in cells:
+        if cell.result is not None:
+            training = {**cell.result["training"], "log": []}
+            write_text(cell.folder / RESULT_FILE, json.dumps({**cell.result, "training": training}))
+    table = markdown(summarise(cells, {}))
+    assert "probe AUC" not in table
+    assert len({line.replace("\\|", "").count("|") for line in table.splitlines()[:7]}) == 1
 
 
 def test_each_figure_of_the_log_has_a_panel_with_a_line_a_variant(cells):

@@ -181,6 +181,21 @@ def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp
     assert "Parameters are the classifier's." in read(folder).words  # the caption of results.md
 
 
+@pytest.mark.parametrize(
+    ("seeds", "caveat"),
+    [((), ""), ((0,), ", which learned nothing with 1 of 2 seeds"), ((0, 1), ", which learned nothing")],
+)
+def test_the_best_is_told_to_have_learned_nothing_where_every_row_got_the_same_class(tmp_path, seeds, caveat):
+    file = write_comparison(tmp_path) / "results.json"
+    summary = json.loads(file.read_text())
+    costly = [cell for cell in summary["cells"] if cell["variant"] == "costly"]
+    for seed in seeds:
+        costly[seed]["evaluation"]["only_class"] = "1"
+    file.write_text(json.dumps(summary))
+    (section,) = sections(tmp_path)
+    assert dict(section.tiles) == {f"best mean: costly{caveat}": "90.0 %", "teacher": "95.0 %"}
+
+
 def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path):
     file = write_comparison(tmp_path) / "results.json"
     summary = json.loads(file.read_text())
@@ -193,6 +208,11 @@ def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path
     assert list(costs) == ["At equal operations", "training, time"]
     shown = data(costs["At equal operations"])
     assert [row["name"] for row in shown] == ["teacher", "costly", "plain"]
+    *_, references, variants = costs["At equal operations"].spec["layer"]
+    assert variants["transform"] == [{"filter": {"field": "name", "oneOf": ["plain", "costly"]}}]
+    assert references["transform"] == [{"filter": {"not": variants["transform"][0]["filter"]}}]
+    assert variants["encoding"]["color"]["scale"]["range"] == ["var(--series-0)", "var(--series-1)"]  # as the legend
+    assert variants["encoding"]["shape"]["scale"]["range"] == ["circle", "square"]
     assert [shown[2][key] for key in ("low", "value", "high")] == pytest.approx([79, 80, 81])
 
 

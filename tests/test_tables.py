@@ -48,8 +48,8 @@ def test_so_is_one_in_markdown_and_the_text_around_it_stays():
     text = f"# Title\n\n{table}\n\nA note | of a line that is longer than the terminal is wide.\n"
     assert fitted(text, 200) == text
     assert fitted(text, max(map(len, table.splitlines()))).startswith(f"# Title\n\n{table}\n")
-    before, *lines, _, note, _ = fitted(text, 30).split("\n")[1:]
-    assert before == ""
+    before, *lines, after, note, rest, end = fitted(text, 34).split("\n")[1:]
+    assert (before, after, end) == ("", "", "")
     assert lines == [
         "a_long name",
         "  parameters  22.7 M",
@@ -57,7 +57,22 @@ def test_so_is_one_in_markdown_and_the_text_around_it_stays():
         "b [x]",
         "  parameters  17.4 M",
     ]
-    assert note.startswith("A note | of")
+    assert (note, rest) == ("A note | of a line that is longer", "than the terminal is wide.")
+
+
+def test_a_table_that_fits_when_it_is_turned_round_is_turned_round():
+    table = aligned(["variant", "student", *[f"figure {number}" for number in range(9)]], [["a|b", *"x123456789"]], 2)
+    assert fitted(table, 30).split("\n")[:4] == [
+        "| variant  | a\\|b |",
+        "| -------- | ---: |",
+        "| student  |    x |",
+        "| figure 0 |    1 |",
+    ]
+
+
+def test_text_is_wrapped_between_words_and_a_list_s_below_its_first_word():
+    text = "A line of text.\n\n- an item of a list\n- /a/path/without/a/break\n"
+    assert fitted(text, 12) == "A line of\ntext.\n\n- an item of\n  a list\n-\n  /a/path/without/a/break\n"
 
 
 def test_a_bar_within_a_cell_stays_in_it():

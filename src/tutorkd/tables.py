@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -62,7 +63,7 @@ def show(table: Table, console: Console | None = None) -> None:
 
 
 def fitted(text: str, width: int | None = None) -> str:
-    """Markdown whose tables are written row by row where the terminal is too narrow for them.
+    """Markdown wrapped to the terminal. A table that is too wide is turned round or, if that is too wide too, stacked.
 
     Args:
         width: of the terminal, by default this one's; without one the text stays as it is.
@@ -73,11 +74,22 @@ def fitted(text: str, width: int | None = None) -> str:
     parts = []
     for is_table, lines in groupby(text.split("\n"), key=lambda line: line.startswith("| ")):
         block = list(lines)
-        if is_table and max(map(len, block)) > width:
+        if not is_table:
+            block = [part for line in block for part in _wrapped(line, width)]
+        elif max(map(len, block)) > width:
             headings, _, *rows = [[_plain(cell) for cell in line[2:-2].split(" | ")] for line in block]
-            block = list(_stacked(headings, rows))
+            turned, *figures = zip(headings, *rows, strict=True)
+            block = aligned(turned, figures, words=1).split("\n")
+            if max(map(len, block)) > width:
+                block = list(_stacked(headings, rows))
         parts += block
     return "\n".join(parts)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line of text as several, those of an item of a list below its first word."""
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _stacked(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

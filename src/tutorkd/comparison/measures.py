@@ -149,16 +149,18 @@ def training_caption(evaluation: Mapping[str, Any]) -> str:
     )
 
 
+def learned_nothing(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell, as ``results.json`` has it, gives every row the same class."""
+    return cell.get("evaluation", {}).get("only_class") is not None
+
+
 def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     evaluation = finished[0]["evaluation"]
     error = 100 * max(cell["evaluation"]["standard_error"] for cell in finished)
-    # Of these the accuracy is a share of the rows, not something learned.
-    told = [cell["name"] for cell in finished if cell["evaluation"].get("only_class") is not None]
-    one_class = f" These learned nothing and give every row the same class: {', '.join(told)}." if told else ""
     return (
         f"Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
         f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
-        f"points. Parameters are the classifier's. {training_caption(evaluation)}{one_class}"
+        f"points. Parameters are the classifier's. {training_caption(evaluation)}"
     )
 
 

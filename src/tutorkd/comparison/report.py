@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from statistics import fmean
 from typing import Any
 
@@ -9,7 +10,7 @@ from tutorkd import probe
 from tutorkd.callbacks import LEARNING_RATE, SECONDS_LEFT, TIMES, TOKENS_PER_SECOND
 from tutorkd.comparison.differences import column_headings, differences_from, in_columns, in_words
 from tutorkd.comparison.matrix import Cell
-from tutorkd.comparison.measures import ENCODERS, Column, Measures
+from tutorkd.comparison.measures import ENCODERS, Column, Measures, learned_nothing
 from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned, escaped
@@ -111,7 +112,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
-    """The table of a comparison, best mean score first, references on top."""
+    """The table of a comparison, best mean score first, references on top; columns without any figure are left out."""
     failures = any(row["failed"] for row in summary["rows"])
     steps = _steps(summary)
     columns = [*measures.columns, *([_STEPS] * (len(steps) > 1))]
@@ -140,8 +141,12 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
         if failures:
             words.append(_failures(row["failed"]))
         lines.append(words)
-    table = aligned(headings, lines, words=2, last_word=failures)
-    parts = [table, _caption(summary, measures)]
+    known = [place < 3 or any(line[place] != "-" for line in lines) for place in range(len(headings))]
+    headings, *lines = [list(compress(line, known)) for line in (headings, *lines)]
+    parts = [aligned(headings, lines, words=2, last_word=failures)]
+    if told := [cell["name"] for cell in summary["cells"] if learned_nothing(cell)]:
+        parts.append(escaped(f"These learned nothing and give every row the same class: {', '.join(told)}."))
+    parts.append(_caption(summary, measures))
     if differences:
         parts.append(in_words(summary["baseline"], list(differences.values()), measures.score))
     errors = {cell["name"]: cell["error"] for cell in summary["cells"] if "error" in cell}

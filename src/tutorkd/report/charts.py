@@ -84,12 +84,10 @@ def scatter(
     over = alt.X("cost:Q", title=x, axis=alt.Axis(format=_SHORT, tickCount=5), scale=alt.Scale(zero=False, padding=14))
     up = alt.Y("value:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     colour = alt.Color("name:N", scale=_colours(names), legend=None)
-    range_ = [_SHAPES[number % len(_SHAPES)] for number in range(len(names))]
-    shape = alt.Shape("name:N", scale=alt.Scale(domain=list(names), range=range_), legend=None)
     told = [alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".4~g"), alt.Tooltip("cost:Q", format=".3~s")]
     base = alt.Chart(_data([point._asdict() for point in points]))
     bars = base.mark_rule(strokeWidth=1.5).encode(x=over, y=alt.Y("low:Q", scale=alt.Scale(zero=False)), y2="high:Q")
-    marks = base.mark_point(size=90, filled=True, opacity=0.95).encode(x=over, y=up, shape=shape, tooltip=told)
+    marks = base.mark_point(size=90, filled=True, opacity=0.95).encode(x=over, y=up, shape=_shapes(names), tooltip=told)
     layers = [bars.encode(color=colour), marks.encode(color=colour)]
     free = [point._asdict() for point in references if point.cost is None]
     if free:
@@ -122,18 +120,25 @@ def bars(points: Sequence[Point], form: str) -> dict[str, Any]:
     return _spec(alt.layer(*layers), 34 * len(points) + 10)
 
 
-def dots(points: Sequence[Point], form: str, x: str) -> dict[str, Any]:
-    """A dot for each name on an axis that needn't begin at 0, with how far it may be off; ``form`` of d3-format."""
+def dots(points: Sequence[Point], names: Sequence[str], form: str, x: str) -> dict[str, Any]:
+    """A line for each point on an axis that needn't begin at 0, with how far it may be off; ``form`` of d3-format.
+
+    Args:
+        names: of the points that have a shape and colour of their own, in the order of these; the others are soft.
+    """
     base = alt.Chart(_data([point._asdict() for point in points]))
-    names = [point.name for point in points]
-    y = alt.Y("name:N", title=None, sort=names, axis=alt.Axis(labelLimit=170, ticks=False, domain=False, grid=True))
+    rows = [point.name for point in points]
+    y = alt.Y("name:N", title=None, sort=rows, axis=alt.Axis(labelLimit=170, ticks=False, domain=False, grid=True))
     scale = alt.Scale(zero=False, padding=12)
     told = [alt.Tooltip("name:N"), *(alt.Tooltip(f"{field}:Q", format=form) for field in ("value", "low", "high"))]
     off = base.mark_rule(color=_INK, strokeWidth=1.5).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y)
-    marks = base.mark_point(size=80, filled=True, opacity=1, color="var(--series-0)")
-    return _spec(
-        alt.layer(off, marks.encode(x=alt.X("value:Q", title=x, scale=scale), y=y, tooltip=told)), 30 * len(names)
-    )
+    at = alt.X("value:Q", title=x, scale=scale)
+    marks = base.mark_point(size=80, filled=True, opacity=1, color=_SOFT).encode(x=at, y=y, tooltip=told)
+    named = alt.FieldOneOfPredicate("name", list(names))
+    colour = alt.Color("name:N", scale=_colours(names), legend=None)
+    own = marks.transform_filter(named).encode(color=colour, shape=_shapes(names))
+    others = marks.transform_filter(alt.LogicalNotPredicate(**{"not": named}))
+    return _spec(alt.layer(off, others, own), 30 * len(rows))
 
 
 def grouped(
@@ -184,6 +189,11 @@ def histogram(counts: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, 
 
 def _colours(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[f"var(--series-{number % SERIES})" for number in range(len(names))])
+
+
+def _shapes(names: Sequence[str]) -> alt.Shape:
+    shapes = [_SHAPES[number % len(_SHAPES)] for number in range(len(names))]
+    return alt.Shape("name:N", scale=alt.Scale(domain=list(names), range=shapes), legend=None)
 
 
 def _data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:

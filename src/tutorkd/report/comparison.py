@@ -11,7 +11,15 @@ import yaml
 
 from tutorkd.comparison import on_embeddings
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
-from tutorkd.comparison.measures import CAUSAL_MODELS, ENCODERS, Score, error_bar, far_off, same_cost
+from tutorkd.comparison.measures import (
+    CAUSAL_MODELS,
+    ENCODERS,
+    Score,
+    error_bar,
+    far_off,
+    learned_nothing,
+    same_cost,
+)
 from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result
@@ -65,7 +73,7 @@ def section(folder: Path, running: bool) -> Section:
         title=folder.absolute().name,
         state=state,
         progress=f"{len(cells) - len(unfinished)} of {len(cells)} cells finished",
-        tiles=_tiles(rows, score),
+        tiles=_tiles(rows, score, summary["cells"]),
         parts=[
             *shown,
             *(_against_cost(rows, score) if score else []),
@@ -111,8 +119,10 @@ def _cells(folder: Path, listed: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return cells
 
 
-def _tiles(rows: Sequence[Mapping[str, Any]], score: Score | None) -> list[tuple[str, str]]:
-    """The best variant, and the references."""
+def _tiles(
+    rows: Sequence[Mapping[str, Any]], score: Score | None, cells: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """The best variant, and the references, each with how many of its seeds learned nothing."""
     if score is None:
         return []
     scored = {row["title"]: point for row in rows if (point := _point(row, score)) is not None}
@@ -122,9 +132,22 @@ def _tiles(rows: Sequence[Mapping[str, Any]], score: Score | None) -> list[tuple
         best = (min if score.lower_is_better else max)(variants, key=lambda title: scored[title].value)
         shown.insert(0, best)
     form = "{:.1f} %" if score.scale == 100 else "{:.4g}"
+    caveats = {row["title"]: _caveat(row, cells) for row in rows}
     return [
-        (f"best mean: {title}" if title in variants else title, form.format(scored[title].value)) for title in shown
+        (f"{'best mean: ' * (title in variants)}{title}{caveats[title]}", form.format(scored[title].value))
+        for title in shown
     ]
+
+
+def _caveat(row: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    finished = [cell for cell in cells if "evaluation" in cell]
+    same = [cell for cell in finished if (cell.get("variant"), cell.get("student")) == (row["variant"], row["student"])]
+    none = sum(map(learned_nothing, same))
+    if not none:
+        return ""
+    return (
+        ", which learned nothing" if none == len(same) else f", which learned nothing with {none} of {len(same)} seeds"
+    )
 
 
 def _titled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -164,7 +187,7 @@ def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]
         references = [each for each in references if each.name not in beyond]
         if equal:
             shown = sorted(variants + references, key=lambda point: point.value, reverse=not score.lower_is_better)
-            panels.append(Panel("At equal operations", "", dots(shown, score.form, score.axis)))
+            panels.append(Panel("At equal operations", "", dots(shown, names, score.form, score.axis)))
             continue
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"

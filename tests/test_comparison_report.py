@@ -235,6 +235,22 @@ def test_each_figure_of_the_log_has_a_panel_with_a_line_a_variant(cells):
     assert len(axes[1].get_lines()) == 3
 
 
+def test_the_losses_of_different_methods_stand_in_panels_of_their_own(cells):
+    for cell in cells:
+        if cell.variant == "third" and cell.result is not None:
+            result = cell.result
+            cell.distill.args.method = "kd"
+            write_text(cell.folder / RESULT_FILE, json.dumps({**result, "settings": cell.settings}))
+    log = plots._logs(cells)["half"]
+    assert {key: set(by_variant) for key, by_variant in log.items() if key[0] == "loss"} == {
+        ("loss", "mlm"): {"plain", "a|b"},
+        ("loss", "kd"): {"third"},
+    }
+    figure = plots.figures_against_steps(log, "half", dict.fromkeys(NAMES, ("black", "-")))
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["probe AUC", "loss, kd", "loss, mlm", "loss mlm"]
+
+
 def test_labels_of_points_at_one_place_don_t_overlap():
     figure = Figure(figsize=(7.5, 4.5))
     axes = figure.add_subplot()

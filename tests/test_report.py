@@ -181,6 +181,16 @@ def test_a_comparison_shows_scores_against_costs_with_bars_and_its_own_table(tmp
     assert "Parameters are the classifier's." in read(folder).words  # the caption of results.md
 
 
+def test_the_losses_of_different_methods_have_panels_of_their_own():
+    curves = {"loss": [(1, 2.0)], "eval_loss": [(1, 2.0)], "eval_probe_auc": [(1, 0.7)]}
+    runs = {name: [curves] for name in ("a", "b", "c")}
+    losses, heldout = log.parts(runs, {"a": "kd", "b": "minilm-v2", "c": "kd"})
+    assert [panel.title for panel in losses.panels] == ["loss, kd", "loss, minilm-v2"]
+    assert [[row["series"] for row in data(panel)] for panel in losses.panels] == [["a", "c"], ["b"]]
+    assert [panel.title for panel in heldout.panels] == ["held-out loss, kd", "held-out loss, minilm-v2", "probe AUC"]
+    assert [panel.title for panel in log.parts(runs, dict.fromkeys("abc", "kd"))[0].panels] == ["loss"]
+
+
 @pytest.mark.parametrize(
     ("seeds", "caveat"),
     [((), ""), ((0,), ", which learned nothing with 1 of 2 seeds"), ((0, 1), ", which learned nothing")],

@@ -17,11 +17,14 @@ from transformers import EvalPrediction
 
 from tutorkd.batch import Batch
 from tutorkd.reader import Reader
+from tutorkd.step import LOSS as TRAINING_LOSS
 from tutorkd.step import Figure, spread
 
 IGNORED = -100.0  # marks positions that are not asked about
 # Trainer puts "eval_" before the names that the functions below give.
 LOSS = Figure("eval_loss", "held-out loss", "loss on held-out rows", "less is better")
+# Figures that sum all losses of a method, and so say nothing beside another method's.
+SUMS = (TRAINING_LOSS.name, LOSS.name)
 AUC = Figure(
     "eval_probe_auc",
     "probe AUC",

@@ -19,7 +19,8 @@ from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.plotting import COLOURS, save_figure
 from tutorkd.step import LOSS
 
-Log = dict[str, dict[str, dict[int, list[float]]]]  # figure to variant to step to the values of the seeds
+# Figure, and method where each has a panel of its own, to variant to step to the values of the seeds.
+Log = dict[tuple[str, str], dict[str, dict[int, list[float]]]]
 
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
@@ -55,14 +56,14 @@ def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
     """A panel a figure of the log, a line a variant (mean over seeds; where there are several, their range shaded).
 
     Args:
-        logs: figure to variant to step to the seeds' values.
+        log: figures of one student's runs.
     """
     columns = min(3, len(log))
     lines = math.ceil(len(log) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * lines + 1), layout="constrained")
     drawn: dict[str, Any] = {}
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (key, by_variant) in zip(panels, log.items(), strict=False):
+    for ((key, method), by_variant), axes in zip(log.items(), panels, strict=False):
         for variant, by_step in by_variant.items():
             colour, dashes = styles[variant]
             steps = sorted(by_step)
@@ -79,9 +80,9 @@ def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         values = [value for by_step in by_variant.values() for each in by_step.values() for value in each]
         if min(values) > 0 and max(values) > _WIDE * min(values):
-            axes.set_yscale("log")  # methods weigh their losses differently
+            axes.set_yscale("log")  # variants weigh their losses differently
         title = _HELD_OUT[key].label if key in _HELD_OUT else key.replace("_", " ")
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(f"{title}, {method}" if method else title, fontsize=10, loc="left")
         axes.set_xlabel("step")
         axes.set_ylabel(_DRAWN[key].axis)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -107,13 +108,15 @@ def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
 def _logs(cells: Sequence[Cell]) -> dict[str, Log]:
     """The log of each student, held-out looks first."""
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
+    several = len({cell.distill.args.method for cell in cells if cell.kind == "distilled"}) > 1
     for cell in cells:
         for entry in (cell.result or {"training": {}})["training"].get("log", []):
             for key, value in entry.items():
                 if key in _DRAWN:
-                    found[cell.student][key][cell.variant][entry["step"]].append(value)
+                    method = cell.distill.args.method if several and key in probe.SUMS else ""
+                    found[cell.student][key, method][cell.variant][entry["step"]].append(value)
     return {
-        student: {key: figures[key] for key in sorted(figures, key=lambda key: (key not in _HELD_OUT, key))}
+        student: {key: figures[key] for key in sorted(figures, key=lambda key: (key[0] not in _HELD_OUT, key))}
         for student, figures in found.items()
     }
 

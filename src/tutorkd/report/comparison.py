@@ -65,6 +65,7 @@ def section(folder: Path, running: bool) -> Section:
     state = RUNNING if running else STOPPED if unfinished or not rows else FINISHED
     score = next((each for each in _SCORES if _has(rows, each.name)), None)
     variants = list(dict.fromkeys(cell["variant"] for cell in cells if cell["curves"]))
+    methods = {cell["variant"]: str(cell["settings"].get("method", "")) for cell in cells}
     curves = {variant: [cell["curves"] for cell in cells if cell["variant"] == variant] for variant in variants}
     # A comparison in progress may hold the tables of the one before.
     shown = [] if running and unfinished else results_table(folder)
@@ -78,7 +79,7 @@ def section(folder: Path, running: bool) -> Section:
             *shown,
             *(_against_cost(rows, score) if score else []),
             *_sizes(rows),
-            *log.parts(curves),
+            *log.parts(curves, methods),
             *_progress(cells, folded=not unfinished),
             *_shared_settings(folder, cells),
             *_recipe(folder),

@@ -50,13 +50,26 @@ def label(name: str) -> str:
     return _KNOWN[name].label if name in _KNOWN else name.replace("_", " ")
 
 
-def parts(runs: Runs) -> list[Part]:
-    """A part for each group of figures; a panel for each figure, a line for each series."""
+def parts(runs: Runs, methods: Mapping[str, str] | None = None) -> list[Part]:
+    """A part for each group of figures; a panel for each figure, a line for each series.
+
+    Args:
+        methods: of the series, by name. The sums of the losses of different methods say nothing beside each other, so
+            each method has a panel of its own for them.
+    """
+    methods = methods or {}
     names = [name for name, of_series in runs.items() if any(of_series)]
     figures = dict.fromkeys(figure for name in names for curves in runs[name] for figure in curves)
     groups: dict[str, list[Panel]] = {title: [] for title in (_LOSSES, _HELD_OUT, _OTHERS, _SPEED)}
     for figure in sorted(figures, key=_order):
-        groups[_group(figure)].append(_panel(figure, {name: runs[name] for name in names}))
+        with_it = {name: runs[name] for name in names if any(figure in curves for curves in runs[name])}
+        of_methods = list(dict.fromkeys(methods.get(name, "") for name in with_it))
+        if figure not in probe.SUMS or len(of_methods) == 1:
+            groups[_group(figure)].append(_panel(label(figure), figure, with_it, names))
+            continue
+        for method in of_methods:
+            of_it = {name: found for name, found in with_it.items() if methods.get(name, "") == method}
+            groups[_group(figure)].append(_panel(f"{label(figure)}, {method}", figure, of_it, names))
     several = max((len(of_series) for of_series in runs.values()), default=1) > 1
     notes = ["Mean over the seeds; their range is shaded."] if several else []
     longest = max((len(curve) for name in names for curves in runs[name] for curve in curves.values()), default=0)
@@ -84,7 +97,7 @@ def _group(figure: str) -> str:
     return _LOSSES if (known is not None and known.axis == LOSS_AXIS) or figure.startswith("loss") else _OTHERS
 
 
-def _panel(figure: str, runs: Runs) -> Panel:
+def _panel(title: str, figure: str, runs: Runs, names: Sequence[str]) -> Panel:
     values: list[dict[str, Any]] = []
     for name, of_series in runs.items():
         at: dict[int, list[float]] = defaultdict(list)
@@ -97,7 +110,7 @@ def _panel(figure: str, runs: Runs) -> Panel:
     known = _KNOWN.get(figure)
     about = _UNITS.get(figure) or (known.axis if known is not None and known.axis else "")
     positive = all(value.get("low", value["value"]) > 0 for value in values)
-    return Panel(label(figure), about, lines(values, list(runs)), positive)
+    return Panel(title, about, lines(values, names), positive)
 
 
 def thinned(curve: Curve) -> Curve:

@@ -330,6 +330,7 @@ def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing
     assert told in table
     shown = capsys.readouterr()
     assert table in shown.out
+    assert shown.out.endswith("results.json, results.md\n")  # nothing was drawn
     assert shown.err.splitlines()[-1] == "tutorkd: stopped; the same command goes on where it was"
 
     monkeypatch.setattr(comparing, "run_processes", here)

@@ -1,8 +1,10 @@
 """`tutorkd compare` judged by GLUE: from a recipe to means over training seeds x fine-tuning seeds."""
 
+import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import glue_data
 import numpy as np
@@ -193,13 +195,16 @@ def test_a_folder_of_tasks_is_not_for_labelled_rows(here, capfd):
     )
 
 
-def test_a_dry_run_counts_training_and_all_fine_tunings(here, capsys, monkeypatch):
+def test_a_dry_run_counts_starting_training_and_all_fine_tunings(here, capsys, monkeypatch):
+    clock = itertools.count(step=5.0)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(bench, "seconds_a_step", lambda *arguments: 10.0)
     monkeypatch.setattr(on_glue, "seconds_to_go", lambda unit, model: 100.0 * len(unit.runs))
     complete(*_command("--dry-run"))
     shown = capsys.readouterr().out
-    # 6 cells of 2 tasks x 2 seeds; 4 of them trained for 2 steps
-    assert f"6 cells, about {duration(6 * 400 + 4 * 20)} left" in shown
+    # 6 cells of 2 tasks x 2 seeds; 4 of them trained for 2 steps, for which models are put together twice
+    assert f"6 cells, about {duration(6 * 400 + 4 * (20 + 2 * 5))} left" in shown
+    assert shown.count("few steps: 2 steps only show that everything works") == 1
     assert not Path("out").exists()
 
 

@@ -1,5 +1,6 @@
 """``tutorkd compare``: a matrix of methods, students and seeds at an equal budget."""
 
+import time
 from collections.abc import Sequence
 
 from tutorkd.cli.report import tell_page
@@ -12,9 +13,10 @@ def run(argv: Sequence[str]) -> int:
     (args,) = parser().read(flags)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {args.jobs}")
+    began = time.perf_counter()
     from tutorkd.comparison.command import compare  # which loads what trains
 
-    code = compare(recipe, flags, args)
+    code = compare(recipe, flags, args, time.perf_counter() - began)
     if not args.dry_run and args.cell is None:
         tell_page(args.output_dir)
     return code

@@ -1,6 +1,7 @@
 """What a cell will take and costs, measured on fabricated rows."""
 
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,11 +56,14 @@ def refusals(cells: Sequence[Cell]) -> dict[str, str]:
     return refused
 
 
-def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
+def estimate(cells: Sequence[Cell], loading: float) -> tuple[dict[str, float], dict[str, str]]:
     """What the cells will take, from timing one step for each variant and student.
 
+    Args:
+        loading: seconds in which each cell's process loads the code.
+
     Returns:
-        By cell's name, seconds of training and measuring; and of each cell that can't run, why.
+        By cell's name, seconds of starting, training and measuring; and of each cell that can't run, why.
     """
     refused = refusals(cells)
     training: dict[tuple[str, str], float] = {}
@@ -69,17 +73,21 @@ def estimate(cells: Sequence[Cell]) -> tuple[dict[str, float], dict[str, str]]:
         if cell.kind == "distilled" and key not in training and cell.name not in refused:
             training[key] = _time(cell, measuring)
     seconds_of = {
-        cell.name: training.get((cell.variant, cell.student), 0.0) + cell.points * measuring.get(cell.student, 0.0)
+        cell.name: loading
+        + training.get((cell.variant, cell.student), 0.0)
+        + cell.points * measuring.get(cell.student, 0.0)
         for cell in cells
     }
     return seconds_of, refused
 
 
 def _time(cell: Cell, measuring: dict[str, float]) -> float:
-    """Seconds of a cell's training; adds to ``measuring`` those of its student and of the teacher, whose name is empty,
-    unless they are there.
+    """Seconds of a cell's start and training; adds to ``measuring`` those of its student and of the teacher, whose name
+    is empty, unless they are there.
     """
+    began = time.perf_counter()
     with fabricated_trainer(cell.distill) as trainer:
+        starting = 2 * (time.perf_counter() - began)  # to train, and to count what a step cost
         training = seconds_a_step(trainer, cell.distill.text.max_length) * cell.distill.config.max_steps
         teacher = trainer.teacher.requires_grad_(True).model
         if trainer.teacher.quantised:  # what is in 8 bits isn't what is measured
@@ -87,4 +95,4 @@ def _time(cell: Cell, measuring: dict[str, float]) -> float:
         models = {cell.student: (trainer.saved_model, teacher), "": (teacher, None)}
     for name in models.keys() - measuring.keys():
         measuring[name] = cell.measures.seconds(*models[name], cell.evaluate)
-    return training
+    return starting + training

@@ -22,16 +22,18 @@ from tutorkd.errors import UserError
 from tutorkd.files import write_text, writing
 from tutorkd.locks import empty, held
 from tutorkd.options.recipes import check_keys, load_recipe
+from tutorkd.pretraining.outcome import few_steps
 from tutorkd.processes import Stopped, run_processes
 from tutorkd.tables import fitted, show
 from tutorkd.words import duration
 
 
-def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
+def compare(recipe: str, flags: Sequence[str], args: CompareArguments, loading: float) -> int:
     """Run the matrix of a recipe, print its plan, or run one cell, as the options say; returns the exit code.
 
     Args:
         recipe: a path or name, which the cells' processes read again, with the flags.
+        loading: seconds in which a process loads the code that trains.
 
     Raises:
         Interrupted: after a signal, once the results of the cells that are finished are written.
@@ -44,7 +46,7 @@ def compare(recipe: str, flags: Sequence[str], args: CompareArguments) -> int:
     if args.cell is not None:
         return _run_one(cells, args)
     if args.dry_run:
-        return _print_plan(cells, args.restart)
+        return _print_plan(cells, args.restart, loading)
     with held(Path(args.output_dir)):
         return _run_all(cells, recipe, content, flags, args)
 
@@ -95,8 +97,8 @@ def _plots(cells: Sequence[Cell], summary: Mapping[str, Any], out: Path) -> str:
     from tutorkd.comparison.plots import draw
 
     with writing(out):
-        draw(cells, summary, out)
-    return " and plots"
+        drawn = draw(cells, summary, out)
+    return " and plots" if drawn else ""
 
 
 def _overridden(recipe: dict[str, Any], args: CompareArguments) -> dict[str, Any]:
@@ -124,15 +126,16 @@ def _run_one(cells: Sequence[Cell], args: CompareArguments) -> int:
     return 0
 
 
-def _print_plan(cells: Sequence[Cell], restart: bool) -> int:
+def _print_plan(cells: Sequence[Cell], restart: bool, loading: float) -> int:
     """Returns the exit code: 1 if a cell can't run.
 
     Args:
         restart: whether what is finished counts for nothing.
+        loading: seconds in which a cell's process loads the code that trains.
     """
     cells, uncounted = in_steps(cells)
     counted = [cell for cell in cells if cell.name not in uncounted]
-    seconds, refused = estimate(counted) if counted else ({}, {})
+    seconds, refused = estimate(counted, loading) if counted else ({}, {})
     refused |= uncounted
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("cell", "method", "student"):
@@ -152,5 +155,12 @@ def _print_plan(cells: Sequence[Cell], restart: bool) -> int:
     show(table)
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
-    print(f"{len(cells)} cells, about {duration(left)} left on this machine, if they run one at a time")
+    trained = {cell.distill.config.max_steps: cell for cell in counted if cell.kind == "distilled"}
+    notes = [few_steps(steps, cell.distill.objective) for steps, cell in sorted(trained.items())]
+    for note in filter(None, notes):
+        print(f"few steps: {note}")
+    print(
+        f"{len(cells)} cells, about {duration(left)} left on this machine, if they run one at a time: to start, train "
+        "and measure; looks at held-out text while training aren't counted"
+    )
     return 1 if refused else 0

@@ -56,6 +56,8 @@ def loading(name: str, role: str, presets: Sequence[str] = ()) -> Iterator[None]
     local, what = Path(name).exists(), "file" if gguf else "folder"
     if not local and (looks_like_path(folder) or (gguf and ("/" not in folder or Path(folder).is_dir()))):
         raise UserError(f"the {role} {name}: there is no such {what}{nearest_path(name)}")
+    if local and not gguf and Path(name).is_file():
+        raise UserError(f"the {role} {name} is a file: give the folder that it lies in, {Path(name).resolve().parent}")
     if gguf and not is_gguf_available():
         raise UserError(f"the {role} {name} is a GGUF file, which the package gguf reads: pip install 'tutorkd[gguf]'")
     try:

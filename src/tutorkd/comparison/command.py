@@ -155,8 +155,8 @@ def _print_plan(cells: Sequence[Cell], restart: bool, loading: float) -> int:
     show(table)
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
-    trained = {cell.distill.config.max_steps: cell for cell in counted if cell.kind == "distilled"}
-    notes = [few_steps(steps, cell.distill.objective) for steps, cell in sorted(trained.items())]
+    of_steps = {cell.distill.config.max_steps: cell for cell in counted if cell.kind == "distilled"}
+    notes = [few_steps(steps, cell.distill.objective) for steps, cell in sorted(of_steps.items())]
     for note in filter(None, notes):
         print(f"few steps: {note}")
     print(

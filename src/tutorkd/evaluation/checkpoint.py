@@ -71,7 +71,9 @@ def find_checkpoint(name: str) -> Checkpoint:
     whole = folder / "model.safetensors"
     files = [file.stat() for file in ([whole] if whole.is_file() else folder.glob("model-*.safetensors"))]
     if not files:
-        raise UserError(f"the model {name} has no weights: there is no model.safetensors in {folder}")
+        exported = "; it was exported to ONNX: name the folder that it was exported from"
+        remedy = exported if any(folder.glob("**/*.onnx")) else ""
+        raise UserError(f"the model {name} has no weights: there is no model.safetensors in {folder}{remedy}")
     size = sum(file.st_size for file in files)
     if local:
         version = {"source": str(folder), "modified_ns": max(file.st_mtime_ns for file in files)}

@@ -191,6 +191,12 @@ def test_bad_students(root, out, capfd, student, message):
     assert not out.exists()
 
 
+def test_a_file_of_a_student_is_answered_with_its_folder(root, out, capfd):
+    file = root / "bert" / "config.json"
+    said = fail(capfd, *distill(root, out, "--student", str(file)))
+    assert f"the student {file} is a file: give the folder that it lies in, {file.parent}" in said
+
+
 def test_sizes_for_a_checkpoint_s_own_weights_are_refused(root, out, capfd):
     flags = ["--student", str(root / "student"), "--student_heads", "2"]
     assert "has weights, which fix its sizes" in fail(capfd, *distill(root, out, *flags))

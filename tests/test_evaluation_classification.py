@@ -580,7 +580,7 @@ def test_missing_part_of_a_checkpoint(bert, arguments, tmp_path, no_training, mi
 def test_an_exported_model_is_answered_with_what_to_name(arguments, tmp_path):
     (tmp_path / "exported" / "onnx").mkdir(parents=True)
     (tmp_path / "exported" / "onnx" / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="has no weights.*exported to ONNX: name the folder that it was exported from"):
+    with pytest.raises(UserError, match=r"has no weights.*exported to ONNX: name the folder that it was exported from"):
         evaluate_models([str(tmp_path / "exported")], arguments)
 
 

@@ -66,12 +66,12 @@ def test_ids_and_positions_are_the_first_ones():
 
 def test_what_is_no_slice_of_the_same_thing_stays_as_it_is():
     target = torch.full((6,), -1.0)
-    factorised = tiny.config("electra", hidden_size=8, num_attention_heads=2, embedding_size=6)
-    for wide, name, size in (
-        (_bert(12, 3, 20), "embeddings", 12),  # of the hidden states, but the student's 6 are of its embeddings
-        (_bert(12, 3, 20), "narrower", 5),
-    ):
-        assert not Slices(wide, factorised).copy(name, torch.arange(float(size)), target)
+    factorised = tiny.config("electra", hidden_size=12, num_attention_heads=3, embedding_size=8)
+    narrow = tiny.config("electra", hidden_size=6, num_attention_heads=3, embedding_size=4)
+    assert not Slices(factorised, narrow).copy("of 8 embedded", torch.arange(8.0), target)
+    assert not Slices(factorised, narrow).copy("wider", torch.arange(5.0), target)
+    assert Slices(factorised, narrow).copy("hidden", torch.arange(12.0), target.clone())
+    assert not Slices(_bert(12, 3, 20), narrow).copy("hidden", torch.arange(12.0), target)
     assert not Slices(_bert(12, 3, 20), _bert(6, 3, 8)).copy("matrix", torch.zeros(12, 12), target)
     # GPT-NeoX and BLOOM keep queries, keys and values of a head together.
     assert not Slices(_bert(12, 2, 20), _bert(6, 1, 8)).copy("query_key_value.bias", torch.zeros(36), target.repeat(3))
@@ -84,8 +84,9 @@ def test_a_narrow_student_of_any_family_is_made_of_the_teacher_s_numbers(family)
     teacher = Teacher(tiny.tiny_causal(family) if causal else tiny.masked_lm(family))
     own = teacher.config
     sizes = {"hidden_size": own.hidden_size // 2}
-    if (name := "intermediate_size") in own.to_dict():
-        sizes[name] = own.to_dict()[name] // 2
+    sizes |= {
+        name: own.to_dict()[name] // 2 for name in ("intermediate_size", "embedding_size") if name in own.to_dict()
+    }
     student = build_student("half", own, sizes, head=CAUSAL if causal else MASKED)
     made = initialise_from_teacher(student, teacher)
     numbers = torch.cat([weight.flatten() for weight in teacher.model.state_dict().values()])

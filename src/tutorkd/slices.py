@@ -49,6 +49,9 @@ class _Sizes(NamedTuple):
 class Slices:
     """What a model takes over of the weights of a wider one of its family.
 
+    Nothing is sliced if only one of the two factorises its embeddings: then what the layers read would be of random
+    dimensions, for which slices were no better than random weights (RESULTS.md, "A narrower student").
+
     Args:
         wide: configuration of the model that is sliced.
         narrow: of the one that starts from it; any of their sizes may be equal.
@@ -56,6 +59,7 @@ class Slices:
 
     def __init__(self, wide: PretrainedConfig, narrow: PretrainedConfig):
         self.wide, self.narrow = _Sizes.of(wide), _Sizes.of(narrow)
+        self._linked = bool(self.wide.embedding) == bool(self.narrow.embedding)
 
     @torch.no_grad()
     def copy(self, name: str, weight: Tensor, target: Tensor) -> bool:
@@ -69,7 +73,7 @@ class Slices:
         Returns:
             Whether the shapes allow it. If they don't, the target stays as it is.
         """
-        if weight.dim() != target.dim():
+        if weight.dim() != target.dim() or (weight.shape != target.shape and not self._linked):
             return False
         if "query_key_value" in name and self.wide.heads != self.narrow.heads:
             return False  # where the three of a head lie together, slices would mix them

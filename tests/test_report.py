@@ -101,7 +101,7 @@ def rows_of(spec: dict) -> list[dict]:
 def test_the_line_that_runs_it_again_finds_the_run_finished(tmp_path, teacher_folder, corpus_file, capfd):
     out = str(tmp_path / "my run")
     told = ["--teacher", str(teacher_folder), "--corpus", str(corpus_file), "--output_dir", out, *SHORT]
-    complete("distill", *told, "--learning_rate", "3e-4", "--method", "mlm")
+    complete("distill", *told, "--learning_rate", "3e-4", "--method", "mlm", "--save_initial_student")
     (section,) = sections(Path(out))
     assert (section.state, section.kind) == (FINISHED, "distillation, masked-language modelling")
     changed = {name: (value, default) for name, value, default in part(section, "Settings that aren't").rows}
@@ -115,6 +115,7 @@ def test_the_line_that_runs_it_again_finds_the_run_finished(tmp_path, teacher_fo
     name, *again = shlex.split(part(section, "Run it again").command)
     assert name == "tutorkd"
     assert float(again[again.index("--logging_steps") + 1]) == 1
+    assert again[again.index("--save_initial_student") + 1] == "true"
     capfd.readouterr()
     complete(*again)
     assert "is finished; --restart runs it again" in capfd.readouterr().out

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tutorkd.callbacks import StopOnSignal
 from tutorkd.checkpoints import FIRST_STAGE
 from tutorkd.cli.main import main
 from tutorkd.pretraining.distill_arguments import read_distillation
+from tutorkd.report.folders import sections
 
 RECIPE = {
     "first_stage": {"method": "minilm-v2", "max_steps": 3, "relation_heads": 4, "learning_rate": 2e-3},
@@ -66,6 +68,32 @@ def test_both_stages_are_what_two_commands_make_and_the_card_tells_both(here, ca
         assert "vujanic2025leaf" in card
         assert str(here) not in card
     assert "first stage" not in Path("alone-1/README.md").read_text()
+
+
+def test_a_report_shows_both_stages_and_writes_a_recipe_that_finds_them_finished(here, tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    complete(*command("--student_hidden_size=16", "--student_heads=2", "--save_initial_student"))
+    monkeypatch.chdir(elsewhere)
+    (section,) = sections(Path("../out"))
+    assert (section.title, section.kind) == ("teacher → half", "distillation, embedding distillation after MiniLM v2")
+    titles = [part.title for part in section.parts]
+    assert "First stage: Losses" in titles
+    assert "Losses" in titles
+    (again,) = [part.command for part in section.parts if part.title == "Run it again"]
+    monkeypatch.chdir(here)
+    *lines, run = again.splitlines()
+    assert lines[0] == "cat > out.yaml <<'END'"
+    subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
+    assert run == "tutorkd distill --config out.yaml"
+    written = yaml.safe_load(Path("out.yaml").read_text())
+    # Of the first stage what differs from the rest, as the recipe that was run had it.
+    assert written["first_stage"] == RECIPE["first_stage"]
+    assert written["save_initial_student"] is True
+    assert (written["output_dir"], written["student_heads"]) == (str(here / "out"), 2)
+    capsys.readouterr()
+    complete(*run.split()[1:])
+    assert capsys.readouterr().out.count("is finished; --restart runs it again") == 2
 
 
 @pytest.mark.parametrize(

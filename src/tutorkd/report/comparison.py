@@ -242,4 +242,4 @@ def _recipe(folder: Path) -> list[Part]:
         return []
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     line = shlex.join(["tutorkd", "compare", str(file), "--output_dir", str(folder)])
-    return [Part("Run it again", command=line), Part("Recipe", command=text, folded=True)]
+    return [settings.again(line), Part("Recipe", command=text, folded=True)]

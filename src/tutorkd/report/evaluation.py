@@ -191,6 +191,6 @@ def _settings(folder: Path, noted: Mapping[str, Any], results: Sequence[Mapping[
         note = "The folder doesn't say where the held-out text lies: name it with --text."
     return [
         *settings.parts(noted, parser),
-        Part("Run it again", command=settings.command(["tutorkd", "evaluate"], asked, parser), note=note),
+        settings.again(settings.command(["tutorkd", "evaluate"], asked, parser), note),
         *table("Environment", ("", ""), settings.facts((key, noted.get(key)) for key in ("device", "threads"))),
     ]

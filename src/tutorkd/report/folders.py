@@ -38,6 +38,7 @@ def sections(folder: Path) -> list[Section]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} isn't a folder here")
+    folder = folder.resolve()  # commands on the page name it, wherever they are run
     found = list(_of(folder, running=False))
     if not found:
         inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=_place)

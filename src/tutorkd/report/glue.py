@@ -54,7 +54,7 @@ def section(folder: Path, running: bool) -> Section:
             *_sizes(models),
             *results_table(folder),
             *settings.parts(summary["settings"], arguments.parser()),
-            Part("Run it again", command=settings.command(start, noted, arguments.parser())),
+            settings.again(settings.command(start, noted, arguments.parser())),
             *table("Environment", ("", ""), settings.facts((summary.get("machine") or {}).items())),
         ],
     )

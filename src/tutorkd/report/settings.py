@@ -51,10 +51,24 @@ def words(value: Any) -> str:
 def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionParser) -> str:
     """A line for the shell: ``start``, then a flag for each setting that isn't at its default."""
     flags: list[str] = []
-    for key, value in settings.items():
-        if key in parser.keys and value is not None and value != parser.get_default(key):
-            flags += [f"--{key}", *map(_flag, value if isinstance(value, list) else [value])]
+    for key, value in changed(settings, parser).items():
+        flags += [f"--{key}", *map(_flag, value if isinstance(value, list) else [value])]
     return shlex.join([*start, *flags])
+
+
+def changed(settings: Mapping[str, Any], parser: OptionParser) -> dict[str, Any]:
+    """The options among ``settings`` that have a value which isn't their default."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key in parser.keys and value is not None and value != parser.get_default(key)
+    }
+
+
+def again(command: str, note: str = "") -> Part:
+    """The part that says how to repeat a run."""
+    where = "Paths that don't begin with / are read from the folder in which it was run."
+    return Part("Run it again", command=command, note=f"{note} {where}".lstrip())
 
 
 def _flag(value: Any) -> str:

@@ -7,7 +7,7 @@ from tutorkd.files import stored_result
 from tutorkd.report import settings
 from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of, tiles_of
 from tutorkd.report.markdown import results_table
-from tutorkd.report.section import FINISHED, Part, Section, table
+from tutorkd.report.section import FINISHED, Section, table
 
 RESULTS = "results.json"
 _AGREEMENT = {"agreement": Bar("same as teacher %", "", 100)}
@@ -35,7 +35,7 @@ def section(folder: Path, running: bool) -> Section:
             *bars_of("Sizes and speed", models, _TIME | COSTS),
             *results_table(folder),
             *settings.parts(summary["settings"], options),
-            Part("Run it again", command=settings.command(options.prog.split(), asked, options)),
+            settings.again(settings.command(options.prog.split(), asked, options)),
             *table("Environment", ("", ""), settings.facts(summary["machine"].items())),
         ],
     )

@@ -1,7 +1,9 @@
 """A run of ``tutorkd distill`` or ``tutorkd adapt``, or of a Trainer in Python."""
 
 import math
+import shlex
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 
 from tutorkd import probe
 from tutorkd.callbacks import SKIPPED_STEPS, TOKENS_PER_SECOND
-from tutorkd.checkpoints import checkpoints
+from tutorkd.checkpoints import FIRST_STAGE, checkpoints
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.options.parser import OptionParser
+from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.pretraining import adapt_arguments, distill_arguments
 from tutorkd.report import device, log, settings
 from tutorkd.report.markdown import rendered
@@ -47,23 +50,29 @@ def section(folder: Path, running: bool) -> Section:
     finished = lacking(folder) is None
     if not (folder / RUN_FILE).is_file():
         return _in_python(folder, state, finished, running)
-    parser = parser_of(noted)
+    parser, first = parser_of(noted), _first_stage(folder, noted)
     adapted = parser.prog.endswith("adapt")
     curves = log.curves_of(state["log_history"])
     method = str(noted.get("method"))
     titles = {name: each.title for name, each in (EMBEDDING_METHODS | CAUSAL_METHODS | METHODS).items()}
+    kind = "adaptation" if adapted else f"distillation, {titles.get(method, method)}"
+    kind += f" after {titles.get(first['method'], first['method'])}" if first else ""
     roles = ("model", "config_name") if adapted else ("teacher", "student")
+    named = {**noted, "student": first["student"]} if first else noted
     changed, *others = settings.parts(noted, parser)
     return Section(
-        kind="adaptation" if adapted else f"distillation, {titles.get(method, method)}",
-        title=" → ".join(_short(noted[role]) for role in roles if noted.get(role)),
+        kind=kind,
+        title=" → ".join(_short(named[role]) for role in roles if named.get(role)),
         **_progress(folder, state, finished, running),
         tiles=_tiles(curves, folder),
         parts=[
             changed,
             *_figures(folder, curves),
+            *(_curves_of_first_stage(folder) if first else []),
             *others,
-            Part("Run it again", command=_command(folder, noted, state, parser)),
+            settings.again(
+                _two_stages(folder, noted, first, state) if first else _command(folder, noted, state, parser)
+            ),
             *_environment(folder, noted),
             *_card(folder),
         ],
@@ -160,8 +169,51 @@ def _command(folder: Path, noted: Mapping[str, Any], state: Mapping[str, Any], p
     start = ["tutorkd"]
     if isinstance(processes, int) and processes > 1:
         start = ["torchrun", "--nproc_per_node", str(processes), "-m", "tutorkd.cli.main"]
-    asked = {**noted, **{key: state[key] for key in _OF_LOG if key in state}, "output_dir": str(folder)}
+    asked = {**noted, **_of_log(state), **_kept(folder), "output_dir": str(folder)}
     return settings.command([*start, parser.prog.split()[-1]], asked, parser)
+
+
+def _first_stage(folder: Path, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the first stage, where a recipe's made the student that this run went on with; else nothing."""
+    went_on = Path(str(noted.get("student"))).name == FIRST_STAGE
+    found = run_settings(folder / FIRST_STAGE) if went_on else {}
+    return found if {"method", "student"} <= found.keys() else {}
+
+
+def _curves_of_first_stage(folder: Path) -> list[Part]:
+    curves = log.curves_of(state_of(folder / FIRST_STAGE)["log_history"])
+    return [replace(part, title=f"First stage: {part.title}") for part in log.parts({_ONLY: [curves]})]
+
+
+def _two_stages(folder: Path, noted: Mapping[str, Any], first: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """Lines for the shell that write a recipe of both stages, and run it."""
+    of_student = {key: value for key, value in first.items() if key.startswith("student")}
+    asked = {**noted, **of_student, **_of_log(state), **_kept(folder)}
+    recipe = {**settings.changed(asked, parser_of(noted)), "output_dir": str(folder)}
+    parser, own = parser_of(first), {**first, **_of_log(state_of(folder / FIRST_STAGE)), **_kept(folder / FIRST_STAGE)}
+    constants = {field.name for field in fields(parser.dataclass_types[-1])}  # which the stages don't share
+    section = {"method": first["method"]}
+    for key in parser.keys:
+        default = parser.get_default(key)
+        value = own.get(key, default)
+        if (
+            value is not None
+            and key != "output_dir"
+            and value != (default if key in constants else asked.get(key, default))
+        ):
+            section[key] = value
+    text = yaml.safe_dump({FIRST_STAGE_SECTION: section, **recipe}, sort_keys=False, allow_unicode=True)
+    file = shlex.quote(f"{folder.name}.yaml")
+    return f"cat > {file} <<'END'\n{text}END\ntutorkd distill --config {file}"
+
+
+def _of_log(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: state[key] for key in _OF_LOG if key in state}
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What else isn't noted in run.yaml, since the result doesn't depend on it, by what it left."""
+    return {"save_initial_student": True} if (folder / distill_arguments.INITIAL_STUDENT).is_dir() else {}
 
 
 def _environment(folder: Path, noted: Mapping[str, Any]) -> list[Part]:

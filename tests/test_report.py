@@ -207,6 +207,15 @@ def test_the_best_is_told_to_have_learned_nothing_where_every_row_got_the_same_c
     assert dict(section.tiles) == {f"best mean: costly{caveat}": "90.0 %", "teacher": "95.0 %"}
 
 
+def test_runs_of_one_title_in_a_folder_are_told_apart_by_their_folders(tmp_path):
+    write_run(tmp_path / "first")
+    write_run(tmp_path / "second")
+    write_run(tmp_path / "third", student="quarter")
+    assert {section.title for section in sections(tmp_path)} == {
+        *("org/teacher → half (first)", "org/teacher → half (second)", "org/teacher → quarter"),
+    }
+
+
 def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path):
     file = write_comparison(tmp_path) / "results.json"
     summary = json.loads(file.read_text())

@@ -1,6 +1,8 @@
 """What lies in a folder, and what a page says of it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from altair.utils.schemapi import SchemaValidationError
@@ -42,7 +44,12 @@ def sections(folder: Path) -> list[Section]:
     found = list(_of(folder, running=False))
     if not found:
         inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=_place)
-        found = [section for path in inside for section in _of(path, in_use(folder))]
+        named = [(path.name, section) for path in inside for section in _of(path, in_use(folder))]
+        titles = Counter((section.kind, section.title) for _, section in named)
+        found = [
+            replace(section, title=f"{section.title} ({name})") if titles[section.kind, section.title] > 1 else section
+            for name, section in named
+        ]
     if not found:
         raise UserError(f"{folder} holds nothing to report on; looked for: {LOOKED_FOR}")
     return found

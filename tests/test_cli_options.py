@@ -497,6 +497,17 @@ def test_dry_run_prints_recipe_sizes_and_costs_and_writes_nothing(models, tmp_pa
     assert _planned(capfd, command, "--config", str(tmp_path / "again.yaml"), "--dry_run")[0] == recipe
 
 
+def test_a_plan_has_the_defaults_of_options_that_help_shows_and_is_a_recipe_as_it_stands(models, tmp_path, capfd):
+    argv = ["distill", "--teacher", str(models / "teacher"), "--corpus", str(models / "corpus.txt"), "--max_steps", "5"]
+    argv += ["--max_length", "16", "--per_device_train_batch_size", "4"]
+    recipe, _ = _planned(capfd, *argv, "--output_dir", str(tmp_path / "out"), "--dry_run")
+    asked = {"seed": 42, "save_steps": 500, "lr_scheduler_type": "linear", "gradient_accumulation_steps": 1}
+    assert {key: recipe[key] for key in asked} == asked
+    assert not {"do_eval", "use_cpu"} & recipe.keys()  # a mistake to say; the machine's
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert _planned(capfd, "distill", "--config", str(tmp_path / "again.yaml"), "--dry_run")[0] == recipe
+
+
 def test_where_the_number_of_steps_isn_t_given_a_dry_run_estimates_a_pass(models, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("tutorkd.pretraining.plan.matmul_rate", lambda *arguments: (2e7, 1e7, 3e7))
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]

@@ -1,7 +1,7 @@
 """Settings in plain types, to be checked, shown and kept."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Any
 
@@ -11,11 +11,12 @@ from tutorkd.errors import UserError
 _OWN_DEFAULTS = {"bf16", "eval_strategy"}
 
 
-def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
+def resolved(arguments: Sequence[Any], in_full: Collection[str] = ()) -> dict[str, Any]:
     """What a recipe would say: our options in full, ``Trainer``'s where they aren't its defaults.
 
     Args:
         arguments: dataclass instances.
+        in_full: options of ``Trainer`` that are told at their defaults, too.
     """
     from transformers import TrainingArguments  # loads torch, which whoever asks for help doesn't wait for
 
@@ -24,10 +25,10 @@ def resolved(arguments: Sequence[Any]) -> dict[str, Any]:
         inherited = instance if isinstance(instance, TrainingArguments) else None
         # Constructed, since TrainingArguments changes some of its own defaults on the way.
         reference = type(inherited)(output_dir="") if inherited else None
-        ours = _OWN_DEFAULTS | own_fields(type(instance))
+        told = {*_OWN_DEFAULTS, *in_full, *own_fields(type(instance))}
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)
-            if not field.init or (field.name not in ours and value == getattr(reference, field.name)):
+            if not field.init or (field.name not in told and value == getattr(reference, field.name)):
                 continue
             if isinstance(value, Enum):
                 value = value.value

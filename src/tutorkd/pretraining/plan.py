@@ -9,12 +9,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
+from tutorkd.options.trainer_options import COMMON, REFUSED
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.memory import device_bytes, in_parts, memory_facts, settings
 from tutorkd.settings import resolved
 from tutorkd.words import duration
+
+_SHOWN = COMMON.keys() - {"use_cpu"}  # which the machine decides
+_NOT_OF_A_RECIPE = {"dry_run", "restart", "hub_token", *REFUSED}
 
 
 def plan(
@@ -26,14 +30,14 @@ def plan(
     rows: float | None,
     few_steps: Callable[[int], str | None],
 ) -> str:
-    """The resolved recipe, sizes, tokens a step, steps, floating-point operations and peak memory, in lines.
+    """The recipe, which the command takes again, sizes, tokens a step, steps, operations and peak memory, in lines.
 
     Args:
         rows: that a pass over the text has, about, where steps go by passes and that is known.
         few_steps: what is to be said of so many steps.
     """
     recipe = {
-        key: value for key, value in resolved(arguments).items() if key not in ("dry_run", "restart", "hub_token")
+        key: value for key, value in resolved(arguments, _SHOWN).items() if key not in _NOT_OF_A_RECIPE and value != []
     }
     with on_fabricated_rows(make, tokenizer, config) as trainer:
         cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)

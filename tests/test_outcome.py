@@ -1,9 +1,12 @@
-"""What a run says of itself at its end, of logs written by hand."""
+"""What a run says of itself on its way and at its end, of logs written by hand."""
 
 import pytest
 import tiny
 from commands import SHORT, complete, save, save_corpus
+from transformers import TrainerState
 
+from tutorkd import probe
+from tutorkd.callbacks import ProgressTable
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.pretraining.outcome import few_steps, judged
 
@@ -14,6 +17,23 @@ def looks(name: str, *values: float) -> list[dict[str, float]]:
     for number, value in enumerate(values, 1):
         log += [{"step": 10 * number - 5, "loss": 1.0}, {"step": 10 * number, name: value, "eval_loss": 9.0}]
     return log
+
+
+def test_looks_at_held_out_text_have_their_steps_also_those_before_the_first_line(capsys):
+    table = ProgressTable("distil", [probe.CORRELATION])
+    state = TrainerState(max_steps=6, is_world_process_zero=True)
+    table.on_train_begin(None, state, None)
+    for step, logs in ((2, {"eval_probe_auc": 0.6}), (4, {"loss": 2.0}), (4, {"eval_probe_auc": 0.7})):
+        state.global_step = step
+        table.on_log(None, state, None, logs)
+    table.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "   step  held-out text",
+        "      2  eval_probe_auc 0.600",
+        "   step     loss",
+        "      4    2.000",
+        "      4  eval_probe_auc 0.700",
+    ]
 
 
 def test_the_probe_s_first_and_last_looks_are_told_with_what_guessing_is():

@@ -65,7 +65,10 @@ class ProgressTable(TrainerCallback):
         if "loss" not in logs:
             figures = ", ".join(f"{self.labels.get(k, k)} {_cell(v)}" for k, v in shown.items())
             if figures:
-                self.bar.write(f"{'':>7}  {figures}")
+                if not self.columns:  # a look may come before the first line
+                    self.columns = ["step"]
+                    self.bar.write(f"{'step':>7}  held-out text")
+                self.bar.write(f"{state.global_step:>7}  {figures}")
             for name in [name for name in shown if name in self.scales]:  # told once
                 self.bar.write(f"{'':>7}  {self.labels[name]}: {self.scales.pop(name)}")
             return

@@ -133,7 +133,7 @@ class EvaluateArguments(LabelledColumns, FineTuneArguments):
 class LanguageArguments:
     """What causal language models are measured on, beside ``max_length``, ``text_column``, ``seed`` and ``bf16``."""
 
-    _argument_group_name = "causal language models"
+    _argument_group_name = "causal language models (teacher and tasks: embedding models too)"
 
     teacher: str | None = field(
         default=None,

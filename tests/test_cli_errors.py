@@ -298,7 +298,9 @@ def test_a_dry_run_fails_as_the_run_would_and_writes_nothing(
 def test_no_model_no_text_and_no_command(capfd):
     assert fail(capfd, "adapt").startswith("no model: name the model to adapt with --model, or with --config_name")
     assert fail(capfd, "distill", "--teacher", "x").startswith("no text: name it with --corpus")
-    assert fail(capfd, "distil").startswith("there is no command 'distil'; there are adapt, distill, evaluate, ")
+    assert fail(capfd, "distil").startswith(
+        "there is no command 'distil'; did you mean distill? There are adapt, distill, evaluate, "
+    )
 
 
 # The output folder

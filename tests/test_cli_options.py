@@ -124,11 +124,11 @@ def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
         (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["--streaming", "perhaps"], "argument --streaming: Truthy value expected: got perhaps"),
         (["--sampling", "random"], "argument --sampling: invalid choice: 'random' (choose from"),
-        (["--method", "kdd"], "there is no method 'kdd'; did you mean kd?"),
+        (["--method", "kdd"], "there is no method 'kdd'; did you mean kd? Choose one of tutor-kd, "),
         (["--method"], "argument --method: expected one argument"),
-        (["--method", "kd", "--policy_weight", "1"], "unknown option --policy_weight"),
+        (["--method", "kd", "--policy-weight=1"], "--policy-weight is an option of --method tutor-kd, not of kd"),
         (["--config"], "argument --config: expected one argument"),
-        (["--config", "paper-hlaf"], "there is no recipe paper-hlaf; did you mean paper-half?"),
+        (["--config", "paper-hlaf"], "there is no recipe paper-hlaf; did you mean paper-half? Give a path or "),
         (
             ["--config", "/no/where.yaml"],
             "there is no recipe /no/where.yaml; give a path or one of embedding-half, ",
@@ -248,6 +248,15 @@ def test_a_recipe_for_another_command_is_told_with_the_line_that_runs_it(capfd, 
     told = fail(capfd, *command, name)
     assert told.startswith(f"the recipe {name} is for tutorkd ")
     assert message in told
+
+
+def test_a_recipe_for_another_command_is_told_though_it_has_a_mistake(capfd, recipe):
+    flags = recipe("teacher: a\ncorpus: [b]\nmax_lenght: 3")
+    for command in (["compare", flags[1]], ["evaluate", *flags]):
+        assert f"run it with: tutorkd distill --config {flags[1]}" in fail(capfd, *command)
+    assert "unknown key 'max_lenght'" in fail(capfd, "distill", *flags)
+    flags = recipe("teacher: a\nsomething: b\nanything: 3")
+    assert "unknown key 'something'" in fail(capfd, "evaluate", *flags)
 
 
 @pytest.mark.parametrize("content", ["window: 4", "method: kd\non_policy_share: 0.5", "method: clm\nmax_steps: 5"])

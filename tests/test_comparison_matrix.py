@@ -135,7 +135,7 @@ def test_a_budget_in_operations_waits_for_what_a_step_costs(tmp_path):
         ({"points": 0}, "r, points: give a whole number from 1 to 20, not 0"),
         ({"points": 2.5}, "r, points: give a whole number from 1 to 20, not 2.5"),
         ({"points": 2, "common": {"save_steps": 5}}, "r, common: save_steps can't be set together with points"),
-        ({"baseline": "kd2"}, "r, baseline: there is no variant 'kd2'; did you mean kd\\?; there are kd, no tutor"),
+        ({"baseline": "kd2"}, "r, baseline: there is no variant 'kd2'; did you mean kd\\? There are kd, no tutor"),
         ({"baseline": "teacher"}, "r, baseline: there is no variant 'teacher'; there are kd, no tutor"),
         ({"baseline": ["kd"]}, "r, baseline: there is no variant "),
     ],

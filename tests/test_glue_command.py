@@ -375,7 +375,7 @@ def test_mistakes_are_told_in_one_line(place, capfd):
     for argv, message in (
         (["glue"], "takes one or more models, paths or Hub names, ahead of its options"),
         (["glue", "--fast"], "takes one or more models"),
-        ([*good, "--tasks", "rt"], "there is no task 'rt'; did you mean rte?; there are cola, sst2"),
+        ([*good, "--tasks", "rt"], "there is no task 'rt'; did you mean rte? There are cola, sst2"),
         ([*good, "--tasks", "rte", "cola"], "lacks cola/train.parquet, cola/validation.parquet: add them"),
         ([*good, "--predict"], "lacks rte/test.parquet"),
         ([*good, "--data-dir", "nowhere"], "--data_dir nowhere: there is no such folder"),

@@ -16,6 +16,8 @@ import tiny
 from commands import SHORT, assert_same, lines_of, save, weights
 from huggingface_hub import ModelCard
 
+from tutorkd.hub import nearest_path
+
 _GONE = "http://127.0.0.1:9"  # where nothing listens
 # Runs commands one after another, since a process takes seconds to start; what they say goes to a file.
 _CHILD = """
@@ -373,3 +375,10 @@ def test_a_run_is_pushed_with_its_card_and_without_checkpoints(place, online):
         assert files[name] == (place.folder / "student" / name).read_bytes()
     assert ModelCard(files["README.md"].decode()).data.library_name == "transformers"
     assert not [name for name in files if name.startswith("checkpoint-")]
+
+
+def test_a_path_is_near_by_its_last_part_alone(tmp_path):
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "teacher").mkdir()
+    assert nearest_path(str(tmp_path / "nope")) == ""
+    assert nearest_path(str(tmp_path / "teachr")) == f"; did you mean {tmp_path / 'teacher'}?"

@@ -191,7 +191,8 @@ def test_what_can_t_be_inspected_is_told_in_one_line(run, copied, tmp_path, capf
         == "candidates can't be 0: the least is 1, the most 50"
     )
     assert fail(capfd, "inspect", "--run", "x", "--output", "y", "--port", "80").startswith("--port is for the page")
-    assert fail(capfd, "inspect", "--run", str(tmp_path)).startswith(f"{tmp_path} isn't the folder of a run")
+    for named in (["--run", str(tmp_path)], [str(tmp_path)]):
+        assert fail(capfd, "inspect", *named).startswith(f"{tmp_path} isn't the folder of a run")
     assert "no.txt: no such file or folder" in told("--text", str(tmp_path / "no.txt"))
     noted = yaml.safe_load((copied / "run.yaml").read_text(encoding="utf-8"))
     for changes, line in (

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_QUESTION = re.compile(r"(; did you mean [^?]+\?); (\w)")  # as `nearest` asks it, and what is said behind it
 _NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -18,6 +19,7 @@ class UserError(Exception):
     def __init__(self, message: str):
         # torch hands on what a data loader's worker raised with the traceback in front of the message
         message = message.rstrip().rpartition(f"{__name__}.UserError: ")[2]
+        message = _QUESTION.sub(lambda found: f"{found[1]} {found[2].upper()}", message)
         super().__init__(_NOT_FOR_A_LINE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.import_utils import is_gguf_available
 
-from tutorkd.errors import UserError, nearest
+from tutorkd.errors import UserError, closest, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
 from tutorkd.objective import MASKED
 
@@ -99,7 +99,8 @@ def nearest_path(name: str) -> str:
     path = Path(name)
     if not path.parent.is_dir():
         return ""
-    return nearest(name, [str(path.with_name(there.name)) for there in path.parent.iterdir()])
+    near = closest(path.name, [there.name for there in path.parent.iterdir()])
+    return "" if near is None else f"; did you mean {path.with_name(near)}?"
 
 
 def load_config(name: str, role: str, trust_remote_code: bool = False, presets: Sequence[str] = ()) -> PretrainedConfig:

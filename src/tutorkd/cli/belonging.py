@@ -17,14 +17,17 @@ from tutorkd.pretraining import adapt_arguments, distill_arguments
 def told(error: UnknownKey, command: str) -> str:
     """What is said of a recipe with a key that its command doesn't know.
 
-    That is the error's own message, unless another command knows all keys: then the line that runs the recipe.
+    That is the error's own message, unless another command knows more of its keys than this one, and most of them:
+    then the line that runs the recipe.
     """
-    for other, keys in _keys(error.recipe):
-        if other != command and set(error.recipe) <= set(keys):
-            run = {"compare": f"compare {error.name}", "glue": f"glue MODEL --config {error.name}"}.get(
-                other, f"{other} --config {error.name}"
-            )
-            return f"the recipe {error.name} is for tutorkd {other}, not for {command}; run it with: tutorkd {run}"
+    known = [(len(error.recipe.keys() & {*keys}), other) for other, keys in _keys(error.recipe)]
+    own = max((number for number, other in known if other == command), default=0)
+    most, other = max(known, key=lambda each: each[0])
+    if most > max(own, len(error.recipe) // 2):
+        run = {"compare": f"compare {error.name}", "glue": f"glue MODEL --config {error.name}"}.get(
+            other, f"{other} --config {error.name}"
+        )
+        return f"the recipe {error.name} is for tutorkd {other}, not for {command}; run it with: tutorkd {run}"
     return str(error)
 
 

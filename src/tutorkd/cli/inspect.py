@@ -10,7 +10,8 @@ from tutorkd.inspection.arguments import parser
 
 
 def run(argv: Sequence[str]) -> int:
-    (args,) = parser().read(argv)
+    named = bool(argv) and not argv[0].startswith("-")
+    (args,) = parser().read(["--run", *argv] if named else argv)
     if not args.run:
         raise UserError("name the run to inspect: --run FOLDER, the --output_dir of tutorkd distill --method tutor-kd")
     missing = [name for name in ("altair", "vl_convert", "jinja2", "starlette", "uvicorn") if find_spec(name) is None]

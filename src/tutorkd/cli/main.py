@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from tutorkd import __version__
-from tutorkd.errors import Interrupted, UnknownKey, UserError
+from tutorkd.errors import Interrupted, UnknownKey, UserError, nearest
 
 COMMANDS = {
     "adapt": "train a model on your text, so that it can be a teacher",
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, argv: Sequence[str]) -> int:
     if command not in COMMANDS:
-        raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+        raise UserError(f"there is no command {command!r}{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
     try:
         return import_module(f"tutorkd.cli.{command.replace('-', '_')}").run(argv)
     except OSError as error:

@@ -5,6 +5,7 @@ import json
 import math
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -29,6 +30,7 @@ class OptionParser(HfArgumentParser):
         takes_recipe: whether ``--config`` names a recipe for these options.
         first: names of options that nearly every run sets, which ``--help`` shows ahead of the others.
         seldom: names of those that it shows behind them.
+        elsewhere: names of options that this command has with other options, and what has them.
         sections: keys of a recipe beside these options, which the command reads by itself; ``told_sections`` has what
             the recipe that was read last says under them.
     """
@@ -43,6 +45,7 @@ class OptionParser(HfArgumentParser):
         first: Sequence[str] = (),
         seldom: Sequence[str] = (),
         sections: Sequence[str] = (),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
     ):
         super().__init__(
             prog=f"tutorkd {command}",
@@ -52,6 +55,7 @@ class OptionParser(HfArgumentParser):
             allow_abbrev=False,
         )
         self.command, self.takes_recipe, self.sections = command, takes_recipe, sections
+        self.elsewhere = elsewhere
         self.told_sections: dict[str, Any] = {}
         self.rare: dict[Action, str] = {}  # options that only --help-all shows
         if takes_recipe:
@@ -160,8 +164,11 @@ class OptionParser(HfArgumentParser):
     def _parse(self, argv: Sequence[str], namespace: Namespace) -> Namespace:
         namespace, unknown = self.parse_known_args(list(argv), namespace)
         if unknown:
+            flag = unknown[0].split("=")[0]
+            if what := self.elsewhere.get(flag.removeprefix("--").replace("-", "_")):
+                self.error(f"{flag} is an option of {what}")
             options = [option for option in self._option_string_actions if option.startswith("--")]
-            self.error(f"unknown option {unknown[0]}{nearest(unknown[0].split('=')[0], options)}")
+            self.error(f"unknown option {unknown[0]}{nearest(flag, options)}")
         for name, value in vars(namespace).items():
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):

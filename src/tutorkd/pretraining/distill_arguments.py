@@ -127,8 +127,21 @@ def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionPar
         defaults,
         first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
         sections=[FIRST_STAGE_SECTION],
+        elsewhere=_of_other_methods(method, objective),
         seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
+
+
+def _of_other_methods(method: str, objective: Objective) -> dict[str, str]:
+    """The constants that this method hasn't, and which methods for such models have them."""
+    methods = methods_for(objective)
+    own = {each.name for each in fields(methods[method].settings)}
+    found: dict[str, list[str]] = {}
+    for name, other in methods.items():
+        for each in fields(other.settings):
+            if each.name not in own:
+                found.setdefault(each.name, []).append(name)
+    return {key: f"--method {' or '.join(names)}, not of {method}" for key, names in found.items()}
 
 
 def read_distillation(

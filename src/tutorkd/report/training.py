@@ -191,7 +191,7 @@ def _two_stages(folder: Path, noted: Mapping[str, Any], first: Mapping[str, Any]
     asked = {**noted, **of_student, **_of_log(state), **_kept(folder)}
     recipe = {**settings.changed(asked, parser_of(noted)), "output_dir": str(folder)}
     parser, own = parser_of(first), {**first, **_of_log(state_of(folder / FIRST_STAGE)), **_kept(folder / FIRST_STAGE)}
-    constants = {field.name for field in fields(parser.dataclass_types[-1])}  # which the stages don't share
+    constants = {field.name for field in fields([*parser.dataclass_types][-1])}  # which the stages don't share
     section = {"method": first["method"]}
     for key in parser.keys:
         default = parser.get_default(key)

@@ -120,9 +120,9 @@ def test_a_student_of_the_mlm_s_distribution_has_no_answer_to_the_ratio(run, tmp
 
 
 def test_a_checkpoint_that_is_the_end_counts_once_and_one_that_isn_t_whole_not_at_all(run, copied):
-    assert [state.name for state in states_of(run)] == ["step 2", "step 4, the end"]
+    assert [state.name for state in states_of(run)] == ["step 2", "step 4 (the end)"]
     (copied / "checkpoint-2" / "model.safetensors").write_bytes(b"")
-    assert [state.name for state in states_of(copied)] == ["step 4, the end"]
+    assert [state.name for state in states_of(copied)] == ["step 4 (the end)"]
     (copied / "trainer_state.json").unlink()
     assert [state.name for state in states_of(copied)] == ["step 4"]
 
@@ -133,7 +133,7 @@ def test_the_page_holds_as_many_held_out_sentences_as_asked_for_each_masked_the_
         complete("inspect", "--run", str(run), "--sentences", "5", "--seed", seed, "--output", str(page))
     first, again, other = (_data(page.read_text(encoding="utf-8")) for page in pages)
     assert first == again != other
-    assert first["states"] == ["step 2", "step 4, the end"]
+    assert first["states"] == ["step 2", "step 4 (the end)"]
     assert len(first["sentences"]) == 5
     documents = [document.split() for document in tiny.documents()]
     for sentence in first["sentences"]:

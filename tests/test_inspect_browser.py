@@ -17,7 +17,7 @@ from tutorkd.inspection.tutoring import Candidate, Position, Tutored, as_data
 
 pytestmark = MARKS
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-STATES = ["step 20", "step 40", "step 60, the end"]
+STATES = ["step 20", "step 40", "step 60 (the end)"]
 
 
 def position(reward_teacher: float, reward_student: float, original: str = "red", new: str = "blue") -> Position:
@@ -108,7 +108,7 @@ def move_slider(tab, *keys: str) -> None:
 def test_a_page_shows_sentences_by_reward_and_each_position_with_its_candidates_and_figures(show):
     tab = show()
     assert tab.title() == "teacher → half | tutorkd inspect"
-    assert tab.locator("#state-name").inner_text() == "step 60, the end (3 of 3)"
+    assert tab.locator("#state-name").inner_text() == "step 60 (the end) (3 of 3)"
     assert column(tab, 1) == [f"one {HOSTILE}", "the red house", "a red car"]  # a name of a script stays one
     assert column(tab, 2) == ["1.40", "0.50", "-0.90"]
     tab.get_by_role("button", name="the red house").click()

@@ -31,10 +31,11 @@ from report_folders import (
 )
 
 from tutorkd.cli import report as command
+from tutorkd.evaluation.arguments import parser as evaluation_parser
 from tutorkd.evaluation.report import markdown_table
 from tutorkd.files import write_text
 from tutorkd.locks import HOLDER_FILE, held, in_use
-from tutorkd.report import log
+from tutorkd.report import log, settings
 from tutorkd.report.charts import Point, bars
 from tutorkd.report.folders import sections
 from tutorkd.report.markdown import rendered
@@ -283,6 +284,16 @@ def test_models_of_an_evaluation_have_bars_with_their_errors_and_quartiles(tmp_p
     assert [data(sizes["ms a sentence"])[0][key] for key in ("low", "value", "high")] == [1.5, 2.0, 3.0]
     assert data(sizes["size on disk, MB"])[0]["value"] == pytest.approx(6.0)
     assert shlex.split(part(section, "Run it again").command)[:4] == ["tutorkd", "evaluate", "--train", "train.csv"]
+
+
+@pytest.mark.parametrize("preferred", [True, False])
+def test_the_number_format_that_the_machine_chose_isn_t_a_changed_setting(monkeypatch, preferred):
+    monkeypatch.setattr(settings, "prefers_bfloat16", lambda: preferred)
+    for bf16 in (True, False):
+        changed, kept = settings.beside_defaults({"bf16": bf16}, evaluation_parser())
+        assert [setting.name for setting in (kept if bf16 == preferred else changed)] == ["bf16"]
+        line = settings.command(["tutorkd", "evaluate"], {"bf16": bf16}, evaluation_parser())
+        assert ("--bf16" in line) == (bf16 != preferred)
 
 
 def test_models_are_called_in_charts_as_in_tables_by_the_last_part_of_their_path(tmp_path):

@@ -40,7 +40,7 @@ def states_of(folder: Path) -> list[State]:
     kept = [State(f"step {step_of(each):,}", step_of(each), each) for each in checkpoints(folder) if not defect(each)]
     finished = None if lacking(folder) else stored_result(folder / FINISHED_FILE, {"global_step": int})
     if finished is not None:
-        end = State(f"step {finished['global_step']:,}, the end", finished["global_step"], folder)
+        end = State(f"step {finished['global_step']:,} (the end)", finished["global_step"], folder)
         kept = [state for state in kept if not _same_heads(state.folder, folder)] + [end]
     if kept := [state for state in kept if (state.folder / HEADS_FILE).is_file()]:
         return kept

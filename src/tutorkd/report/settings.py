@@ -7,6 +7,7 @@ from typing import Any
 
 from tutorkd.options.parser import OptionParser
 from tutorkd.report.section import Part, Setting, table
+from tutorkd.runtime import prefers_bfloat16
 
 _FOLDER = "output_dir"
 _HEADINGS = ("setting", "value", "default")
@@ -18,7 +19,7 @@ def beside_defaults(settings: Mapping[str, Any], parser: OptionParser) -> tuple[
     kept: list[Setting] = []
     for key in parser.keys:
         if key in settings and key != _FOLDER:
-            default = parser.get_default(key)
+            default = _default(parser, key)
             setting = Setting(key, words(settings[key]), words(default))
             (kept if settings[key] == default else changed).append(setting)
     return changed, kept
@@ -61,8 +62,14 @@ def changed(settings: Mapping[str, Any], parser: OptionParser) -> dict[str, Any]
     return {
         key: value
         for key, value in settings.items()
-        if key in parser.keys and value is not None and value != parser.get_default(key)
+        if key in parser.keys and value is not None and value != _default(parser, key)
     }
+
+
+def _default(parser: OptionParser, key: str) -> Any:
+    """A default here: of bf16, where it isn't set, what this machine does then, as folders note it."""
+    default = parser.get_default(key)
+    return prefers_bfloat16() if key == "bf16" and default is None else default
 
 
 def again(command: str, note: str = "") -> Part:

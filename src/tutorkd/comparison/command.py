@@ -155,10 +155,10 @@ def _print_plan(cells: Sequence[Cell], restart: bool, loading: float) -> int:
     show(table)
     for name, error in refused.items():
         print(f"{name} can't run: {error}")
-    of_steps = {cell.distill.config.max_steps: cell for cell in counted if cell.kind == "distilled"}
-    notes = [few_steps(steps, cell.distill.objective) for steps, cell in sorted(of_steps.items())]
-    for note in filter(None, notes):
-        print(f"few steps: {note}")
+    trainable = [cell for cell in cells if cell.kind == "distilled" and cell.name not in refused]
+    for number in sorted({cell.distill.config.max_steps for cell in trainable}):
+        if note := few_steps(number, trainable[0].distill.objective):
+            print(f"few steps: {note}")
     print(
         f"{len(cells)} cells, about {duration(left)} left on this machine, if they run one at a time: to start, train "
         "and measure; looks at held-out text while training aren't counted"

@@ -191,16 +191,13 @@ def _two_stages(folder: Path, noted: Mapping[str, Any], first: Mapping[str, Any]
     asked = {**noted, **of_student, **_of_log(state), **_kept(folder)}
     recipe = {**settings.changed(asked, parser_of(noted)), "output_dir": str(folder)}
     parser, own = parser_of(first), {**first, **_of_log(state_of(folder / FIRST_STAGE)), **_kept(folder / FIRST_STAGE)}
-    constants = {field.name for field in fields([*parser.dataclass_types][-1])}  # which the stages don't share
+    *_, of_method = parser.dataclass_types
+    constants = {field.name for field in fields(of_method)}  # which the stages don't share
     section = {"method": first["method"]}
     for key in parser.keys:
         default = parser.get_default(key)
-        value = own.get(key, default)
-        if (
-            value is not None
-            and key != "output_dir"
-            and value != (default if key in constants else asked.get(key, default))
-        ):
+        shared = default if key in constants else asked.get(key, default)
+        if key != "output_dir" and (value := own.get(key, default)) not in (None, shared):
             section[key] = value
     text = yaml.safe_dump({FIRST_STAGE_SECTION: section, **recipe}, sort_keys=False, allow_unicode=True)
     file = shlex.quote(f"{folder.name}.yaml")

@@ -528,7 +528,7 @@ def test_where_the_number_of_steps_isn_t_given_a_dry_run_estimates_a_pass(models
     steps = 2 * round(tokens / 14 / 4)
     assert facts["steps"] == f"about {steps}, 2 passes over the text"
     found = re.match(
-        r"([\d.]+) s a step at 50% of .*0 GFLOP/s \(half of the time 0 to 0\), all of them ", facts["time"]
+        r"([\d.]+) s a step at 50% of .*0 GFLOP/s \(a median, quartiles 0 and 0\), all of them ", facts["time"]
     )
     flops = 1e12 * float(facts["operations a step"].split(" TFLOP")[0])
     assert float(found[1]) == pytest.approx(flops / (0.5 * 2e7), rel=0.005)

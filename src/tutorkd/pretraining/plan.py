@@ -67,7 +67,7 @@ def plan(
         "operations a step": f"{cost.flops / 1e12:.3g} TFLOP, {cost.flops / cost.tokens / 1e6:,.0f} MFLOP a token",
         **memory_facts(ways, there),
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
-        f"{rate / 1e9:,.0f} GFLOP/s (half of the time {low / 1e9:,.0f} to {high / 1e9:,.0f}), {total}",
+        f"{rate / 1e9:,.0f} GFLOP/s (a median, quartiles {low / 1e9:,.0f} and {high / 1e9:,.0f}), {total}",
     }
     if steps > 0 and (note := few_steps(steps)):
         facts["few steps"] = note

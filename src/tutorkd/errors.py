@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_QUESTION = re.compile(r"(; did you mean [^?]+\?); (\w)")  # as `nearest` asks it, and what is said behind it
 _NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -19,7 +18,6 @@ class UserError(Exception):
     def __init__(self, message: str):
         # torch hands on what a data loader's worker raised with the traceback in front of the message
         message = message.rstrip().rpartition(f"{__name__}.UserError: ")[2]
-        message = _QUESTION.sub(lambda found: f"{found[1]} {found[2].upper()}", message)
         super().__init__(_NOT_FOR_A_LINE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
@@ -44,14 +42,17 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6, then: str = "") -> str:
     """ "; did you mean ...?", or nothing where no word is near.
 
     Args:
         cutoff: likeness from which on a word is near, from 0, whatever it is, to 1, the same.
+        then: what is said behind it, or in its place: a sentence of its own behind the question.
     """
     near = closest(word, words, cutoff)
-    return "" if near is None else f"; did you mean {near}?"
+    if near is None:
+        return f"; {then}" if then else ""
+    return f"; did you mean {near}?" + (f" {then[0].upper()}{then[1:]}" if then else "")
 
 
 def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, argv: Sequence[str]) -> int:
     if command not in COMMANDS:
-        raise UserError(f"there is no command {command!r}{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+        there_are = f"there are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {command!r}{nearest(command, COMMANDS, then=there_are)}")
     try:
         return import_module(f"tutorkd.cli.{command.replace('-', '_')}").run(argv)
     except OSError as error:

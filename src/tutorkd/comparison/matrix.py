@@ -163,8 +163,8 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     ):
         _check_names(names, reserved if section == "variants" else set(), f"{where}, {section}")
     if (baseline := recipe.get("baseline")) is not None and baseline not in (names := [v["name"] for v in variants]):
-        near = nearest(str(baseline), names)
-        raise UserError(f"{where}, baseline: there is no variant {baseline!r}{near}; there are {', '.join(names)}")
+        near = nearest(str(baseline), names, then=f"there are {', '.join(names)}")
+        raise UserError(f"{where}, baseline: there is no variant {baseline!r}{near}")
     if not common.get("teacher"):
         raise UserError(f"{where}: no teacher: name it under common or with --teacher")
     told = [objective_of_method(str(variant.get("method"))) for variant in variants]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutorkd.evaluation.columns import captioned, shown
-from tutorkd.evaluation.metrics import METRICS
+from tutorkd.evaluation.metrics import METRICS, TITLES
 from tutorkd.evaluation.problem import Problem
 from tutorkd.seeds import Spread, over_seeds
 from tutorkd.tables import aligned, escaped
@@ -109,8 +109,7 @@ def by_model(results: Sequence[EvaluationResult]) -> list[list[EvaluationResult]
 
 def _title(results: Sequence[EvaluationResult], number: int) -> str:
     """What the table calls a score."""
-    name = list(results[0].scores)[number]
-    return next(titles[name] for titles in METRICS.values() if name in titles)
+    return TITLES[list(results[0].scores)[number]]
 
 
 def results_table(results: Sequence[EvaluationResult]) -> Table:

@@ -109,7 +109,8 @@ class GlueArguments:
         given = {name.lower().replace("-", ""): name for name in self.tasks}  # SST-2 is sst2
         for key, name in given.items():
             if key not in TASKS:
-                raise UserError(f"there is no task {name!r}{nearest(key, list(TASKS))}; there are {', '.join(TASKS)}")
+                there_are = f"there are {', '.join(TASKS)}"
+                raise UserError(f"there is no task {name!r}{nearest(key, list(TASKS), then=there_are)}")
         self.tasks = [name for name in TASKS if name in given]
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"--jobs must be 1 or more, not {self.jobs}")

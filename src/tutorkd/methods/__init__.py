@@ -195,7 +195,8 @@ def choose_method(name: str, objective: Objective) -> Method:
     methods = methods_for(objective)
     if name not in methods:
         elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
-        unknown = f"there is no method {name!r}{nearest(name, list(methods))}"
-        reason = f"the method {name} isn't for {objective.noun}s" if name in elsewhere else unknown
-        raise UserError(f"{reason}; choose one of {', '.join(methods)}")
+        choose = f"choose one of {', '.join(methods)}"
+        if name in elsewhere:
+            raise UserError(f"the method {name} isn't for {objective.noun}s; {choose}")
+        raise UserError(f"there is no method {name!r}{nearest(name, list(methods), then=choose)}")
     return methods[name]

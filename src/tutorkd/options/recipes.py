@@ -32,7 +32,7 @@ def recipe_file(name: str, command: str | None = None) -> Traversable:
     if name not in files:
         ways = ["a path", *recipe_names(command)]
         give = f"{ways[0]} or one of {', '.join(ways[1:])}" if ways[1:] else ways[0]
-        raise UserError(f"there is no recipe {name}{nearest(name, sorted(files))}; give {give}")
+        raise UserError(f"there is no recipe {name}{nearest(name, sorted(files), then=f'give {give}')}")
     return files[name]
 
 

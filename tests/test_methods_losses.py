@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutorkd.capture import AttentionInputs
 from tutorkd.methods.distilbert import cosine_loss, masked_lm_loss
-from tutorkd.methods.relations import regroup, relation_loss, self_relation_loss
+from tutorkd.methods.relations import fitting_relation_heads, regroup, relation_loss, self_relation_loss
 from tutorkd.methods.soft_targets import soft_cross_entropy
 
 
@@ -187,6 +188,26 @@ def test_relations_of_different_head_counts_are_refused():
     one, two = _random(1, 1, 5, 4), _random(1, 2, 5, 4)
     with pytest.raises(ValueError, match="relations of 1 and 2 heads"):
         relation_loss((one, one), (two, two), torch.ones(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "heads"),
+    [
+        ((12, 64), (12, 64), 48),  # 768: a base-size teacher, as in the paper
+        ((16, 64), (16, 64), 64),  # 1,024: a large one, as in the paper
+        ((6, 32), (12, 32), 48),  # 192 and 384
+        ((4, 66), (12, 64), 24),  # 264 and 768, whose greatest common divisor this is
+        ((6, 64), (16, 64), 32),  # 384 and 1,024: the most that leaves 8 of 384 dimensions is 48
+        ((8, 64), (8, 64), 64),  # 512
+        ((4, 8), (4, 8), 4),  # 32
+        ((1, 31), (1, 17), 1),
+    ],
+)
+def test_relation_heads_that_nobody_asked_for_divide_both_sizes(student, teacher, heads):
+    def inputs(number, size):
+        return AttentionInputs(*[torch.zeros(1, number, 2, size)] * 3, None)
+
+    assert fitting_relation_heads(inputs(*student), inputs(*teacher)) == heads
 
 
 def test_regrouping_puts_heads_end_to_end_and_splits_them_anew():

@@ -10,7 +10,13 @@ class LayerWeights(Protocol):
     hidden_state_weight: float
     attention_score_weight: float
     relation_weight: float
-    relation_heads: int
+    relation_heads: int | None
+
+
+RELATION_HEADS_HELP = {
+    "help": "Relation heads A_r, which divide the hidden sizes of student and teacher; by default 48 where that does "
+    "(Wang et al. 2021, for base-size teachers), else the most up to 64 with 8 dimensions or more each."
+}
 
 
 @dataclass(kw_only=True)
@@ -20,4 +26,4 @@ class RelationSettings:
     relation_weight: float = field(
         default=0.0, metadata={"help": "Weight of L_rel, the loss of MiniLM v2 (Wang et al. 2021); heads may differ."}
     )
-    relation_heads: int = field(default=48, metadata={"help": "Number of relation heads of L_rel (Wang et al. 2021)."})
+    relation_heads: int | None = field(default=None, metadata=RELATION_HEADS_HELP)

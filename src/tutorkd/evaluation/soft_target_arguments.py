@@ -47,7 +47,7 @@ class SoftTargetWeights(RelationSettings):
         layers = ("hidden", "attention", "relation")
         told = {key: value for key, value in asdict(self).items() if value or not key.startswith(layers)}
         if not self.relation_weight:
-            del told["relation_heads"]
+            told.pop("relation_heads", None)
         return told
 
     @property

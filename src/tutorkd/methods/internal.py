@@ -17,7 +17,7 @@ from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.layer_weights import LayerWeights
-from tutorkd.methods.relations import check_relation_heads, self_relation_loss
+from tutorkd.methods.relations import check_relation_heads, fitting_relation_heads, self_relation_loss
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.students import kept_layers
@@ -130,7 +130,7 @@ def summed_attention_score_loss(learned: Reading, taught: Reading, mask: Tensor,
 
 
 def last_relation_loss(
-    learned: Reading, taught: Reading, relation_heads: int, mask: Tensor, real: Count = None
+    learned: Reading, taught: Reading, relation_heads: int | None, mask: Tensor, real: Count = None
 ) -> Tensor:
     """L_rel, the sum of the losses of Q-Q, K-K and V-V relations (``relations``) of the last layers asked for.
 
@@ -138,13 +138,14 @@ def last_relation_loss(
 
     Args:
         learned, taught: with queries, keys and values.
-        relation_heads: A_r, which divides both hidden sizes.
+        relation_heads: A_r, which divides both hidden sizes; None for ``fitting_relation_heads``.
         mask: (B, L).
         real: real positions in the whole batch; those of ``mask`` by default.
     """
     student, teacher = learned.attention[-1], taught.attention[-1]
+    heads = relation_heads or fitting_relation_heads(student, teacher)
     pairs = (student.query, teacher.query), (student.key, teacher.key), (student.value, teacher.value)
-    return torch.stack([self_relation_loss(*pair, relation_heads, mask, real) for pair in pairs]).sum()
+    return torch.stack([self_relation_loss(*pair, heads, mask, real) for pair in pairs]).sum()
 
 
 def _of_one_layer(

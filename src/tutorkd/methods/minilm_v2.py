@@ -28,6 +28,7 @@ from torch import nn
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
+from tutorkd.layer_weights import RELATION_HEADS_HELP
 from tutorkd.methods.pair import check_vocabulary
 from tutorkd.methods.relations import (
     KEY_RELATION,
@@ -35,6 +36,7 @@ from tutorkd.methods.relations import (
     VALUE_RELATION,
     attention_inputs,
     check_relation_heads,
+    fitting_relation_heads,
     self_relation_loss,
 )
 from tutorkd.objective import Objective
@@ -66,13 +68,7 @@ class MiniLMv2Settings:
 
     student_head: ClassVar[Objective | None] = None
 
-    relation_heads: int = field(
-        default=48,
-        metadata={
-            "help": "Relation heads A_r (Wang et al. 2021: 48 for base-size teachers, 64 for large ones), "
-            "which must divide the hidden sizes of student and teacher."
-        },
-    )
+    relation_heads: int | None = field(default=None, metadata=RELATION_HEADS_HELP)
     teacher_layer: int | None = field(
         default=None,
         metadata={
@@ -128,6 +124,7 @@ class MiniLMv2(nn.Module):
         real, mask = batch.counts.real, batch.mask
         t = attention_inputs(teacher, self.teacher_layer, batch)
         s = attention_inputs(self.reader, self.student.config.num_hidden_layers, batch)
+        heads = c.relation_heads or fitting_relation_heads(s, t)
 
         vectors = (
             (QUERY_RELATION, c.query_relation_weight, s.query, t.query),
@@ -136,7 +133,7 @@ class MiniLMv2(nn.Module):
         )
         return weighted_sum(
             [
-                Term(figure, weight, self_relation_loss(student, teacher, c.relation_heads, mask, real))
+                Term(figure, weight, self_relation_loss(student, teacher, heads, mask, real))
                 for figure, weight, student, teacher in vectors
             ]
         )

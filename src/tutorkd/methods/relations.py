@@ -21,6 +21,9 @@ from tutorkd.step import LOSS_AXIS, Figure
 QUERY_RELATION = Figure("loss_query_relation", "L_qr", LOSS_AXIS)
 KEY_RELATION = Figure("loss_key_relation", "L_kr", LOSS_AXIS)
 VALUE_RELATION = Figure("loss_value_relation", "L_vr", LOSS_AXIS)
+_RELATION_HEADS = 48  # of base-size teachers (Wang et al. 2021, "MiniLMv2")
+_MOST_RELATION_HEADS = 64  # of large ones (the same)
+_LEAST_HEAD_SIZE = 8
 # Score of a position that has no share: the softmax makes exactly 0 of it, and differences of such scores stay finite.
 _LEFT_OUT = -1e30
 
@@ -102,12 +105,29 @@ def self_relation_loss(
     return relation_loss((s, s), (t, t), attention_mask, num_items)
 
 
-def check_relation_heads(relation_heads: int, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+def fitting_relation_heads(student: AttentionInputs, teacher: AttentionInputs) -> int:
+    """A_r where none is asked for: 48 if that divides both sizes, else the most up to 64 that do so and leave a
+    relation head 8 dimensions or more in both.
+    """
+    sizes = [each.query.shape[1] * each.query.shape[-1] for each in (student, teacher)]
+    common = math.gcd(*sizes)
+    if common % _RELATION_HEADS == 0:
+        return _RELATION_HEADS
+    most = min(_MOST_RELATION_HEADS, min(sizes) // _LEAST_HEAD_SIZE)
+    return max((heads for heads in range(1, most + 1) if common % heads == 0), default=1)
+
+
+def check_relation_heads(relation_heads: int | None, student: PretrainedConfig, teacher: PretrainedConfig) -> None:
     """Refuse relation heads that don't divide the sizes of student and teacher.
+
+    Args:
+        relation_heads: None for ``fitting_relation_heads``.
 
     Raises:
         UserError: naming the numbers that do.
     """
+    if relation_heads is None:
+        return
     s, t = _attention_size(student), _attention_size(teacher)
     common = math.gcd(s, t)
     if relation_heads < 1 or common % relation_heads:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from tutorkd.batch import Batch
 from tutorkd.continuation import DRAWN, continued
+from tutorkd.divergence import Divergence
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
-from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, compare
+from tutorkd.methods.next_token import DIVERGENCE, DIVERGENCE_HELP, Asked, DivergenceSettings, compare
 from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
@@ -50,6 +51,7 @@ class CausalKDSettings(DivergenceSettings):
 
     student_head: ClassVar[Objective | None] = CAUSAL
 
+    divergence: Divergence = field(default="forward-kl", metadata=DIVERGENCE_HELP)
     on_policy_share: float = field(
         default=0.0,
         metadata={"help": "Share of the rows whose second half the student writes itself (on-policy GKD), 0 to 1."},

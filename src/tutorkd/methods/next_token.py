@@ -25,17 +25,17 @@ AT_ONCE = 1024  # positions whose logits of the student are there at once
 _WITHOUT_LOGITS = Ask(logits=False)
 
 
+DIVERGENCE_HELP = {
+    "help": "How distributions are compared: by forward KL (word-level KD), reverse KL (MiniLLM), Jensen-Shannon (GKD) "
+    "or skew KL (DistiLLM)."
+}
+
+
 @dataclass
 class DivergenceSettings:
     """How a student's next-token distributions are compared with the teacher's."""
 
-    divergence: Divergence = field(
-        default="skew-kl",
-        metadata={
-            "help": "How distributions are compared: by forward KL (word-level KD), reverse KL (MiniLLM), "
-            "Jensen-Shannon (GKD) or skew KL (DistiLLM)."
-        },
-    )
+    divergence: Divergence = field(default="skew-kl", metadata=DIVERGENCE_HELP)
     skew: float = field(
         default=0.1, metadata={"help": "Share of the teacher in the skew KL's mixture (DistiLLM), 0 to below 1."}
     )

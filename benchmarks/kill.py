@@ -44,7 +44,7 @@ SAVING_SPREAD = 0.15  # seconds; about what a save takes
 def command(root: Path, out: Path, processes: int) -> list[str]:
     """The command that is killed and started again."""
     return [
-        *("distill", "--teacher", str(root / "teacher"), "--corpus", str(root / "corpus.txt")),
+        *("distill", "--method", "tutor-kd", "--teacher", str(root / "teacher"), "--corpus", str(root / "corpus.txt")),
         *("--cache_dir", str(root / "cache"), "--output_dir", str(out), "--max_length", "32", "--use_cpu"),
         *("--per_device_train_batch_size", str(ROWS // processes), "--max_steps", str(STEPS), "--save_steps", "2"),
         *("--logging_steps", "1", "--eval_strategy", "no", "--report_to", "none"),

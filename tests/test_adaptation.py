@@ -90,7 +90,7 @@ def test_a_causal_model_at_random_has_the_tokenizer_s_end_of_text(tmp_path, corp
 def test_what_started_at_random_is_a_teacher(tmp_path, corpus_file, configuration, tokenizer):
     complete(*adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
     student = ["--corpus", str(corpus_file), "--output_dir", str(tmp_path / "student"), *SHORT]
-    complete("distill", "--teacher", str(tmp_path / "out"), *student)
+    complete("distill", "--method", "tutor-kd", "--teacher", str(tmp_path / "out"), *student)
     assert AutoModel.from_pretrained(tmp_path / "student").config.vocab_size == tiny.VOCABULARY
 
 

@@ -37,7 +37,19 @@ def text(tmp_path) -> str:
 
 
 def _distill(teacher: Path, text: str, out: Path, *more: str) -> list[str]:
-    return ["distill", "--teacher", str(teacher), "--corpus", text, "--output_dir", str(out), *SHORT, *more]
+    return [
+        "distill",
+        "--method",
+        "tutor-kd",
+        "--teacher",
+        str(teacher),
+        "--corpus",
+        text,
+        "--output_dir",
+        str(out),
+        *SHORT,
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("method", CAUSAL_METHODS)
@@ -207,7 +219,7 @@ def test_what_the_tutor_wrote_is_shown_with_its_rewards(tmp_path, causal_folder,
     student = AutoModelForCausalLM.from_pretrained(out)
     none: list = [{}]
     trainer = DistillationTrainer(
-        student, str(causal_folder), options.config, none, tiny.causal_tokenizer(), none, settings=options.settings
+        student, str(causal_folder), options.config, none, tiny.causal_tokenizer(), none, "tutor-kd", options.settings
     )
     (example,) = tutor_examples(trainer, [tiny.documents(1)[0]])
     assert example.replacements
@@ -231,9 +243,9 @@ def test_the_loss_of_a_step_doesn_t_depend_on_how_its_rows_are_shared(tmp_path, 
 
 
 def test_the_tutor_s_constants_of_a_causal_model_aren_t_the_masked_one_s(tmp_path, causal_folder):
-    causal = read_distillation(["--teacher", str(causal_folder)])
+    causal = read_distillation(["--teacher", str(causal_folder), "--method", "tutor-kd"])
     assert causal.objective.name == "causal"
     assert causal.settings.window == 8
     assert not hasattr(TutorKDConfig, "window")
-    named = read_distillation(["--teacher", "nobody/nothing", "--objective", "causal"])
+    named = read_distillation(["--teacher", "nobody/nothing", "--objective", "causal", "--method", "tutor-kd"])
     assert named.settings.replaced_share == 0.05

@@ -101,7 +101,7 @@ def out(tmp_path) -> Path:
 def distill(root: Path, out: Path, *more: str, teacher: str = "bert", corpus: str = "corpus.txt") -> list[str]:
     """The command; later flags win."""
     given = ["--teacher", str(root / teacher), "--corpus", str(root / corpus), "--output_dir", str(out)]
-    return ["distill", *given, *SHORT, *more]
+    return ["distill", "--method", "tutor-kd", *given, *SHORT, *more]
 
 
 def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
@@ -155,7 +155,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("headless", "has no trained MLM head, which Tutor-KD, the default method, needs: choose --method minilm-v2,"),
+        ("headless", "has no trained MLM head, which Tutor-KD needs: choose --method minilm-v2,"),
         ("without_tokenizer", "has no tokenizer: there is no vocabulary"),
         ("deberta", "whose attention doesn't go through transformers' attention interface; families that work: BERT,"),
         ("odd", "half of 3 layers isn't a whole number: set --student_layers to a divisor"),

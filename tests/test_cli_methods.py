@@ -11,8 +11,6 @@ from tutorkd.cli.main import main
 from tutorkd.methods import METHODS, tutor_kd
 from tutorkd.pretraining import distill_arguments, distillation
 
-MORE = {"minilm-v2": ["--relation_heads", "8"]}
-
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
@@ -25,7 +23,7 @@ def _distill(teacher, text, out, *flags: str) -> int:
     small = {"max_steps": 2, "per_device_train_batch_size": 4, "max_length": 24, "logging_steps": 1, "eval_steps": 2}
     options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
     where = ["--teacher", str(teacher), "--corpus", str(text), "--output_dir", str(out)]
-    return main(["distill", *where, *options, "--save_strategy", "no", *flags])
+    return main(["distill", "--method", "tutor-kd", *where, *options, "--save_strategy", "no", *flags])
 
 
 @pytest.mark.parametrize("family", ["bert", "electra", "roberta"])
@@ -33,7 +31,7 @@ def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, t
     teacher = save(tiny.masked_lm(family), tmp_path / "teacher_model")
     for name, method in METHODS.items():
         out = tmp_path / name
-        assert _distill(teacher, text, out, "--method", name, *MORE.get(name, [])) == 0
+        assert _distill(teacher, text, out, "--method", name) == 0
         student, info = AutoModel.from_pretrained(out, output_loading_info=True)
         assert student.config.num_hidden_layers == 2
         assert all("pooler" in key for key in info["missing_keys"])
@@ -43,6 +41,22 @@ def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, t
         assert method.citation in card
         history = json.loads((out / "trainer_state.json").read_text())["log_history"]
         assert history[0]["loss"] > 0
+
+
+def test_without_a_method_the_kind_of_the_teacher_decides(tmp_path, teacher_folder):
+    tiny.tiny_causal().save_pretrained(tmp_path / "causal")
+    vectors = tiny.sentence_encoder(tmp_path / "vectors")
+
+    def chosen(teacher, *flags: str):
+        options = distill_arguments.read_distillation(["--teacher", str(teacher), *flags])
+        return options.args.method, options.objective.name
+
+    assert chosen(teacher_folder) == ("minilm-v2", "masked")
+    assert chosen(tmp_path / "causal") == ("kd", "causal")
+    assert chosen(vectors) == ("embedding", "embedding")
+    assert chosen(vectors, "--objective", "masked") == ("minilm-v2", "masked")
+    assert chosen(vectors, "--method", "tinybert") == ("tinybert", "masked")
+    assert chosen("nobody/nothing", "--objective", "causal") == ("kd", "causal")
 
 
 def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_folder, monkeypatch):
@@ -64,6 +78,7 @@ def test_rows_and_masks_are_the_same_for_every_method(tmp_path, text, teacher_fo
 
 def test_what_is_trained_is_made_once_and_starts_as_the_trainer_alone_would_make_it(tmp_path, text, teacher_folder):
     flags = ["--teacher", str(teacher_folder), "--corpus", str(text), "--output_dir", str(tmp_path), "--use_cpu"]
+    flags += ["--method", "tutor-kd"]
     options = distill_arguments.read_distillation([*flags, "--max_length", "24", "--tutor_init", "random"])
     rows = {"args": options.config, "train_dataset": tiny.rows(4), "eval_dataset": tiny.rows(4)}
     made = []
@@ -85,7 +100,7 @@ def test_what_is_trained_is_made_once_and_starts_as_the_trainer_alone_would_make
             ["--method", "kd", "--relation_heads", "4"],
             "--relation_heads is an option of --method tutor-kd or tinybert or minilm-v2",
         ),
-        (["--method", "minilm-v2"], "relation"),
+        (["--method", "minilm-v2", "--relation_heads", "7"], "7 relation heads don't divide"),
         (["--method", "minilm", "--student_heads", "2"], "heads"),
     ],
 )

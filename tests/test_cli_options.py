@@ -115,7 +115,10 @@ def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
     ("flags", "message"),
     [
         (["--max-lenght", "3"], "tutorkd distill: unknown option --max-lenght; did you mean --max-length?"),
-        (["--samplign=greedy"], "unknown option --samplign=greedy; did you mean --sampling?"),
+        (
+            ["--method", "tutor-kd", "--samplign=greedy"],
+            "unknown option --samplign=greedy; did you mean --sampling?",
+        ),
         (["--qqqqqqqq"], "tutorkd distill: unknown option --qqqqqqqq"),
         (["corpus.txt"], "tutorkd distill: unknown option corpus.txt"),
         (["--max", "3"], "tutorkd distill: unknown option --max"),
@@ -123,7 +126,10 @@ def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
         (["--max_length"], "argument --max_length/--max-length: expected one argument"),
         (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["--streaming", "perhaps"], "argument --streaming: Truthy value expected: got perhaps"),
-        (["--sampling", "random"], "argument --sampling: invalid choice: 'random' (choose from"),
+        (
+            ["--method", "tutor-kd", "--sampling", "random"],
+            "argument --sampling: invalid choice: 'random' (choose from",
+        ),
         (["--method", "kdd"], "there is no method 'kdd'; did you mean kd? Choose one of tutor-kd, "),
         (["--method"], "argument --method: expected one argument"),
         (["--method", "kd", "--policy-weight=1"], "--policy-weight is an option of --method tutor-kd, not of kd"),
@@ -185,7 +191,7 @@ def test_bad_flags(capfd, flags, message):
         ("max_length: [16, 32]", "recipe.yaml: max_length takes one value, not the list [16, 32]"),
         ("corpus_weights: [1, two]", "recipe.yaml: argument --corpus_weights/--corpus-weights: invalid float value"),
         ("streaming: perhaps", "recipe.yaml: argument --streaming: Truthy value expected: got perhaps"),
-        ("sampling: 3", "recipe.yaml: argument --sampling: invalid choice: '3'"),
+        ("method: tutor-kd\nsampling: 3", "recipe.yaml: argument --sampling: invalid choice: '3'"),
         ("mlm_probability: -1", "mlm_probability can't be -1.0"),
         ("method: [kd]", "there is no method"),
         ("- max_length", "must be a mapping of keys to values"),
@@ -358,7 +364,7 @@ def test_help_begins_with_what_a_command_needs_and_shows_every_option_once(capsy
 
 
 @pytest.mark.parametrize(
-    ("command", "last"), [(adaptation, ""), (distillation, "method: Tutor-KD:"), (evaluation, "embedding models")]
+    ("command", "last"), [(adaptation, ""), (distillation, "--value_relation_weight"), (evaluation, "embedding models")]
 )
 def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(command, last):
     parser = command.parser()

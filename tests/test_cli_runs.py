@@ -64,13 +64,13 @@ def runs(tmp_path_factory) -> Path:
         folder = root / family
         teacher = save(tiny.masked_lm(family), folder / "teacher")
         checkpoint = save(tiny.masked_lm(family, 1, num_hidden_layers=2).base_model, folder / "checkpoint")
-        distill = ["distill", "--teacher", teacher, *common]
+        distill = ["distill", "--method", "tutor-kd", "--teacher", teacher, *common]
         complete(*distill, "--student", "half", "--save_initial_student", "--output_dir", str(folder / "half"))
         complete(*distill, "--student", checkpoint, "--output_dir", str(folder / "from_checkpoint"))
         complete("adapt", "--model", teacher, *common, "--output_dir", str(folder / "adapted"))
     sizes = {"hidden_size": 24, "heads": 4, "intermediate_size": 40, "embedding_size": 12}
     flags = [flag for name, size in sizes.items() for flag in (f"--student_{name}", str(size))]
-    distill = ["distill", "--teacher", str(root / "bert" / "teacher"), *common]
+    distill = ["distill", "--method", "tutor-kd", "--teacher", str(root / "bert" / "teacher"), *common]
     complete(*distill, "--student", "extreme-2", *flags, "--output_dir", str(root / "bert" / "extreme"))
     return root
 
@@ -169,7 +169,7 @@ def test_all_files_have_the_permissions_that_the_umask_leaves(runs, tmp_path):
     try:
         teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
         flags = [*SHORT, "--save_initial_student", "--output_dir", str(tmp_path / "out")]
-        complete("distill", "--teacher", teacher, "--corpus", corpus, *flags)
+        complete("distill", "--method", "tutor-kd", "--teacher", teacher, "--corpus", corpus, *flags)
     finally:
         os.umask(before)
     modes = {path: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*")}
@@ -297,7 +297,7 @@ def test_the_model_card_tells_the_last_look_at_held_out_text_in_the_log_s_words(
 
 def test_without_tqdm_a_run_shows_no_bar_and_no_table_and_is_the_same(tmp_path, runs, capfd):
     teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
-    command = ["distill", "--teacher", teacher, "--corpus", corpus, *SHORT, "--output_dir"]
+    command = ["distill", "--method", "tutor-kd", "--teacher", teacher, "--corpus", corpus, *SHORT, "--output_dir"]
     complete(*command, str(tmp_path / "shown"), "--cache_dir", str(tmp_path / "first"))
     shown = capfd.readouterr()
     assert "Tokenizing" in shown.err
@@ -325,7 +325,19 @@ def test_a_trainer_without_tqdm_prints_nothing(tmp_path, capfd):
 def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tmp_path):
     """Through the module as a process of its own, whose warnings nobody catches."""
     teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
-    command = [sys.executable, "-m", "tutorkd.cli.main", "distill", "--teacher", teacher, "--corpus", corpus, *SHORT]
+    command = [
+        sys.executable,
+        "-m",
+        "tutorkd.cli.main",
+        "distill",
+        "--method",
+        "tutor-kd",
+        "--teacher",
+        teacher,
+        "--corpus",
+        corpus,
+        *SHORT,
+    ]
     flags = [*FLOAT32, "--num_proc", "2", "--seed", "3", "--output_dir"]
     process = subprocess.run(
         [*command, *flags, "out"], capture_output=True, env=environment(), cwd=tmp_path, timeout=120

@@ -150,7 +150,7 @@ def _trainer(folder, compiled: bool, backend: str = "aot_eager", layers: int = 4
     )
     rows, teacher = Dataset.from_list(ROWS), tiny.masked_lm(num_hidden_layers=layers)
     settings = METHODS["tutor-kd"].settings(sampling="greedy")
-    return DistillationTrainer("half", teacher, config, rows, tiny.tokenizer(), rows, settings=settings)
+    return DistillationTrainer("half", teacher, config, rows, tiny.tokenizer(), rows, "tutor-kd", settings)
 
 
 def _logged(trainer: PackedRowsTrainer) -> list[dict[str, float]]:
@@ -207,7 +207,18 @@ def place(tmp_path_factory):
 def _distill(place, out, *more: str) -> list[str]:
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false"]
     text = ["--corpus", str(place / "corpus.txt"), "--cache_dir", str(place / "cache")]
-    return ["distill", "--teacher", str(place / "teacher"), *text, "--output_dir", str(out), *flags, *more]
+    return [
+        "distill",
+        "--method",
+        "tutor-kd",
+        "--teacher",
+        str(place / "teacher"),
+        *text,
+        "--output_dir",
+        str(out),
+        *flags,
+        *more,
+    ]
 
 
 def test_a_stopped_compiled_run_goes_on_to_the_same_weights_bit_for_bit(place, tmp_path, monkeypatch):

@@ -337,7 +337,20 @@ def _distill(place: Path, out: str, *more: str) -> list[str]:
     given = ["--teacher", str(place / "teacher"), "--corpus", str(place / "corpus.txt"), "--max_steps", "8"]
     given += ["--cache_dir", str(place / "cache"), "--output_dir", str(place / out), "--sampling", "greedy"]
     given += ["--max_length", "16", "--per_device_train_batch_size", "2", "--logging_steps", "1", "--save_steps", "2"]
-    return ["distill", *given, "--eval_strategy", "no", "--use_cpu", "--bf16", "false", "--disable_tqdm", "true", *more]
+    return [
+        "distill",
+        "--method",
+        "tutor-kd",
+        *given,
+        "--eval_strategy",
+        "no",
+        "--use_cpu",
+        "--bf16",
+        "false",
+        "--disable_tqdm",
+        "true",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_process_that_torchrun_starts_trains_by_replayed_graphs(place):
     flags = ["--teacher", "teacher", "--corpus", "corpus.txt", *SHORT, "--max_steps", "12", "--sampling", "greedy"]
     for folder, compiled in (("graphs", "true"), ("plain", "false")):
         more = ["--output_dir", folder, "--torch_compile", compiled]
-        command = [*launcher, "-m", "tutorkd.cli.main", "distill", *flags, *more]
+        command = [*launcher, "-m", "tutorkd.cli.main", "distill", "--method", "tutor-kd", *flags, *more]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
     graphs, plain = ([e["loss"] for e in history(place / name) if "loss" in e] for name in ("graphs", "plain"))
@@ -148,7 +148,7 @@ def place(tmp_path, monkeypatch):
 def test_a_stopped_run_goes_on_to_nearly_the_same_weights(place, monkeypatch, precision):
     flags = ["--teacher", "teacher", "--corpus", "corpus.txt", *SHORT, "--max_steps", "90", "--save_steps", "30"]
     flags += [f"--{precision}"]
-    complete("distill", *flags, "--output_dir", "whole")
+    complete("distill", "--method", "tutor-kd", *flags, "--output_dir", "whole")
     step = DistillationTrainer.training_step
 
     def killed(trainer, *args, **kwargs):
@@ -158,8 +158,8 @@ def test_a_stopped_run_goes_on_to_nearly_the_same_weights(place, monkeypatch, pr
 
     with monkeypatch.context() as patch:
         patch.setattr(DistillationTrainer, "training_step", killed)
-        assert main(["distill", *flags, "--output_dir", "parts"]) == 130
-    complete("distill", *flags, "--output_dir", "parts")
+        assert main(["distill", "--method", "tutor-kd", *flags, "--output_dir", "parts"]) == 130
+    complete("distill", "--method", "tutor-kd", *flags, "--output_dir", "parts")
     losses = [{e["step"]: e["loss"] for e in history(place / run) if "loss" in e} for run in ("whole", "parts")]
     # The 61st step is the first after the checkpoint: rows, masks, tokens and dropout are those of the whole run.
     assert losses[1][61] == pytest.approx(losses[0][61], rel=1e-2)
@@ -170,7 +170,7 @@ def test_a_stopped_run_goes_on_to_nearly_the_same_weights(place, monkeypatch, pr
 
 def test_students_are_evaluated_fine_tuned_on_glue_and_exported(place, capsys):
     flags = ["--teacher", "teacher", "--corpus", "corpus.txt", *SHORT, "--max_steps", "5"]
-    complete("distill", *flags, "--output_dir", "student")
+    complete("distill", "--method", "tutor-kd", *flags, "--output_dir", "student")
     texts = [f"w{i % 40} w{i % 7} w{i % 90}" for i in range(80)]
     labels = ["low" if i % 40 < 20 else "high" for i in range(80)]
     rows = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
@@ -197,7 +197,7 @@ def test_more_processes_than_gpus_are_refused_in_one_line(place):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     flags = ["--teacher", "teacher", "--corpus", "corpus.txt", *SHORT, "--max_steps", "2", "--output_dir", "student"]
     processes = torch.cuda.device_count() + 1
-    command = [*launcher, str(processes), "-m", "tutorkd.cli.main", "distill", *flags]
+    command = [*launcher, str(processes), "-m", "tutorkd.cli.main", "distill", "--method", "tutor-kd", *flags]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode
     assert f"{processes} processes for {torch.cuda.device_count()} GPU" in done.stderr

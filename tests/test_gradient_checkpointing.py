@@ -26,7 +26,7 @@ def command(root, family, *flags):
 @pytest.mark.parametrize(
     ("family", "flags"),
     [
-        ("bert", []),  # Tutor-KD: queries and keys of every layer
+        ("bert", ["--method", "tutor-kd"]),  # queries and keys of every layer
         ("modernbert", ["--method", "minilm-v2", "--relation_heads", "4"]),  # of the last layer, and values
         ("electra", ["--method", "kd"]),  # none
         ("bert", ["adapt"]),

@@ -51,7 +51,7 @@ def root(tmp_path_factory):
 
 def _distill(root, teacher, out, *flags):
     where = ["--teacher", str(root / teacher), "--corpus", str(root / "corpus.txt"), "--output_dir", str(out)]
-    return ["distill", *where, *SHORT, "--save_strategy", "no", *flags]
+    return ["distill", "--method", "tutor-kd", *where, *SHORT, "--save_strategy", "no", *flags]
 
 
 @pytest.mark.parametrize("kind", ["bare", "sentences", "classifier"])
@@ -162,7 +162,7 @@ def test_in_8_bits_it_teaches_without_a_word_on_tokens_that_it_doesn_t_name(root
 @pytest.mark.parametrize(
     ("flags", "needing"),
     [
-        ([], "Tutor-KD, the default method,"),
+        ([], "Tutor-KD"),
         (["--method", "kd"], "KD"),
         (["--method", "distilbert"], "DistilBERT"),
     ],
@@ -190,5 +190,5 @@ def test_a_model_without_a_head_that_is_given_in_python_is_taken_and_refused_ali
     args = DistillationConfig(output_dir=str(tmp_path), **common)
     trainer = DistillationTrainer("half", encoder, args, rows, tokenizer, method="tinybert")
     assert trainer.train().training_loss > 0
-    with pytest.raises(UserError, match="the teacher a BertModel has no trained MLM head, which Tutor-KD, the default"):
+    with pytest.raises(UserError, match="the teacher a BertModel has no trained MLM head, which Tutor-KD needs"):
         TutorKDTrainer("half", Teacher(encoder), TutorKDConfig(output_dir=str(tmp_path), **common), rows, tokenizer)

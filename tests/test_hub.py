@@ -102,7 +102,21 @@ def place(tmp_path_factory):
 
 
 def distill(out: str, teacher: str = "lab/teacher", corpus: str = "lab/text", *more: str) -> list[str]:
-    return ["distill", "--teacher", teacher, "--corpus", corpus, "--output_dir", out, "--num_proc", "1", *SHORT, *more]
+    return [
+        "distill",
+        "--method",
+        "tutor-kd",
+        "--teacher",
+        teacher,
+        "--corpus",
+        corpus,
+        "--output_dir",
+        out,
+        "--num_proc",
+        "1",
+        *SHORT,
+        *more,
+    ]
 
 
 def adapt(out: str, model: str = "here", corpus: str = "text.txt", *more: str) -> list[str]:

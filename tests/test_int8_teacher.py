@@ -252,7 +252,7 @@ def _command(root, out, *more: str) -> list[str]:
     flags = ["--max_length", "32", "--max_steps", "4", "--per_device_train_batch_size", "4", "--logging_steps", "1"]
     flags += ["--save_steps", "2", "--eval_steps", "2", "--heldout", "0.2", "--cache_dir", str(root / "cache")]
     given = ["--teacher", str(root / "teacher"), "--corpus", str(root / "corpus.txt"), "--teacher_dtype", "int8"]
-    return ["distill", *given, "--output_dir", str(out), *flags, *more]
+    return ["distill", "--method", "tutor-kd", *given, "--output_dir", str(out), *flags, *more]
 
 
 def test_a_run_says_what_rounding_cost_once_and_goes_on_as_if_it_hadn_t_stopped(root, tmp_path, capfd):

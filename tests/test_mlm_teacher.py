@@ -43,7 +43,18 @@ def root(tmp_path_factory):
 
 def _distill(root, teacher, mlm, out, *flags):
     models = ["--teacher", str(root / teacher), *(["--mlm_teacher", str(root / mlm)] if mlm else [])]
-    return ["distill", *models, "--corpus", str(root / "corpus.txt"), "--output_dir", str(out), *SHORT, *flags]
+    return [
+        "distill",
+        "--method",
+        "tutor-kd",
+        *models,
+        "--corpus",
+        str(root / "corpus.txt"),
+        "--output_dir",
+        str(out),
+        *SHORT,
+        *flags,
+    ]
 
 
 def _batch():
@@ -205,8 +216,8 @@ def test_what_it_takes_is_counted_with_both(root, tmp_path):
         student = build_student("half", teacher.config)
         initialise_from_teacher(student, teacher)
         rows = Dataset.from_list(tiny.rows(8))
-        method = {} if mlm else {"method": "tinybert"}
-        return DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, **method)
+        method = "tutor-kd" if mlm else "tinybert"
+        return DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), eval_dataset=rows, method=method)
 
     made = {dtype: trainer(dtype, root / "other") for dtype in ("float32", "bfloat16", "int8")}
     costs = {dtype: measure_step(each, 16) for dtype, each in made.items()}

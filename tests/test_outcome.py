@@ -84,7 +84,7 @@ def test_a_run_explains_its_figures_once_and_says_at_its_end_what_came_of_it(tmp
     monkeypatch.chdir(tmp_path)
     models = ["--teacher", save(tiny.masked_lm(), tmp_path / "teacher"), "--cache_dir", "cache"]
     complete(
-        "distill",
+        *("distill", "--method", "tutor-kd"),
         *models,
         "--corpus",
         save_corpus(tmp_path / "a.txt"),

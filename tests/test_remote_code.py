@@ -48,7 +48,17 @@ def teacher(tmp_path, monkeypatch, ran) -> str:
 
 
 def test_code_that_comes_with_a_teacher_is_not_run_unasked(tmp_path, teacher, corpus_file, ran, capfd):
-    command = ["distill", "--teacher", teacher, "--corpus", str(corpus_file), "--output_dir", str(tmp_path / "out")]
+    command = [
+        "distill",
+        "--method",
+        "tutor-kd",
+        "--teacher",
+        teacher,
+        "--corpus",
+        str(corpus_file),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     assert "contains custom code" in fail(capfd, *command, *SHORT)
     assert not ran.exists()
 

@@ -107,7 +107,7 @@ def test_the_line_that_runs_it_again_finds_the_run_finished(tmp_path, teacher_fo
     assert (section.state, section.kind) == (FINISHED, "distillation, masked-language modelling")
     changed = {name: (value, default) for name, value, default in part(section, "Settings that aren't").rows}
     assert changed["learning_rate"] == ("0.0003", "0.0005")
-    assert changed["method"] == ("mlm", "tutor-kd")
+    assert changed["method"] == ("mlm", "auto")
     assert changed["max_length"] == ("16", "128")
     assert "weight_decay" not in changed
     kept = dict(part(section, "Settings at their").rows)
@@ -259,7 +259,7 @@ def test_a_comparison_in_progress_shows_how_far_its_cells_came(tmp_path):
         ["kd-half-seed0", "finished"],
         ["kd-half-seed1", "step 10 of 20 at its last checkpoint"],
     ]
-    assert ("method", "kd", "tutor-kd") in part(section, "Settings that aren't").rows
+    assert ("method", "kd", "auto") in part(section, "Settings that aren't").rows
     (other,) = sections(tmp_path)
     assert other.state == STOPPED
 

@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def distill(root: Path, out: Path, *more: str, model: str = "teacher") -> list[str]:
-    return ["distill", "--teacher", str(root / model), *_common(root, out), *more]
+    return ["distill", "--method", "tutor-kd", "--teacher", str(root / model), *_common(root, out), *more]
 
 
 def adapt(root: Path, out: Path, *more: str, model: str = "teacher") -> list[str]:

@@ -37,7 +37,7 @@ def place(made, tmp_path, monkeypatch) -> Path:
 
 def distill(*more: str, corpus: str = "text") -> list[str]:
     given = ["--teacher", "teacher", "--student", "small", "--corpus", corpus, "--output_dir", "student"]
-    return ["distill", *given, "--cache_dir", "cache", *SHORT, *more]
+    return ["distill", "--method", "tutor-kd", *given, "--cache_dir", "cache", *SHORT, *more]
 
 
 def adapt(*more: str) -> list[str]:

@@ -103,7 +103,8 @@ found["absent"] = refusal(lambda: load_teacher(f"{root}/absent", sharded=True))
 
 plan = io.StringIO()
 with contextlib.redirect_stdout(plan):
-    command = ["distill", "--teacher", f"{root}/bert", "--corpus", f"{root}/corpus.txt", "--use_cpu", "true"]
+    command = ["distill", "--method", "tutor-kd", "--teacher", f"{root}/bert", "--corpus", f"{root}/corpus.txt"]
+    command += ["--use_cpu", "true"]
     command += ["--max_length", "16", "--max_steps", "4", "--output_dir", f"{root}/planned"]
     found["planned"] = main([*command, "--dry_run", "true", "--shard_teacher", "true"])
 found["plan"] = plan.getvalue()

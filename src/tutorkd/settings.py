@@ -39,7 +39,8 @@ def resolved(arguments: Sequence[Any], in_full: Collection[str] = ()) -> dict[st
 
 def own_fields(cls: type) -> set[str]:
     """Names of the fields that classes of ours declare, not ``TrainingArguments``."""
-    return {name for base in cls.__mro__ if base.__module__.startswith("tutorkd.") for name in base.__annotations__}
+    ours = {name for base in cls.__mro__ if base.__module__.startswith("tutorkd.") for name in base.__annotations__}
+    return {field.name for field in dataclasses.fields(cls)} & ours
 
 
 def check_temperature(temperature: float) -> None:

@@ -21,6 +21,7 @@ from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
 from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.methods import (
+    AUTO,
     CAUSAL_METHODS,
     EMBEDDING_METHODS,
     METHODS,
@@ -38,6 +39,7 @@ from tutorkd.packed_rows import PackedRowsTrainer, check_first_row
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
 from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
+from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, build_student
@@ -92,7 +94,8 @@ class DistillationTrainer(PackedRowsTrainer):
             attention; a ``Teacher`` is moved to the device and, if ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
-        method: a name in one of these tables.
+        method: a name in one of these tables; by default Tutor-KD if ``args`` is a ``TutorKDConfig``, else MiniLM v2
+            for an encoder, KD for a decoder, and "embedding" for an embedding model.
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
         module: what ``build_module`` made from these arguments, if it was called before.
 
@@ -110,12 +113,14 @@ class DistillationTrainer(PackedRowsTrainer):
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase,
         eval_dataset: Any = None,
-        method: str = "tutor-kd",
+        method: str = AUTO,
         settings: Any = None,
         module: nn.Module | None = None,
         **kwargs: Any,
     ):
-        teacher = prepare_teacher(teacher_model, args, objective=objective_of_method(method))
+        if method == AUTO and isinstance(args, TutorKDConfig):
+            method = "tutor-kd"
+        teacher = prepare_teacher(teacher_model, args, objective=_objective(method, teacher_model))
         self.method = choose_method(method, teacher.objective)
         if settings is None and isinstance(args, TutorKDConfig):
             settings = _constants(args, self.method)
@@ -123,7 +128,8 @@ class DistillationTrainer(PackedRowsTrainer):
         if settings is not None and not isinstance(settings, self.method.settings):
             raise UserError(
                 f"{self.method.title} of a {teacher.objective.noun} takes {self.method.settings.__name__} as its "
-                f"settings, not {kind_of(settings)}: give DistillationTrainer these, or none"
+                f"settings, not {kind_of(settings)}: give DistillationTrainer these, or none, or name the method that "
+                "takes yours"
             )
         named = isinstance(teacher_model, str)
         for part in teacher.parts:
@@ -253,6 +259,16 @@ class TutorKDTrainer(DistillationTrainer):
         )
 
 
+def _objective(method: str, teacher: Any) -> Objective | None:
+    """What a teacher is loaded for; None where its checkpoint or class tells."""
+    if method != AUTO:
+        return objective_of_method(method)
+    if isinstance(teacher, str):
+        return EMBEDDING if is_sentence_encoder(teacher, "teacher") else None
+    # Told by name, since the package is large and optional.
+    return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
+
+
 def _constants(args: TutorKDConfig, method: Method) -> TutorKDSettings | None:
     """Tutor-KD's constants if this is the method; else none.
 
@@ -312,11 +328,10 @@ def build_module(
 def _check_head(method: Method, teacher: Teacher) -> None:
     if teacher.answers:
         return
-    who = f"{method.title}, the default method," if method is METHODS["tutor-kd"] else method.title
     others = [name for name, each in METHODS.items() if not each.teacher_head and name != "minilm-v2"]
     raise UserError(
-        f"the teacher {teacher.name} has no trained {teacher.objective.head}, which {who} needs: choose --method "
-        f"minilm-v2, which needs none (nor do {', '.join(others)}); or for an embedding model --method "
+        f"the teacher {teacher.name} has no trained {teacher.objective.head}, which {method.title} needs: choose "
+        f"--method minilm-v2, which needs none (nor do {', '.join(others)}); or for an embedding model --method "
         "embedding, which learns its vectors; or name with --mlm_teacher a model with the same "
         "tokenizer that has one; tutorkd adapt would train one, but it also changes the body, and with it the vectors "
         "of an embedding model"

@@ -176,6 +176,10 @@ EMBEDDING_METHODS: dict[str, Method] = {
 }
 
 
+AUTO = "auto"
+_RECOMMENDED = {"masked": "minilm-v2", "causal": "kd", "embedding": "embedding"}  # see docs/which-method.md
+
+
 def methods_for(objective: Objective) -> dict[str, Method]:
     """The methods by name that train models of an objective."""
     return {"causal": CAUSAL_METHODS, "embedding": EMBEDDING_METHODS}.get(objective.name, METHODS)
@@ -186,13 +190,18 @@ def objective_of_method(name: str) -> Objective | None:
     return EMBEDDING if name in EMBEDDING_METHODS else None
 
 
+def named_method(name: str, objective: Objective) -> str:
+    """The same name; in place of ``AUTO`` the method that is recommended for models of this objective."""
+    return _RECOMMENDED[objective.name] if name == AUTO else name
+
+
 def choose_method(name: str, objective: Objective) -> Method:
-    """A method by name.
+    """A method by name, or by ``AUTO`` the recommended one.
 
     Raises:
         UserError: if there is no such method for models of this objective.
     """
-    methods = methods_for(objective)
+    methods, name = methods_for(objective), named_method(name, objective)
     if name not in methods:
         elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
         choose = f"choose one of {', '.join(methods)}"

@@ -11,20 +11,23 @@ from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.methods import (
+    AUTO,
     CAUSAL_METHODS,
     EMBEDDING_METHODS,
     METHODS,
     choose_method,
     methods_for,
+    named_method,
     objective_of_method,
 )
-from tutorkd.objective import CAUSAL, MASKED, Objective
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED, Objective
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import FIRST_STAGE_SECTION, load_recipe
 from tutorkd.options.trainer_options import FIRST, REFUSED, SELDOM
 from tutorkd.pretraining import corpus
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
+from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.settings import resolved
 from tutorkd.students import PRESETS
 
@@ -42,10 +45,12 @@ class DistillArguments:
     _argument_group_name = "teacher and student"
 
     method: str = field(
-        default="tutor-kd",
+        default=AUTO,
         metadata={
             "help": f"{', '.join(METHODS)}; for decoders {', '.join(CAUSAL_METHODS)}; or "
-            f"{', '.join(EMBEDDING_METHODS)}."
+            f"{', '.join(EMBEDDING_METHODS)}; auto: {named_method(AUTO, MASKED)} for an encoder, "
+            f"{named_method(AUTO, CAUSAL)} for a decoder, {named_method(AUTO, EMBEDDING)} for a folder of "
+            "sentence-transformers."
         },
     )
     teacher: str = field(default="", metadata={"help": "Encoder, causal or embedding model: a Hub name or a path."})
@@ -116,8 +121,9 @@ class Distillation:
         return replace(self, args=replace(self.args, **changes), first=None)
 
 
-def parser(method: str = "tutor-kd", objective: Objective = MASKED) -> OptionParser:
+def parser(method: str = AUTO, objective: Objective = MASKED) -> OptionParser:
     """Options of ``tutorkd distill``, the method's constants among them."""
+    method = named_method(method, objective)
     defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
     of_teacher = ["mlm_teacher", "objective", "student_embedding_size", "teacher_dtype", "shard_teacher"]
     return OptionParser(
@@ -153,8 +159,10 @@ def read_distillation(
         UserError: if there is no such method, and what ``OptionParser.read`` raises, for a first stage too.
     """
     chosen = _chosen(argv, recipe or {})
+    objective = objective_named(chosen)
     args, text, config, settings = parser_of(chosen).read(argv, recipe, where)
-    options = Distillation(args, text, settings, config, objective_named(chosen))
+    args = replace(args, method=named_method(args.method, objective))
+    options = Distillation(args, text, settings, config, objective)
     if (section := chosen.get(FIRST_STAGE_SECTION)) is None:
         return options
     return replace(
@@ -208,11 +216,14 @@ def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, Any]:
     flags, _ = ahead.parse_known_args(argv)
     recipe = load_recipe(flags.config, "distill") if flags.config else recipe
     named = {key: value for key, value in vars(flags).items() if value is not None}
-    return {"method": "tutor-kd", **recipe, **named}
+    return {"method": AUTO, **recipe, **named}
 
 
 def objective_named(options: Mapping[str, Any]) -> Objective:
-    """The objective of a run by its options ``method``, ``objective`` and ``teacher``; masked where they don't tell."""
+    """The objective of a run by its options ``method``, ``objective`` and ``teacher``; masked where they don't tell.
+
+    A folder of sentence-transformers is an embedding model where no method is chosen, and else the encoder in it.
+    """
     if told := objective_of_method(str(options.get("method"))):
         return told
     known = {"masked": MASKED, "causal": CAUSAL}.get(str(options.get("objective")))
@@ -220,7 +231,10 @@ def objective_named(options: Mapping[str, Any]) -> Objective:
         return known
     if not options.get("teacher"):
         return MASKED
+    teacher = str(options["teacher"])
     try:
-        return objective_of_checkpoint(str(options["teacher"]), str(options.get("trust_remote_code")).lower() == "true")
+        if options.get("method") == AUTO and is_sentence_encoder(teacher, "teacher"):
+            return EMBEDDING
+        return objective_of_checkpoint(teacher, str(options.get("trust_remote_code")).lower() == "true")
     except UserError:  # a teacher that can't be loaded is told where it is loaded, behind mistakes in the options
         return MASKED

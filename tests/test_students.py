@@ -17,7 +17,14 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.objective import MASKED
-from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher, student_config
+from tutorkd.students import (
+    PRESETS,
+    build_student,
+    has_weights,
+    initialise_from_teacher,
+    started_student,
+    student_config,
+)
 from tutorkd.teacher import Teacher
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "modernbert"]
@@ -243,6 +250,15 @@ def test_what_has_weights_is_told_from_what_has_none(tmp_path):
     assert not has_weights(str(tmp_path))
     tiny.masked_lm().save_pretrained(tmp_path)
     assert has_weights(str(tmp_path))
+
+
+def test_a_checkpoint_in_pickles_is_refused_and_not_taken_for_a_configuration(tmp_path):
+    """A student would else start from the teacher's weights in the place of its own, without a word."""
+    model = tiny.masked_lm()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"can't be loaded: Error no file named model\.safetensors"):
+        started_student(str(tmp_path), Teacher(tiny.masked_lm()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.methods import CAUSAL_METHODS
+from tutorkd.methods import CAUSAL_METHODS, METHODS
 from tutorkd.trainer import CausalLMTrainer, DistillationTrainer, MaskedLMTrainer
 
 TEXT = Dataset.from_dict({"text": ["some text"]})
@@ -51,8 +51,38 @@ def test_the_seed_decides_on_the_start_of_a_student_that_is_named_and_not_what_w
         run = TutorKDTrainer("half", teacher, args, tiny.rows(4), tiny.tokenizer())
         starts.append({name: value.clone() for name, value in run.model.state_dict().items()})
     assert all(torch.equal(value, starts[1][name]) for name, value in starts[0].items())
-    name = "student.encoder.layer.0.attention.self.query.weight"
+    name = "student.pooler.dense.weight"  # which the teacher, a masked language model, hasn't
     assert not torch.equal(starts[0][name], starts[2][name])
+
+
+@pytest.mark.parametrize("method", ["tutor-kd", "kd", "minilm-v2"])
+def test_a_student_that_is_named_starts_as_that_of_the_command_does(tmp_path, method):
+    teacher, own, bare = (tmp_path / name for name in ("teacher", "own", "bare"))
+    tiny.masked_lm().save_pretrained(teacher)
+    tiny.masked_lm(seed=1, num_hidden_layers=2).save_pretrained(own)
+    tiny.config("bert", num_hidden_layers=2).save_pretrained(bare)
+    saved, goal = tiny.masked_lm(seed=1, num_hidden_layers=2), tiny.masked_lm()
+    starts = {}
+    for name in ("half", str(bare), str(own)):
+        args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+        settings = METHODS[method].settings(**({"relation_heads": 4} if method == "minilm-v2" else {}))
+        run = DistillationTrainer(
+            name, str(teacher), args, tiny.rows(4), tiny.tokenizer(), method=method, settings=settings
+        )
+        starts[name] = run.saved_model
+    for name in ("half", str(bare)):
+        layers = starts[name].base_model.encoder.layer
+        for taken, layer in zip(layers, (1, 3), strict=True):
+            assert _equal(taken, goal.bert.encoder.layer[layer])
+        assert _equal(starts[name].base_model.embeddings, goal.bert.embeddings)
+        if method == "kd":
+            assert _equal(starts[name].cls, goal.cls)
+    assert _equal(starts[str(own)].base_model.encoder, saved.bert.encoder)
+
+
+def _equal(one, other) -> bool:
+    others = other.state_dict()
+    return all(torch.equal(value, others[name]) for name, value in one.state_dict().items())
 
 
 def test_rows_that_a_model_can_t_read_are_refused_before_the_first_step(tmp_path):

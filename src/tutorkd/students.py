@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -32,6 +32,8 @@ EXTREME_SIZES: dict[str, Any] = {
     "embedding_size": 132,
 }
 PRESETS = ("half", *EXTREME_LAYERS)
+
+Start = Literal["auto", "teacher", "random"]
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,34 @@ def has_weights(name: str) -> bool:
     if name in PRESETS:
         return False
     path = Path(name)
-    return not path.is_dir() or any(path.glob("*.safetensors"))
+    # Weights in pickles can't be read, but they are the student's: whoever loads them says so.
+    return not path.is_dir() or any(any(path.glob(files)) for files in ("*.safetensors", "pytorch_model*.bin"))
+
+
+def started_student(
+    name: str,
+    teacher: Reader,
+    sizes: Mapping[str, int] | None = None,
+    start: Start = "auto",
+    head: Objective | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, str]:
+    """A student by name as its training finds it, and how it starts, in words.
+
+    Args:
+        name, sizes, head: as for ``build_student``.
+        start: "teacher" (``initialise_from_teacher``), "random", or "auto": a checkpoint's own weights, else "teacher".
+
+    Raises:
+        UserError: what ``build_student`` raises, or for sizes of a checkpoint that keeps its weights.
+    """
+    pretrained = has_weights(name) and start == "auto"
+    if pretrained and sizes:
+        raise UserError(f"{name} has weights, which fix its sizes; leave the sizes out, or set --student_init random")
+    student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
+    if pretrained:
+        return student, "its own weights"
+    return student, "starts at random" if start == "random" else str(initialise_from_teacher(student, teacher))
 
 
 @torch.no_grad()

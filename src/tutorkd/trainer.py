@@ -42,7 +42,7 @@ from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, build_student
+from tutorkd.students import PRESETS, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
@@ -86,8 +86,9 @@ class DistillationTrainer(PackedRowsTrainer):
 
     Args:
         model: the student: an encoder without a head or, if the method needs one, a language model; or what
-            ``build_student`` takes: "half", a preset, a Hub name or a path. It is trained and saved in float32, even
-            if it was loaded from a checkpoint in 16 bits.
+            ``build_student`` takes: "half", a preset, a Hub name or a path. A student by name starts as that of
+            ``tutorkd distill`` does: a checkpoint with its own weights, any other from the teacher's layers. It is
+            trained and saved in float32, even if it was loaded from a checkpoint in 16 bits.
         teacher_model: a masked or causal language model or, for methods that use no logits, any encoder: a Hub name, a
             path, a loaded model or a ``Teacher``. An embedding model is a name, a path, a ``SentenceTransformer`` or a
             ``SentenceTeacher``. A model of your own isn't changed and keeps its number format, device, mode and
@@ -137,7 +138,7 @@ class DistillationTrainer(PackedRowsTrainer):
         if isinstance(model, str):
             check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
-            model = build_student(model, teacher.config, head=self.settings.student_head)
+            model, _ = started_student(model, teacher, head=self.settings.student_head)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class)
         self.held_out = self.method.held_out(self.settings)

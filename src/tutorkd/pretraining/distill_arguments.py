@@ -29,7 +29,7 @@ from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.settings import resolved
-from tutorkd.students import PRESETS
+from tutorkd.students import PRESETS, Start
 
 DESCRIPTION = (
     "Distils a masked, a causal or an embedding model into a small one, with Tutor-KD (EMNLP 2022) or another method. "
@@ -74,7 +74,7 @@ class DistillArguments:
     student_embedding_size: int | None = field(
         default=None, metadata={"help": "Size of the factorised embeddings, in dimensions, where the family has them."}
     )
-    student_init: Literal["auto", "teacher", "random"] = field(
+    student_init: Start = field(
         default="auto",
         metadata={
             "help": "How the student starts: from the teacher's layers and embeddings where shapes allow it, from "

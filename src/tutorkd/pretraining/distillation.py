@@ -28,7 +28,7 @@ from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
-from tutorkd.students import PRESETS, build_student, has_weights, initialise_from_teacher
+from tutorkd.students import PRESETS, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
@@ -253,21 +253,10 @@ def make_student(
         "embedding_size": args.student_embedding_size,
     }
     sizes = {key: size for key, size in asked.items() if size is not None}
-    pretrained = has_weights(args.student) and args.student_init == "auto"
-    if pretrained and sizes:
-        raise UserError(
-            f"{args.student} has weights, which fix its sizes; leave the sizes out, or set --student_init random"
-        )
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
     set_seed(seed)
-    student = build_student(args.student, teacher.config, sizes, pretrained, head, args.trust_remote_code)
-    if pretrained:
-        start = "its own weights"
-    elif args.student_init == "random":
-        start = "starts at random"
-    else:
-        start = str(initialise_from_teacher(student, teacher))
+    student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code)
     lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.body) for role, name, part in teachers]

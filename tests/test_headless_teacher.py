@@ -122,7 +122,7 @@ def test_what_reads_more_than_tokens_or_has_a_decoder_is_refused_in_one_line(roo
     )
     save(T5Model(T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100)), root / "t5")
     message = fail(capfd, *_distill(root, "t5", tmp_path / "run", "--method", "minilm"))
-    assert "t5 is an encoder-decoder (t5), which can't be distilled here: name an encoder or a causal" in message
+    assert "t5 is an encoder-decoder (t5), which can't be trained here: name an encoder or a causal" in message
 
 
 def test_masked_language_modelling_starts_at_its_body_and_a_new_head(root, tmp_path, capfd):

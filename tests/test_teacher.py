@@ -3,10 +3,18 @@ import copy
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, DebertaV2Config, DebertaV2ForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    MixtralConfig,
+    OPTConfig,
+)
 
 from tutorkd.capture import Recording, prepare_for_capture
 from tutorkd.errors import UserError
+from tutorkd.objective import CAUSAL
 from tutorkd.reader import Ask, Head, Reader
 from tutorkd.teacher import Teacher, load_teacher
 
@@ -28,6 +36,28 @@ def test_head_on_masked_positions_equals_the_whole_model_there(family):
         expected = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)
     teacher, positions = Teacher(model), torch.tensor([1, 4, 13, 30])
     torch.testing.assert_close(teacher(ids, mask, positions=positions).logits, expected[positions])
+
+
+_CAUSAL_SIZES = {"vocab_size": tiny.VOCABULARY, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OPTConfig(**_CAUSAL_SIZES, ffn_dim=64, word_embed_proj_dim=16, max_position_embeddings=64, pad_token_id=0),
+        MixtralConfig(**_CAUSAL_SIZES, intermediate_size=64, num_key_value_heads=2, num_local_experts=4),
+    ],
+    ids=["a decoder within the body", "a mixture of experts"],
+)
+def test_head_of_a_causal_model_of_another_make_equals_the_whole_model(config, tmp_path):
+    torch.manual_seed(0)
+    model, (ids, mask) = AutoModelForCausalLM.from_config(config).eval(), _rows()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)
+    model.save_pretrained(tmp_path)
+    teacher, positions = load_teacher(str(tmp_path)), torch.tensor([1, 4, 13, 30])
+    assert teacher.objective is CAUSAL
+    torch.testing.assert_close(teacher(ids, mask, positions=positions).logits, expected[positions - 1])
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "modernbert"])

@@ -1,5 +1,6 @@
 """Whether a checkpoint is a masked or a causal language model."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from transformers import PretrainedConfig
@@ -8,10 +9,38 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from tutorkd.errors import UserError
 from tutorkd.hub import load_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 
 Kind = Literal["masked", "causal"]
+
+_OF_A_STACK = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
+def check_one_stack(
+    config: PretrainedConfig, name: str, role: str, needed: Sequence[str] = _OF_A_STACK
+) -> PretrainedConfig:
+    """Refuse what isn't one stack of layers that reads text; gives back what it is given.
+
+    Args:
+        needed: what a configuration must tell.
+
+    Raises:
+        UserError: for an encoder-decoder, for several models in one, as those that read images too, and for layers
+            without attention.
+    """
+    who = f"the {role} {name} is"
+    choose = "name an encoder or a causal language model"
+    if config.is_encoder_decoder:
+        raise UserError(f"{who} an encoder-decoder ({config.model_type}), which can't be trained here: {choose}")
+    lacking = [each for each in needed if not hasattr(config, each)]
+    if lacking and config.sub_configs:
+        parts = ", ".join(config.sub_configs)
+        raise UserError(f"{who} several models in one ({config.model_type}: {parts}): {choose} that reads text alone")
+    if lacking:
+        raise UserError(f"{who} a {config.model_type}, which has no {', no '.join(lacking)}: {choose} with attention")
+    return config
 
 
 def kind_of_checkpoint(name: str, trust_remote_code: bool = False) -> Kind | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -19,11 +20,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass
+class _Handed(BaseModelOutputWithPastAndCrossAttentions):
+    """What a body gives, with all that some head asks of one; of a mixture of experts no token was routed."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
 class _PassThrough(nn.Module):
     """Stands where a language model has its body, and hands on the hidden states that it is given."""
 
-    def forward(self, *args, inputs_embeds: Tensor, **kwargs) -> BaseModelOutputWithPastAndCrossAttentions:
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+    def forward(self, *args, inputs_embeds: Tensor, **kwargs) -> _Handed:
+        return _Handed(last_hidden_state=inputs_embeds)
+
+    @property
+    def decoder(self) -> _PassThrough:
+        """Itself: some language models call the decoder inside their body (OPT)."""
+        return self
 
 
 class Head(nn.Module):

@@ -14,7 +14,7 @@ from transformers import AutoModel, ElectraConfig, PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
-from tutorkd.kinds import kind_of_config
+from tutorkd.kinds import check_one_stack, kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
@@ -92,7 +92,7 @@ def student_config(
             **EXTREME_SIZES,
         )
     else:
-        config = load_config(name, "student", trust_remote_code, PRESETS)
+        config = check_one_stack(load_config(name, "student", trust_remote_code, PRESETS), name, "student")
     before = copy.deepcopy(config)
     for key, value in (sizes or {}).items():
         if value < 1:
@@ -210,6 +210,7 @@ def build_student(
     """
     if pretrained:
         kind = head.model_class if head else AutoModel
+        check_one_stack(load_config(name, "student", trust_remote_code, PRESETS), name, "student")
         return load_model(kind, name, "student", trust_remote_code=trust_remote_code, presets=PRESETS)[0]
     config = student_config(name, teacher, sizes, trust_remote_code, head or MASKED)
     # The encoder is drawn first, so that a seed gives the same one with and without a head.

@@ -17,7 +17,7 @@ from transformers import AutoModel
 from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
-from tutorkd.kinds import kind_of_config
+from tutorkd.kinds import check_one_stack, kind_of_config, objective_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.quantization import quantise
 from tutorkd.reader import Ask, Head, Reader, Reading
@@ -203,19 +203,19 @@ def load_teacher(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     sharded: bool = False,
-    objective: Objective = MASKED,
+    objective: Objective | None = None,
     mlm: Teacher | None = None,
 ) -> Teacher:
     """Load a language model by Hub name or path; if an encoder has no trained head, only its body teaches.
 
     Args:
-        objective: whether it is a masked or a causal one.
+        objective: whether it is a masked or a causal one; by default its checkpoint tells.
         sharded: spread it over the processes of the run, all of which call this together.
         mlm: answers in its place where logits are asked for (``Teacher``).
 
     Raises:
         UserError: if there is no such model, it can't be reached, the head of a causal one is missing, it is an
-            encoder-decoder without an MLM head, or its family doesn't work.
+            encoder-decoder or several models in one, or its family doesn't work.
 
     Example:
         A masked language model of four layers lies in the folder "teacher".
@@ -225,14 +225,10 @@ def load_teacher(
         >>> teacher.config.num_hidden_layers, teacher.answers
         (4, True)
     """
-    config = load_config(name, "teacher", trust_remote_code)
+    config = check_one_stack(load_config(name, "teacher", trust_remote_code), name, "teacher")
+    objective = objective or objective_of_config(config)
     kind = objective.model_class
     if objective is MASKED and kind_of_config(config) is None:  # a family without an MLM head
-        if config.is_encoder_decoder:
-            raise UserError(
-                f"the teacher {name} is an encoder-decoder ({config.model_type}), which can't be distilled here: name "
-                "an encoder or a causal language model"
-            )
         kind = AutoModel
     if sharded:
         model, missing = load_sharded(kind, name, dtype, trust_remote_code)

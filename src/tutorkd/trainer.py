@@ -19,7 +19,6 @@ from tutorkd.data.rows import StreamedRows
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
-from tutorkd.kinds import objective_of_checkpoint
 from tutorkd.methods import (
     AUTO,
     CAUSAL_METHODS,
@@ -370,7 +369,6 @@ def prepare_teacher(
     if args.teacher_dtype == "int8":
         check_quantizer()
     if isinstance(teacher, str):
-        objective = objective or objective_of_checkpoint(teacher, trust_remote_code)
         return load_teacher(teacher, dtype, trust_remote_code, args.shard_teacher, objective, mlm)
     if isinstance(teacher, Teacher) and teacher.sharded:
         return teacher

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model, load_tokenizer, loading, quiet_transformers
-from tutorkd.kinds import objective_of_config
+from tutorkd.kinds import check_one_stack, objective_of_config
 from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.positions import check_positions
@@ -49,6 +49,7 @@ def _prepare(options: Adaptation) -> Prepared:
     args, text = options.args, options.text
     name, role = (args.model, "model") if args.model else (str(args.config_name), "configuration")
     config = load_config(name, role, args.trust_remote_code)
+    check_one_stack(config, name, role, needed=("vocab_size", "num_hidden_layers"))
     objective = objective_of_config(config)
     of_tokenizer = (args.tokenizer_name, "tokenizer") if args.tokenizer_name else (args.model, "model")
     tokenizer = load_tokenizer(*of_tokenizer, args.trust_remote_code, objective.special_tokens)

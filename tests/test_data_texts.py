@@ -2,6 +2,8 @@
 
 import pytest
 import tiny
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 from tutorkd.data import prepare_corpus, shards
 from tutorkd.data.texts import Texts, units
@@ -71,6 +73,18 @@ def test_a_tokenizer_s_own_template_decides_what_stands_around_a_text(prepare, t
         tmp_path / "own.txt", tokenizer, texts=Texts(), max_length=16, heldout=0, cache_dir=tmp_path / "cache"
     )
     assert rows.train["input_ids"] == [tokenizer(text)["input_ids"] for text in ("w1 w2", "w3")]
+
+
+def test_a_tokenizer_without_latin_letters_and_an_unknown_token_frames_its_texts_too(tmp_path):
+    backend = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "\u044f": 2}, []))
+    backend.add_special_tokens(["<s>", "</s>"])
+    ends = [("<s>", 0), ("</s>", 1)]
+    backend.post_processor = processors.TemplateProcessing(single="<s> <s> $A </s>", special_tokens=ends)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="</s>")
+    assert tokenizer("a")["input_ids"] == [0, 0, 1]
+    (tmp_path / "own.txt").write_text("\u044f\u044f", encoding="utf-8")
+    packed = prepare_corpus(tmp_path / "own.txt", tokenizer, texts=Texts(), heldout=0, cache_dir=tmp_path / "cache")
+    assert packed.train["input_ids"] == [[0, 0, 2, 2, 1]]
 
 
 def test_names_of_special_tokens_in_a_text_are_text(tmp_path):

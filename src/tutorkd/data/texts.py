@@ -85,14 +85,12 @@ class TextEncoder:
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_truncation()
         backend.no_padding()
-        framed = backend.encode("a")
-        inside = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
-        before, behind = framed.ids[: inside[0]], framed.ids[inside[-1] + 1 :]
+        before, behind = _around(backend)
         largest = max(*before, *behind, *backend.get_vocab().values())
         dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
         unknown = tokenizer.unk_token_id
         unknown = None if unknown in (*before, *behind) else unknown
-        return cls(backend, texts, tuple(before), tuple(behind), max_length, unknown, dtype)
+        return cls(backend, texts, before, behind, max_length, unknown, dtype)
 
     @property
     def features(self) -> Features:
@@ -130,6 +128,15 @@ class TextEncoder:
         ids = self.backend.encode(whole, add_special_tokens=False).ids[: self.max_length - self.added]
         for piece in (self.before, ids, self.behind):
             yield np.array(piece, self.dtype)
+
+
+def _around(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that a tokenizer puts before a text and behind it."""
+    probe = Tokenizer.from_str(backend.to_str())
+    probe.add_tokens(["a"])  # a text that is a token in any case, also where letters are unknown and left out
+    framed = probe.encode("a")
+    inside = [place for place, special in enumerate(framed.special_tokens_mask) if not special]
+    return tuple(framed.ids[: inside[0]]), tuple(framed.ids[inside[-1] + 1 :])
 
 
 class WholeRows:

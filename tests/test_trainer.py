@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from tutorkd import TutorKDConfig, TutorKDTrainer, prepare_corpus
 from tutorkd.config import DistillationConfig
@@ -220,3 +221,65 @@ def test_prediction_is_refused_with_what_to_use_instead(tmp_path):
 def test_the_first_argument_of_the_config_is_the_folder_as_it_is_for_transformers(tmp_path):
     args = TutorKDConfig(str(tmp_path / "run"))
     assert (args.output_dir, args.policy_weight, args.modified_logit_weight) == (str(tmp_path / "run"), 1, 25)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"args": TrainingArguments}, "args are needed as a TutorKDConfig, which .* not as a TrainingArguments"),
+        ({"args": DistillationConfig}, "args are needed as a TutorKDConfig, which .* not as a DistillationConfig"),
+        ({"processing_class": None}, "processing_class must be a tokenizer, .* not None"),
+        ({"processing_class": "teacher"}, "processing_class must be a tokenizer, .* not a str"),
+        ({"model": None}, 'the student must be a model of transformers or a name such as "half", not None'),
+        ({"teacher_model": None}, "the teacher must be a model of transformers, a Teacher or a name, not None"),
+        ({"compute_metrics": len}, "compute_metrics can't be given: what is computed from held-out rows is fixed"),
+        ({"compute_loss_func": len}, "compute_loss_func can't be given: losses and their means"),
+        ({"data_collator": list}, "data_collator can't be given: rows, masks and batches are made by tutorkd"),
+        ({"model_init": dict}, "model_init can't be given: a student is given, or named"),
+    ],
+)
+def test_what_a_trainer_of_transformers_takes_and_this_one_doesn_t_is_refused(tmp_path, given, said):
+    args = given.get("args", TutorKDConfig)(output_dir=str(tmp_path), max_steps=1, report_to="none")
+    taken = {"model": "half", "teacher_model": tiny.masked_lm(), "processing_class": tiny.tokenizer(), **given}
+    with pytest.raises(UserError, match=said):
+        TutorKDTrainer(**taken | {"args": args, "train_dataset": tiny.rows(4)})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"neftune_noise_alpha": 5.0},
+        {"bf16_full_eval": True},
+        {"eval_do_concat_batches": False},
+        {"include_for_metrics": ["loss"]},
+        {"remove_unused_columns": True},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+@pytest.mark.parametrize("kind", [MaskedLMTrainer, TutorKDTrainer])
+def test_settings_that_the_commands_refuse_since_the_step_is_ours_are_refused_from_python(tmp_path, kind, setting):
+    args = TutorKDConfig(output_dir=str(tmp_path), max_steps=1, report_to="none", **setting)
+    given = {"train_dataset": tiny.rows(4), "eval_dataset": tiny.rows(4), "processing_class": tiny.tokenizer()}
+    models = [tiny.masked_lm()] if kind is MaskedLMTrainer else ["half", tiny.masked_lm()]
+    with pytest.raises(UserError, match=f"{next(iter(setting))} can't be set: "):
+        kind(*models, args=args, **given)
+
+
+def test_models_may_be_named_by_paths(tmp_path):
+    tiny.masked_lm().save_pretrained(tmp_path / "teacher")
+    args = TutorKDConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    run = TutorKDTrainer(tmp_path / "teacher", tmp_path / "teacher", args, tiny.rows(4), tiny.tokenizer())
+    assert run.train().global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tokenizer": "teacher"}, "a tokenizer is needed, .* not a str"),
+        ({"max_length": 16.5}, "max_length 16.5 is not a whole number of tokens"),
+    ],
+)
+def test_rows_need_a_tokenizer_and_a_whole_number_of_tokens(given, said):
+    with pytest.raises(UserError, match=said):
+        prepare_corpus(TEXT, **({"tokenizer": tiny.tokenizer()} | given))

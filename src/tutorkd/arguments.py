@@ -1,17 +1,44 @@
-"""Settings of Trainer that can't be trained with here, and one that needs our help."""
+"""What is given to trainers and can't be trained with here, and one setting that needs our help."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, cast
 
 from accelerate.utils import parse_flag_from_env
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.config import PretrainingConfig
-from tutorkd.errors import UserError
+from tutorkd.errors import UserError, kind_of
+from tutorkd.options.trainer_options import REFUSED_FROM_PYTHON, REFUSED_PARTS
 from tutorkd.step import Figure
 
 _HELD_OUT = "eval_"  # before the names of what looks at held-out rows give
+
+
+def check_given(args: Any, kind: type[PretrainingConfig], tokenizer: Any, parts: Iterable[str]) -> None:
+    """Refuse what isn't what a trainer takes.
+
+    Args:
+        args: must be of this ``kind``.
+        tokenizer: must be one.
+        parts: names of what ``Trainer`` is to be given beside.
+
+    Raises:
+        UserError: naming what is needed.
+    """
+    if not isinstance(args, kind):
+        raise UserError(
+            f"args are needed as a {kind.__name__}, which takes all that TrainingArguments takes, not as "
+            f"{kind_of(args)}"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"processing_class must be a tokenizer, AutoTokenizer.from_pretrained(...), not {kind_of(tokenizer)}"
+        )
+    for part in parts:
+        if part in REFUSED_PARTS:
+            raise UserError(f"{part} can't be given: {REFUSED_PARTS[part]}")
 
 
 def check_arguments(args: PretrainingConfig) -> None:
@@ -21,6 +48,10 @@ def check_arguments(args: PretrainingConfig) -> None:
         UserError: with what to set instead.
     """
     _refuse_sharding(args)
+    for field in fields(args):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name in REFUSED_FROM_PYTHON and getattr(args, field.name) != default:
+            raise UserError(f"{field.name} can't be set: {REFUSED_FROM_PYTHON[field.name]}")
     if args.fp16 and args.device.type == "cpu":  # accelerate would train in float32 and say nothing
         raise UserError("fp16 needs a GPU; on a processor use bf16, or leave both out")
     if args.n_gpu > 1:

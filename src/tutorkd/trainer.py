@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import probe
+from tutorkd.arguments import check_given
 from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
@@ -51,6 +53,7 @@ class MaskedLMTrainer(PackedRowsTrainer):
     """Masked-language-model training of ``model`` (body and MLM head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
+        check_given(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
         figures = (*FIGURES, probe.LOSS, probe.ACCURACY, probe.PERPLEXITY)
         super().__init__(
             MaskedLM(model), model, args, compute_metrics=mlm_metrics, stage="adapt", figures=figures, **kwargs
@@ -67,6 +70,7 @@ class CausalLMTrainer(PackedRowsTrainer):
     """Causal-language-model training of ``model`` (body and head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
+        check_given(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
         figures = (*CLM_FIGURES, probe.LOSS, probe.PERPLEXITY)
         super().__init__(
             CausalLM(model), model, args, compute_metrics=causal_metrics, stage="adapt", figures=figures, **kwargs
@@ -104,11 +108,12 @@ class DistillationTrainer(PackedRowsTrainer):
     """
 
     args: DistillationConfig
+    _kind_of_args: type[DistillationConfig] = DistillationConfig
 
     def __init__(
         self,
-        model: PreTrainedModel | str,
-        teacher_model: str | PreTrainedModel | Teacher,
+        model: PreTrainedModel | str | PathLike[str],
+        teacher_model: str | PathLike[str] | PreTrainedModel | Teacher,
         args: DistillationConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase,
@@ -118,6 +123,13 @@ class DistillationTrainer(PackedRowsTrainer):
         module: nn.Module | None = None,
         **kwargs: Any,
     ):
+        check_given(args, self._kind_of_args, processing_class, kwargs)
+        model = str(model) if isinstance(model, PathLike) else model
+        teacher_model = str(teacher_model) if isinstance(teacher_model, PathLike) else teacher_model
+        if not isinstance(model, str | PreTrainedModel):
+            raise UserError(
+                f'the student must be a model of transformers or a name such as "half", not {kind_of(model)}'
+            )
         if method == AUTO and isinstance(args, TutorKDConfig):
             method = "tutor-kd"
         teacher = prepare_teacher(teacher_model, args, objective=_objective(method, teacher_model))
@@ -243,11 +255,12 @@ class TutorKDTrainer(DistillationTrainer):
     """
 
     args: TutorKDConfig
+    _kind_of_args = TutorKDConfig
 
     def __init__(
         self,
-        model: PreTrainedModel | str,
-        teacher_model: str | PreTrainedModel | Teacher,
+        model: PreTrainedModel | str | PathLike[str],
+        teacher_model: str | PathLike[str] | PreTrainedModel | Teacher,
         args: TutorKDConfig,
         train_dataset: Any,
         processing_class: PreTrainedTokenizerBase,
@@ -379,4 +392,6 @@ def prepare_teacher(
         )
     if isinstance(teacher, Teacher):
         return teacher if {part.body.dtype for part in teacher.parts} == {dtype} else frozen(teacher, dtype)
+    if not isinstance(teacher, PreTrainedModel):
+        raise UserError(f"the teacher must be a model of transformers, a Teacher or a name, not {kind_of(teacher)}")
     return Teacher(teacher, dtype, mlm=mlm)

@@ -347,6 +347,10 @@ def _check(
 ) -> None:
     if not sources:
         raise UserError("no corpus given; name a file, a folder, a glob or a Hub data set")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"a tokenizer is needed, AutoTokenizer.from_pretrained(...), not {kind_of(tokenizer)}")
+    if not isinstance(max_length, int):
+        raise UserError(f"max_length {max_length} is not a whole number of tokens")
     if max_length < SHORTEST_ROW:
         raise UserError(f"max_length {max_length} is too short for a row; use {SHORTEST_ROW} or more")
     if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer doesn't know

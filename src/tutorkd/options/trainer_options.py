@@ -52,3 +52,18 @@ REFUSED = {
     **dict.fromkeys(("eval_do_concat_batches", "bf16_full_eval", "fp16_full_eval"), _FIGURES),
     **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank"), _COPIES),
 }
+
+# Of these what the trainers refuse from Python too: what their step makes itself, whoever asks for it. Which means are
+# taken over devices Trainer sets itself.
+REFUSED_FROM_PYTHON = {
+    name: reason
+    for name, reason in REFUSED.items()
+    if reason in (_BATCHES, _LOSSES, _FIGURES) and name != "average_tokens_across_devices"
+}
+# What Trainer takes beside its settings, likewise.
+REFUSED_PARTS = {
+    "data_collator": _BATCHES,
+    "compute_loss_func": _LOSSES,
+    **dict.fromkeys(("compute_metrics", "preprocess_logits_for_metrics"), _FIGURES),
+    "model_init": "a student is given, or named",
+}

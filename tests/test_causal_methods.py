@@ -79,6 +79,19 @@ def test_a_causal_student_starts_from_layers_in_even_distances_with_both_ends():
         assert all(torch.equal(v, taken[k]) for k, v in student.model.layers[own].state_dict().items())
 
 
+def test_a_student_that_ties_its_head_keeps_the_teacher_s_embeddings_though_the_teacher_s_head_is_another_matrix(
+    tmp_path,
+):
+    teacher = Teacher(tiny.tiny_causal("llama"))
+    tiny.causal_config("llama", num_hidden_layers=4, tie_word_embeddings=True).save_pretrained(tmp_path)
+    student = build_student(str(tmp_path), teacher.config, head=CAUSAL)
+    made = initialise_from_teacher(student, teacher)
+    assert made.tensors == made.total
+    ids = torch.tensor([[5, 9, 7, 40]])
+    with torch.no_grad():
+        torch.testing.assert_close(student.model(ids).last_hidden_state, teacher(ids).last)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_causal_lm_is_the_mean_cross_entropy_of_the_next_tokens(padded, monkeypatch):
     monkeypatch.setattr(next_token, "AT_ONCE", 10)  # in several parts

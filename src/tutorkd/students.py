@@ -305,7 +305,10 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
             sliced += source[origin].shape != value.shape
     total = len(target)
     if body is not student:
-        head, own = teacher.head.state_dict() if hasattr(teacher, "head") else {}, Head(student).state_dict()
+        head = teacher.head.state_dict() if hasattr(teacher, "head") else {}
+        # A head tied to the embeddings is filled by then; the teacher's may be another matrix, which reads no tokens.
+        tied = {value.data_ptr() for value in target.values()}
+        own = {key: value for key, value in Head(student).state_dict().items() if value.data_ptr() not in tied}
         fitting = [key for key, value in own.items() if key in head and slices.copy(key, whole(head[key]), value)]
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)

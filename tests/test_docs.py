@@ -103,7 +103,7 @@ def test_the_example_of_each_public_name_gives_what_it_says(name, folders_of_exa
 
 def test_the_program_in_the_documentation_trains_a_student(folders_of_examples):
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    program = page.split("```python\n")[1].split("```")[0]
+    program, of_parts = (each.split("```")[0] for each in page.split("```python\n")[1:3])
     for theirs, ours in (
         ("google-bert/bert-base-uncased", "teacher"),
         ("max_length=128", "max_length=16, cache_dir='cache'"),
@@ -111,5 +111,10 @@ def test_the_program_in_the_documentation_trains_a_student(folders_of_examples):
     ):
         assert theirs in program
         program = program.replace(theirs, ours)
-    exec(program, {})
+    exec(program, names := {})
     assert AutoModel.from_pretrained(folders_of_examples / "run").config.num_hidden_layers == 2
+    exec(of_parts.replace('"num_hidden_layers": 4', '"num_hidden_layers": 1'), names)
+    assert names["student"].config.num_hidden_layers == 1
+    assert torch.equal(
+        names["student"].get_input_embeddings().weight, names["teacher"].body.get_input_embeddings().weight
+    )

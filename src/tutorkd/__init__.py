@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tutorkd.config import TutorKDConfig
+    from tutorkd.config import DistillationConfig, TutorKDConfig
     from tutorkd.data import prepare_corpus
     from tutorkd.students import build_student, initialise_from_teacher
     from tutorkd.teacher import Teacher, load_teacher
-    from tutorkd.trainer import TutorKDTrainer
+    from tutorkd.trainer import DistillationTrainer, TutorKDTrainer
 
 # Loaded when asked for, so that `tutorkd --help` doesn't wait for torch.
 _HOMES = {
+    "DistillationConfig": "config",
+    "DistillationTrainer": "trainer",
     "TutorKDConfig": "config",
     "TutorKDTrainer": "trainer",
     "Teacher": "teacher",
@@ -23,6 +25,8 @@ _HOMES = {
     "prepare_corpus": "data",
 }
 __all__ = [
+    "DistillationConfig",
+    "DistillationTrainer",
     "Teacher",
     "TutorKDConfig",
     "TutorKDTrainer",

@@ -141,7 +141,14 @@ def compiling_left_to_us(args: PretrainingConfig) -> Iterator[None]:
 
 @dataclass
 class DistillationConfig(PretrainingConfig):
-    """For training a student from a frozen teacher, by any method."""
+    """For training a student from a frozen teacher, by any method.
+
+    Example:
+        >>> from tutorkd import DistillationConfig
+        >>> args = DistillationConfig(output_dir="student", max_steps=1000, teacher_dtype="bfloat16")
+        >>> args.max_steps, args.teacher_format
+        (1000, torch.bfloat16)
+    """
 
     teacher_dtype: Literal["auto", "float32", "bfloat16", "int8"] = field(
         default="auto",

@@ -105,6 +105,21 @@ class DistillationTrainer(PackedRowsTrainer):
 
     Raises:
         UserError: before the first step, if the pair, the tokenizer or the rows can't be trained on.
+
+    Example:
+        A teacher and its tokenizer lie in the folder "teacher", and text in "my_text".
+
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> from tutorkd import DistillationConfig, DistillationTrainer, prepare_corpus
+        >>> tokenizer = AutoTokenizer.from_pretrained("teacher")
+        >>> corpus = prepare_corpus("my_text/", tokenizer, max_length=16)
+        >>> args = DistillationConfig(output_dir="student", max_steps=2, report_to="none")
+        >>> trainer = DistillationTrainer("half", "teacher", args, corpus.train, tokenizer)
+        >>> trainer.method.title, trainer.train().global_step
+        ('MiniLM v2', 2)
+        >>> trainer.save_model()
+        >>> AutoModel.from_pretrained("student").config.num_hidden_layers
+        2
     """
 
     args: DistillationConfig

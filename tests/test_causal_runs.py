@@ -133,6 +133,17 @@ def test_what_doesn_t_fit_is_told_in_a_line_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
+def test_parameters_of_teacher_and_student_are_counted_with_their_heads(tmp_path, text, capsys):
+    model = tiny.tiny_causal(vocab_size=20_000, tie_word_embeddings=False)  # the head holds nearly half of the weights
+    model.save_pretrained(tmp_path / "teacher")
+    tiny.causal_tokenizer().save_pretrained(tmp_path / "teacher")
+    complete(*_distill(tmp_path / "teacher", text, tmp_path / "out", "--dry-run"))
+    told = [line.rsplit(", ", 1)[1] for line in capsys.readouterr().out.splitlines() if "hidden size" in line]
+    one = 20_000 * 32 / 1e6  # of the embeddings, and as many of the head
+    assert model.num_parameters() / 1e6 == pytest.approx(2 * one, abs=0.05)
+    assert told == [f"{2 * one:.1f} M parameters"] * 2
+
+
 def test_a_causal_method_isn_t_for_an_encoder(tmp_path, teacher_folder, text, capfd):
     assert "the method clm isn't for masked language models" in fail(
         capfd, *_distill(teacher_folder, text, tmp_path / "out", "--method", "clm")

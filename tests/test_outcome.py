@@ -42,6 +42,11 @@ def test_the_probe_s_first_and_last_looks_are_told_with_what_guessing_is():
     assert verdict.startswith("good: better than at any look before")
 
 
+def test_a_figure_near_0_isn_t_told_as_0_which_would_be_the_teacher_itself():
+    figure, _ = judged(looks("eval_kl_to_teacher", 0.005, 9.2e-4, 4.8e-4))
+    assert figure.startswith("KL(T||S) 0.005 after step 10, 9.2e-04 after step 20, 4.8e-04 after step 30; 0 is the")
+
+
 @pytest.mark.parametrize(
     ("name", "values", "told"),
     [

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tutorkd.step import LOSS, Figure
+from tutorkd.words import as_figure
 
 LEARNING_RATE = Figure("learning_rate", "lr")
 TOKENS_PER_SECOND = Figure("tokens_per_second", "tok/s")
@@ -63,7 +64,7 @@ class ProgressTable(TrainerCallback):
             return
         shown = {k: v for k, v in logs.items() if k not in NOT_SHOWN}
         if "loss" not in logs:
-            figures = ", ".join(f"{self.labels.get(k, k)} {_cell(v)}" for k, v in shown.items())
+            figures = ", ".join(f"{self.labels.get(k, k)} {as_figure(v)}" for k, v in shown.items())
             if figures:
                 if not self.columns:  # a look may come before the first line
                     self.columns = ["step"]
@@ -79,7 +80,7 @@ class ProgressTable(TrainerCallback):
         if columns != self.columns:
             self.columns = columns
             self.bar.write(f"{'step':>7}" + "".join(f"{self.labels.get(c, c):>9}" for c in self.columns))
-        self.bar.write(f"{state.global_step:>7}" + "".join(f"{_cell(shown[c]):>9}" for c in self.columns))
+        self.bar.write(f"{state.global_step:>7}" + "".join(f"{as_figure(shown[c]):>9}" for c in self.columns))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.close()
@@ -89,14 +90,6 @@ class ProgressTable(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1000:
-        return f"{value:.3f}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.1e}"
 
 
 class StopOnSignal(TrainerCallback):

@@ -15,6 +15,7 @@ from tutorkd.objective import CAUSAL, EMBEDDING, objective_of
 from tutorkd.probe import FIGURES, TEACHER_ACCURACY
 from tutorkd.step import Figure
 from tutorkd.tables import aligned, escaped
+from tutorkd.words import as_figure
 
 if TYPE_CHECKING:
     from tutorkd.config import PretrainingConfig
@@ -254,7 +255,7 @@ def _training(config: "PretrainingConfig", state: TrainerState) -> dict[str, str
 def _logged(state: TrainerState, fact: str, figures: Sequence[Figure]) -> dict[str, str]:
     """What the log last told of figures, as it calls them; nothing if it never did."""
     for entry in reversed(state.log_history):
-        if told := [f"{figure.label} {entry[figure.name]:.3f}" for figure in figures if figure.name in entry]:
+        if told := [f"{figure.label} {as_figure(entry[figure.name])}" for figure in figures if figure.name in entry]:
             return {fact: ", ".join(told)}
     return {}
 

@@ -1,6 +1,7 @@
-"""How durations, errors and lists are put into words."""
+"""How durations, figures, errors and lists are put into words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 _MOST_LISTED, _MOST_CHARACTERS = 8, 40
 
@@ -12,6 +13,15 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // divisor} {below}"
     return f"{seconds} s"
+
+
+def as_figure(value: Any) -> str:
+    """A figure of the log: three decimals, or powers of ten where these would say nothing; what is no number, as is."""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.1e}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -259,7 +259,7 @@ def make_student(
     student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code)
     lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
-    named = [(role, name, part.body) for role, name, part in teachers]
+    named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]
     for role, name, model in (*named, ("student", args.student, student)):
         c = model.config
         lines.append(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from tutorkd import probe
 from tutorkd.objective import CAUSAL, EMBEDDING, MASKED, Objective
 from tutorkd.step import Figure
+from tutorkd.words import as_figure
 
 # The fewest steps in RESULTS.md after which a student was measurably better than the same one undistilled: those of the
 # demo's student on GLUE, of its decoder, and of an embedding model on STS-B.
@@ -52,7 +53,7 @@ def judged(log: Sequence[Mapping[str, float]]) -> Iterator[str]:
         looks = [(int(entry["step"]), entry[reading.figure.name]) for entry in log if reading.figure.name in entry]
         if looks:
             shown = dict.fromkeys((looks[0], *looks[-2:]))
-            told = ", ".join(f"{value:.3f} after step {step:,}" for step, value in shown)
+            told = ", ".join(f"{as_figure(value)} after step {step:,}" for step, value in shown)
             yield f"{reading.figure.label} {told}; {reading.figure.scale}"
             yield _verdict(reading, looks)
             return

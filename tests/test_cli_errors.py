@@ -165,7 +165,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
         ("half_of_config.json", "can't be loaded:"),
         ("half_of_model.safetensors", "can't be loaded:"),
         ("half_of_tokenizer.json", "can't be loaded:"),
-        (".", "can't be loaded:"),
+        (".", "isn't a checkpoint: there is no config.json in it; there are some in it: "),
     ],
     ids=lambda value: value.split(" ")[0],
 )  # fmt: skip

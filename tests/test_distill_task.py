@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from commands import complete, fail, lines_of, save
+from commands import complete, fail, lines_of, save, save_causal
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
 
 from tutorkd.cli.main import main
@@ -405,6 +405,8 @@ def test_several_classes_numbers_and_pairs_are_answered(place):
         ({"output": "./more.jsonl"}, "more.jsonl is the file that is read: give --output another name"),
         ({"text_column": "txt"}, "no column 'txt'"),
         ({"model": "encoder"}, "the model encoder isn't a fine-tuned classifier, it is a BertForMaskedLM"),
+        ({"model": "decoder"}, "a LlamaForCausalLM; fine-tune it first with transformers, as an AutoModelForSequence"),
+        ({"model": "results"}, "/results; there is one in it: results/student"),
         ({"text": "number.jsonl"}, "number.jsonl: line 1: column 'text' holds int, not text"),
         ({"text": "labelled.jsonl", "text_column": "label"}, "the column 'label' of labelled.jsonl would be one of"),
         ({"text": "empty.csv"}, "empty.csv is empty: there are no rows"),
@@ -413,6 +415,10 @@ def test_several_classes_numbers_and_pairs_are_answered(place):
 )
 def test_what_cannot_be_predicted_is_refused_and_leaves_nothing(place, capfd, changes, message):
     save(tiny.masked_lm(), place / "encoder")
+    save_causal(tiny.tiny_causal(), place / "decoder")
+    save(tiny.masked_lm(), place / "results" / "student")
+    (place / "results" / "student" / "onnx").mkdir()
+    (place / "results" / "student" / "onnx" / "model.onnx").write_bytes(b"")
     write_rows(place / "number.jsonl", [{"text": 5}])
     write_rows(place / "labelled.jsonl", [{"label": "w5"}])
     (place / "empty.csv").write_text("text\n")

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from commands import save
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from commands import save, save_causal
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
@@ -83,6 +83,16 @@ def test_one_class_name_makes_a_regression_and_two_a_classifier_whatever_it_was_
 def test_the_longest_row_is_known_without_loading_weights(tmp_path):
     found = find_checkpoint(save(tiny.masked_lm("bert"), tmp_path / "model"))
     assert check_checkpoint(found, None) == 64
+
+
+def test_a_decoder_s_tokenizer_without_padding_is_answered_with_what_gives_it_one(tmp_path):
+    path = save_causal(tiny.tiny_causal(), tmp_path / "model")
+    with pytest.raises(UserError, match=r"no pad_token.*; give it one: tokenizer.pad_token = tokenizer.eos_token, and"):
+        check_checkpoint(find_checkpoint(path), None)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(path)
+    assert check_checkpoint(find_checkpoint(path), None) == 64
 
 
 @pytest.mark.parametrize("lacking", ["mask_token", "cls_token", "sep_token", "pad_token"])

@@ -565,8 +565,8 @@ def test_damaged_weights_are_refused(bert, arguments, tmp_path):
     ("missing", "message"),
     [
         ("model.safetensors", r"has no weights: there is no model.safetensors"),
-        ("config.json", "can't be loaded"),
-        ("tokenizer*", "has no tokenizer: there is no vocabulary"),
+        ("config.json", "isn't a checkpoint: there is no config.json in it$"),
+        ("tokenizer*", "has no tokenizer: there is no vocabulary in its folder; save its tokenizer there"),
     ],
 )
 def test_missing_part_of_a_checkpoint(bert, arguments, tmp_path, no_training, missing, message):

@@ -23,6 +23,7 @@ from transformers.utils.import_utils import is_gguf_available
 from tutorkd.errors import UserError, closest, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
 from tutorkd.objective import MASKED
+from tutorkd.words import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,22 @@ def loading(name: str, role: str, presets: Sequence[str] = ()) -> Iterator[None]
         absent = f"is neither {', '.join(presets)} nor a {what} here" if presets else f"isn't a {what} here"
         raise UserError(f"the {role} {name} {absent}; {refusal}{near}") from refusal
     except Exception as error:  # errors of transformers, tokenizers and safetensors share no base class
+        if local and not gguf and role != "tokenizer" and not (Path(name) / "config.json").exists():
+            raise UserError(
+                f"the {role} {name} isn't a checkpoint: there is no config.json in it{checkpoints_in(Path(name))}"
+            ) from error
         raise UserError(f"the {role} {name} can't be loaded: {first_line(error)}") from error
+
+
+def checkpoints_in(folder: Path) -> str:
+    """ "; there is one in ...", of the checkpoints that lie in a folder that is none, such as that of a command's
+    results or of a run that was stopped; nothing where none does.
+    """
+    configs = [config for depth in ("*", "*/*") for config in folder.glob(f"{depth}/config.json")]
+    found = sorted(str(config.parent) for config in configs if any(config.parent.glob("model*.safetensors")))
+    if not found:
+        return ""
+    return f"; there {'is one' if len(found) == 1 else 'are some'} in it: {listed(found)}"
 
 
 def files_of(name: str) -> tuple[str, dict[str, str]]:
@@ -212,12 +228,15 @@ def load_tokenizer(
     of = "" if alone else f" of the {role}"
     if not has_vocabulary(tokenizer):
         what = f"the tokenizer {name} only has special tokens" if alone else f"the {role} {name} has no tokenizer"
-        raise UserError(f"{what}: there is no vocabulary in its folder")
+        remedy = "" if alone else "; save its tokenizer there, tokenizer.save_pretrained(FOLDER)"
+        raise UserError(f"{what}: there is no vocabulary in its folder{remedy}")
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"the tokenizer{of} {name} has a model_max_length that isn't a number")
     if missing := [token for token in needed if getattr(tokenizer, token) is None]:
         use = _USES.get(tuple(needed), "training on text needs")
         remedy = _naming(name, missing) if alone else ""
+        if tuple(needed) == CLASSIFICATION and tokenizer.eos_token is not None:  # as a decoder's
+            remedy = "; give it one: tokenizer.pad_token = tokenizer.eos_token, and tokenizer.save_pretrained(FOLDER)"
         raise UserError(f"the tokenizer{of} {name} has no {', '.join(missing)}, which {use}{remedy}")
     return tokenizer
 

@@ -21,7 +21,15 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import Problem, auto_class
-from tutorkd.hub import CLASSIFICATION, check_whole, files_of, load_config, load_tokenizer, loading
+from tutorkd.hub import (
+    CLASSIFICATION,
+    check_whole,
+    checkpoints_in,
+    files_of,
+    load_config,
+    load_tokenizer,
+    loading,
+)
 from tutorkd.positions import longest_row
 
 _ROLE = "model"
@@ -72,7 +80,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     files = [file.stat() for file in ([whole] if whole.is_file() else folder.glob("model-*.safetensors"))]
     if not files:
         exported = "; it was exported to ONNX: name the folder that it was exported from"
-        remedy = exported if any(folder.glob("**/*.onnx")) else ""
+        remedy = checkpoints_in(Path(name)) or (exported if any(folder.glob("**/*.onnx")) else "")
         raise UserError(f"the model {name} has no weights: there is no model.safetensors in {folder}{remedy}")
     size = sum(file.st_size for file in files)
     if local:

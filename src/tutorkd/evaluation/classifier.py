@@ -14,6 +14,7 @@ from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.problem import ROWS, WORDS, Problem, architectures_of, auto_class, class_names_of, problem_of
 from tutorkd.evaluation.tags import tokenize_words
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
+from tutorkd.kinds import kind_of_config
 from tutorkd.runtime import usable_device
 
 _BATCH = 64
@@ -95,7 +96,7 @@ def check_trained(config: PretrainedConfig, name: str, role: str = "model") -> N
     """
     kinds = architectures_of(config)
     if kinds and not any(kind.endswith((ROWS, WORDS)) for kind in kinds):
-        raise _untrained(name, role, f"a {kinds[0]}")
+        raise _untrained(config, name, role, f"a {kinds[0]}")
 
 
 def load_trained(name: str, role: str = "model") -> Classifier:
@@ -106,17 +107,17 @@ def load_trained(name: str, role: str = "model") -> Classifier:
     """
     checkpoint = find_checkpoint(name)
     config = load_config(checkpoint.folder, role)
-    longest = check_checkpoint(checkpoint, None, problem_of(config))
     check_trained(config, name, role)
+    longest = check_checkpoint(checkpoint, None, problem_of(config))
     model, lacking = load_model(auto_class(problem_of(config)), checkpoint.folder, role)
     if lacking:
-        raise _untrained(name, role, f"without weights of the head, such as {lacking[0]}")
+        raise _untrained(config, name, role, f"without weights of the head, such as {lacking[0]}")
     tokenizer = load_tokenizer(checkpoint.folder, role, needed=CLASSIFICATION)
     return Classifier(name, model.eval().requires_grad_(False).to(usable_device()), tokenizer, longest)
 
 
-def _untrained(name: str, role: str, what: str) -> UserError:
-    return UserError(
-        f"the {role} {name} isn't a fine-tuned classifier, it is {what}; fine-tune it first: "
-        f"tutorkd evaluate --models {name} --train ... --validation ... --save_models"
-    )
+def _untrained(config: PretrainedConfig, name: str, role: str, what: str) -> UserError:
+    how = f": tutorkd evaluate --models {name} --train ... --validation ... --save_models"
+    if kind_of_config(config) == "causal":  # which `evaluate` measures as it is
+        how = " with transformers, as an AutoModelForSequenceClassification"
+    return UserError(f"the {role} {name} isn't a fine-tuned classifier, it is {what}; fine-tune it first{how}")

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
-from tutorkd.evaluation.classifier import Classifier
+from tutorkd.evaluation.classifier import Classifier, check_trained
 from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
 from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled
 from tutorkd.evaluation.problem import class_names_of, problem_of
@@ -120,6 +120,7 @@ def prepare(
     elif args.unlabelled is not None and soft.soft_target_weight == 0:
         raise UserError("text without labels only has soft targets: give a soft_target_weight above 0")
     config = load_config(find_checkpoint(args.teacher).folder, "teacher")
+    check_trained(config, args.teacher, "teacher")
     problem = problem_of(config)
     for name in (args.teacher, *([args.student] if has_weights(args.student) else [])):  # presets have its positions
         check_checkpoint(find_checkpoint(name), args.max_length, problem)

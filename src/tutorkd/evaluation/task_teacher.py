@@ -39,9 +39,9 @@ class TaskTeacher:
     def __init__(self, soft: SoftTargetArguments, problem: Problem, class_names: Sequence[str]):
         self.soft, self.problem, name = soft, problem, str(soft.distill_from)
         self.checkpoint: Checkpoint = find_checkpoint(name)
-        check_checkpoint(self.checkpoint, None, problem)
         config = load_config(self.checkpoint.folder, _ROLE)
         check_trained(config, name, _ROLE)
+        check_checkpoint(self.checkpoint, None, problem)
         self._order = matched_classes(config, name, problem, class_names)
 
     @cached_property

@@ -164,6 +164,8 @@ class OptionParser(HfArgumentParser):
     def _parse(self, argv: Sequence[str], namespace: Namespace) -> Namespace:
         namespace, unknown = self.parse_known_args(list(argv), namespace)
         if unknown:
+            if not unknown[0].startswith("-"):
+                self._refuse_value(unknown[0], argv)
             flag = unknown[0].split("=")[0]
             if what := self.elsewhere.get(flag.removeprefix("--").replace("-", "_")):
                 self.error(f"{flag} is an option of {what}")
@@ -174,6 +176,13 @@ class OptionParser(HfArgumentParser):
                 if isinstance(number, float) and not math.isfinite(number):
                     self.error(f"{name} must be a finite number, not {number}")
         return namespace
+
+    def _refuse_value(self, value: str, argv: Sequence[str]) -> NoReturn:
+        """Say of a value that no option takes which option it follows, if there is one."""
+        flags = [word.split("=")[0] for word in argv[: list(argv).index(value)] if word.startswith("-")]
+        if not flags:
+            self.error(f"{value!r} stands behind no option: write the name of its option before it")
+        self.error(f"{flags[-1]} takes one value, so {value!r} is too much; a value with spaces needs quotes")
 
     def _tokens(self, recipe: Mapping[str, Any]) -> list[str]:
         """A recipe as the flags that would say the same, so that one parser checks both."""

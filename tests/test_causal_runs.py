@@ -144,6 +144,15 @@ def test_parameters_of_teacher_and_student_are_counted_with_their_heads(tmp_path
     assert told == [f"{2 * one:.1f} M parameters"] * 2
 
 
+def test_a_student_s_padding_which_rows_of_a_decoder_never_hold_may_be_another(tmp_path, causal_folder, text):
+    tiny.tiny_causal(num_hidden_layers=2).save_pretrained(tmp_path / "padded")
+    tokenizer = tiny.causal_tokenizer()
+    tokenizer.pad_token = tokenizer.unk_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "padded")
+    complete(*_distill(causal_folder, text, tmp_path / "out", "--method", "kd", "--student", str(tmp_path / "padded")))
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None  # the student's is the teacher's now
+
+
 def test_a_causal_method_isn_t_for_an_encoder(tmp_path, teacher_folder, text, capfd):
     assert "the method clm isn't for masked language models" in fail(
         capfd, *_distill(teacher_folder, text, tmp_path / "out", "--method", "clm")

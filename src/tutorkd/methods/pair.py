@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MOST_SPARE = 1024  # ids that published models of one tokenizer have behind its tokens, to a round number of them
-_SPECIAL = ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
+_FRAME = ("cls_token", "sep_token")
+_SPECIAL = ("mask_token", *_FRAME, "pad_token", "unk_token")
 
 
 def check_tokenizer(
@@ -58,14 +59,16 @@ def check_tokenizer(
                 f"the vocabularies of the {role} {name} and of the tokenizer {given} differ: token {index} is "
                 f"{token!r} and {tokens[index]!r}; choose models that share one{remedy}"
             )
+    # Rows of a tokenizer without a mask token, as a decoder's, hold none of the others but what frames a text.
     differ = [
         f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"
-        for kind in _SPECIAL
+        for kind in (_FRAME if tokenizer.mask_token is None else _SPECIAL)
         if getattr(own, kind) != getattr(tokenizer, kind)
     ]
     if differ:
         raise UserError(
-            f"the special tokens of the {role} {name} and of the tokenizer {given} differ: {', '.join(differ)}"
+            f"the special tokens of the {role} {name} and of the tokenizer {given} differ: {', '.join(differ)}; "
+            f"choose models that share them{remedy}"
         )
 
 

@@ -14,6 +14,8 @@ from tutorkd.cli.main import COMMANDS, main
 from tutorkd.config import PretrainingConfig
 from tutorkd.cost import share_of_rate
 from tutorkd.evaluation import arguments as evaluation
+from tutorkd.methods import methods_for
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import load_recipe, recipe_file, recipe_names
 from tutorkd.options.trainer_options import COMMON, REFUSED
@@ -366,7 +368,7 @@ def test_help_begins_with_what_a_command_needs_and_shows_every_option_once(capsy
 
 
 @pytest.mark.parametrize(
-    ("command", "last"), [(adaptation, ""), (distillation, "--value_relation_weight"), (evaluation, "embedding models")]
+    ("command", "last"), [(adaptation, ""), (distillation, "method: MiniLM v2:"), (evaluation, "embedding models")]
 )
 def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(command, last):
     parser = command.parser()
@@ -380,6 +382,17 @@ def test_help_begins_with_what_nearly_every_run_sets_and_ends_with_what_few_do(c
     assert last in usual
     assert ("adam_beta2" in _options(seldom)) == (command is not evaluation)
     assert not _options(seldom).keys() & _options(usual).keys()
+
+
+@pytest.mark.parametrize("objective", [MASKED, CAUSAL, EMBEDDING], ids=lambda objective: objective.name)
+def test_the_constants_of_a_method_stand_under_its_title(objective):
+    for name, method in methods_for(objective).items():
+        shown = distillation.parser(name, objective).format_help()
+        constants = [field.name for field in dataclasses.fields(method.settings)]
+        assert (f"\nmethod: {method.title}:\n" in shown) == bool(constants)
+        if constants:
+            under = _options(shown.split(f"\nmethod: {method.title}:\n")[1].split("\n\n")[0])
+            assert under.keys() == {*constants}
 
 
 def test_trainer_s_options_are_told_apart_by_their_names():

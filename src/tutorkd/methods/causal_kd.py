@@ -49,6 +49,8 @@ FIGURES = (DIVERGENCE,)
 class CausalKDSettings(DivergenceSettings):
     """Constants of KD of causal models."""
 
+    _argument_group_name = "method: KD"
+
     student_head: ClassVar[Objective | None] = CAUSAL
 
     divergence: Divergence = field(default="forward-kl", metadata=DIVERGENCE_HELP)

@@ -56,6 +56,8 @@ FIGURES = (SOFT_CROSS_ENTROPY, MLM_LOSS, COSINE)
 class DistilBERTSettings:
     """Constants of DistilBERT."""
 
+    _argument_group_name = "method: DistilBERT"
+
     student_head: ClassVar[Objective | None] = MASKED
 
     soft_cross_entropy_weight: float = field(

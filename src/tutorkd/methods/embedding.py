@@ -71,6 +71,8 @@ _RIDGE = 0.01  # weight decay of its regression, in mean variances of a dimensio
 class EmbeddingSettings(RelationSettings):
     """Constants of a student of an embedding model."""
 
+    _argument_group_name = "method: embedding distillation"
+
     student_head: ClassVar[Objective | None] = None
 
     text_unit: Literal["sentence", "line", "document"] = field(

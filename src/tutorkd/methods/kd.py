@@ -46,6 +46,8 @@ FIGURES = (SOFT_CROSS_ENTROPY,)
 class KDSettings:
     """Constants of KD."""
 
+    _argument_group_name = "method: KD"
+
     student_head: ClassVar[Objective | None] = MASKED
 
     temperature: float = field(

@@ -61,6 +61,8 @@ FIGURES = (ATTENTION_DISTRIBUTION, VALUE_RELATION)
 class MiniLMSettings:
     """Constants of MiniLM."""
 
+    _argument_group_name = "method: MiniLM"
+
     student_head: ClassVar[Objective | None] = None
 
     attention_distribution_weight: float = field(

@@ -66,6 +66,8 @@ FIGURES = (QUERY_RELATION, KEY_RELATION, VALUE_RELATION)
 class MiniLMv2Settings:
     """Constants of MiniLM v2."""
 
+    _argument_group_name = "method: MiniLM v2"
+
     student_head: ClassVar[Objective | None] = None
 
     relation_heads: int | None = field(default=None, metadata=RELATION_HEADS_HELP)

@@ -58,6 +58,8 @@ CITATION = """\
 class TinyBERTSettings(RelationSettings):
     """Constants of TinyBERT's general distillation."""
 
+    _argument_group_name = "method: TinyBERT"
+
     student_head: ClassVar[Objective | None] = None
 
     hidden_state_weight: float = field(

@@ -443,6 +443,14 @@ def test_a_student_of_other_heads_shares_keys_as_the_teacher_does(heads, groups)
     assert student(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, tiny.CAUSAL_VOCABULARY)
 
 
+def test_a_hidden_size_needs_to_be_a_multiple_of_the_heads_only_where_it_gives_their_size(tmp_path):
+    apart = tiny.causal_config("qwen3", hidden_size=36, num_attention_heads=8)  # heads of 8 dimensions
+    student = build_student("half", apart, head=CAUSAL)
+    assert student(torch.tensor([[5, 6]])).logits.shape == (1, 2, tiny.CAUSAL_VOCABULARY)
+    with pytest.raises(UserError, match="the student's hidden size 36 isn't a multiple of its 8 heads"):
+        build_student("half", tiny.causal_config("qwen3"), {"hidden_size": 36, "num_attention_heads": 8}, head=CAUSAL)
+
+
 def test_a_configuration_of_one_s_own_keeps_the_size_of_its_heads_whatever_the_teacher_s(tmp_path):
     tiny.causal_config("qwen3", head_dim=16).save_pretrained(tmp_path)  # four heads of 16 on a hidden size of 32
     teacher = tiny.causal_config("llama")

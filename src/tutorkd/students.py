@@ -104,11 +104,17 @@ def student_config(
         else:
             setattr(config, key, value)
     _fit_heads(config, before)
-    if config.hidden_size % config.num_attention_heads:
+    if config.hidden_size % config.num_attention_heads and not _sets_heads_apart(before):
         raise UserError(
             f"the student's hidden size {config.hidden_size} isn't a multiple of its {config.num_attention_heads} heads"
         )
     return config
+
+
+def _sets_heads_apart(config: PretrainedConfig) -> bool:
+    """Whether heads have a size of their own, which doesn't follow from the hidden size."""
+    size = getattr(config, "head_dim", None)
+    return bool(size) and config.hidden_size != config.num_attention_heads * size
 
 
 def _fit_heads(config: PretrainedConfig, before: PretrainedConfig) -> None:
@@ -126,7 +132,7 @@ def _fit_heads(config: PretrainedConfig, before: PretrainedConfig) -> None:
                 f"a student of {heads} attention heads can't share the keys of {groups} as {of_before} heads do: "
                 f"choose a multiple of {groups}"
             )
-    if getattr(config, "head_dim", None) and before.hidden_size == of_before * before.head_dim:
+    if getattr(config, "head_dim", None) and not _sets_heads_apart(before):
         config.head_dim = config.hidden_size // heads
 
 

@@ -8,11 +8,13 @@ import tiny
 import torch
 from accelerate import dispatch_model
 from commands import save
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
+from tutorkd.methods.pair import check_tokenizer
+from tutorkd.objective import CAUSAL
 from tutorkd.reader import Ask
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
@@ -249,3 +251,19 @@ def test_constants_of_tutor_kd_count_for_it_and_are_refused_for_another_method(t
     plain = _arguments(TutorKDConfig, tmp_path)
     made = DistillationTrainer("half", given[0], plain, *given[2:], method="kd")
     assert made.settings == METHODS["kd"].settings()
+
+
+def test_which_token_pads_the_rows_of_causal_models_is_no_matter(tmp_path):
+    """As of an instruct model, or of a student whose tokenizer was given one."""
+    padding = tiny.causal_tokenizer()
+    padding.pad_token = padding.eos_token
+    for name, tokenizer in (("teacher", tiny.causal_tokenizer()), ("student", padding)):
+        tiny.tiny_causal().save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    check_tokenizer("student", str(tmp_path / "student"), tokenizer, objective=CAUSAL)
+    with pytest.raises(UserError, match=r"special tokens .* differ: pad_token"):
+        check_tokenizer("student", str(tmp_path / "student"), tokenizer)
+    args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")
+    names = str(tmp_path / "student"), str(tmp_path / "teacher")
+    DistillationTrainer(*names, args, tiny.rows(4), tokenizer, method="kd")

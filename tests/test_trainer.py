@@ -56,6 +56,12 @@ def test_the_seed_decides_on_the_start_of_a_student_that_is_named_and_not_what_w
     assert not torch.equal(starts[0][name], starts[2][name])
 
 
+def test_a_row_behind_the_first_that_is_too_long_is_refused_when_it_is_read(tmp_path):
+    run = trainer(tmp_path, [*tiny.rows(3), *tiny.rows(1, 65)])
+    with pytest.raises(UserError, match="rows of 65 tokens are longer than the 64 positions of the student"):
+        run.train()
+
+
 @pytest.mark.parametrize("method", ["tutor-kd", "kd", "minilm-v2"])
 def test_a_student_that_is_named_starts_as_that_of_the_command_does(tmp_path, method):
     teacher, own, bare = (tmp_path / name for name in ("teacher", "own", "bare"))

@@ -25,7 +25,7 @@ from tutorkd.gradients import GradientPart, clip
 from tutorkd.masking import MaskingCollator
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective, objective_of
 from tutorkd.padding import TextCollator
-from tutorkd.positions import check_positions
+from tutorkd.positions import check_length, check_positions, longest_row
 from tutorkd.probe import IGNORED
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.saving import SavingTrainer
@@ -35,21 +35,6 @@ from tutorkd.window import Window
 
 # Steps in a row in which the loss scale of fp16, 2^16 at first, may fall before a run has diverged.
 _SCALE_HALVINGS = 25
-
-
-def check_first_row(rows: DrawnRows | StreamedRows, model: PreTrainedModel, role: str) -> None:
-    """Refuse rows that a model can't read, as far as the first of them tells; a stream isn't read ahead.
-
-    Raises:
-        UserError: if it is longer than the model's positions, or of another tokenizer.
-    """
-    ids = first_row(rows)
-    check_positions(model, role, len(ids))
-    if max(ids, default=0) >= model.config.vocab_size:
-        raise UserError(
-            f"the first row holds the token {max(ids)}, and the {role} knows {model.config.vocab_size} tokens: make "
-            "rows with the tokenizer of these models"
-        )
 
 
 class PackedRowsTrainer(SavingTrainer):
@@ -122,7 +107,9 @@ class PackedRowsTrainer(SavingTrainer):
         else:
             self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)
         drawn = DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset)
-        check_first_row(drawn, model, "student" if stage == "distill" else "model")
+        self._longest_rows: dict[str, int] = {}  # that each model reads, by its role
+        self._first_row = first_row(drawn)
+        self._check_rows(model, "student" if stage == "distill" else "model")
         with compiling_left_to_us(args):
             super().__init__(
                 model=module,
@@ -149,6 +136,21 @@ class PackedRowsTrainer(SavingTrainer):
         self._skipped_steps = 0
 
     # Data
+
+    def _check_rows(self, model: PreTrainedModel, role: str) -> None:
+        """Refuse rows that a model can't read: by the first of them at once, too long ones when they are read.
+
+        Raises:
+            UserError: if the first is longer than the model's positions, or of another tokenizer.
+        """
+        check_positions(model, role, len(self._first_row))
+        if max(self._first_row, default=0) >= model.config.vocab_size:
+            raise UserError(
+                f"the first row holds the token {max(self._first_row)}, and the {role} knows "
+                f"{model.config.vocab_size} tokens: make rows with the tokenizer of these models"
+            )
+        if (longest := longest_row(model)) is not None:
+            self._longest_rows[role] = min(longest, self._longest_rows.get(role, longest))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -180,7 +182,9 @@ class PackedRowsTrainer(SavingTrainer):
         return [batch._replace(num_items=whole) for batch in batches], whole
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """As Trainer's, which can't make named tuples."""
+        """As Trainer's, which can't make named tuples; rows longer than a model's positions are refused."""
+        for role, longest in self._longest_rows.items():
+            check_length(longest, role, inputs.input_ids.shape[1])
         return send_to_device(inputs, self.args.device)
 
     def _track_num_input_tokens(self, inputs: Any) -> None:

@@ -21,7 +21,11 @@ def check_positions(model: PreTrainedModel, role: str, max_length: int) -> None:
     Raises:
         UserError: naming both lengths.
     """
-    positions = longest_row(model)
+    check_length(longest_row(model), role, max_length)
+
+
+def check_length(positions: int | None, role: str, max_length: int) -> None:
+    """The same where the positions are known, as ``longest_row`` tells them."""
     if positions is not None and max_length > positions:
         raise UserError(
             f"rows of {max_length} tokens are longer than the {positions} positions of the {role}; set --max_length "

@@ -36,7 +36,7 @@ from tutorkd.methods.masked_lm import FIGURES, MaskedLM
 from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.methods.tutor_kd import TutorKDSettings
 from tutorkd.objective import EMBEDDING, Objective
-from tutorkd.packed_rows import PackedRowsTrainer, check_first_row
+from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
 from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
@@ -160,13 +160,16 @@ class DistillationTrainer(PackedRowsTrainer):
             )
         named = isinstance(teacher_model, str)
         for part in teacher.parts:
-            check_tokenizer("teacher", part.config.name_or_path, processing_class, fetch=named)
+            check_tokenizer(
+                "teacher", part.config.name_or_path, processing_class, fetch=named, objective=teacher.objective
+            )
         if isinstance(model, str):
-            check_tokenizer("student", "" if model in PRESETS else model, processing_class, fetch=True)
+            own = "" if model in PRESETS else model
+            check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             model, _ = started_student(model, teacher, head=self.settings.student_head)
         else:
-            check_tokenizer("student", model.config.name_or_path, processing_class)
+            check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)
         looked_at = (probe.LOSS,) if self.held_out is None else self.held_out.figures
         if module is None:
@@ -188,7 +191,7 @@ class DistillationTrainer(PackedRowsTrainer):
             **kwargs,
         )
         for part in teacher.parts:
-            check_first_row(cast(Any, self.train_dataset), part.body, "teacher")
+            self._check_rows(part.body, "teacher")
         self.teacher = teacher
         if args.teacher_dtype == "int8" and not teacher.quantised:
             self._quantise_teacher()

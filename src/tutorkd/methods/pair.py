@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
 from tutorkd.hub import has_vocabulary, loading, quiet_transformers
-from tutorkd.objective import Objective
+from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import has_head
 from tutorkd.teacher import Teacher
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MOST_SPARE = 1024  # ids that published models of one tokenizer have behind its tokens, to a round number of them
-_FRAME = ("cls_token", "sep_token")
-_SPECIAL = ("mask_token", *_FRAME, "pad_token", "unk_token")
+_SPECIAL = ("mask_token", "cls_token", "sep_token", "pad_token", "unk_token")
 
 
 def check_tokenizer(
@@ -26,6 +25,7 @@ def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase,
     fetch: bool = False,
     trust_remote_code: bool = False,
+    objective: Objective = MASKED,
 ) -> None:
     """Refuse a student or teacher whose own tokenizer gives token ids another meaning.
 
@@ -37,6 +37,7 @@ def check_tokenizer(
         name: Hub name or path that the model was loaded from; empty if it wasn't.
         tokenizer: the one whose token ids are trained on.
         fetch: ask the Hub if the tokenizer isn't here, as is right for a model that is only about to be loaded.
+        objective: what the models are for. Which token pads the rows of causal ones is no matter to them.
 
     Raises:
         UserError: naming what differs.
@@ -59,10 +60,9 @@ def check_tokenizer(
                 f"the vocabularies of the {role} {name} and of the tokenizer {given} differ: token {index} is "
                 f"{token!r} and {tokens[index]!r}; choose models that share one{remedy}"
             )
-    # Rows of a tokenizer without a mask token, as a decoder's, hold none of the others but what frames a text.
     differ = [
         f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"
-        for kind in (_FRAME if tokenizer.mask_token is None else _SPECIAL)
+        for kind in (() if objective is CAUSAL else _SPECIAL)
         if getattr(own, kind) != getattr(tokenizer, kind)
     ]
     if differ:

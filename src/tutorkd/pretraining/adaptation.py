@@ -76,7 +76,7 @@ def _checkpoint(
     """
     if args.tokenizer_name:
         try:
-            check_tokenizer("model", args.model, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
+            check_tokenizer("model", args.model, tokenizer, True, args.trust_remote_code, objective)
         except UserError as error:
             instead = f"to use this tokenizer, start at random, with --config_name {args.model} instead of --model"
             raise UserError(f"{error}; {instead}") from error

@@ -254,7 +254,7 @@ def make_student(
     }
     sizes = {key: size for key, size in asked.items() if size is not None}
     if args.student not in PRESETS:
-        check_tokenizer("student", args.student, tokenizer, fetch=True, trust_remote_code=args.trust_remote_code)
+        check_tokenizer("student", args.student, tokenizer, True, args.trust_remote_code, teacher.objective)
     set_seed(seed)
     student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code)
     lines = []

@@ -80,6 +80,7 @@ def root(tmp_path_factory) -> Path:
         (folder / name).write_bytes(whole[: len(whole) // 2])
     save_corpus(root / "corpus.txt")
     (root / "empty.txt").write_text(" \n\n \n", encoding="utf-8")
+    (root / "empty.csv").touch()
     (root / "table.csv").write_text("txt,label\nw1 w2,0\n", encoding="utf-8")
     (root / "latin1.txt").write_bytes("w1 w2\n\nw3 é w4".encode("latin1"))
     return root
@@ -207,6 +208,7 @@ def test_sizes_for_a_checkpoint_s_own_weights_are_refused(root, out, capfd):
     ("corpus", "message"),
     [
         ("empty.txt", "holds no text: every document is empty"),
+        ("empty.csv", "empty.csv: no column 'text', nor any other: is the file empty?"),
         ("table.csv", "no column 'text' among txt, label; did you mean 'txt'? Name it with --text_column txt"),
         ("latin1.txt", "latin1.txt: not UTF-8 at byte 10 (line 3); convert the file to UTF-8"),
     ],

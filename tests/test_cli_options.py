@@ -199,7 +199,8 @@ def test_bad_flags(capfd, flags, message):
         ("mlm_probability: -1", "mlm_probability can't be -1.0"),
         ("method: [kd]", "there is no method"),
         ("- max_length", "must be a mapping of keys to values"),
-        ("corpus: [a", "can't be read as YAML:"),
+        ("corpus: [a", "recipe.yaml can't be read as YAML: while parsing a flow sequence in "),
+        ("corpus: [a\nseed: 2", 'recipe.yaml", line 1, column 9: corpus: [a'),
     ],
 )
 @pytest.mark.parametrize("command", ["distill", "adapt"])

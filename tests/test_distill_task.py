@@ -192,6 +192,8 @@ def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place
     assert models[1]["scores"]["accuracy"] == models[1]["agreement"] == pytest.approx(right / 32)
     share = right / 32
     assert models[1]["standard_error"] == pytest.approx((share * (1 - share) / 32) ** 0.5)
+    (told,) = (line.split("|")[4].strip() for line in table.splitlines() if line.startswith("| student  "))
+    assert told == f"{100 * share:.1f} ± {100 * (share * (1 - share) / 32) ** 0.5:.1f}"
     assert models[2]["bytes"] == (place / "out" / "student" / "onnx" / "model_quantized.onnx").stat().st_size
 
     monkeypatch.setattr(Trainer, "train", None)

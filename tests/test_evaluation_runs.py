@@ -126,6 +126,15 @@ def test_models_take_the_names_that_are_given(place, capfd):
         assert fail(capfd, *command("one/student", "two/student", names=names)).startswith(message)
 
 
+@pytest.mark.parametrize("names", [[], ["a", "b"]])
+def test_a_model_that_stands_there_twice_is_refused_however_it_is_written(place, capfd, names):
+    write(place / "train.jsonl", classes(20))
+    write(place / "validation.jsonl", classes(20))
+    more = {"names": names} if names else {}
+    message = fail(capfd, *command("one/student", str(place / "one" / "student"), **more))
+    assert message.startswith(f"--models has {place}/one/student twice: give each model once")
+
+
 def test_a_model_of_the_same_name_never_takes_another_s_place(place, capfd):
     write(place / "train.jsonl", classes(20))
     write(place / "validation.jsonl", classes(20))

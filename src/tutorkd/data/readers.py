@@ -138,9 +138,11 @@ def naming(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def _no_column(where: object, column: str, columns: Sequence[str], options: Mapping[str, str]) -> str:
+    if not columns:
+        return f"{where}: no column {column!r}, nor any other: is the file empty?"
     near = closest(column, (each for each in columns if each not in options), cutoff=0.0)
     more = f" and {len(columns) - _COLUMNS_NAMED} more" if len(columns) > _COLUMNS_NAMED else ""
-    known = ", ".join(columns[:_COLUMNS_NAMED]) or "(none)"
+    known = ", ".join(columns[:_COLUMNS_NAMED])
     hint = "" if near is None else f"; did you mean {near!r}?"
     if hint and (option := options.get(column)):
         hint += f" Name it with --{option}" + (f" {shlex.quote(near or '')}" if option.endswith("column") else "")

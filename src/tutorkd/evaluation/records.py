@@ -51,11 +51,14 @@ def named_checkpoints(models: Sequence[str], names: Sequence[str]) -> list[Check
     """The checkpoints of models, each under the name that it is given, or else under that which it was found by.
 
     Raises:
-        UserError: if one can't be found, or there are names, but not one for each.
+        UserError: if one can't be found or stands there twice, or there are names, but not one for each.
     """
     if names and len(names) != len(models):
         raise UserError(f"--names has {len(names)} names for {len(models)} models: give one for each, or none")
     found = [find_checkpoint(model) for model in models]
+    sources = [checkpoint.identity["source"] for checkpoint in found]
+    if repeated := [model for model, source in zip(models, sources, strict=True) if sources.count(source) > 1]:
+        raise UserError(f"--models has {repeated[-1]} twice: give each model once")
     return [replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)] if names else found
 
 

@@ -145,7 +145,7 @@ def _table(task: TaskDistillation, measured: Sequence[Measured]) -> str:
             each.name,
             f"{each.parameters / 1e6:.1f} M",
             f"{each.bytes / 1e6:.1f} MB",
-            *(f"{100 * each.scores[name]:.1f}" for name in titles),
+            *_scores(each, list(titles)),
             "-" if each is measured[0] else f"{100 * each.agreement:.1f}",
             f"{each.milliseconds:.2f}",
         ]
@@ -153,9 +153,17 @@ def _table(task: TaskDistillation, measured: Sequence[Measured]) -> str:
     ]
     rows = f"{len(task.train):,} labelled rows" if len(task.train) else "no labels"
     more = f" and {len(task.unlabelled):,} rows without" if task.unlabelled else ""
+    error = "" if measured[0].standard_error is None else ", accuracy ± its standard error"
     notes = (
-        f"On {len(task.validation):,} rows; the student learned from {rows}{more}. Same as teacher: the share of equal "
-        "answers or, for numbers, their Spearman correlation. Time: median of one row at a time, from its text to the "
-        f"answer, {task.classifier.model.device}, int8 on the processor, threads: {torch.get_num_threads()}."
+        f"On {len(task.validation):,} rows{error}; the student learned from {rows}{more}. Same as teacher: the share "
+        "of equal answers or, for numbers, their Spearman correlation. Time: median of one row at a time, from its text "
+        f"to the answer, {task.classifier.model.device}, int8 on the processor, threads: {torch.get_num_threads()}."
     )
     return f"{aligned([*headings, 'ms a row'], lines, words=1)}\n\n{notes}\n"
+
+
+def _scores(found: Measured, names: Sequence[str]) -> list[str]:
+    """The scores in percent; the first of them, where that is an accuracy, with its standard error."""
+    first, *others = (f"{100 * found.scores[name]:.1f}" for name in names)
+    error = "" if found.standard_error is None else f" ± {100 * found.standard_error:.1f}"
+    return [f"{first}{error}", *others]

@@ -32,6 +32,7 @@ def read_recipe(text: str, name: str) -> dict[str, Any]:
     """
     try:
         loader = yaml.SafeLoader(text)
+        loader.name = name  # of where a mistake is told to be
         root = loader.get_single_node()
         if root is None:
             return {}

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import time
 import tracemalloc
@@ -21,7 +22,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import DataLoader
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from tutorkd.data import cached, packing, prepare_corpus, shards, sources, stream
+from tutorkd.data import cache, cached, packing, prepare_corpus, shards, sources, stream
 from tutorkd.data.corpus import check_corpus
 from tutorkd.data.writer import PackedWriter
 from tutorkd.errors import UserError
@@ -690,3 +691,33 @@ def test_a_tokenizer_without_an_unknown_token_of_its_own_counts_none(tmp_path, p
     assert plain.unk_token_id == plain.sep_token_id
     packed = prepare([corpus(tmp_path / "a.jsonl")], tokenizer=plain)
     assert packed.corpora[0].unknown_share == 0
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "heldout.arrow", "corpus.json"])
+@pytest.mark.parametrize("change", ["cut", "removed"])
+def test_kept_rows_that_are_damaged_are_told_in_a_line_and_made_again_without_their_folder(
+    tmp_path, prepare, name, change
+):
+    source = corpus(tmp_path / "a.jsonl")
+    packed = prepare([source], heldout=0.2)
+    folder, rows = packed.corpora[0].cache_path, rows_of(packed.train)
+    file = folder / name
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        file.unlink()
+    fails(prepare, f"what is kept in {folder} is damaged", [source], heldout=0.2)
+    shutil.rmtree(folder)
+    assert rows_of(prepare([source], heldout=0.2).train) == rows
+
+
+def test_rows_are_on_the_disk_before_they_get_their_place(tmp_path, monkeypatch):
+    """Else a power failure could leave a folder of that name with less in it."""
+    flushed: list[str] = []
+    monkeypatch.setattr(cache, "flush", lambda path: flushed.append(path.name))
+
+    def build(new, scratch):
+        (new / "rows").write_text("rows")
+
+    cache.build_once(tmp_path / "kept" / "key", build)
+    assert flushed == ["rows", "new", "kept"]

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from tutorkd import teacher_vectors
 from tutorkd.data.rows import DrawnRows, RowsWithVectors
+from tutorkd.errors import UserError
 from tutorkd.sentence_teacher import load_sentence_teacher
 from tutorkd.teacher_vectors import kept_vectors, vector_bytes
 
@@ -44,6 +45,15 @@ def test_vectors_are_the_teacher_s_in_the_order_of_the_rows(folder, rows, tmp_pa
     np.testing.assert_allclose(kept.vectors, expected, atol=1e-3)
     assert not kept.reused
     assert kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu")).reused
+
+
+def test_vectors_that_are_damaged_are_told_in_a_line(folder, rows, tmp_path):
+    given = load_sentence_teacher(str(folder)), rows, tmp_path / "kept", torch.device("cpu")
+    kept_vectors(*given)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"what is kept in {tmp_path}/kept is damaged .*; remove that folder"):
+        kept_vectors(*given)
 
 
 def test_what_a_killed_run_computed_is_not_computed_again(folder, rows, tmp_path, monkeypatch):

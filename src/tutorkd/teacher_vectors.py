@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from datasets.utils import tqdm
 
-from tutorkd.data.cache import build_once, cache_key
+from tutorkd.data.cache import build_once, cache_key, kept
 from tutorkd.data.rows import row_lengths
 from tutorkd.files import flush
 from tutorkd.padding import TextCollator
@@ -52,7 +52,7 @@ def kept_vectors(teacher: SentenceTeacher, rows: Dataset, folder: Path, device: 
         device: where the teacher is to compute them.
 
     Raises:
-        UserError: the folder can't be written.
+        UserError: the folder can't be written, or what is in it is damaged.
     """
 
     def build(new: Path, scratch: Path) -> None:
@@ -75,7 +75,8 @@ def kept_vectors(teacher: SentenceTeacher, rows: Dataset, folder: Path, device: 
         target.flush()
 
     reused = build_once(folder, build)
-    return KeptVectors(np.load(folder / _FILE, mmap_mode="r"), folder, reused)
+    with kept(folder):
+        return KeptVectors(np.load(folder / _FILE, mmap_mode="r"), folder, reused)
 
 
 def _vectors(teacher: SentenceTeacher, rows: Dataset, device: torch.device) -> np.ndarray:

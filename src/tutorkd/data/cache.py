@@ -5,13 +5,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from tutorkd.errors import UserError
+from tutorkd.files import flush
+from tutorkd.words import one_line
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -27,7 +30,7 @@ def cache_key(*parts: dict[str, Any]) -> str:
 def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
     """Fill the folder `target` unless it is there; return whether it already was.
 
-    `build(new, scratch)` writes into `new`, which becomes `target` by one rename when it is done; `scratch`
+    `build(new, scratch)` writes into `new`, which becomes `target` by one rename once it is on the disk; `scratch`
     is thrown away. A lock lets one process build while others wait for its result. What one left that was killed or
     interrupted, in both folders, is given to the next.
 
@@ -51,7 +54,10 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
                 if isinstance(error, UserError) or _no_space(error):
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
+            for path in (*new.rglob("*"), new):
+                flush(path)
             new.rename(target)
+            flush(target.parent)
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         if _no_space(error):
@@ -61,6 +67,22 @@ def build_once(target: Path, build: Callable[[Path, Path], None]) -> bool:
             ) from error
         raise UserError(f"cannot prepare the corpus cache in {target.parent}: {error.strerror or error}") from error
     return False
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Within, what was built in a folder is read.
+
+    Raises:
+        UserError: if it is damaged, such as by whoever tidies folders for temporary files.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of json, numpy and arrow
+        raise UserError(
+            f"what is kept in {folder} is damaged ({one_line(error)}); remove that folder, and the same command makes "
+            "it again"
+        ) from error
 
 
 def _no_space(error: OSError) -> bool:

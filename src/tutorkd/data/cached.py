@@ -20,7 +20,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.utils import tqdm
 
-from tutorkd.data.cache import build_once, cache_key
+from tutorkd.data.cache import build_once, cache_key, kept
 from tutorkd.data.packing import require_known
 from tutorkd.data.readers import batches
 from tutorkd.data.shards import Shard
@@ -67,7 +67,7 @@ def cached_corpus(
 
     Raises:
         UserError: the source can't be read, changes meanwhile, holds no text or mostly unknown tokens; the cache
-            can't be written; or a process was killed.
+            can't be written, or is damaged; or a process was killed.
     """
     identity = source.identity(streaming=False)
     folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), asdict(settings))
@@ -86,9 +86,10 @@ def cached_corpus(
             f"corpus {source.name!r}: a process that tokenised it was killed, perhaps because memory ran short; the "
             "same command continues with the rest, and a lower --num_proc needs less memory"
         ) from error
-    counts = json.loads((folder / "corpus.json").read_text())["counts"]
-    train, heldout = (Dataset.from_file(str(folder / f"{split}.arrow")) for split in ("train", "heldout"))
-    return PackedPart(train, heldout, **counts, path=folder, reused=reused)
+    with kept(folder):
+        counts = json.loads((folder / "corpus.json").read_text())["counts"]
+        train, heldout = (Dataset.from_file(str(folder / f"{split}.arrow")) for split in ("train", "heldout"))
+        return PackedPart(train, heldout, **counts, path=folder, reused=reused)
 
 
 @dataclass

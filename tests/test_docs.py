@@ -14,6 +14,9 @@ from commands import save, save_corpus
 from transformers import AutoModel
 
 import tutorkd
+from tutorkd.methods import methods_for
+from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
+from tutorkd.step import LOSS_AXIS
 
 ROOT = Path(__file__).parents[1]
 _HOLE = "\0"  # in the place of a value in a message
@@ -73,6 +76,23 @@ def test_every_page_is_in_the_table_of_contents():
     pages |= {f"notebooks/{page.stem}" for page in (ROOT / "docs/notebooks").glob("*.ipynb")}
     contents = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     assert pages == {page for page in pages if re.search(rf"^{re.escape(page)}$", contents, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("objective", [MASKED, CAUSAL, EMBEDDING], ids=lambda objective: objective.name)
+def test_every_column_of_a_method_s_log_is_explained_with_the_method(objective):
+    rows = [
+        line.replace(r"\|", "").split("|")
+        for line in (ROOT / "docs/log.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    explained = {(row[1].strip(" `"), row[-2].strip(" `")): row for row in rows}
+    for name, method in methods_for(objective).items():
+        for figure in method.figures:
+            if figure.name == "mlm_accuracy":  # which a sentence explains
+                continue
+            row = explained[figure.label, figure.name]
+            if figure.axis == LOSS_AXIS and name != "tutor-kd":
+                assert f"`{name}`" in row[3], (name, figure)
 
 
 @pytest.mark.parametrize("module", ["tutorkd.functional", "tutorkd.divergence"])

@@ -181,6 +181,16 @@ def test_batches_of_another_size_are_the_same_run_where_a_step_has_the_same_rows
     assert "holds another run (gradient_accumulation_steps: 1 there, 2 now)" in told
 
 
+def test_a_run_that_is_to_take_less_memory_goes_on(place, capfd):
+    """With checkpointing a step computes what it would without, as tests/test_gradient_checkpointing.py sees."""
+    complete(*distill("--gradient_checkpointing", "true"))
+    assert "is finished" in capfd.readouterr().out
+    _unfinish(place / "student")
+    complete(*distill("--gradient_checkpointing", "true"))
+    assert "going on from student/checkpoint-2" in capfd.readouterr().out
+    assert "checkpointing" not in (place / "student" / "run.yaml").read_text()
+
+
 @pytest.mark.parametrize(("began", "rows"), [({"processes": 2}, 5), ({"processes": 3}, 8)])
 @pytest.mark.parametrize("finished", [True, False])
 def test_rows_of_a_step_that_the_processes_can_t_share_are_refused(place, capfd, began, rows, finished):

@@ -23,10 +23,11 @@ from transformers.utils.import_utils import is_gguf_available
 from tutorkd.errors import UserError, closest, nearest
 from tutorkd.hub_access import HubRefusal, first_line, reaching
 from tutorkd.objective import MASKED
-from tutorkd.words import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_MOST_NAMED = 4  # of the checkpoints in a folder
 
 
 @contextmanager
@@ -84,7 +85,8 @@ def checkpoints_in(folder: Path) -> str:
     found = sorted(str(config.parent) for config in configs if any(config.parent.glob("model*.safetensors")))
     if not found:
         return ""
-    return f"; there {'is one' if len(found) == 1 else 'are some'} in it: {listed(found)}"
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"; there {'is one' if len(found) == 1 else 'are some'} in it: {', '.join(found[:_MOST_NAMED])}{more}"
 
 
 def files_of(name: str) -> tuple[str, dict[str, str]]:

@@ -153,11 +153,12 @@ def _table(task: TaskDistillation, measured: Sequence[Measured]) -> str:
     ]
     rows = f"{len(task.train):,} labelled rows" if len(task.train) else "no labels"
     more = f" and {len(task.unlabelled):,} rows without" if task.unlabelled else ""
-    error = "" if measured[0].standard_error is None else ", accuracy ± its standard error"
+    error = ", accuracy ± its standard error" if any(each.standard_error is not None for each in measured) else ""
     notes = (
         f"On {len(task.validation):,} rows{error}; the student learned from {rows}{more}. Same as teacher: the share "
-        "of equal answers or, for numbers, their Spearman correlation. Time: median of one row at a time, from its text "
-        f"to the answer, {task.classifier.model.device}, int8 on the processor, threads: {torch.get_num_threads()}."
+        "of equal answers or, for numbers, their Spearman correlation. Time: median of one row at a time, from its "
+        f"text to the answer, {task.classifier.model.device}, int8 on the processor, threads: "
+        f"{torch.get_num_threads()}."
     )
     return f"{aligned([*headings, 'ms a row'], lines, words=1)}\n\n{notes}\n"
 

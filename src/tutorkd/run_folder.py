@@ -30,10 +30,7 @@ _IRRELEVANT = (
     *("output_dir", "restart", "dry_run", "num_proc", "cache_dir", "use_cpu", "disable_tqdm", "report_to", "run_name"),
     *("drop_checkpoints", "language"),
     *("logging_", "log_", "save_", "eval_", "do_eval", "per_device_eval_", "hub_", "push_to_hub"),
-    *(
-        "gradient_checkpointing",
-        "activation_checkpointing",
-    ),  # two names of one setting, under which all is computed alike
+    *("gradient_checkpointing", "activation_checkpointing"),  # two names of one setting
     *("shard_teacher", "dataloader_num_workers", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
 )
 

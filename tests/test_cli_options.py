@@ -136,6 +136,8 @@ def test_an_explicit_fp16_and_bf16_contradict_one_another(recipe, capfd, text):
         ),
         (["--method", "kdd"], "there is no method 'kdd'; did you mean kd? Choose one of tutor-kd, "),
         (["--method"], "argument --method: expected one argument"),
+        (["--divergence", "js"], "--divergence is an option of --method tutor-kd or kd for causal language models"),
+        (["--text_unit", "text"], "--text_unit is an option of --method embedding for embedding models"),
         (["--method", "kd", "--policy-weight=1"], "--policy-weight is an option of --method tutor-kd, not of kd"),
         (["--config"], "argument --config: expected one argument"),
         (["--config", "paper-hlaf"], "there is no recipe paper-hlaf; did you mean paper-half? Give a path or "),

@@ -82,7 +82,7 @@ def test_the_files_of_an_encoder_give_its_hidden_states_for_other_batches_and_le
 def test_the_head_of_a_masked_language_model_is_left_out(place, capsys):
     model = tiny.masked_lm("bert", num_hidden_layers=1)
     complete("export", "--model", save(model, place / "student"), "--output_dir", "out")
-    assert "Only the encoder was exported, without the head of BertForMaskedLM." in capsys.readouterr().out
+    assert "Only the body was exported, without the head of BertForMaskedLM." in capsys.readouterr().out
     tokens = tokens_of(TEXTS[:1])
     with torch.no_grad():
         expected = model.base_model(torch.tensor(tokens["input_ids"])).last_hidden_state.numpy()

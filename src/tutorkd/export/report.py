@@ -52,5 +52,5 @@ def notes(rows: str, threads: int, source: Source) -> str:
         f"from token ids to the output, threads: {threads}."
     )
     if source.left_out:
-        text += f"\n\nOnly the encoder was exported, without the head of {source.left_out}."
+        text += f"\n\nOnly the body was exported, without the head of {source.left_out}."
     return text

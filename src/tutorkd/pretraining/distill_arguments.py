@@ -139,15 +139,19 @@ def parser(method: str = AUTO, objective: Objective = MASKED) -> OptionParser:
 
 
 def _of_other_methods(method: str, objective: Objective) -> dict[str, str]:
-    """The constants that this method hasn't, and which methods for such models have them."""
-    methods = methods_for(objective)
-    own = {each.name for each in fields(methods[method].settings)}
-    found: dict[str, list[str]] = {}
-    for name, other in methods.items():
-        for each in fields(other.settings):
-            if each.name not in own:
+    """The constants that this method hasn't, and which methods have them: for such models or, if none, for others."""
+    own = {each.name for each in fields(methods_for(objective)[method].settings)}
+    told: dict[str, str] = {}
+    others = [each for each in (MASKED, CAUSAL, EMBEDDING) if each is not objective]
+    for kind in (objective, *others):
+        found: dict[str, list[str]] = {}
+        for name, other in methods_for(kind).items():
+            for each in fields(other.settings):
                 found.setdefault(each.name, []).append(name)
-    return {key: f"--method {' or '.join(names)}, not of {method}" for key, names in found.items()}
+        where = f", not of {method}" if kind is objective else f" for {kind.noun}s"
+        for key in found.keys() - own - told.keys():
+            told[key] = f"--method {' or '.join(found[key])}{where}"
+    return told
 
 
 def read_distillation(

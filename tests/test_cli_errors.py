@@ -124,7 +124,7 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--corpus", "nobody/nothing", "--streaming"], "data nobody/nothing: there is no such file or folder here; "),
         (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),
         # Depths and heads.
-        (["--student_layers", "3"], "a student of 3 layers can't be matched to a teacher of 4: choose a depth that"),
+        (["--student_layers", "5"], "the layers of a student of 5 can't be matched to the 4 of its teacher: "),
         (["--student_layers", "0"], "can't have 0 as its num_hidden_layers"),
         (["--student_heads", "2"], "attention scores of 2 student heads and 4 teacher heads can't be compared: give "
          "the student as many heads, or train without them: --attention_score_weight 0"),
@@ -159,7 +159,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
         ("headless", "has no trained MLM head, which Tutor-KD needs: choose --method minilm-v2,"),
         ("without_tokenizer", "has no tokenizer: there is no vocabulary"),
         ("deberta", "whose attention doesn't go through transformers' attention interface; families that work: BERT,"),
-        ("odd", "half of 3 layers isn't a whole number: set --student_layers to a divisor"),
+        ("odd", "half of 3 layers isn't a whole number: set --student_layers"),
         ("wrong_sizes", "isn't a whole bert model: 65 weights are missing or have another shape"),
         ("too_deep", "isn't a whole bert model: 64 weights are missing or have another shape"),
         ("no_such_family", "can't be loaded: The checkpoint you are trying to load has model type `bertolt`"),

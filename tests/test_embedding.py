@@ -162,8 +162,8 @@ def test_settings_of_other_teachers_are_refused(folder, corpus, tmp_path, capfd)
     assert "has no prompt 'x'" in fail(capfd, *command, "--prompt_name", "x")
     plain = save(tiny.masked_lm(), tmp_path / "plain")
     assert "isn't a model of sentence-transformers" in fail(capfd, *command, "--teacher", plain)
-    layers = "--hidden_state_weight", "1", "--student_layers", "3"
-    assert "can't be matched to a teacher of 4" in fail(capfd, *command, *layers)
+    layers = "--hidden_state_weight", "1", "--student_layers", "5"
+    assert "can't be matched to the 4 of its teacher" in fail(capfd, *command, *layers)
 
 
 def test_a_student_with_another_tokenizer_is_refused(folder, corpus, tmp_path, capfd):

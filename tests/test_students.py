@@ -16,12 +16,15 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.masking import MaskingCollator
+from tutorkd.methods import METHODS
 from tutorkd.objective import MASKED
 from tutorkd.students import (
     PRESETS,
     build_student,
     has_weights,
     initialise_from_teacher,
+    kept_layers,
     started_student,
     student_config,
 )
@@ -275,6 +278,48 @@ def test_a_checkpoint_in_pickles_is_refused_and_not_taken_for_a_configuration(tm
 def test_impossible_students_are_refused(name, layers, sizes, message):
     with pytest.raises(UserError, match=message):
         build_student(name, tiny.config("bert", num_hidden_layers=layers), sizes)
+
+
+@pytest.mark.parametrize(
+    ("layers", "of_teacher", "taken"),
+    [
+        (6, 12, [2, 4, 6, 8, 10, 12]),  # the paper's: l N / m
+        (4, 6, [2, 3, 5, 6]),  # 1.5, 3, 4.5, 6, rounded up
+        (5, 12, [3, 5, 8, 10, 12]),
+        (8, 12, [2, 3, 5, 6, 8, 9, 11, 12]),
+        (11, 12, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        (1, 3, [3]),
+        (3, 3, [1, 2, 3]),
+        (4, 3, None),
+    ],
+)
+def test_a_student_of_any_smaller_depth_takes_layers_in_even_distances_and_the_last(layers, of_teacher, taken):
+    assert kept_layers(layers, of_teacher, MASKED) == taken
+
+
+def test_the_layers_of_a_depth_that_doesn_t_divide_are_copied_and_compared():
+    teacher = Teacher(tiny.masked_lm("bert", num_hidden_layers=3))
+    student = build_student("half", teacher.config, {"num_hidden_layers": 2})
+    assert initialise_from_teacher(student, teacher).layers == [2, 3]
+    own, other = student.encoder.layer[0].output.dense.weight, teacher.body.encoder.layer[1].output.dense.weight
+    assert torch.equal(own, other)
+    settings = METHODS["tinybert"].settings(attention_score_weight=0.0)
+    module = METHODS["tinybert"].module(student.eval(), teacher, settings, tiny.tokenizer())
+    batch = MaskingCollator(tiny.tokenizer(), 0.15, 0, tiny.VOCABULARY)([{**row, "draw": 0} for row in tiny.rows(2)])
+    states = teacher.body(batch.input_ids, batch.attention_mask, output_hidden_states=True).hidden_states
+    answers = student(batch.input_ids, batch.attention_mask, output_hidden_states=True).hidden_states
+    expected = sum(((answers[s] - states[t]) ** 2).mean() for s, t in ((0, 0), (1, 2), (2, 3)))
+    torch.testing.assert_close(module(batch, teacher).loss, expected)
+
+
+def test_a_student_deeper_than_its_teacher_takes_its_embeddings_alone():
+    teacher = Teacher(tiny.masked_lm("bert", num_hidden_layers=2))
+    student = build_student("half", teacher.config, {"num_hidden_layers": 3})
+    found = initialise_from_teacher(student, teacher)
+    assert (found.layers, found.sliced) == ([], 0)
+    assert torch.equal(student.get_input_embeddings().weight, teacher.body.get_input_embeddings().weight)
+    of_student, of_teacher = (each.encoder.layer[0].output.dense.weight for each in (student, teacher.body))
+    assert not torch.equal(of_student, of_teacher)
 
 
 def test_an_odd_teacher_can_have_a_student_of_a_divisor_s_depth():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,7 @@ def student_config(
     """
     if name == "half":
         if teacher.num_hidden_layers % 2 and "num_hidden_layers" not in (sizes or {}):
-            raise UserError(
-                f"half of {teacher.num_hidden_layers} layers isn't a whole number: set --student_layers to a divisor"
-            )
+            raise UserError(f"half of {teacher.num_hidden_layers} layers isn't a whole number: set --student_layers")
         config = type(teacher).from_dict(teacher.to_dict())
         if "num_hidden_layers" not in (sizes or {}):
             _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code, objective)
@@ -153,23 +152,20 @@ def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool, 
     config.num_hidden_layers = layers
 
 
-def matching_layers(student_layers: int, teacher_layers: int) -> list[int]:
-    """g(l) = l N / m for l = 1 ... m, counted from 1."""
-    step = teacher_layers // student_layers
-    return [layer * step for layer in range(1, student_layers + 1)]
-
-
 def kept_layers(student_layers: int, teacher_layers: int, objective: Objective) -> list[int] | None:
-    """The teacher's layers, counted from 1, that a student starts from; None where there are none to choose.
+    """The teacher's layers, counted from 1, that a student starts from; None for a student that is deeper.
 
-    For masked models those whose output the student's are trained to match. Of causal ones, whose layers needn't be
+    For masked models those whose output the student's are trained to match: g(l) = l N / m for l = 1 ... m of N, as
+    Tutor-KD and TinyBERT have it, rounded up where m doesn't divide N. Of causal ones, whose layers needn't be
     compared one by one, some in even distances with both ends among them: the first turns tokens into what the others
     read, the last makes what the head reads.
     """
-    if objective is CAUSAL and student_layers <= teacher_layers:
+    if student_layers > teacher_layers:
+        return None
+    if objective is CAUSAL:
         gaps = max(student_layers - 1, 1)
         return [1 + round(i * (teacher_layers - 1) / gaps) for i in range(student_layers)]
-    return None if teacher_layers % student_layers else matching_layers(student_layers, teacher_layers)
+    return [math.ceil(layer * teacher_layers / student_layers) for layer in range(1, student_layers + 1)]
 
 
 def _layer_parts(model: PreTrainedModel) -> list[set[str]]:
@@ -295,8 +291,8 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     """
     body = cast("PreTrainedModel", student.base_model)
     depths = body.config.num_hidden_layers, teacher.config.num_hidden_layers
-    layers = kept_layers(*depths, teacher.objective) or matching_layers(*depths)
-    if (parts := _layer_parts(body)) and len(parts) <= teacher.config.num_hidden_layers:
+    layers = kept_layers(*depths, teacher.objective) or []
+    if layers and (parts := _layer_parts(body)):
         layers = _alike(parts, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()
     student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
@@ -305,7 +301,7 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
         origin, in_layer = key, False
         if student_stack and teacher_stack and key.startswith(student_stack + "."):
             index, _, rest = key[len(student_stack) + 1 :].partition(".")
-            origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}", True
+            origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}" if layers else "", True
         if origin in source and slices.copy(key, whole(source[origin]), value):
             copied, used = copied + 1, used or in_layer
             sliced += source[origin].shape != value.shape

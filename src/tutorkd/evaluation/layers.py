@@ -19,7 +19,7 @@ from tutorkd.methods.internal import (
     internal_losses,
     matched_layers,
 )
-from tutorkd.methods.pair import check_layers
+from tutorkd.methods.pair import check_heads
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import weighted_sum
 from tutorkd.teacher import Teacher
@@ -54,7 +54,7 @@ class MatchedLayers(nn.Module):
                 "leave out hidden_state_weight, attention_score_weight and relation_weight"
             )
         teacher = Teacher(classifier.model)
-        check_layers(student, teacher, soft.attention_score_weight)
+        check_heads(student, teacher, soft.attention_score_weight)
         prepare_for_capture(student, "student")
         self._asked = matched_layers(student, teacher, soft)
         self._soft = soft

@@ -39,7 +39,7 @@ from tutorkd.methods.internal import (
     internal_losses,
     matched_layers,
 )
-from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.methods.pair import check_heads, check_vocabulary
 from tutorkd.objective import Objective
 from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut
 from tutorkd.reader import Reader
@@ -95,11 +95,11 @@ class EmbeddingSettings(RelationSettings):
     )
     hidden_state_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of L_hid, the loss on hidden states; needs a depth that divides the teacher's."},
+        metadata={"help": "Weight of L_hid, the loss on hidden states; needs a depth up to the teacher's."},
     )
     attention_score_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of L_att, the loss on attention scores; needs such a depth and as many heads."},
+        metadata={"help": "Weight of L_att, the loss on attention scores; needs such a depth, and as many heads."},
     )
 
     @property
@@ -159,7 +159,7 @@ class Embedding(nn.Module):
         c = settings
         check_vocabulary(student, teacher)
         if c.layers_count:
-            check_layers(student, teacher, c.attention_score_weight)
+            check_heads(student, teacher, c.attention_score_weight)
             prepare_for_capture(student, "student")
         self.student = student
         self.reader = Reader(student)

@@ -2,7 +2,7 @@
 do it, and L_rel of the last layers, as MiniLM v2 does it.
 
 Teacher depth N, student depth m: layer l of the student matches layer g(l) of the teacher, which of masked models is
-l N / m, and l = 0 is the embedding output.
+l N / m, rounded up, and l = 0 is the embedding output.
 """
 
 from __future__ import annotations

@@ -118,23 +118,6 @@ def check_vocabulary(student: PreTrainedModel, teacher: Teacher) -> None:
         )
 
 
-def check_layers(student: PreTrainedModel, teacher: Teacher, attention_score_weight: float) -> None:
-    """Refuse a pair whose layers can't be compared one by one.
-
-    Raises:
-        UserError: if the student's depth doesn't divide the teacher's, or attention scores are to be compared of
-            models that differ in heads.
-    """
-    s, t = student.config, teacher.config
-    if t.num_hidden_layers % s.num_hidden_layers:
-        divisors = ", ".join(str(d) for d in range(1, t.num_hidden_layers) if t.num_hidden_layers % d == 0)
-        raise UserError(
-            f"a student of {s.num_hidden_layers} layers can't be matched to a teacher of {t.num_hidden_layers}: "
-            f"choose a depth that divides it, such as {divisors}"
-        )
-    check_heads(student, teacher, attention_score_weight)
-
-
 def check_heads(student: PreTrainedModel, teacher: Teacher, attention_score_weight: float) -> None:
     """Refuse a pair whose attention scores are to be compared and can't be.
 

@@ -5,7 +5,7 @@ Reference: Xiaoqi Jiao, Yichun Yin, Lifeng Shang, Xin Jiang, Xiao Chen, Linlin L
 (doi 10.18653/v1/2020.findings-emnlp.372).
 
 Teacher and student read X, the plain text. The teacher has N layers, the student m; layer l of the student
-matches layer g(l) = l N/m of the teacher, and l = 0 is the embedding output. With A = Q K^T / sqrt(head
+matches layer g(l) = l N/m (rounded up) of the teacher, and l = 0 is the embedding output. With A = Q K^T / sqrt(head
 dimension),
 
     L_hid = sum_{l=0..m} mean (W h^S_l - h^T_g(l))^2      over real positions and dimensions
@@ -33,7 +33,7 @@ from tutorkd.methods.internal import (
     internal_losses,
     matched_layers,
 )
-from tutorkd.methods.pair import check_layers, check_vocabulary
+from tutorkd.methods.pair import check_heads, check_vocabulary
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
 from tutorkd.step import StepOutput, weighted_sum
@@ -83,7 +83,7 @@ class TinyBERT(nn.Module):
         settings: weights of the losses.
 
     Raises:
-        UserError: if vocabularies or heads differ, or the student's depth doesn't divide the teacher's.
+        UserError: if vocabularies or heads differ, or the student is deeper than the teacher.
     """
 
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
@@ -91,7 +91,7 @@ class TinyBERT(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: TinyBERTSettings):
         super().__init__()
         check_vocabulary(student, teacher)
-        check_layers(student, teacher, settings.attention_score_weight)
+        check_heads(student, teacher, settings.attention_score_weight)
         prepare_for_capture(student, "student")
         self.student = student
         self.reader = Reader(student)

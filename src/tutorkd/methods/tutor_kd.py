@@ -24,7 +24,7 @@ from tutorkd.methods.internal import (
     matched_layers,
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
-from tutorkd.methods.pair import check_head, check_layers, check_vocabulary
+from tutorkd.methods.pair import check_head, check_heads, check_vocabulary
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, soft_cross_entropy
 from tutorkd.methods.tutor import (
     PLAUSIBILITY,
@@ -144,7 +144,7 @@ class TutorKD(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: Teacher, forbidden_ids: list[int], settings: TutorKDSettings):
         super().__init__()
         check_vocabulary(student, teacher)
-        check_layers(student, teacher, settings.attention_score_weight)
+        check_heads(student, teacher, settings.attention_score_weight)
         if settings.student_head:
             check_head("tutor-kd with --target mlm-logits", student, MASKED)
         prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")

@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_never_stopped(tmp_path, c
         (["--method", "clmm"], "no method 'clmm'; did you mean clm?"),
         (["--window", "0"], "--window must be 1 or more tokens"),
         (["--replaced_share", "0.5"], "--replaced_share must be above 0 and at most"),
-        (["--target", "mlm-logits"], "unknown option --target"),
+        (["--target", "mlm-logits"], "--target is an option of --method tutor-kd for masked language models"),
         (["--student_heads", "3", "--student_hidden_size", "33"], "can't share the keys"),
         (["--objective", "masked"], "the teacher"),
         (["--student", "extreme-6"], "extreme-6 is an encoder, but the teacher is a causal language model"),

@@ -1,6 +1,7 @@
 """`tutorkd distill-task` and `tutorkd predict`, from a tiny classifier to a small one and to answers in files."""
 
 import csv
+import datetime
 import gzip
 import json
 import math
@@ -377,6 +378,39 @@ def test_files_parted_by_tabs_or_semicolons_or_compressed_are_read_alike_and_tab
         assert (place / f"{number}.tsv").read_bytes() == (place / "0.tsv").read_bytes()
 
 
+def test_other_columns_are_kept_on_request_ahead_of_the_text(place):
+    found, day = texts(3, 8), datetime.date(2026, 11, 27)
+    kept = {"id": [7, 8, 9], "source": [{"page": 1}, None, {"page": 3}], "day": [day] * 3}
+    pq.write_table(pa.table({"text": found, **kept}), place / "a.parquet")
+    rows = [{"text": text, "id": 7 + number, "source": {"page": number}} for number, text in enumerate(found)]
+    write_rows(place / "a.jsonl", rows)
+    (place / "a.csv").write_text("id,text\n" + "".join(f"00{number},{text}\n" for number, text in enumerate(found)))
+
+    def answered(source, output, *columns):
+        flags = ["--model", "teacher", "--text", source, "--output", output]
+        complete("predict", *flags, "--keep_columns", *columns, "text")  # the text is there once
+        return read_answers(place / output)
+
+    answers = ["label", "probability_no", "probability_yes"]
+    of_parquet = answered("a.parquet", "b.parquet", "id", "source", "day")
+    assert list(of_parquet[0]) == ["id", "source", "day", "text", *answers]
+    assert [row["text"] for row in of_parquet] == found
+    for name, values in kept.items():
+        assert [row[name] for row in of_parquet] == values
+    plain = answered("a.parquet", "c.csv", "id", "source", "day")
+    assert [(row["id"], row["source"], row["day"]) for row in plain] == [
+        ("7", '{"page": 1}', "2026-11-27"),
+        ("8", None, "2026-11-27"),
+        ("9", '{"page": 3}', "2026-11-27"),
+    ]
+    assert [row["day"] for row in answered("a.parquet", "d.jsonl", "day")] == ["2026-11-27"] * 3
+    assert [row["source"] for row in answered("a.jsonl", "e.jsonl", "source")] == [row["source"] for row in rows]
+    untyped = answered("a.jsonl", "f.parquet", "id", "source")
+    assert (untyped[0]["id"], untyped[0]["source"]) == ("7", '{"page": 0}')
+    assert [row["id"] for row in answered("a.csv", "g.parquet", "id")] == ["000", "001", "002"]
+    assert [row["label"] for row in untyped] == [row["label"] for row in of_parquet]
+
+
 def test_several_classes_numbers_and_pairs_are_answered(place):
     classifier(place / "several", names=["a", "b", "c"], problem_type="multi_label_classification")
     classifier(place / "number", names=["score"])
@@ -411,6 +445,11 @@ def test_several_classes_numbers_and_pairs_are_answered(place):
         ({"model": "results"}, "/results; there is one in it: results/student"),
         ({"text": "number.jsonl"}, "number.jsonl: line 1: column 'text' holds int, not text"),
         ({"text": "labelled.jsonl", "text_column": "label"}, "the column 'label' of labelled.jsonl would be one of"),
+        (
+            {"text": "both.jsonl", "keep_columns": "label"},
+            "the column 'label' of both.jsonl would be one of the answers",
+        ),
+        ({"text": "both.jsonl", "keep_columns": "lable"}, "both.jsonl: line 1: no column 'lable'"),
         ({"text": "empty.csv"}, "empty.csv is empty: there are no rows"),
         ({"model": ""}, "tutorkd predict takes --model CLASSIFIER --text FILE --output FILE; --model is missing"),
     ],
@@ -423,6 +462,7 @@ def test_what_cannot_be_predicted_is_refused_and_leaves_nothing(place, capfd, ch
     (place / "results" / "student" / "onnx" / "model.onnx").write_bytes(b"")
     write_rows(place / "number.jsonl", [{"text": 5}])
     write_rows(place / "labelled.jsonl", [{"label": "w5"}])
+    write_rows(place / "both.jsonl", [{"label": "w5", "text": "w6"}])
     (place / "empty.csv").write_text("text\n")
     told = {"model": "teacher", "text": "more.jsonl", "output": "answers.csv"} | changes
     assert message in fail(capfd, "predict", *(word for key, value in told.items() for word in (f"--{key}", value)))

@@ -180,7 +180,7 @@ def test_any_file_gives_predict_a_row_for_each_of_its_own_or_is_refused(tmp_path
     path = tmp_path / f"a{ending}"
     path.write_bytes(content)
     of_words = data.draw(st.booleans())
-    found = or_refused(path.name, lambda: [text for (text,) in prediction.rows_of(path, ["text"], of_words)])
+    found = or_refused(path.name, lambda: [row.texts[0] for row in prediction.rows_of(path, ["text"], of_words)])
     if found is None:
         return
     if ending == ".jsonl":

@@ -26,6 +26,10 @@ class PredictArguments(TextColumns):
     output: str = field(
         default="", metadata={"help": "File for the answers, which ends in .csv, .tsv, .jsonl or .parquet (a path)."}
     )
+    keep_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Columns that the output has too, such as an id or the right label (names)."},
+    )
     max_length: int = field(default=128, metadata={"help": "Longest row in tokens; longer rows are cut."})
 
     def __post_init__(self) -> None:

@@ -1,18 +1,12 @@
 """``tutorkd predict``: a classifier's answers to a file, chunk by chunk, so that memory doesn't grow with it."""
 
-import csv
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from tutorkd.data.readers import (
@@ -26,29 +20,35 @@ from tutorkd.data.readers import (
     require_column,
 )
 from tutorkd.errors import UserError
+from tutorkd.evaluation.answers_file import LABEL, PROBABILITY, answers_file, probability_columns
 from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.labelled import column_options
 from tutorkd.evaluation.metrics import answers_of
 from tutorkd.evaluation.predict_arguments import PredictArguments
 from tutorkd.evaluation.problem import problem_of
-from tutorkd.files import PARTIAL, writing
+from tutorkd.files import writing
 from tutorkd.hub import load_config, nearest_path
 from tutorkd.words import one_line
 
-LABEL, PROBABILITY = "label", "probability"
 _CHUNK = 4096  # rows
-_MARKS = {".csv": ",", ".tsv": "\t"}  # between the fields that are written
-Row = tuple[Any, ...]  # a text, and that of its pair where there is one, or a list of words; None where it lacks them
+Texts = tuple[Any, ...]  # a text, and that of its pair where there is one, or a list of words; None where it lacks them
+
+
+class Row(NamedTuple):
+    """A row of the file."""
+
+    texts: Texts
+    kept: tuple[Any, ...]  # what it has in the columns that are kept
 
 
 def predict_file(args: PredictArguments) -> dict[str, int]:
     """Answer the rows of a file; the output is written whole or not at all.
 
-    Its columns are those of the text, ``label`` (of a regression the number, of several classes a list, which csv holds
-    as JSON) and, of classes, ``probability_CLASS`` for each. Of a row without a text they are missing. Rows of words,
-    which a classifier of words takes, have in ``label`` a list of their labels and in ``probability`` one of the
-    probabilities of these; a word that isn't read, behind ``max_length``, has neither.
+    Its columns are those that are kept, those of the text, ``label`` (of a regression the number, of several classes a
+    list, which csv holds as JSON) and, of classes, ``probability_CLASS`` for each. Of a row without a text they are
+    missing. Rows of words, which a classifier of words takes, have in ``label`` a list of their labels and in
+    ``probability`` one of the probabilities of these; a word that isn't read, behind ``max_length``, has neither.
 
     Returns:
         ``rows`` that there are, and how many are ``without_text``.
@@ -73,26 +73,28 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
     words = problem_of(load_config(find_checkpoint(args.model).folder, "model")) == "token_classification"
     if words and len(columns) > 1:
         raise UserError(f"{args.model} classifies words, which have no pairs: leave out --text_pair_column")
+    kept = [column for column in dict.fromkeys(args.keep_columns) if column not in columns]
     with naming(column_options(*args.text_columns)):
-        next(rows_of(source, columns, words), None)  # a mistake in it needn't wait for the model
+        next(rows_of(source, columns, words, kept), None)  # a mistake in it needn't wait for the model
     classifier = load_trained(args.model)
-    names = [LABEL, *_probability_columns(classifier)]
-    if taken := [column for column in columns if column in names]:
+    names = [LABEL, *probability_columns(classifier)]
+    if taken := [column for column in (*kept, *columns) if column in names]:
         raise UserError(f"the column {taken[0]!r} of {source} would be one of the answers too: rename it")
     counts = {"rows": 0, "without_text": 0}
-    rows = rows_of(source, columns, words)
+    rows = rows_of(source, columns, words, kept)
     with (
         writing(output, "free space, or choose another --output"),
-        _writer(output, columns, classifier) as write,
+        answers_file(output, _kept_types(source, kept), columns, classifier) as write,
         tqdm(desc="answering", unit=" rows", dynamic_ncols=True) as bar,
     ):
         while chunk := list(islice(rows, _CHUNK)):
-            whole = [number for number, row in enumerate(chunk) if all(row)]
-            answers = _answers(classifier, [chunk[number] for number in whole], args.max_length, bar.update)
+            whole = [number for number, row in enumerate(chunk) if all(row.texts)]
+            answers = _answers(classifier, [chunk[number].texts for number in whole], args.max_length, bar.update)
             told: list[dict[str, Any]] = [dict.fromkeys(names) for _ in chunk]
             for number, answer in zip(whole, answers, strict=True):
                 told[number] = answer
-            write([dict(zip(columns, row, strict=True)) | each for row, each in zip(chunk, told, strict=True)])
+            read = [dict(zip((*kept, *columns), (*row.kept, *row.texts), strict=True)) for row in chunk]
+            write([row | answer for row, answer in zip(read, told, strict=True)])
             counts["rows"] += len(chunk)
             counts["without_text"] += len(chunk) - len(whole)
         if not counts["rows"]:
@@ -101,7 +103,7 @@ def predict_file(args: PredictArguments) -> dict[str, int]:
 
 
 def _answers(
-    classifier: Classifier, rows: Sequence[Row], max_length: int, tell: Callable[[int], object]
+    classifier: Classifier, rows: Sequence[Texts], max_length: int, tell: Callable[[int], object]
 ) -> list[dict[str, Any]]:
     """Columns of the output, of rows that have their texts."""
     if not rows:
@@ -123,7 +125,7 @@ def _answers(
     else:
         probabilities = _softmax(logits)
         labels = [names[code] for code in answers]
-    columns = _probability_columns(classifier)
+    columns = probability_columns(classifier)
     return [
         {LABEL: label, **dict(zip(columns, map(float, row), strict=True))}
         for label, row in zip(labels, probabilities, strict=True)
@@ -141,43 +143,38 @@ def _of_words(words: Sequence[Any], values: np.ma.MaskedArray, form: Callable[[A
     return answered + [None] * (len(words) - len(answered))
 
 
-def _probability_columns(classifier: Classifier) -> list[str]:
-    if classifier.problem == "regression":
-        return []
-    if classifier.problem == "token_classification":
-        return [PROBABILITY]
-    return [f"probability_{name}" for name in classifier.class_names]
-
-
-def rows_of(path: Path, columns: Sequence[str], words: bool = False) -> Iterator[Row]:
-    """The texts of each row, as they are read.
+def rows_of(path: Path, columns: Sequence[str], words: bool = False, kept: Sequence[str] = ()) -> Iterator[Row]:
+    """Each row, as it is read.
 
     Args:
+        columns: of the texts.
         words: whether rows hold lists of words in place of a text.
+        kept: columns of anything.
 
     Raises:
         UserError: if the file can't be read, lacks a column or holds something else.
     """
     try:
-        yield from _READERS[kind_of_file(path) or ""](path, columns, words)
+        for values in _READERS[kind_of_file(path) or ""](path, columns, words, kept):
+            yield Row(tuple(values[: len(columns)]), tuple(values[len(columns) :]))
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
 
 
-def _of_csv(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
+def _of_csv(path: Path, columns: Sequence[str], words: bool, kept: Sequence[str]) -> Iterator[Sequence[Any]]:
     if words:
         raise UserError(f"{path}: lists of words, which this classifier takes, are in jsonl or parquet files")
-    return (tuple(fields) for _, fields in csv_rows(path, columns))
+    return (fields for _, fields in csv_rows(path, [*columns, *kept]))
 
 
-def _of_jsonl(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
-    for line, row in json_rows(path, columns):
-        for column, value in zip(columns, row, strict=True):
+def _of_jsonl(path: Path, columns: Sequence[str], words: bool, kept: Sequence[str]) -> Iterator[Sequence[Any]]:
+    for line, row in json_rows(path, [*columns, *kept]):
+        for column, value in zip(columns, row, strict=False):
             if words and value is not None and not _are_words(value):
                 raise _not_words(f"{path}: line {line}", column)
             if not words and value is not None and not isinstance(value, str):
                 raise not_text(f"{path}: line {line}", column, type(value).__name__)
-        yield tuple(row)
+        yield row
 
 
 def _are_words(value: Any) -> bool:
@@ -188,17 +185,18 @@ def _not_words(where: object, column: str) -> UserError:
     return UserError(f"{where}: column {column!r} doesn't hold lists of words, which this classifier takes")
 
 
-def _of_parquet(path: Path, columns: Sequence[str], words: bool) -> Iterator[Row]:
+def _of_parquet(path: Path, columns: Sequence[str], words: bool, kept: Sequence[str]) -> Iterator[Sequence[Any]]:
     with open_parquet(path) as file:
-        for column in columns:
+        for column in (*columns, *kept):
             require_column(path, column, file.schema_arrow.names)
+        for column in columns:
             kind = file.schema_arrow.field(column).type
             if words and not (_is_list(kind) and is_text(kind.value_type)):
                 raise _not_words(path, column)
             if not words and not is_text(kind):
                 raise not_text(path, column, kind)
-        for batch in file.iter_batches(batch_size=_CHUNK, columns=list(columns)):
-            for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+        for batch in file.iter_batches(batch_size=_CHUNK, columns=[*columns, *kept]):
+            for row in zip(*(batch.column(column).to_pylist() for column in (*columns, *kept)), strict=True):
                 if words and row[0] is not None and not _are_words(row[0]):  # but words that are missing
                     raise _not_words(path, columns[0])
                 yield row
@@ -208,64 +206,18 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-_READERS: Mapping[str, Callable[[Path, Sequence[str], bool], Iterator[Row]]] = {
+def _kept_types(path: Path, kept: Sequence[str]) -> dict[str, pa.DataType | None]:
+    """The types of columns where the file tells them; None elsewhere."""
+    if kind_of_file(path) != ".parquet":
+        return dict.fromkeys(kept)
+    with open_parquet(path) as file:
+        return {column: file.schema_arrow.field(column).type for column in kept}
+
+
+_READERS: Mapping[str, Callable[[Path, Sequence[str], bool, Sequence[str]], Iterator[Sequence[Any]]]] = {
     ".csv": _of_csv,
     ".tsv": _of_csv,
     ".jsonl": _of_jsonl,
     ".json": _of_jsonl,
     ".parquet": _of_parquet,
 }
-
-
-@contextmanager
-def _writer(
-    path: Path, columns: Sequence[str], classifier: Classifier
-) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], object]]:
-    """What writes rows to a file that gets its place at the end."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if path.suffix.lower() == ".parquet":
-            schema = _schema(columns, classifier)
-            with pq.ParquetWriter(partial, schema) as parquet:
-                yield lambda rows: parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema))
-        else:
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                mark = _MARKS.get(path.suffix.lower())
-                yield _csv(file, columns, classifier, mark) if mark else _jsonl(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _schema(columns: Sequence[str], classifier: Classifier) -> pa.Schema:
-    labels: dict[str, pa.DataType] = {
-        "regression": pa.float64(),
-        "multi_label_classification": pa.list_(pa.string()),
-        "single_label_classification": pa.string(),
-        "token_classification": pa.list_(pa.string()),
-    }
-    text, probability = pa.string(), pa.float64()
-    if classifier.problem == "token_classification":
-        text, probability = pa.list_(text), pa.list_(probability)
-    fields = [(column, text) for column in columns] + [(LABEL, labels[classifier.problem])]
-    return pa.schema(fields + [(name, probability) for name in _probability_columns(classifier)])
-
-
-def _csv(
-    file: Any, columns: Sequence[str], classifier: Classifier, mark: str
-) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-    # Told that "\r\n" ends a line, csv quotes fields with either of them; in the file a newline does.
-    lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
-    writer = csv.writer(lines, delimiter=mark, lineterminator="\r\n")
-    names = [*columns, LABEL, *_probability_columns(classifier)]
-    writer.writerow(names)
-
-    def field_of(value: Any) -> Any:
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-
-    return lambda rows: writer.writerows([field_of(row[name]) for name in names] for row in rows)
-
-
-def _jsonl(file: Any) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-    return lambda rows: file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)

@@ -449,7 +449,7 @@ def test_several_classes_numbers_and_pairs_are_answered(place):
             {"text": "both.jsonl", "keep_columns": "label"},
             "the column 'label' of both.jsonl would be one of the answers",
         ),
-        ({"text": "both.jsonl", "keep_columns": "lable"}, "both.jsonl: line 1: no column 'lable'"),
+        ({"text": "both.jsonl", "keep_columns": "labels"}, "both.jsonl: line 1: no column 'labels'"),
         ({"text": "empty.csv"}, "empty.csv is empty: there are no rows"),
         ({"model": ""}, "tutorkd predict takes --model CLASSIFIER --text FILE --output FILE; --model is missing"),
     ],

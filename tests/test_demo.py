@@ -16,8 +16,8 @@ from tutorkd.errors import UserError
 RECIPE = """
 adapt: {max_steps: 3, max_length: 24, per_device_train_batch_size: 4, logging_steps: 1, eval_steps: 3, save_steps: 3}
 distill:
-  {student: half, save_initial_student: true, max_steps: 3, max_length: 24, per_device_train_batch_size: 4,
-   logging_steps: 1, eval_steps: 3, save_steps: 3}
+  {method: tutor-kd, student: half, save_initial_student: true, max_steps: 3, max_length: 24,
+   per_device_train_batch_size: 4, logging_steps: 1, eval_steps: 3, save_steps: 3}
 evaluate: {max_length: 24, num_train_epochs: 1, max_train_samples: 32}
 """
 
@@ -103,7 +103,7 @@ def test_the_demo_runs_all_stages_and_doesn_t_run_finished_ones_again(tmp_path, 
     ("distill", "title", "trained_with"),
     [
         ({"method": "kd", "temperature": 3.0}, "KD", {"loss_soft_cross_entropy"}),
-        ({"target": "mlm-logits"}, "Tutor-KD", {"loss_soft_cross_entropy", "loss_policy"}),
+        ({"method": "tutor-kd", "target": "mlm-logits"}, "Tutor-KD", {"loss_soft_cross_entropy", "loss_policy"}),
     ],
 )
 def test_the_demo_hands_method_and_target_of_its_recipe_on(tmp_path, capsys, command, distill, title, trained_with):
@@ -157,15 +157,16 @@ def test_an_unknown_stage_or_key_in_the_demo_s_recipe_is_named(tmp_path, capsys)
 
 CAUSAL_RECIPE = """
 distill:
-  {student: half, max_steps: 3, max_length: 24, per_device_train_batch_size: 4, logging_steps: 1, eval_steps: 3,
-   save_steps: 3, window: 3, replaced_share: 0.2}
+  {method: tutor-kd, student: half, max_steps: 3, max_length: 24, per_device_train_batch_size: 4, logging_steps: 1,
+   eval_steps: 3, save_steps: 3, window: 3, replaced_share: 0.2}
 evaluate: {max_length: 24, prompts: 4, prompt_length: 8, new_tokens: 8}
 """
 
 
 @pytest.fixture
 def causal_command(tmp_path):
-    recipe, teacher = tmp_path / "recipe.yaml", save_causal(tiny.tiny_causal(), tmp_path / "causal")
+    recipe = tmp_path / "recipe.yaml"
+    teacher = save_causal(tiny.tiny_causal(max_position_embeddings=256), tmp_path / "causal")
     recipe.write_text(CAUSAL_RECIPE, encoding="utf-8")
     paths = ["--output_dir", str(tmp_path / "out"), "--reviews", str(_reviews(tmp_path / "reviews.csv"))]
     return ["demo", "--causal", "--config", str(recipe), "--teacher", teacher, *paths]

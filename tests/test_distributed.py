@@ -110,7 +110,7 @@ settings = CAUSAL_METHODS["tutor-kd"].settings(
     sampling="greedy", rewards="none", window=4, replaced_share=0.1, hidden_state_weight=0.5
 )
 run = DistillationTrainer(
-    "half", teacher, args, data, tiny.causal_tokenizer(), eval_dataset=data, settings=settings
+    "half", teacher, args, data, tiny.causal_tokenizer(), data, "tutor-kd", settings
 )
 assert run.teacher.sharded == sharded
 run.train()

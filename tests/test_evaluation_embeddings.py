@@ -263,7 +263,7 @@ def test_an_evaluation_of_another_kind_is_refused_and_its_results_stay(here, cap
         assert f"({first} there, {second} now)" in fail(capfd, "evaluate", *kinds[second])
         complete("evaluate", *kinds[first])  # the same command goes on
     complete("evaluate", *embeddings, "--teacher", "teacher", "--output_dir", "other")
-    complete("evaluate", *embeddings, "--models", "student", "teacher", "--teacher", "teacher", "--output_dir", "other")
+    complete("evaluate", *embeddings, "--models", "teacher", "--teacher", "teacher", "--output_dir", "other")
     assert {file.parent.name for file in (here / "other").glob("*/result.json")} == {"student", "teacher"}
 
 

@@ -182,7 +182,7 @@ def empty_parquet():
         ("d.csv", b"text,label\n", "is empty: there are no rows"),
         ("d.jsonl", b"", "is empty: there are no rows"),
         ("d.parquet", empty_parquet(), "is empty: there are no rows"),
-        ("d.csv", b"", "no column 'text' among \\(none\\)"),
+        ("d.csv", b"", "no column 'text', nor any other: is the file empty"),
         ("d.csv", b"txt;label\na, b;0\n", "no column 'text' among txt, label; did you mean 'txt'"),
         (
             "d.csv",

@@ -35,7 +35,7 @@ from tutorkd.examples import Example, tutor_examples
 from tutorkd.files import write_text
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.locks import held
-from tutorkd.methods import METHODS
+from tutorkd.methods import AUTO, METHODS, named_method
 from tutorkd.objective import MASKED
 from tutorkd.options.recipes import load_recipe
 from tutorkd.pretraining.adapt_arguments import Adaptation, read_adaptation
@@ -124,7 +124,8 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     distills = {"distill": first}
     if told["beside"]:
         beside = {**told["distill"], **told["beside"], **taught, "save_initial_student": False}
-        distills["beside"] = {**beside, "output_dir": str(out / f"student-{beside.get('method', 'tutor-kd')}")}
+        method = named_method(beside.get("method", AUTO), MASKED)
+        distills["beside"] = {**beside, "output_dir": str(out / f"student-{method}")}
     students = [settings["output_dir"] for settings in distills.values()]
     labelled = {"train": str(data["train"]), "validation": str(data["validation"])}
     settings = {

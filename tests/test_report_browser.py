@@ -48,7 +48,11 @@ def test_every_figure_of_a_run_is_drawn_with_its_axis(show, tmp_path):
         assert chart.bounding_box()["width"] > 200
         assert "step" in chart.locator("text").all_text_contents()
     assert "tutorkd distill --learning_rate" not in tab.locator("pre").inner_text()  # a default
-    assert tab.locator("pre").inner_text().startswith("tutorkd distill --max_steps 10 --method tutor-kd --teacher org/teacher")
+    assert (
+        tab.locator("pre")
+        .inner_text()
+        .startswith("tutorkd distill --max_steps 10 --method tutor-kd --teacher org/teacher")
+    )
 
 
 def test_tables_are_sorted_by_click_and_by_keyboard_with_what_isn_t_there_last(show, tmp_path):

@@ -138,7 +138,7 @@ class OptionParser(HfArgumentParser):
         flags = self._parse(argv, Namespace(bf16=None))
         if self.takes_recipe and flags.config:
             recipe, where = load_recipe(flags.config, self.command), flags.config
-            check_keys(recipe, self.recipe_keys, where)
+            check_keys(recipe, self.recipe_keys, where, self.elsewhere)
         self.told_sections = {key: (recipe or {})[key] for key in self.sections if key in (recipe or {})}
         recipe = {key: value for key, value in (recipe or {}).items() if key not in self.sections}
         self._source = where

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutorkd.errors import UnknownKey, UserError, nearest
@@ -53,18 +54,23 @@ def load_recipe(name: str, command: str | None = None) -> dict[str, Any]:
     return read_recipe(text, name)
 
 
-def check_keys(recipe: Mapping[str, Any], known: Sequence[str], name: str) -> None:
+def check_keys(
+    recipe: Mapping[str, Any], known: Sequence[str], name: str, elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Refuse a recipe with a key that its command doesn't know.
 
     Args:
         name: of the recipe, as the user gave it.
+        elsewhere: keys that the command has with other options, and what has them.
 
     Raises:
-        UnknownKey: for the first such key, with the nearest valid one.
+        UnknownKey: for the first such key, with what has it or the nearest valid one.
     """
     for key in recipe:
         if key not in known:
-            raise UnknownKey(f"{name}: unknown key {key!r}{nearest(str(key), known)}", name, recipe)
+            unknown = f"unknown key {key!r}{nearest(str(key), known)}"
+            told = f"{key} is an option of {elsewhere[key]}" if key in elsewhere else unknown
+            raise UnknownKey(f"{name}: {told}", name, recipe)
 
 
 def _packaged(command: str | None = None) -> dict[str, Traversable]:

@@ -255,8 +255,14 @@ def started_student(
         start: "teacher" (``initialise_from_teacher``), "random", or "auto": a checkpoint's own weights, else "teacher".
 
     Raises:
-        UserError: what ``build_student`` raises, or for sizes of a checkpoint that keeps its weights.
+        UserError: what ``build_student`` raises, for a number in the place of a name, or for sizes of a checkpoint that
+            keeps its weights.
     """
+    if name.isdigit() and not Path(name).is_dir():
+        raise UserError(
+            f"there is no student {name}: choose {', '.join(PRESETS)}, a Hub name or a path; its number of layers is "
+            f"--student_layers {name}"
+        )
     pretrained = has_weights(name) and start == "auto"
     if pretrained and sizes:
         raise UserError(f"{name} has weights, which fix its sizes; leave the sizes out, or set --student_init random")

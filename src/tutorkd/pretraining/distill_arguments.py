@@ -122,14 +122,18 @@ class Distillation:
 
 
 def parser(method: str = AUTO, objective: Objective = MASKED) -> OptionParser:
-    """Options of ``tutorkd distill``, the method's constants among them."""
-    method = named_method(method, objective)
+    """Options of ``tutorkd distill``, the method's constants among them.
+
+    Raises:
+        UserError: if there is no such method for models of this objective.
+    """
+    settings, method = choose_method(method, objective).settings, named_method(method, objective)
     defaults = {"output_dir": "tutorkd-student", "eval_strategy": "steps", "bf16": prefers_bfloat16()}
     of_teacher = ["mlm_teacher", "objective", "student_embedding_size", "teacher_dtype", "shard_teacher"]
     return OptionParser(
         "distill",
         DESCRIPTION,
-        [DistillArguments, CorpusArguments, DistillationConfig, methods_for(objective)[method].settings],
+        [DistillArguments, CorpusArguments, DistillationConfig, settings],
         defaults,
         first=["teacher", "student", "method", "corpus", "max_length", *FIRST, "dry_run", "restart"],
         sections=[FIRST_STAGE_SECTION],
@@ -164,7 +168,7 @@ def read_distillation(
     """
     chosen = _chosen(argv, recipe or {})
     objective = objective_named(chosen)
-    args, text, config, settings = parser_of(chosen).read(argv, recipe, where)
+    args, text, config, settings = parser(str(chosen["method"]), objective).read(argv, recipe, where)
     args = replace(args, method=named_method(args.method, objective))
     options = Distillation(args, text, settings, config, objective)
     if (section := chosen.get(FIRST_STAGE_SECTION)) is None:
@@ -196,19 +200,10 @@ def _first_stage(options: Distillation, section: Any, where: str) -> Distillatio
     if "method" not in section:
         raise UserError(f"{where}: no method: name the one that makes the student which the recipe goes on with")
     said = {**resolved([options.args, options.text, options.config]), **follows, **section}
-    known = {*parser_of(said).keys} - {*REFUSED}  # of these Trainer sets some by itself
+    known = {*parser(str(said["method"]), objective_named(said)).keys} - {
+        *REFUSED
+    }  # of these Trainer sets some by itself
     return read_distillation([], {key: value for key, value in said.items() if key in known or key in section}, where)
-
-
-def parser_of(said: Mapping[str, Any]) -> OptionParser:
-    """Options of a run by what it says of its method, objective and teacher.
-
-    Raises:
-        UserError: if there is no such method.
-    """
-    method, objective = str(said["method"]), objective_named(said)
-    choose_method(method, objective)
-    return parser(method, objective)
 
 
 def _chosen(argv: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, Any]:

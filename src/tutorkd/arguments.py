@@ -16,7 +16,7 @@ from tutorkd.step import Figure
 _HELD_OUT = "eval_"  # before the names of what looks at held-out rows give
 
 
-def check_given(args: Any, kind: type[PretrainingConfig], tokenizer: Any, parts: Iterable[str]) -> None:
+def check_trainable(args: Any, kind: type[PretrainingConfig], tokenizer: Any, parts: Iterable[str]) -> None:
     """Refuse what isn't what a trainer takes.
 
     Args:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import probe
-from tutorkd.arguments import check_given
+from tutorkd.arguments import check_trainable
 from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
@@ -53,7 +53,7 @@ class MaskedLMTrainer(PackedRowsTrainer):
     """Masked-language-model training of ``model`` (body and MLM head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
-        check_given(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
+        check_trainable(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
         figures = (*FIGURES, probe.LOSS, probe.ACCURACY, probe.PERPLEXITY)
         super().__init__(
             MaskedLM(model), model, args, compute_metrics=mlm_metrics, stage="adapt", figures=figures, **kwargs
@@ -70,7 +70,7 @@ class CausalLMTrainer(PackedRowsTrainer):
     """Causal-language-model training of ``model`` (body and head), as ``tutorkd adapt`` does it."""
 
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
-        check_given(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
+        check_trainable(args, PretrainingConfig, kwargs.get("processing_class"), kwargs)
         figures = (*CLM_FIGURES, probe.LOSS, probe.PERPLEXITY)
         super().__init__(
             CausalLM(model), model, args, compute_metrics=causal_metrics, stage="adapt", figures=figures, **kwargs
@@ -138,7 +138,7 @@ class DistillationTrainer(PackedRowsTrainer):
         module: nn.Module | None = None,
         **kwargs: Any,
     ):
-        check_given(args, self._kind_of_args, processing_class, kwargs)
+        check_trainable(args, self._kind_of_args, processing_class, kwargs)
         model = str(model) if isinstance(model, PathLike) else model
         teacher_model = str(teacher_model) if isinstance(teacher_model, PathLike) else teacher_model
         if not isinstance(model, str | PreTrainedModel):

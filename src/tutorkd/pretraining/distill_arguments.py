@@ -200,9 +200,8 @@ def _first_stage(options: Distillation, section: Any, where: str) -> Distillatio
     if "method" not in section:
         raise UserError(f"{where}: no method: name the one that makes the student which the recipe goes on with")
     said = {**resolved([options.args, options.text, options.config]), **follows, **section}
-    known = {*parser(str(said["method"]), objective_named(said)).keys} - {
-        *REFUSED
-    }  # of these Trainer sets some by itself
+    keys = parser(str(said["method"]), objective_named(said)).keys
+    known = {*keys} - {*REFUSED}  # of these Trainer sets some by itself
     return read_distillation([], {key: value for key, value in said.items() if key in known or key in section}, where)
 
 

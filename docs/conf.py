@@ -23,10 +23,12 @@ from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.options.parser import OptionParser
 from tutorkd.pretraining.adapt_arguments import parser as adaptation
 from tutorkd.pretraining.distill_arguments import parser as distillation
+from tutorkd.vocabulary.arguments import parser as trimming
 
 HERE = Path(__file__).parent
 AT_THE_ROOT = ("RESULTS.md", "CONTRIBUTING.md")
 PARSERS = {
+    "trim": trimming,
     "adapt": adaptation,
     "distill": distillation,
     "evaluate": evaluation,

@@ -54,6 +54,7 @@ MISTYPED = {
     "glue": ["some-model", "--lerning_rates", "1"],
     "distill-task": ["--lerning_rate", "1"],
     "predict": ["--max_lenght", "1"],
+    "trim": ["--vocab_sizes", "1"],
     "export": ["--max_lenght", "1"],
     "compare": ["some-recipe", "--output_dri", "there"],
     "report": ["some-folder", "--wacth"],

@@ -32,6 +32,15 @@ _KINDS = {
     "masked": ("An encoder", "It has an MLM head; `AutoModel` loads the encoder without it.", "feature-extraction"),
     "causal": ("A causal language model", "It writes with `model.generate`.", "text-generation"),
 }
+# The Hub's names for what a model's head is for, by how the name of its class ends.
+_TASKS = {
+    "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+}
 _LOAD = """\
 from transformers import {loader}, AutoTokenizer
 
@@ -204,6 +213,32 @@ Exported by tutorkd {__version__}.
 """
     tag = "token-classification" if classified == "token_classification" else "text-classification"
     _write(folder, text, tag if output == "logits" else "feature-extraction", ["onnx"], name)
+
+
+def trimmed_card(folder: Path, name: str, model: PreTrainedModel, embeds: bool, figures: str) -> None:
+    """Write README.md of a model of some of another one's tokens.
+
+    Args:
+        name: of the other one.
+        embeds: whether it is a model of sentence-transformers.
+        figures: both of them, a table in Markdown.
+    """
+    loader, library = type(model).__name__, "sentence-transformers" if embeds else "transformers"
+    text = f"""\
+# {escaped(_public(name))}, trimmed
+
+The same model with fewer tokens, those of a text. To text of these tokens it gives the same answers.
+
+```python
+{_EMBED if embeds else _LOAD.format(loader=loader)}
+```
+
+{figures}
+
+Trimmed by tutorkd {__version__}. `trimmed.json` has the ids that the tokens had before.
+"""
+    task = next((task for head, task in _TASKS.items() if loader.endswith(head)), "feature-extraction")
+    _write(folder, text, "sentence-similarity" if embeds else task, ["vocabulary-trimming"], name, library)
 
 
 def _described(teacher: "Teacher") -> str:

@@ -14,6 +14,7 @@ from tutorkd import __version__
 from tutorkd.errors import Interrupted, UnknownKey, UserError, nearest
 
 COMMANDS = {
+    "trim": "take the tokens out of a model that your text doesn't use, without training",
     "adapt": "train a model on your text, so that it can be a teacher",
     "distill": "distil a teacher into a small student, with Tutor-KD or another method",
     "evaluate": "compare encoders on labelled text, embeddings on pairs, causal models on text: quality, size, speed",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.errors import UserError
 from tutorkd.objective import CAUSAL, MASKED, Objective
+from tutorkd.pretraining.named_text import NamedText
 
 if TYPE_CHECKING:
     from tutorkd.card import AboutText
@@ -22,32 +22,13 @@ _NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
 @dataclass
-class CorpusArguments:
+class CorpusArguments(NamedText):
     """The text to train on."""
 
-    _argument_group_name = "text"
-
-    corpus: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Text, one or more of: a txt, jsonl, csv, tsv (also .gz, .bz2, .zst) or parquet file, a folder of "
-            "them, a glob or, if nothing of that name is here, a Hub data set (name or name:config). Each row is a "
-            "document; in txt, blank lines separate documents."
-        },
-    )
     corpus_weights: list[float] | None = field(
         default=None,
         metadata={"help": "Shares of the rows from each corpus, in any unit."},
     )
-    corpus_split: str = field(default="train", metadata={"help": "Split of Hub data sets."})
-    corpus_revision: list[str] | None = field(
-        default=None, metadata={"help": "Branch, tag or commit on the Hub: one for all or one each."}
-    )
-    corpus_data_files: list[str] | None = field(
-        default=None, metadata={"help": "Glob of files on the Hub: one for all or one each."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    lines: bool = field(default=False, metadata={"help": "In txt, each line is a document."})
     max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
     heldout: float = field(default=0.01, metadata={"help": "Share of documents held out for figures on unseen text."})
     streaming: bool = field(
@@ -56,14 +37,8 @@ class CorpusArguments:
             "help": "Read and tokenize the text during training, with one data loader worker, instead of before."
         },
     )
-    num_proc: int | None = field(
-        default=None, metadata={"help": "Processes that tokenize; by default one for each core."}
-    )
     language: list[str] | None = field(
         default=None, metadata={"help": "Language codes for the card; by default the base model's."}
-    )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder for packed rows; by default $TUTORKD_CACHE or ~/.cache/tutorkd."}
     )
 
     def load(
@@ -160,20 +135,10 @@ class CorpusArguments:
 
     def _settings(self, objective: Objective, texts: Texts | None) -> dict[str, Any]:
         return {
+            **self.reading,
             "max_length": self.max_length,
-            "text_column": self.text_column,
             "weights": self.corpus_weights,
             "heldout": self.heldout,
-            "split": self.corpus_split,
-            "revision": self.corpus_revision,
-            "data_files": self.corpus_data_files,
-            "num_proc": self.num_proc,
             "framed": objective is not CAUSAL,
             "texts": texts,
-            "lines": self.lines,
         }
-
-    def require(self) -> None:
-        """Refuse to go on without a corpus."""
-        if not self.corpus:
-            raise UserError("no text: name it with --corpus, a file, a folder or a Hub data set")

@@ -356,6 +356,7 @@ def test_help_shows_our_options_and_the_most_used_of_trainer_s(command, capsys):
         ),
         ("predict", "--model --text --output"),
         ("export", "--model --output_dir --validation --texts"),
+        ("trim", "--model --corpus --output_dir --vocab_size --coverage --dry_run"),
     ],
 )
 def test_help_begins_with_what_a_command_needs_and_shows_every_option_once(capsys, command, first):

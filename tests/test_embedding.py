@@ -166,20 +166,6 @@ def test_settings_of_other_teachers_are_refused(folder, corpus, tmp_path, capfd)
     assert "can't be matched to the 4 of its teacher" in fail(capfd, *command, *layers)
 
 
-def test_a_student_with_another_tokenizer_is_refused(folder, corpus, tmp_path, capfd):
-    student = tiny.masked_lm(num_hidden_layers=2).base_model
-    student.save_pretrained(tmp_path / "other")
-    tokenizer = tiny.tokenizer()
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = state["model"]["vocab"]
-    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
-    tokenizer.save_pretrained(tmp_path / "other")
-    file = tmp_path / "other/tokenizer.json"
-    file.write_text(json.dumps(state))
-    command = ["distill", "--teacher", str(folder), "--corpus", corpus, *RUN, "--output_dir", str(tmp_path / "out")]
-    assert "vocabularies of the student" in fail(capfd, *command, "--student", str(tmp_path / "other"))
-
-
 # Training
 
 

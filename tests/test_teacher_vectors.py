@@ -11,7 +11,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from tutorkd import teacher_vectors
-from tutorkd.data.rows import DrawnRows, RowsWithVectors
+from tutorkd.data.rows import DrawnRows, RowsBeside
 from tutorkd.errors import UserError
 from tutorkd.sentence_teacher import load_sentence_teacher
 from tutorkd.teacher_vectors import kept_vectors, vector_bytes
@@ -79,7 +79,7 @@ def test_what_a_killed_run_computed_is_not_computed_again(folder, rows, tmp_path
 
 def test_each_row_comes_with_its_vector(rows):
     vectors = np.arange(40, dtype=np.float16).reshape(20, 2)
-    drawn = DrawnRows(RowsWithVectors(rows, vectors))
+    drawn = DrawnRows(RowsBeside(rows, "vector", vectors))
     for row in drawn.__getitems__([27, 3]):
         assert row["input_ids"] == rows[row["draw"] % 20]["input_ids"]
         assert row["vector"].tolist() == vectors[row["draw"] % 20].tolist()

@@ -34,6 +34,10 @@ class Batch(NamedTuple):
     # (5,), as ``counts``: of the whole batch, where this is a part of one; losses of all parts then sum to the whole's.
     num_items: Tensor
     vectors: Tensor | None = None  # (B, d), the rows' vectors by an embedding teacher, where they are known already
+    # (B, M), the rows' texts as an embedding teacher's tokenizer cuts them, where the student has one of its own, and
+    # their attention mask; None where both read X.
+    taught_ids: Tensor | None = None
+    taught_mask: Tensor | None = None
 
     @classmethod
     def counted(
@@ -75,6 +79,13 @@ class Batch(NamedTuple):
     def original_ids(self) -> Tensor:
         """(k,), the tokens of X at the masked positions."""
         return self.input_ids.flatten()[self.masked_positions]
+
+    @property
+    def for_teacher(self) -> tuple[Tensor, Tensor | None]:
+        """What an embedding teacher reads: ids (B, L) and attention mask."""
+        if self.taught_ids is None:
+            return self.input_ids, self.attention_mask
+        return self.taught_ids, self.taught_mask
 
     @property
     def mask(self) -> Tensor:

@@ -142,9 +142,17 @@ def _count(trainer: PackedRowsTrainer, rows: int, max_length: int) -> _Count:
 def _typical_row(trainer: PackedRowsTrainer, max_length: int) -> dict[str, Any]:
     """A fabricated row in the draw that is in the middle of 64 by how many of its positions are chosen."""
     collator = trainer.masking
-    ids = np.random.Generator(np.random.Philox(0)).choice(collator.ordinary_ids, max_length)
-    rows = [{"input_ids": ids, "draw": draw} for draw in range(64)]
+    rows = [_row(collator, max_length, draw) for draw in range(64)]
     return sorted(rows, key=lambda row: len(collator([row]).masked_positions))[len(rows) // 2]
+
+
+def _row(collator: Any, max_length: int, draw: int, seed: int = 0) -> dict[str, Any]:
+    """A fabricated row of random tokens; where an embedding teacher has another tokenizer, as many of its tokens."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    row = {"input_ids": generator.choice(collator.ordinary_ids, max_length), "draw": draw}
+    if taught := getattr(collator, "taught", None):
+        row["teacher_ids"] = generator.choice(taught.ordinary_ids, max_length)
+    return row
 
 
 def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
@@ -153,9 +161,8 @@ def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
     Nothing is compiled: where the run will be, the time is cut by what compiling saves a GPU.
     """
     args = trainer.args
-    rows = args.per_device_train_batch_size
-    ids = np.random.Generator(np.random.Philox(0)).choice(trainer.masking.ordinary_ids, (rows, max_length))
-    batch = trainer._prepare_inputs(trainer.masking([{"input_ids": row, "draw": draw} for draw, row in enumerate(ids)]))
+    rows = [_row(trainer.masking, max_length, draw, seed=draw) for draw in range(args.per_device_train_batch_size)]
+    batch = trainer._prepare_inputs(trainer.masking(rows))
 
     def both_passes() -> None:
         _loss(trainer, batch).backward()

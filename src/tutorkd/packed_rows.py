@@ -57,6 +57,7 @@ class PackedRowsTrainer(SavingTrainer):
         figures: what is shown of the log, in its order, beside the loss.
         objective: what the rows are read for; by default what ``model`` is for.
         spacing: of a causal model, the share of the tokens that a tutor replaces, and how many lie between two.
+        taught: of an embedding model whose teacher has another tokenizer, what collates the teacher's rows.
 
     Raises:
         UserError: for settings that can't be trained with; before the first step.
@@ -78,6 +79,7 @@ class PackedRowsTrainer(SavingTrainer):
         figures: Sequence[Figure],
         objective: Objective | None = None,
         spacing: tuple[float, int] = (0.0, 0),
+        taught: TextCollator | None = None,
         **kwargs: Any,
     ):
         check_arguments(args)
@@ -99,7 +101,7 @@ class PackedRowsTrainer(SavingTrainer):
         if self.objective is CAUSAL:
             self.masking = SpacedCollator(processing_class, *spacing, *of_rows)
         elif self.objective is EMBEDDING:
-            self.masking = TextCollator(processing_class, model.config.vocab_size)
+            self.masking = TextCollator(processing_class, model.config.vocab_size, taught)
             if args.torch_compile:
                 raise UserError("torch_compile: texts of unequal lengths can't go through one graph; leave it out")
             args = copy.copy(args)  # the user's stay as they are, by which a run is known

@@ -14,12 +14,19 @@ from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 class TextCollator:
     """Rows of one text each to a ``Batch``: padded, counted, and with a teacher's vectors where rows have a ``vector``.
 
+    Args:
+        taught: what does the same for a teacher with another tokenizer, whose ids are the rows' ``teacher_ids``. They
+            aren't asked for where rows have a vector.
+
     Attributes:
         full: rows of a batch that is to be of one shape with others, which texts never are.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, taught: "TextCollator | None" = None
+    ) -> None:
         self.full: int | None = None
+        self.taught = taught
         self.pad_id = id_of(tokenizer, "pad_token")
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
@@ -29,9 +36,12 @@ class TextCollator:
         input_ids, first = torch.from_numpy(ids), torch.arange(len(rows)) * ids.shape[1]
         mask = None if real.all() else torch.from_numpy(real.astype(np.int64))
         batch = Batch.counted(input_ids, input_ids, first, mask)
-        if any("vector" not in row for row in rows):
+        if all("vector" in row for row in rows):
+            return batch._replace(vectors=torch.from_numpy(np.stack([row["vector"] for row in rows])))
+        if self.taught is None:
             return batch
-        return batch._replace(vectors=torch.from_numpy(np.stack([row["vector"] for row in rows])))
+        taught = self.taught([{"input_ids": row["teacher_ids"]} for row in rows])
+        return batch._replace(taught_ids=taught.input_ids, taught_mask=taught.attention_mask)
 
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch is of a shape that others have, too: never."""

@@ -114,21 +114,35 @@ class SentenceTeacher(Teacher):
             )
         return prompt
 
-    def head_for(self, student: PreTrainedModel) -> SentenceHead:
+    def head_for(self, student: PreTrainedModel, apart: bool = False) -> SentenceHead:
         """What follows a student's body, to be trained: its own where it was loaded from a folder of
         sentence-transformers, of a path or of the Hub, that gives vectors of the teacher's size, else a copy of the
         teacher's.
 
         Where the student's hidden size differs from the teacher's, a dense layer takes its pooled states to that size.
 
+        Args:
+            apart: whether the student has a tokenizer of its own, and with it another body. Then the mean of its last
+                states (or its own pooling, if it has one) goes through a dense layer to the teacher's vectors, of
+                length 1 if the teacher's are.
+
         Raises:
             UserError: if sizes differ and the teacher's first part isn't a pooling.
         """
-        if (own := self._own_head(student)) is not None:
-            return own
-        from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+        own = self._own_encoder(student)
+        if own is not None and (own.config.hidden_size, own.get_embedding_dimension()) == (
+            student.config.hidden_size,
+            self.vector_size,
+        ):
+            return SentenceHead(list(own.children())[1:])
+        from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
         parts: list[Any] = list(copy.deepcopy(self.sentence_head.parts))
+        if apart:
+            pooling = own[1] if own is not None and isinstance(own[1], Pooling) else Pooling(student.config.hidden_size)
+            dense = Dense(pooling.pooling_output_dimension, self.vector_size, activation_function=nn.Identity())
+            parts = [pooling, dense, *([Normalize()] if isinstance(parts[-1], Normalize) else [])]
+            return SentenceHead(parts, new=True).float().requires_grad_(True)
         size = student.config.hidden_size
         new = size != self.config.hidden_size
         if new:
@@ -138,30 +152,39 @@ class SentenceTeacher(Teacher):
                     f"a student of hidden size {size} can't take over the teacher's {type(pooling).__name__}: give it "
                     f"the teacher's size, {self.config.hidden_size}"
                 )
-            own = Pooling(size, pooling.pooling_mode, pooling.include_prompt)
-            sizes = own.pooling_output_dimension, pooling.pooling_output_dimension
-            parts[:1] = [own, Dense(*sizes, activation_function=nn.Identity())]
+            of_student = Pooling(size, pooling.pooling_mode, pooling.include_prompt)
+            sizes = of_student.pooling_output_dimension, pooling.pooling_output_dimension
+            parts[:1] = [of_student, Dense(*sizes, activation_function=nn.Identity())]
         return SentenceHead(parts, new).float().requires_grad_(True)
 
-    def _own_head(self, student: PreTrainedModel) -> SentenceHead | None:
+    def _own_encoder(self, student: PreTrainedModel) -> Any | None:
+        """The folder of sentence-transformers that a student was loaded from; None where it is another one."""
         name = student.config.name_or_path or ""
         if name in ("", self.config.name_or_path) or not (Path(name).is_dir() or not looks_like_path(name)):
             return None
         if not is_sentence_encoder(name, "student"):
             return None
-        encoder: Any = load_sentence_encoder(name, "student", self._encoder.trust_remote_code)
-        sizes = encoder.config.hidden_size, encoder.get_embedding_dimension()
-        if sizes != (student.config.hidden_size, self.vector_size):
-            return None
-        return SentenceHead(list(encoder.children())[1:])
+        return load_sentence_encoder(name, "student", self._encoder.trust_remote_code)
 
-    def save(self, student: PreTrainedModel, head: SentenceHead, folder: Path) -> None:
-        """Write a student as a folder of sentence-transformers, with the teacher's prompts, tokenizer, longest row."""
+    def save(
+        self,
+        student: PreTrainedModel,
+        head: SentenceHead,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Write a student as a folder of sentence-transformers, with the teacher's prompts, tokenizer, longest row.
+
+        Args:
+            tokenizer: the student's own, if it has one, which knows the longest row itself.
+        """
         from sentence_transformers import SentenceTransformer
 
         encoder = self._encoder
         body = copy.copy(encoder[0])
         body._modules = {**body._modules, "model": student}
+        if tokenizer is not None:
+            body.processor = tokenizer
         names = "prompts", "default_prompt_name", "similarity_fn_name"
         model = SentenceTransformer(
             modules=[body, *head.parts],

@@ -17,7 +17,7 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.data.rows import StreamedRows
+from tutorkd.data.rows import StreamedRows, column_names
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
@@ -28,6 +28,7 @@ from tutorkd.methods import (
     METHODS,
     Method,
     choose_method,
+    embedding,
     objective_of_method,
 )
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
@@ -37,13 +38,14 @@ from tutorkd.methods.pair import check_apart, check_tokenizer
 from tutorkd.methods.tutor_kd import TutorKDSettings
 from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.packed_rows import PackedRowsTrainer
+from tutorkd.padding import TextCollator
 from tutorkd.probe import causal_metrics, mlm_metrics
 from tutorkd.quantization import check_quantizer
 from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, started_student
+from tutorkd.students import PRESETS, Start, has_weights, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
@@ -97,7 +99,9 @@ class DistillationTrainer(PackedRowsTrainer):
             ``SentenceTeacher``. A model of your own isn't changed and keeps its number format, device, mode and
             attention; a ``Teacher`` is moved to the device and, if ``args.teacher_dtype`` is int8, rounded.
         args: ``DistillationConfig``.
-        train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's.
+        train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's, but
+            the student of an embedding model may have its own. Its rows then need a column ``vector``, the teacher's
+            vector of the text, or ``teacher_ids``, the ids that the teacher reads.
         method: a name in one of these tables; by default Tutor-KD if ``args`` is a ``TutorKDConfig``, else MiniLM v2
             for an encoder, KD for a decoder, and "embedding" for an embedding model.
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
@@ -159,7 +163,8 @@ class DistillationTrainer(PackedRowsTrainer):
                 "takes yours"
             )
         named = isinstance(teacher_model, str)
-        for part in teacher.parts:
+        taught = _own_reading(teacher, processing_class, train_dataset, eval_dataset)
+        for part in teacher.parts if taught is None else ():
             check_tokenizer(
                 "teacher", part.config.name_or_path, processing_class, fetch=named, objective=teacher.objective
             )
@@ -167,7 +172,8 @@ class DistillationTrainer(PackedRowsTrainer):
             own = "" if model in PRESETS else model
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
-            model, _ = started_student(model, teacher, head=self.settings.student_head)
+            start: Start = "auto" if taught is None or has_weights(model) else "random"
+            model, _ = started_student(model, teacher, start=start, head=self.settings.student_head)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)
@@ -188,9 +194,10 @@ class DistillationTrainer(PackedRowsTrainer):
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
             objective=teacher.objective,
             spacing=self.method.spacing(self.settings),
+            taught=taught,
             **kwargs,
         )
-        for part in teacher.parts:
+        for part in teacher.parts if taught is None else ():
             self._check_rows(part.body, "teacher")
         self.teacher = teacher
         if args.teacher_dtype == "int8" and not teacher.quantised:
@@ -300,6 +307,24 @@ def _objective(method: str, teacher: Any) -> Objective | None:
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
 
 
+def _own_reading(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, *datasets: Any) -> TextCollator | None:
+    """What collates the rows of an embedding teacher whose tokenizer isn't the student's; None where they read the
+    same rows.
+
+    Raises:
+        UserError: if it isn't, and rows don't say what the teacher reads of their texts, or its vectors of them.
+    """
+    if not isinstance(teacher, SentenceTeacher) or not embedding.reads_otherwise(teacher, tokenizer):
+        return None
+    for rows in datasets:
+        if rows is not None and not {"vector", "teacher_ids"} & column_names(rows):
+            raise UserError(
+                "student and teacher have different tokenizers, so each row needs a column vector (the teacher's "
+                "vector of its text) or teacher_ids (what the teacher reads of it); tutorkd distill adds them"
+            )
+    return TextCollator(teacher.tokenizer, teacher.config.vocab_size)
+
+
 def _constants(args: TutorKDConfig, method: Method) -> TutorKDSettings | None:
     """Tutor-KD's constants if this is the method; else none.
 
@@ -347,12 +372,13 @@ def build_module(
     if method.teacher_head:
         _check_head(method, teacher)
     check_apart(student, teacher)
-    for role, config in (("teacher", teacher.config), ("student", student.config)):
+    readers, remedy = {"student": student.config}, "use the student's own tokenizer, and all that belongs to it"
+    if not (isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, tokenizer)):
+        readers["teacher"] = teacher.config
+        remedy = "use the teacher's own tokenizer, and a student of its vocabulary, such as --student half"
+    for role, config in readers.items():
         if len(tokenizer) > config.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens and the {role} {config.vocab_size}: use the teacher's own "
-                "tokenizer, and a student of its vocabulary, such as --student half"
-            )
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the {role} {config.vocab_size}: {remedy}")
     return method.module(student, teacher, settings, tokenizer)
 
 

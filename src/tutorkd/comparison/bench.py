@@ -19,7 +19,7 @@ from tutorkd.trainer import DistillationTrainer
 def fabricated_trainer(options: Distillation) -> Iterator[DistillationTrainer]:
     """A cell's trainer without its text, to be measured."""
     prepared = prepare(options)
-    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config) as trainer:
+    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         assert isinstance(trainer, DistillationTrainer)
         yield trainer
 

@@ -88,7 +88,7 @@ def _save_undistilled_embedding(cell: Cell) -> str:
     prepared = prepare(replace(options, args=replace(options.args, save_initial_student=True)))
     corpus = options.text.load(prepared.tokenizer, prepared.objective, prepared.texts)
     print("\n".join(prepared.lines))
-    ready_trainer(prepared.make, options.config, corpus.train, corpus.heldout)
+    ready_trainer(prepared.make, options.config, *prepared.rows(corpus))
     folder = cell.folder / STUDENT_FOLDER
     assert prepared.initial_student is not None
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:

@@ -124,17 +124,18 @@ def first_row(rows: Any) -> list[int]:
     return list(rows[0].get("input_ids", ())) if isinstance(rows, DrawnRows) and len(rows) else []
 
 
-class RowsWithVectors(Dataset):
-    """Rows of a data set, each with its ``vector``.
+class RowsBeside(Dataset):
+    """Rows of a data set, each with a value beside it.
 
     Args:
         rows: have a column ``input_ids``.
-        vectors: (rows, D), such as a file that is mapped.
+        name: of the values' column.
+        values: one for each row, such as a file of vectors that is mapped.
     """
 
-    def __init__(self, rows: datasets.Dataset, vectors: np.ndarray):
-        self.rows, self.vectors = rows, vectors
-        self.column_names = [*rows.column_names, "vector"]
+    def __init__(self, rows: datasets.Dataset, name: str, values: Any):
+        self.rows, self.name, self.values = rows, name, values
+        self.column_names = [*rows.column_names, name]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -144,12 +145,12 @@ class RowsWithVectors(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         rows = self.rows.__getitems__(indices)
-        return [{**row, "vector": self.vectors[index]} for row, index in zip(rows, indices, strict=True)]
+        return [{**row, self.name: self.values[index]} for row, index in zip(rows, indices, strict=True)]
 
 
 def row_lengths(rows: Any) -> np.ndarray:
     """Tokens of each row, (rows,)."""
-    if isinstance(rows, RowsWithVectors):
+    if isinstance(rows, RowsBeside):
         rows = rows.rows
     if not isinstance(rows, datasets.Dataset):
         return np.array([len(rows[index]["input_ids"]) for index in range(len(rows))])
@@ -197,6 +198,11 @@ class StreamedRows(IterableDataset):
                     yield {"input_ids": ids, "draw": next(draws)}
             if empty:
                 raise UserError("the stream has no row to train on")
+
+
+def column_names(rows: Any) -> set[str]:
+    """The columns of a data set, or of its first row where it doesn't name them."""
+    return set(getattr(rows, "column_names", None) or rows[0])
 
 
 def _require_token_ids(rows: Any, first: Any) -> None:

@@ -166,7 +166,7 @@ EMBEDDING_METHODS: dict[str, Method] = {
         "embedding distillation",
         embedding.CITATION,
         embedding.EmbeddingSettings,
-        _of_pair(embedding.Embedding),
+        embedding.Embedding,
         embedding.FIGURES,
         held_out=lambda settings: embedding.HELD_OUT,
         teacher_head=False,

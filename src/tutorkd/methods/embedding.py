@@ -14,7 +14,8 @@ Teacher and student read texts, a row each. Of row i, s_i is the student's vecto
 With vectors of length 1 L_sq = 2 L_cos. Beside them L_hid and L_att compare hidden states and attention scores layer by
 layer, as Tutor-KD does. The student's body is followed by a copy of what follows the teacher's. Where hidden sizes
 differ, a dense layer lies between pooling and the rest, so that the student's vectors are in the teacher's space and
-can be searched with among the teacher's.
+can be searched with among the teacher's. A student with a tokenizer of its own reads the same texts as other rows; a
+dense layer takes its pooled states straight to the teacher's vectors.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
+from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
@@ -39,15 +41,15 @@ from tutorkd.methods.internal import (
     internal_losses,
     matched_layers,
 )
-from tutorkd.methods.pair import check_heads, check_vocabulary
-from tutorkd.objective import Objective
+from tutorkd.methods.pair import check_heads, check_vocabulary, differing
+from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut
 from tutorkd.reader import Reader
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.step import LOSS_AXIS, Figure, StepOutput, Term, weighted_sum
 
 if TYPE_CHECKING:
-    from transformers import EvalPrediction, PreTrainedModel
+    from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 CITATION = """\
 @misc{vujanic2025leaf,
@@ -140,6 +142,16 @@ def similarity_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -
     return mean_over(others / max(rows - 1, 1), rows, num_items)
 
 
+def reads_otherwise(teacher: SentenceTeacher, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a student's tokenizer gives ids another meaning than the teacher's does."""
+    return differing(tokenizer, teacher.tokenizer, EMBEDDING) is not None
+
+
+def _vectors(teacher: SentenceTeacher, batch: Batch) -> Tensor:
+    """The teacher's vectors of the texts of a batch, (B, D), which isn't run where they are known."""
+    return teacher.vectors(*batch.for_teacher) if batch.vectors is None else batch.vectors
+
+
 class Embedding(nn.Module):
     """The trained module: a student's body and what follows it.
 
@@ -147,6 +159,7 @@ class Embedding(nn.Module):
         student: an encoder without a head.
         teacher: a ``SentenceTeacher``.
         settings: weights of the losses.
+        tokenizer: the student's; by default the teacher's. With another one the two read the same texts as other rows.
 
     Raises:
         UserError: if vocabularies differ, or the layers that are to be compared can't be.
@@ -154,17 +167,30 @@ class Embedding(nn.Module):
 
     accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
-    def __init__(self, student: PreTrainedModel, teacher: SentenceTeacher, settings: EmbeddingSettings):
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: SentenceTeacher,
+        settings: EmbeddingSettings,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
         super().__init__()
         c = settings
-        check_vocabulary(student, teacher)
+        self.own_tokenizer = tokenizer if tokenizer is not None and reads_otherwise(teacher, tokenizer) else None
+        if self.own_tokenizer is None:
+            check_vocabulary(student, teacher)
+        elif c.layers_count:
+            raise UserError(
+                "hidden states, attention scores and relations are compared token by token, but this student has a "
+                "tokenizer of its own: leave out --hidden_state_weight, --attention_score_weight and --relation_weight"
+            )
         if c.layers_count:
             check_heads(student, teacher, c.attention_score_weight)
             prepare_for_capture(student, "student")
         self.student = student
         self.reader = Reader(student)
         self.args = c
-        self.head = teacher.head_for(student)
+        self.head = teacher.head_for(student, apart=self.own_tokenizer is not None)
         self.asked_of_student, self.asked_of_teacher = matched_layers(student, teacher, c)
         self.projection = Projection(student, teacher) if c.hidden_state_weight else None
 
@@ -181,8 +207,8 @@ class Embedding(nn.Module):
         if c.layers_count:
             taught = teacher(batch.input_ids, batch.attention_mask, self.asked_of_teacher)
             vectors = teacher.sentence_head(taught.last, mask) if vectors is None else vectors
-        elif vectors is None:
-            vectors = teacher.vectors(batch.input_ids, batch.attention_mask)
+        else:
+            vectors = _vectors(teacher, batch)
 
         losses = (
             (COSINE, c.cosine_weight, cosine_loss),
@@ -197,13 +223,14 @@ class Embedding(nn.Module):
 
 def write(module: Embedding, student: PreTrainedModel, teacher: SentenceTeacher, folder: Path) -> None:
     """Write the student as a folder of sentence-transformers."""
-    teacher.save(student, module.head, folder)
+    teacher.save(student, module.head, folder, module.own_tokenizer)
 
 
 @torch.no_grad()
 def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch]) -> None:
     """Have a dense layer behind the student's pooling start where it brings the student's states nearest to the
-    teacher's, by ridge regression. Where there is no such layer, or one that was trained before, no batch is read.
+    teacher's, or to the teacher's vectors where the student has a tokenizer of its own, by ridge regression. Where
+    there is no such layer, or one that was trained before, no batch is read.
 
     Args:
         batches: of texts, on the device of the teacher; the first 2,048 rows or so are read.
@@ -217,7 +244,10 @@ def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch])
     for batch in batches:
         rows = batch.input_ids, batch.attention_mask
         own += module.head.pooled(module.reader(*rows).last, batch.mask).float()
-        goal += teacher.sentence_head.pooled(teacher(*rows).last, batch.mask).float()
+        if module.own_tokenizer is None:
+            goal += teacher.sentence_head.pooled(teacher(*rows).last, batch.mask).float()
+        else:
+            goal += _vectors(teacher, batch).float()
         if len(own) >= _ROWS_OF_START:
             break
     module.train(training)
@@ -248,7 +278,7 @@ def ridge_regression(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _look(module: Embedding, batch: Batch, teacher: SentenceTeacher, generator: torch.Generator) -> tuple[Tensor, ...]:
-    taught = teacher.vectors(batch.input_ids, batch.attention_mask)
+    taught = _vectors(teacher, batch)
     return (F.cosine_similarity(module.vectors(batch).float(), taught.float(), dim=-1),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -44,32 +44,50 @@ def check_tokenizer(
     """
     if not name or name == tokenizer.name_or_path:
         return
+    own = tokenizer_beside(role, name, fetch, trust_remote_code)
+    if own is None or (difference := differing(own, tokenizer, objective)) is None:
+        return
+    given = tokenizer.name_or_path or "that is trained with"
+    remedy = ", or build the student by --student half" if role == "student" else ""
+    raise UserError(
+        f"the {difference.what} of the {role} {name} and of the tokenizer {given} differ: {difference.how}; choose "
+        f"models that share them{remedy}"
+    )
+
+
+def tokenizer_beside(
+    role: str, name: str, fetch: bool = False, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model's folder or repository; None where there is none. As ``check_tokenizer``."""
     try:
         with loading(name, role) if fetch else quiet_transformers():
             own = AutoTokenizer.from_pretrained(name, local_files_only=not fetch, trust_remote_code=trust_remote_code)
     except Exception:  # no tokenizer; the errors of transformers and of the Hub client share no base class
-        return
-    if not has_vocabulary(own):
-        return
+        return None
+    return own if has_vocabulary(own) else None
+
+
+class Difference(NamedTuple):
+    """What of two tokenizers differs, and how, in words."""
+
+    what: str
+    how: str
+
+
+def differing(
+    own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, objective: Objective
+) -> Difference | None:
+    """How the ids of two tokenizers differ in meaning; None where all that both have are of the same tokens."""
     tokens = {index: token for token, index in tokenizer.get_vocab().items()}
-    given = tokenizer.name_or_path or "that is trained with"
-    remedy = ", or build the student by --student half" if role == "student" else ""
     for token, index in sorted(own.get_vocab().items(), key=lambda entry: entry[1]):
         if tokens.get(index, token) != token:
-            raise UserError(
-                f"the vocabularies of the {role} {name} and of the tokenizer {given} differ: token {index} is "
-                f"{token!r} and {tokens[index]!r}; choose models that share one{remedy}"
-            )
+            return Difference("vocabularies", f"token {index} is {token!r} and {tokens[index]!r}")
     differ = [
         f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"
         for kind in (() if objective is CAUSAL else _SPECIAL)
         if getattr(own, kind) != getattr(tokenizer, kind)
     ]
-    if differ:
-        raise UserError(
-            f"the special tokens of the {role} {name} and of the tokenizer {given} differ: {', '.join(differ)}; "
-            f"choose models that share them{remedy}"
-        )
+    return Difference("special tokens", ", ".join(differ)) if differ else None
 
 
 def check_apart(student: PreTrainedModel, teacher: Teacher) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import IterableDataset
 from transformers import AutoModel, IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -12,13 +13,14 @@ from transformers import AutoModel, IntervalStrategy, PreTrainedModel, PreTraine
 from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
 from tutorkd.data.cache import cache_root
-from tutorkd.data.rows import RowsWithVectors
+from tutorkd.data.rows import RowsBeside
 from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
-from tutorkd.hub import load_tokenizer, loading
+from tutorkd.hub import CLASSIFICATION, load_tokenizer, loading
 from tutorkd.identity import with_contents
 from tutorkd.methods import choose_method
-from tutorkd.methods.pair import check_tokenizer
+from tutorkd.methods.embedding import reads_otherwise
+from tutorkd.methods.pair import check_tokenizer, tokenizer_beside
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.positions import check_positions
@@ -28,7 +30,7 @@ from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
-from tutorkd.students import PRESETS, started_student
+from tutorkd.students import PRESETS, has_weights, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
@@ -91,11 +93,17 @@ def prepare(options: Distillation) -> Prepared:
     """
     args, text, texts = options.args, options.text, None
     teacher: Teacher | None = None
+    rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
+    beside: dict[str, list[int]] = {}
     if options.objective is EMBEDDING:  # its tokenizer is set up when the model is loaded
         teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, EMBEDDING)
         assert isinstance(teacher, SentenceTeacher)
-        tokenizer = teacher.tokenizer
+        tokenizer = own_tokenizer(options, teacher) or teacher.tokenizer
         texts = Texts(options.settings.text_unit, teacher.prompt(options.settings.prompt_name))
+        rows = partial(with_vectors, options, teacher)
+        if tokenizer is not teacher.tokenizer:
+            rows = partial(with_teacher_rows, options, teacher, texts)
+            beside = {"teacher_ids": teacher.tokenizer.all_special_ids[:1] * 2}
     else:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
     lines = text.check(tokenizer, options.objective, texts)
@@ -114,8 +122,34 @@ def prepare(options: Distillation) -> Prepared:
         partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
         texts,
         partial(few_steps, objective=options.objective),
-        partial(with_vectors, options, teacher) if isinstance(teacher, SentenceTeacher) else whole_text,
+        rows,
+        beside,
     )
+
+
+def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a student that doesn't read as its teacher does; None of one that does.
+
+    Raises:
+        UserError: if it can't make batches, or the text is streamed, which two tokenizers can't read side by side.
+    """
+    args = options.args
+    if args.student in PRESETS:
+        return None
+    own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
+    if own is None or not reads_otherwise(teacher, own):
+        return None
+    if options.text.streaming:
+        raise UserError(
+            f"the student {args.student} has a tokenizer of its own, so the text must be read by both before training: "
+            "leave out --streaming"
+        )
+    if args.student_init == "teacher":
+        raise UserError(
+            f"the student {args.student} has a tokenizer of its own, so the teacher's embeddings say nothing about its "
+            "tokens: leave out --student_init teacher"
+        )
+    return load_tokenizer(args.student, "student", args.trust_remote_code, CLASSIFICATION)
 
 
 def estimated_seconds(options: Distillation) -> float:
@@ -125,21 +159,51 @@ def estimated_seconds(options: Distillation) -> float:
         UserError: what ``prepare`` raises.
     """
     prepared = prepare(options)
-    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config) as trainer:
+    with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 
 
-def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> Any:
-    """The rows of a corpus with the teacher's vectors, where it pays to keep these; says whether they are kept.
+def with_teacher_rows(
+    options: Distillation, teacher: SentenceTeacher, texts: Texts, corpus: PackedCorpus
+) -> tuple[Any, Any]:
+    """The rows of a student with its own tokenizer, each with what the teacher reads of its text, or the teacher's
+    vector.
 
-    They are where each row is read once or more, nothing else is asked of the teacher, and the disk holds them easily.
+    Raises:
+        UserError: as ``prepare_corpus``, for the teacher's tokenizer, and if vectors can't be written.
+    """
+    print("text     the student has a tokenizer of its own; the same texts are read with the teacher's")
+    taught = options.text.load(teacher.tokenizer, EMBEDDING, texts)
+    vectors = teachers_vectors(options, teacher, taught)
+    train, heldout = (
+        RowsBeside(rows, "teacher_ids", of_teacher["input_ids"])
+        for rows, of_teacher in ((corpus.train, taught.train), (corpus.heldout, taught.heldout))
+    )
+    return (train if vectors is None else RowsBeside(corpus.train, "vector", vectors)), heldout
+
+
+def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> tuple[Any, Any]:
+    """The rows of a corpus with the teacher's vectors, where it pays to keep these.
+
+    Raises:
+        UserError: if they can't be written.
+    """
+    rows = corpus.train
+    if isinstance(rows, IterableDataset) or options.settings.layers_count:
+        return rows, corpus.heldout
+    vectors = teachers_vectors(options, teacher, corpus)
+    return (rows if vectors is None else RowsBeside(rows, "vector", vectors)), corpus.heldout
+
+
+def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> np.ndarray | None:
+    """The teacher's vectors of the rows of a corpus, where it pays to keep them; says whether they are kept.
+
+    They are where each row is read once or more, and the disk holds them easily.
 
     Raises:
         UserError: if they can't be written.
     """
     config, rows = options.config, corpus.train
-    if isinstance(rows, IterableDataset) or options.settings.layers_count:
-        return rows
     size = vector_bytes(teacher, len(rows))
     read = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
     content = with_contents({"teacher": options.args.teacher})
@@ -147,11 +211,11 @@ def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Packed
     folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
     if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
         print("vectors  the teacher's vectors are computed as the rows are read")
-        return rows
+        return None
     kept = kept_vectors(teacher, rows, folder, config.device)
     known = "computed before" if kept.reused else "computed once and kept"
     print(f"vectors  {len(rows):,} of the teacher, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
-    return RowsWithVectors(rows, kept.vectors)
+    return kept.vectors
 
 
 class Pair(NamedTuple):
@@ -253,10 +317,17 @@ def make_student(
         "embedding_size": args.student_embedding_size,
     }
     sizes = {key: size for key, size in asked.items() if size is not None}
+    init = args.student_init
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, True, args.trust_remote_code, teacher.objective)
+        if (
+            isinstance(teacher, SentenceTeacher)
+            and reads_otherwise(teacher, tokenizer)
+            and not has_weights(args.student)
+        ):
+            init = "random"
     set_seed(seed)
-    student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code)
+    student, start = started_student(args.student, teacher, sizes, init, head, args.trust_remote_code)
     lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]

@@ -1,7 +1,7 @@
 """``--dry-run``: what a run would be and cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -29,17 +29,19 @@ def plan(
     config: PretrainingConfig,
     rows: float | None,
     few_steps: Callable[[int], str | None],
+    beside: Mapping[str, list[int]],
 ) -> str:
     """The recipe, which the command takes again, sizes, tokens a step, steps, operations and peak memory, in lines.
 
     Args:
         rows: that a pass over the text has, about, where steps go by passes and that is known.
         few_steps: what is to be said of so many steps.
+        beside: what a row has beside its ids.
     """
     recipe = {
         key: value for key, value in resolved(arguments, _SHOWN).items() if key not in _NOT_OF_A_RECIPE and value != []
     }
-    with on_fabricated_rows(make, tokenizer, config) as trainer:
+    with on_fabricated_rows(make, tokenizer, config, beside) as trainer:
         cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)
     rate, low, high = matmul_rate(precision(config), config.device)
     share = share_of_rate(config.device, compiled)

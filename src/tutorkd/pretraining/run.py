@@ -27,9 +27,9 @@ from tutorkd.run_folder import RunFolder
 from tutorkd.trainer import PackedRowsTrainer
 
 
-def whole_text(corpus: PackedCorpus) -> Any:
-    """The rows to train on, and nothing beside them."""
-    return corpus.train
+def whole_text(corpus: PackedCorpus) -> tuple[Any, Any]:
+    """The rows to train on and those held out, and nothing beside them."""
+    return corpus.train, corpus.heldout
 
 
 class Prepared(NamedTuple):
@@ -42,8 +42,9 @@ class Prepared(NamedTuple):
     initial_student: Callable[[Path], None] | None = None  # writes it, if it is to be saved as it starts
     texts: Texts | None = None  # where texts are rows
     few_steps: Callable[[int], str | None] = lambda steps: None  # what is to be said of so many
-    # Of the corpus: its rows to train on, with what is known of them before training.
-    rows: Callable[[PackedCorpus], Any] = whole_text
+    # Of the corpus: its rows to train on and those held out, with what is known of them before training.
+    rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
+    beside: Mapping[str, list[int]] = MappingProxyType({})  # what a row of two tokens has beside these
     start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts
 
 
@@ -86,7 +87,8 @@ def run_training(
         if dry_run:
             given = config.max_steps > 0
             expected = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
-            print(plan(arguments, prepared.make, prepared.tokenizer, text, config, expected, prepared.few_steps))
+            of_run = prepared.make, prepared.tokenizer, text, config
+            print(plan(arguments, *of_run, expected, prepared.few_steps, prepared.beside))
             return folder.path
         with _bars(not config.disable_tqdm):
             corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)
@@ -98,8 +100,8 @@ def run_training(
             return _told_finished(folder, drop)
         workers = config.dataloader_num_workers
         with _bars(not config.disable_tqdm):
-            rows = prepared.rows(corpus)
-        ready = ready_trainer(prepared.make, config, rows, corpus.heldout)
+            rows, heldout = prepared.rows(corpus)
+        ready = ready_trainer(prepared.make, config, rows, heldout)
         if config.dataloader_num_workers != workers:
             print(f"text     a stream is read by one data loader worker; the others of the {workers} aren't started")
         about = text.about(corpus)

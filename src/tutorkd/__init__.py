@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tutorkd.students import build_student, initialise_from_teacher
     from tutorkd.teacher import Teacher, load_teacher
     from tutorkd.trainer import DistillationTrainer, TutorKDTrainer
+    from tutorkd.vocabulary.in_python import trim_vocabulary
 
 # Loaded when asked for, so that `tutorkd --help` doesn't wait for torch.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "initialise_from_teacher": "students",
     "load_teacher": "teacher",
     "prepare_corpus": "data",
+    "trim_vocabulary": "vocabulary.in_python",
 }
 __all__ = [
     "DistillationConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "initialise_from_teacher",
     "load_teacher",
     "prepare_corpus",
+    "trim_vocabulary",
 ]
 
 

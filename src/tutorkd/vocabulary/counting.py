@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.errors import UserError
 from tutorkd.pretraining.named_text import NamedText
-from tutorkd.vocabulary.arguments import TrimArguments
+from tutorkd.vocabulary.embeddings import check_table, named_ids
 from tutorkd.vocabulary.report import Choice
+from tutorkd.vocabulary.tokenizer import ranked_tokens
 
 # As adapt and distill read a text unless they are told otherwise, so that they find it read.
 _ROW, _HELDOUT = 128, 0.01
@@ -63,30 +65,52 @@ class Ranking(NamedTuple):
     heldout_shares: np.ndarray | None
 
     @classmethod
-    def of(cls, order: np.ndarray, fixed: int, counts: np.ndarray, heldout_counts: np.ndarray) -> Ranking:
-        """The same from counts of each id in the text and in held-out text, (ids,)."""
-        shares, unseen = (np.cumsum(each[order]) / max(1, each.sum()) for each in (counts, heldout_counts))
-        return cls(order, fixed, shares, unseen if heldout_counts.any() else None)
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        corpus: PackedCorpus,
+        needed: Iterable[int] = (),
+    ) -> Ranking:
+        """The ranking of a model's tokens in a text.
+
+        Args:
+            needed: ids of tokens that must stay, beside those that the model's configuration names.
+
+        Raises:
+            UserError: if the text has none of them, or model and tokenizer can't be trimmed.
+        """
+        counts, unseen = (token_counts(rows, tokenizer) for rows in (corpus.train, corpus.heldout))
+        check_table(model, len(counts))
+        if not counts.any():
+            raise UserError("the text has no token that the model knows")
+        order, fixed = ranked_tokens(tokenizer, counts, named_ids(model).union(needed))
+        shares, of_unseen = (np.cumsum(each[order]) / max(1, each.sum()) for each in (counts, unseen))
+        return cls(order, fixed, shares, of_unseen if unseen.any() else None)
 
     def choice(self, size: int) -> Choice:
         """What a vocabulary of so many tokens keeps."""
         unseen = None if self.heldout_shares is None else float(self.heldout_shares[size - 1])
         return Choice(size, float(self.shares[size - 1]), unseen)
 
-    def size(self, args: TrimArguments) -> int:
-        """How many tokens stay.
+    def size(self, vocab_size: int | None, coverage: float) -> int:
+        """How many tokens stay: so many, or as many as make up this share of the text.
 
         Raises:
             UserError: if fewer are asked for than must stay.
         """
-        if args.vocab_size is None:  # the sum of all shares may fall short of 1 by rounding
-            enough = 1 + int(np.searchsorted(self.shares, args.coverage - 1e-12))
+        if vocab_size is None:  # the sum of all shares may fall short of 1 by rounding
+            enough = 1 + int(np.searchsorted(self.shares, coverage - 1e-12))
             return min(max(self.fixed, enough), len(self.order))
-        if args.vocab_size < self.fixed:
+        if vocab_size < self.fixed:
             raise UserError(
-                f"vocab_size can't be {args.vocab_size:,}: {self.fixed:,} tokens must stay (special ones, single bytes)"
+                f"vocab_size can't be {vocab_size:,}: {self.fixed:,} tokens must stay (special ones, single bytes)"
             )
-        return min(args.vocab_size, len(self.order))
+        return min(vocab_size, len(self.order))
+
+    def kept(self, size: int) -> np.ndarray:
+        """The ids of the tokens that stay, in rising order."""
+        return np.sort(self.order[:size])
 
     def sizes(self, chosen: int) -> list[int]:
         """Sizes to choose from: round ones, each twice the one before, the chosen one, and all tokens of the text."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from tutorkd.card import trimmed_card
 from tutorkd.data.packing import nonblank
 from tutorkd.data.sources import resolve_source
@@ -20,11 +18,11 @@ from tutorkd.positions import longest_row
 from tutorkd.pretraining.named_text import NamedText
 from tutorkd.vocabulary.arguments import TrimArguments
 from tutorkd.vocabulary.check import answer, check_answers, check_tokens, rows_to_check
-from tutorkd.vocabulary.counting import Ranking, read_text, token_counts
-from tutorkd.vocabulary.embeddings import check_table, named_ids, parameters_with, trim_embeddings
+from tutorkd.vocabulary.counting import Ranking, read_text
+from tutorkd.vocabulary.embeddings import parameters_with, trim_embeddings
 from tutorkd.vocabulary.report import Trimmed, choices_table, outcome
 from tutorkd.vocabulary.source import Source, load_source
-from tutorkd.vocabulary.tokenizer import ranked_tokens, trimmed_tokenizer
+from tutorkd.vocabulary.tokenizer import trimmed_tokenizer
 
 RECORD_FILE = "trimmed.json"
 _TEXTS, _LONGEST = 256, 10_000  # on which the smaller tokenizer is held against the whole one; of each the characters
@@ -54,18 +52,13 @@ def _trim(args: TrimArguments, text: NamedText, checkpoint: Checkpoint, out: Pat
     source = load_source(checkpoint)
     model, tokenizer = source.model, source.tokenizer
     packed = read_text(text, tokenizer)
-    counts, heldout_counts = (token_counts(rows, tokenizer) for rows in (packed.train, packed.heldout))
-    if not counts.any():
-        raise UserError("the text has no token that the model knows")
-    order, fixed = ranked_tokens(tokenizer, counts, source.needed | named_ids(model))
-    check_table(model, len(counts))
-    ranking = Ranking.of(order, fixed, counts, heldout_counts)
-    size = ranking.size(args)
+    ranking = Ranking.of(model, tokenizer, packed, source.needed)
+    size, tokens = ranking.size(args.vocab_size, args.coverage), len(tokenizer)
     if args.dry_run:
         rows = [(ranking.choice(each), parameters_with(model, each)) for each in ranking.sizes(size)]
-        return choices_table(rows, size, (len(counts), model.num_parameters()), fixed)
-    kept = np.sort(order[:size])
-    before = Trimmed(len(counts), model.num_parameters(), checkpoint.bytes, packed)
+        return choices_table(rows, size, (tokens, model.num_parameters()), ranking.fixed)
+    kept = ranking.kept(size)
+    before = Trimmed(tokens, model.num_parameters(), checkpoint.bytes, packed)
     checked = rows_to_check(packed.train, kept, longest_row(model))
     answers = [answer(model, row) for row in checked]
     trim_embeddings(model, kept)

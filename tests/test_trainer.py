@@ -107,6 +107,13 @@ def test_rows_that_a_model_can_t_read_are_refused_before_the_first_step(tmp_path
         )
 
 
+@pytest.mark.parametrize("token", [100, -1])
+def test_a_token_that_a_model_doesn_t_know_is_told_in_any_row(tmp_path, token):
+    rows = [{"input_ids": [2, 7, 8, 3]}] * 7 + [{"input_ids": [2, 7, token, 3]}]
+    with pytest.raises(UserError, match=f"a row holds the token {token}, and the model knows 100 tokens"):
+        trainer(tmp_path, Dataset.from_list(rows)).train()
+
+
 @pytest.mark.parametrize("method", [*CAUSAL_METHODS, "mlm"])
 def test_a_model_without_the_head_that_is_trained_is_refused_before_the_first_step(tmp_path, method):
     args = DistillationConfig(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none")

@@ -28,11 +28,12 @@ class MaskingCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int, vocab_size: int):
         self.probability, self.seed = probability, seed
         self.full: int | None = None
+        self.vocab_size = vocab_size
         self.pad_id, self.mask_id = id_of(tokenizer, "pad_token"), id_of(tokenizer, "mask_token")
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        input_ids, lengths = padded(rows, self.pad_id)
+        input_ids, lengths = padded(rows, self.pad_id, self.vocab_size)
         shape = input_ids.shape
         # Not chosen, unless drawn below.
         choice, action, token = np.ones(shape), np.ones(shape), np.zeros(shape)

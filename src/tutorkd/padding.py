@@ -26,12 +26,12 @@ class TextCollator:
         self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, taught: "TextCollator | None" = None
     ) -> None:
         self.full: int | None = None
-        self.taught = taught
+        self.taught, self.vocab_size = taught, vocab_size
         self.pad_id = id_of(tokenizer, "pad_token")
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        ids, lengths = padded(rows, self.pad_id)
+        ids, lengths = padded(rows, self.pad_id, self.vocab_size)
         real = np.arange(ids.shape[1]) < lengths[:, None]
         input_ids, first = torch.from_numpy(ids), torch.arange(len(rows)) * ids.shape[1]
         mask = None if real.all() else torch.from_numpy(real.astype(np.int64))

@@ -9,12 +9,23 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.errors import UserError
 
 
-def padded(rows: Sequence[dict[str, Any]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``input_ids`` of rows with padding behind, (B, L) int64, and their lengths, (B,)."""
+def padded(rows: Sequence[dict[str, Any]], pad_id: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``input_ids`` of rows with padding behind, (B, L) int64, and their lengths, (B,).
+
+    Raises:
+        UserError: for an id that a model of this vocabulary doesn't have, of which a GPU would only tell that something
+            is out of bounds somewhere.
+    """
     lengths = np.array([len(row["input_ids"]) for row in rows])
     input_ids = np.full((len(rows), int(lengths.max())), pad_id, dtype=np.int64)
     for ids, row, length in zip(input_ids, rows, lengths, strict=True):
         ids[:length] = row["input_ids"]
+    if not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab_size:
+        wrong = next(int(each) for each in input_ids.flat if not 0 <= each < vocab_size)
+        raise UserError(
+            f"a row holds the token {wrong}, and the model knows {vocab_size} tokens: make rows with the tokenizer of "
+            "these models"
+        )
     return input_ids, lengths
 
 

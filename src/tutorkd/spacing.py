@@ -30,11 +30,12 @@ class SpacedCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, share: float, window: int, seed: int, vocab_size: int):
         self.share, self.window, self.seed = share, window, seed
         self.full: int | None = None
+        self.vocab_size = vocab_size
         self.pad_id = id_of(tokenizer, "pad_token", "eos_token")  # is masked, and never read
         self.special_ids, self.ordinary_ids = special_and_ordinary_ids(tokenizer, vocab_size)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        input_ids, lengths = padded(rows, self.pad_id)
+        input_ids, lengths = padded(rows, self.pad_id, self.vocab_size)
         shape = input_ids.shape
         positions, fillers = [], 0
         for i, row in enumerate(rows):

@@ -245,6 +245,12 @@ def test_what_needs_the_same_tokens_is_refused(changes, said, teacher, student, 
     assert said in fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
 
 
+def test_values_that_aren_t_one_for_each_row_are_refused(teacher, student):
+    rows = _rows(TEXTS, student, teacher)
+    with pytest.raises(UserError, match="there are 40 rows, but 39 values of vector beside them"):
+        RowsBeside(rows, "vector", np.zeros((39, 32)))
+
+
 def test_rows_without_what_the_teacher_reads_are_refused(teacher, student, tmp_path):
     rows = _rows(TEXTS, student, teacher).select_columns(["input_ids"])
     with pytest.raises(UserError, match="each row needs a column vector"):

@@ -169,7 +169,12 @@ def test_restart_runs_both_again(here):
             "recipe.yaml, first_stage: no method: name the one that makes the student ",
         ),
         ({"method": "kd"}, "the teacher teacher has no trained MLM head, which KD needs"),
-        ({"method": "minilm-v3"}, "there is no method 'minilm-v3'; did you mean minilm-v2?"),
+        (
+            {"method": "minilm-v3"},
+            "recipe.yaml, first_stage: there is no method 'minilm-v3'; did you mean minilm-v2? Choose one of "
+            "tutor-kd, kd, distilbert, tinybert, minilm, minilm-v2, mlm; --method embedding without this recipe has "
+            "a single stage",
+        ),
         (
             {"method": "minilm-v2", "max_step": 2},
             "recipe.yaml, first_stage: unknown key 'max_step'; did you mean",

@@ -131,9 +131,14 @@ class RowsBeside(Dataset):
         rows: have a column ``input_ids``.
         name: of the values' column.
         values: one for each row, such as a file of vectors that is mapped.
+
+    Raises:
+        UserError: if there are more values than rows, or fewer.
     """
 
     def __init__(self, rows: datasets.Dataset, name: str, values: Any):
+        if len(values) != len(rows):
+            raise UserError(f"there are {len(rows):,} rows, but {len(values):,} values of {name} beside them")
         self.rows, self.name, self.values = rows, name, values
         self.column_names = [*rows.column_names, name]
 

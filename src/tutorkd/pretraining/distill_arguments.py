@@ -200,7 +200,11 @@ def _first_stage(options: Distillation, section: Any, where: str) -> Distillatio
     if "method" not in section:
         raise UserError(f"{where}: no method: name the one that makes the student which the recipe goes on with")
     said = {**resolved([options.args, options.text, options.config]), **follows, **section}
-    keys = parser(str(said["method"]), objective_named(said)).keys
+    try:
+        keys = parser(str(said["method"]), objective_named(said)).keys
+    except UserError as error:
+        alone = f"--method {options.args.method} without this recipe has a single stage"
+        raise UserError(f"{where}: {error}; {alone}") from error
     known = {*keys} - {*REFUSED}  # of these Trainer sets some by itself
     return read_distillation([], {key: value for key, value in said.items() if key in known or key in section}, where)
 

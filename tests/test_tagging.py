@@ -14,6 +14,7 @@ from commands import complete, fail, save
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizer, RobertaTokenizer
 
+from tutorkd.cli.main import main
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import find_checkpoint, load_classifier
 from tutorkd.evaluation.classifier import load_trained
@@ -473,3 +474,12 @@ def test_what_does_not_fit_words_is_refused_in_one_line(place, capfd, argv, mess
     pq.write_table(pa.table({"text": ["w1"]}), place / "texts.parquet")
     pq.write_table(pa.table({"text": pa.array([["w1", None]], pa.list_(pa.string()))}), place / "holes.parquet")
     assert message in fail(capfd, *argv)
+
+
+@pytest.mark.parametrize(("file", "rows"), [("train", "train on"), ("validation", "measure on")])
+def test_words_of_which_the_tokenizer_leaves_nothing_are_told_where_there_are_no_others(place, capfd, file, rows):
+    empty = [{"tokens": [NO_PIECE] * len(NAMES), "ner_tags": NAMES}]
+    write_rows(place / f"{file}.jsonl", empty)
+    assert main(["evaluate", "--models", "encoder", *DATA]) == 2
+    said = f"tutorkd: error: no row to {rows} has a word of which the tokenizer leaves a token"
+    assert capfd.readouterr().err.rstrip().endswith(said)

@@ -343,7 +343,7 @@ def evaluate_checkpoint(
     (milliseconds,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
     train_seconds = run_training(trainer)
     logits = _answer(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
-    if not np.isfinite(logits).all():
+    if not np.isfinite(np.ma.filled(logits, 0)).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     answers = answers_of(problem, logits)
     scores = scores_of(problem, names, labels_of(validation), answers)

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 
+from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.tags import entities
 
@@ -39,6 +40,9 @@ def scores_of(
     """The metrics of a task by name, of labels and answers in the form that ``answers_of`` gives.
 
     Words without an answer or a label don't count, as in transformers' examples.
+
+    Raises:
+        UserError: if no word counts.
     """
     if problem == "token_classification":
         return _scores_of_words(class_names, labels, answers)
@@ -76,6 +80,8 @@ def _as_wide(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _scores_of_words(class_names: Sequence[str], labels: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     labels, answers = _as_wide(labels, answers)
     there = ~(np.ma.getmaskarray(labels) | np.ma.getmaskarray(answers))
+    if not there.any():
+        raise UserError("no row to measure on has a word of which the tokenizer leaves a token")
     names = np.array(class_names, dtype=object)
     right = found = wanted = 0
     for row, counts in enumerate(there):

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
+from tutorkd.errors import UserError
 from tutorkd.evaluation.tags import tokenize_words
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET
 
@@ -22,7 +23,7 @@ def tokenize_tagged(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
     are of the others, in their order; at words without a label stands 0. Rows in which nothing is left aren't given.
 
     Raises:
-        UserError: if the tokenizer doesn't say which word a piece is of.
+        UserError: if the tokenizer doesn't say which word a piece is of, or no row is left.
     """
     taught = SOFT_TARGET in rows.column_names
 
@@ -44,7 +45,10 @@ def tokenize_tagged(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_lengt
     replaced = [name for name in rows.column_names if name != LABELLED]
     settings: dict[str, Any] = {"batched": True, "keep_in_memory": True, "desc": "tokenising"}
     tokens = rows.map(aligned, remove_columns=replaced, **settings)
-    return tokens.filter(lambda labels: max(labels) >= 0, input_columns=LABELS, keep_in_memory=True)
+    kept = tokens.filter(lambda labels: max(labels) >= 0, input_columns=LABELS, keep_in_memory=True)
+    if not len(kept):
+        raise UserError("no row to train on has a word of which the tokenizer leaves a token")
+    return kept
 
 
 class TaggedRowsCollator:

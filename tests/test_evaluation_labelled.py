@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import align_labels, labels_of, load_labelled, load_task, names_of_labels
+from tutorkd.evaluation.labelled import align_labels, labels_of, load_labelled, load_task, names_of_labels, without
 
 
 def write_jsonl(path, rows):
@@ -147,7 +147,19 @@ GOOD = {"text": "fine", "label": 1}
         ([{"text": "a", "label": ["x"]}], "column 'label' holds list; labels are whole numbers or names"),
         (
             [{"text": "a", "label": "pos"}, {"text": "b", "label": "pos "}],
-            "row 2 has the label 'pos ' and row 1 'pos', which only differ in white space",
+            r"row 2 has the label 'pos ' and row 1 'pos', which look alike \(they only differ in white space",
+        ),
+        (
+            [{"text": "a", "label": "caf\u00e9"}, {"text": "b", "label": "cafe\u0301"}],
+            r"row 2 has the label 'cafe\\u0301' and row 1 'caf\\xe9', which look alike",
+        ),
+        (
+            [{"text": "a", "label": "pos"}, {"text": "b", "label": "neg"}, {"text": "c", "label": "pos\u200b"}],
+            r"row 3 has the label 'pos\\u200b' and row 1 'pos', which look alike",
+        ),
+        (
+            [{"text": "a", "label": '["x", "y"]'}, {"text": "b", "label": "[]"}],
+            r"'label' holds lists written as text, such as '\[\"x\", \"y\"\]'; give rows with lists in",
         ),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": " "}], "row 2 has a blank label in column 'label'"),
         ([{"text": "a", "label": "pos"}, {"text": "b", "label": "-1"}], "row 2 is unlabelled"),
@@ -200,6 +212,11 @@ def empty_parquet():
             "column 'label' holds decimal numbers; labels are whole numbers or names",
         ),
         ("d.csv", b"text,label\na,1\nb,-1\n", "row 2 is unlabelled"),
+        (
+            "d.csv",
+            b"text;label\na;2\nb;1,5\n",
+            "'label' holds numbers with a comma, such as '1,5'; write a decimal point",
+        ),
         ("d.jsonl", b'{"text": "a", "label": 0, "label": 1}\n', "line 1 isn't JSON: the key 'label' stands twice"),
         ("d.jsonl", b'{"text": "\\ud83d", "label": 0}\n', "line 1: column 'text' isn't UTF-8 text"),
         ("d.jsonl", b"[" * 5000, "line 1 isn't JSON: it is nested too deeply"),
@@ -265,6 +282,35 @@ def test_missing_file(source):
 def test_hub_data_set_out_of_reach():
     with pytest.raises(UserError, match="no-such-data:config: there is no such file or folder here; HF_HUB_OFFLINE"):
         read("no-such-organisation/no-such-data:config")
+
+
+def test_parquet_columns_that_are_not_asked_for_may_hold_anything(tmp_path):
+    others = {
+        "map": pa.array([[("k", 1)]] * 2, pa.map_(pa.string(), pa.int64())),
+        "id": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"x" * 16] * 2, pa.binary(16))),
+        "text.length": pa.array([1, 2]),
+    }
+    features = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    said = json.dumps({"info": {"features": features}})
+    table = pa.table({**others, "label": [1, 0], "text": ["a", "b"]}).replace_schema_metadata({"huggingface": said})
+    pq.write_table(table, tmp_path / "d.parquet")
+    data = read(tmp_path / "d.parquet")
+    assert data["text"][:] == ["a", "b"]
+    assert data.features["label"].int2str(data["label"][:]) == ["yes", "no"]
+
+
+def test_labels_that_only_look_like_those_of_training_are_told_as_such(tmp_path):
+    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("caf\u00e9", "tea")]))
+    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("cafe\u0301", "tea")]))
+    message = r"v has the label 'cafe\\u0301', the training data 'caf\\xe9', which look alike"
+    with pytest.raises(UserError, match=message):
+        align_labels(other, train, "v")
+
+
+def test_names_with_commas_or_in_brackets_and_emoji_that_are_joined_stay_classes(tmp_path):
+    names = ["1,5 or less", "[a]", "\U0001f468\U0001f469", "\U0001f468\u200d\U0001f469"]
+    data = read(write_jsonl(tmp_path / "d.jsonl", [{"text": "a", "label": name} for name in names]))
+    assert sorted(data.features["label"].names) == sorted(names)
 
 
 def read_task(path):
@@ -354,6 +400,7 @@ def test_whole_numbers_and_names_among_which_some_look_like_decimals_stay_classe
         ([[{"a": 1}], []], "column 'label' holds lists of something other than names or whole numbers"),
         ([[1, 0, 0], [0, 1, 1]], "column 'label' holds 1 or 0 for each of 3 classes; give each row a list of those"),
         ([["a"], None], "row 2 has no value in column 'label'"),
+        ([["a", "b"], ["b\u00ad"]], r"row 2 has the label 'b\\xad' and row 1 'b', which look alike"),
         ([0.5, 0.5], "every row has 0.5 in column 'label'; there is nothing to be learned"),
         ([0.5, float("inf")], "row 2 has a number in column 'label' that isn't finite"),
         ([1e300, 0.5], "row 1 has a number in column 'label' that isn't finite"),
@@ -370,3 +417,9 @@ def test_validation_rows_of_another_kind_are_refused(tmp_path):
     other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in "ab"]))
     with pytest.raises(UserError, match="v has one class a row, but the training data a number a row"):
         align_labels(other, train, "v")
+
+
+def test_rows_that_differ_from_others_in_space_and_form_of_accents_alone_are_left_out():
+    rows = Dataset.from_dict({"text": ["cafe\u0301  noir", "th\u00e9", "lait"]})
+    others = Dataset.from_dict({"text": ["caf\u00e9 noir", "the\u0301"]})
+    assert without(rows, others)["text"][:] == ["lait"]

@@ -44,12 +44,13 @@ def quiet_data() -> Iterator[None]:
             logger.set_verbosity(verbosity)
 
 
-def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
+def read_rows(source: str, split: str, columns: Sequence[str], perhaps: Sequence[str] = ()) -> Dataset:
     """The rows of a csv, tsv, jsonl (each compressed or not) or parquet file, or of a split of a Hub data set, as they
     are.
 
     Args:
-        columns: those that there must be; of csv and jsonl no others are read.
+        columns: those that there must be; of files no others are read.
+        perhaps: columns that are read of parquet too, where they are there.
 
     Raises:
         UserError: if they can't be found or read, or there are none, or a column is missing.
@@ -62,7 +63,10 @@ def read_rows(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if local and not (reader and path.is_file()):
         raise UserError(f"data {source}: give one file that ends in {', '.join(_READERS)}")
     try:
-        rows = reader(path, columns) if reader else _of_hub(source, split)
+        if kind_of_file(path) == ".parquet":
+            rows = _of_parquet(path, columns, perhaps)
+        else:
+            rows = reader(path, columns) if reader else _of_hub(source, split)
     except OSError as error:
         raise UserError(f"data {source} can't be read: {error.strerror or error}") from error
     for column in columns:
@@ -122,11 +126,13 @@ def _json_kind(value: Any) -> str | None:
     return type(value).__name__
 
 
-def _of_parquet(path: Path, columns: Sequence[str]) -> Dataset:
+def _of_parquet(path: Path, columns: Sequence[str], perhaps: Sequence[str] = ()) -> Dataset:
     with open_parquet(path) as file:
-        for column in file.schema_arrow.names:
-            require_column(path, column, file.schema_arrow.names)  # each once
-        table = file.read()
+        there = file.schema_arrow.names
+        wanted = [*columns, *(column for column in perhaps if column in there)]
+        for column in wanted:
+            require_column(path, column, there)
+        table = file.read(columns=wanted).select(wanted)  # as the columns "text.a" and so on are read along with "text"
     plain = pa.schema(
         [
             field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field

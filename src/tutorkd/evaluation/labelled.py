@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as int prints it, so that no two
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # What stands among decimals where they are written short, or where there is none.
 _BESIDE = re.compile(rf"{_WHOLE.pattern}|[-+]?([0-9]+[eE][-+]?[0-9]+|nan|inf|infinity)", re.IGNORECASE)
+_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")  # a decimal number as half of the world writes it
+_LIST = re.compile(r"\s*\[\s*(\]|[\"'0-9-].*\])\s*", re.DOTALL)
+# Soft hyphens, marks of direction and the like, and what makes a character a picture; but not the joiners of Persian,
+# Hindi and pictures.
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufe0e\ufe0f\ufeff]")
 
 
 def load_labelled(
@@ -37,7 +43,7 @@ def load_labelled(
     Raises:
         UserError: if the data can't be found or read, are empty, lack a column, or hold missing values,
             text that isn't text, unlabelled rows (label -1), decimal labels, labels of several types, labels that
-            differ in white space alone, or one class only.
+            look alike, lists or decimal commas as text, or one class only.
     """
     columns = _columns(text_column, text_pair_column)
     with naming(column_options(text_column, text_pair_column, label_column)):
@@ -181,6 +187,7 @@ def _lists_of_codes(rows: Dataset, column: str, source: str) -> tuple[list[list[
     found = {name for each in lists for name in each} if kinds in ({str}, {int}) else set()
     if not found or any(not str(name).strip() for name in found):
         raise UserError(f"{source}: column {column!r} holds lists of something other than names or whole numbers")
+    _check_names(((row, name) for row, each in enumerate(lists, 1) for name in each), column, source)
     if negative := sorted(name for name in found if isinstance(name, int) and name < 0):
         raise UserError(f"{source}: column {column!r} holds {negative[0]}, which means unlabelled; label all rows")
     codes = {name: code for code, name in enumerate(sorted(found))}
@@ -266,14 +273,15 @@ def load_unlabelled(
 
 
 def without(rows: Dataset, others: Dataset) -> Dataset:
-    """The rows whose texts, but for white space, aren't those of a row of ``others``."""
+    """The rows whose texts, but for white space and the form of accents, aren't those of a row of ``others``."""
     there = set(map(_bare, zip(*text_columns(others), strict=True)))
     kept = [row for row, texts in enumerate(zip(*text_columns(rows), strict=True)) if _bare(texts) not in there]
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
 def _bare(texts: Sequence[str | list[str]]) -> tuple[str, ...]:
-    return tuple(" ".join(text.split() if isinstance(text, str) else text) for text in texts)
+    words = (text.split() if isinstance(text, str) else text for text in texts)
+    return tuple(unicodedata.normalize("NFC", " ".join(each)) for each in words)
 
 
 def as_numbers(rows: Dataset) -> Dataset:
@@ -309,6 +317,11 @@ def align_labels(validation: Dataset, train: Dataset, source: str) -> Dataset:
     known = {theirs[code] for each in train["label"] for code in (each if several else [each])}
     unknown = sorted({ours[code] for codes in rows for code in codes} - known)
     if unknown:
+        alike = {_looks(name): name for name in known}
+        for name in unknown:
+            if _looks(name) in alike:
+                pair = _told_apart(name, alike[_looks(name)])
+                raise UserError(f"{source} has the label {pair[0]}, the training data {pair[1]}, {_ALIKE}")
         raise UserError(f"{source} has labels that the training data lack: {listed(unknown)}")
     order = [theirs.index(name) if name in known else -1 for name in ours]
     return recoded(validation, order, theirs)
@@ -362,7 +375,8 @@ def _labels(rows: Dataset, column: str, source: str) -> tuple[list[str], list[st
     if all(_WHOLE.fullmatch(str(value)) for value in values):
         values = [int(value) for value in values]
     check_labelled(values, column, source)
-    _check_names(values, column, source)
+    _check_no_values(values, column, source)
+    _check_names(enumerate(values, 1), column, source)
     return [str(value) for value in values], [str(value) for value in sorted(set(values))]
 
 
@@ -370,15 +384,50 @@ def _kind(value: Any) -> str:
     return "decimal numbers" if isinstance(value, str | float) else type(value).__name__
 
 
-def _check_names(labels: list, column: str, source: str) -> None:
-    """Raises UserError, with the rows, where a label is blank or differs from another in white space alone."""
-    first: dict[str, int] = {}
-    for row, label in enumerate(map(str, labels)):
-        if not (bare := " ".join(label.split())):
-            raise UserError(f"{source}: row {row + 1} has a blank label in column {column!r}")
-        other = first.setdefault(bare, row)
-        if label != (before := str(labels[other])):
-            raise UserError(
-                f"{source}: row {row + 1} has the label {label!r} and row {other + 1} {before!r}, which only "
-                "differ in white space; write them the same way"
-            )
+def _check_names(labels: Iterable[tuple[int, Any]], column: str, source: str) -> None:
+    """Raises UserError where a label is blank or looks like another.
+
+    Args:
+        labels: each with the number of its row.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    for row, label in ((row, str(label)) for row, label in labels):
+        if not (looks := _looks(label)):
+            raise UserError(f"{source}: row {row} has a blank label in column {column!r}")
+        other, before = first.setdefault(looks, (row, label))
+        if label != before:
+            ours, theirs = _told_apart(label, before)
+            raise UserError(f"{source}: row {row} has the label {ours} and row {other} {theirs}, {_ALIKE}")
+
+
+_ALIKE = (
+    "which look alike (they only differ in white space, invisible characters or the form of accents); write them the "
+    "same way"
+)
+
+
+def _looks(label: str) -> str:
+    """What a reader sees of a label."""
+    return " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", label)).split())
+
+
+def _told_apart(label: str, other: str) -> tuple[str, str]:
+    """Two labels that look alike, so that one sees the difference."""
+    accents = unicodedata.normalize("NFC", label) == unicodedata.normalize("NFC", other)
+    return (ascii(label), ascii(other)) if accents else (repr(label), repr(other))
+
+
+def _check_no_values(labels: Sequence[Any], column: str, source: str) -> None:
+    """Raises UserError where what stands as text for each class is a list or a number, and can't be meant as a name."""
+    texts = [label for label in labels if isinstance(label, str)]
+    if all(map(_LIST.fullmatch, texts)) and texts:
+        raise UserError(
+            f"{source}: column {column!r} holds lists written as text, such as {texts[0][:40]!r}; give rows with lists "
+            "in a jsonl or parquet file"
+        )
+    comma = next(filter(_COMMA.fullmatch, texts), None)
+    if comma and all(any(form.fullmatch(text) for form in (_COMMA, _DECIMAL, _BESIDE)) for text in texts):
+        raise UserError(
+            f"{source}: column {column!r} holds numbers with a comma, such as {comma!r}; write a decimal point, or for "
+            "several classes a list of them in a jsonl or parquet file"
+        )

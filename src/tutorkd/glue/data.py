@@ -133,7 +133,7 @@ def _read(config: str, split: str, data_dir: str | None, columns: Sequence[str])
     files = _files(data_dir, config, split)
     if not files:
         raise UserError(f"{data_dir} lacks {config}/{split}.parquet")
-    return [(read_rows(str(file), split, columns), str(file)) for file in files]
+    return [(read_rows(str(file), split, columns, [INDEX]), str(file)) for file in files]
 
 
 def _texts(task: Task, rows: Dataset, source: str) -> dict[str, list[str]]:

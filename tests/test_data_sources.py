@@ -177,6 +177,19 @@ def test_bytes_that_are_not_utf8_are_told_by_place(tmp_path, name):
     assert f"not UTF-8 at byte {len(head)} (line 2)" in message
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.txt", "hey\r\nyou"), ("a.jsonl", '{"text": "hey"}\n'), ("a.csv", "text\na")]
+)
+def test_utf16_is_told_as_such_also_where_its_bytes_are_valid_utf8(tmp_path, name, text, encoding):
+    message = error_of(write(tmp_path / name, text.encode(encoding)))
+    assert message.endswith(f"{name}: not UTF-8 at byte 0, but UTF-16; convert the file to UTF-8")
+
+
+def test_a_nul_among_letters_is_no_other_encoding(tmp_path):
+    assert next(read_documents(write(tmp_path / "a.txt", b"a\0b\n"), "text")) == "a\0b\n"
+
+
 def test_parquet_that_is_not_utf8_is_told_by_row(tmp_path):
     values = pa.array([b"ok"] * 130 + [b"ab\xff"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), len(values), values.buffers())

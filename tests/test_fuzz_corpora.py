@@ -142,10 +142,10 @@ def test_any_csv_is_read_rightly_or_refused(read, content):
 @given(content=mutated(txt_files()))
 def test_any_txt_is_read_rightly_or_refused_for_its_encoding(read, content):
     found = or_refused("a.txt", read, "a.txt", content)
-    if found is None:
+    if found is None and 0 not in content:  # which may be UTF-16
         with pytest.raises(UnicodeDecodeError):
             content.decode()
-    else:
+    elif found is not None:
         assert [text for text in found if text] == by_lines(content)
 
 

@@ -10,6 +10,7 @@ document ends at the first line end behind the border of two spans.
 """
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -191,6 +192,8 @@ def _lines(path: Path, span: range | None = None, behind_blank: bool = False) ->
         for number, line in enumerate(file, 1):
             if offset >= end:
                 return
+            if number == 1 and begins_file and _is_utf16(line):
+                raise UserError(f"{path}: not UTF-8 at byte 0, but UTF-16; convert the file to UTF-8")
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
@@ -200,6 +203,13 @@ def _lines(path: Path, span: range | None = None, behind_blank: bool = False) ->
             if number == 1 and begins_file:
                 text = text.removeprefix("\ufeff")
             yield number, text[:-2] + "\n" if text.endswith("\r\n") else text
+
+
+def _is_utf16(line: bytes) -> bool:
+    """Whether a file's first line is text of two bytes a character: marked as such, or with a NUL beside each letter,
+    which is valid UTF-8 too."""
+    marked = line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return marked or (line.count(0) > 1 and not (any(line[1:-1:2]) and any(line[:-1:2])))
 
 
 def _line_at(file: BinaryIO, byte: int, behind_blank: bool) -> int:

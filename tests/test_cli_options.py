@@ -77,6 +77,14 @@ def test_aliases_and_merged_mappings_are_read(recipe):
     assert (values["corpus"], values["seed"], values["lr_scheduler_kwargs"]) == (["a.txt"], 5, {"power": 2.0})
 
 
+def test_paths_in_the_home_folder_are_found_in_recipes_and_behind_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.yaml").write_text("teacher: ~/teacher\ncorpus: [~/a.txt, b~/c.txt]\n")
+    values = read("--config=~/r.yaml", "--cache_dir=~/cache")
+    assert values["corpus"] == [f"{tmp_path}/a.txt", "b~/c.txt"]
+    assert (values["teacher"], values["cache_dir"]) == (f"{tmp_path}/teacher", f"{tmp_path}/cache")
+
+
 def test_one_value_will_do_for_a_list(recipe):
     assert read(*recipe("corpus: a.txt"))["corpus"] == ["a.txt"]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -175,6 +176,7 @@ class OptionParser(HfArgumentParser):
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     self.error(f"{name} must be a finite number, not {number}")
+        vars(namespace).update({name: _from_home(value) for name, value in vars(namespace).items()})
         return namespace
 
     def _refuse_value(self, value: str, argv: Sequence[str]) -> NoReturn:
@@ -219,6 +221,13 @@ class OptionParser(HfArgumentParser):
     def _takes_mapping(self, key: str) -> bool:
         """Whether a class of the options reads text of this key as a mapping, as ``TrainingArguments`` does."""
         return any(key in getattr(dataclass, "_VALID_DICT_FIELDS", ()) for dataclass in self.dataclass_types)
+
+
+def _from_home(value: Any) -> Any:
+    """A path, or those of a list, that a shell left as ~/path, as it does in recipes and behind an equals sign."""
+    if isinstance(value, list):
+        return list(map(_from_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 class _Formatter(ArgumentDefaultsHelpFormatter):

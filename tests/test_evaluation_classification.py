@@ -269,6 +269,14 @@ def test_a_plan_tells_sizes_and_steps_and_writes_nothing(bert, arguments, no_tra
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_that_pandas_wrote_as_decimals_are_told_to_be_taken_as_numbers(bert, arguments, tmp_path, capsys):
+    for labels, told in (([0.0, 1.0] * 4, True), ([0.0, 0.5] * 4, False)):
+        path = write_jsonl(tmp_path / "decimals.jsonl", sentences(8, seed=1)[0], labels)
+        evaluation_plan([bert], replace(arguments, train=path, validation=path))
+        said = "labels: 0.0, 1.0: as decimals they are predicted as numbers; for classes, write them without"
+        assert (said in capsys.readouterr().err) == told
+
+
 def test_a_plan_tells_finished_models_and_fails_as_the_run_would(finished, bert, no_training, tmp_path):
     assert evaluation_plan([bert], finished[0])["model bert"].endswith("MB, finished")
     with pytest.raises(UserError, match="there is no such file"):

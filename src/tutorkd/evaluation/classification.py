@@ -58,6 +58,7 @@ from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import write_text, writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
+from tutorkd.words import listed
 
 _TIMED_SENTENCES = 200
 
@@ -381,6 +382,7 @@ def _answer(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarra
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
     train = load_task(args.train, "train", *args.labelled_columns)
+    _tell_whole_numbers(train)
     validation = load_task(args.validation, "validation", *args.labelled_columns)
     validation = align_labels(validation, train, args.validation)
     if args.max_train_samples is not None and args.max_train_samples < len(train):
@@ -389,6 +391,14 @@ def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:
         if problem_of_labels(train) == "single_label_classification" and len(set(train["label"])) < 2:
             raise UserError(f"the {args.max_train_samples} rows of max_train_samples hold one class only: take more")
     return train, validation
+
+
+def _tell_whole_numbers(rows: Dataset) -> None:
+    """Say that numbers to be predicted are all whole, as pandas writes the classes of a column with missing values."""
+    if problem_of_labels(rows) == "regression" and all(map(float.is_integer, rows["label"])):
+        numbers = listed([str(number) for number in sorted(set(rows["label"]))])
+        words = "as decimals they are predicted as numbers; for classes, write them without a decimal point"
+        tqdm.write(f"labels: {numbers}: {words}", file=sys.stderr)
 
 
 def timed_sentences(rows: Dataset) -> list[tuple[Any, ...]]:

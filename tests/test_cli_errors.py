@@ -1,6 +1,7 @@
 """A user's mistakes, each told in one line with exit code 2, and nothing half-written."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -513,3 +514,11 @@ def test_a_name_longer_than_the_system_allows_is_told_in_one_line(root, out, cap
 def test_numbers_out_of_range_are_told_before_anything_is_read(root, out, capfd, monkeypatch, flags, said):
     monkeypatch.setattr(CorpusArguments, "load", lambda *args: pytest.fail("text was read"))
     assert said in fail(capfd, *distill(root, out, *flags))
+
+
+def test_an_output_that_cannot_hold_a_character_gets_its_number(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr("tutorkd.cli.env.run", lambda argv: print("80.1 \u00b1 1.1", flush=True) or 0)
+    assert main(["env"]) == 0
+    assert written.getvalue().decode().split() == ["80.1", r"\xb1", "1.1"]

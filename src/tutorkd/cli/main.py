@@ -1,6 +1,7 @@
 """``tutorkd COMMAND``: finds the command, and tells a user's mistake in one line."""
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("torchao", "torch.utils._pytree"):  # the first of which transformers loads wherever it is installed
         logging.getLogger(name).setLevel(logging.ERROR)
     first = os.environ.get("RANK", "0") == "0"  # of several processes this one speaks, and each tells its mistakes
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where neither ± nor any name is a reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not first:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:

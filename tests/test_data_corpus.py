@@ -650,6 +650,19 @@ def test_a_dataset_is_kept_by_its_content(prepare, bert):
     fails(prepare, "a Dataset of 2 rows: column 'n' holds .*, not text", numbers, text_column="n")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_without_rows_holds_no_text(prepare, streaming):
+    empty = datasets.Dataset.from_dict({"text": TEXTS}).select([])
+    fails(prepare, "'a Dataset of 0 rows' holds no text", empty, streaming=streaming)
+
+
+def test_a_dataset_with_a_transform_is_refused(prepare):
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    given = rows.with_transform(lambda batch: {"text": [text.upper() for text in batch["text"]]})
+    fails(prepare, "a Dataset's transform isn't applied .* use map", given)
+    assert prepare(rows.with_format("torch"))
+
+
 # Tokens that the tokenizer doesn't know
 
 

@@ -312,6 +312,8 @@ def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
                 "a corpus is the name of a file, a folder, a glob or a Hub data set, or a datasets.Dataset, not "
                 f"{kind_of(name)}; give one split of a DatasetDict, or write other data to a file and name that"
             )
+        if isinstance(name, Dataset) and name.format["type"] == "custom":
+            raise UserError("a Dataset's transform isn't applied to the text that is read: use map in its place")
     return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
 

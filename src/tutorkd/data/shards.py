@@ -67,7 +67,7 @@ def cut_files(files: Sequence[Path], column: str, lines: bool = False) -> list[S
 
 def cut_rows(texts: Dataset, inside: Sequence[str]) -> list[Shard]:
     """Return the shards of a data set of one column, which has the text, maybe inside, in the field of that name."""
-    count = -(-texts.data.nbytes // BYTES_PER_SHARD) if len(texts) else 0
+    count = max(1, -(-texts.data.nbytes // BYTES_PER_SHARD))
     borders = [len(texts) * number // count for number in range(count + 1)]
     return [
         Shard(texts.data.nbytes // count, partial(_read_rows, texts, range(*rows), inside))

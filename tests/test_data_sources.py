@@ -66,6 +66,10 @@ def test_lines_are_documents_in_the_parts_of_a_large_file_too(tmp_path, monkeypa
     assert source.identity(False) != resolve_source(str(path)).identity(False)
 
 
+def test_a_tsv_of_one_column_may_have_commas_in_its_text(tmp_path):
+    assert list(read_documents(write(tmp_path / "a.tsv", b"text\na, b\nc; d\n"), "text")) == ["a, b", "c; d"]
+
+
 @pytest.mark.parametrize(("ending", "mark"), [("csv", ";"), ("csv", "\t"), ("tsv", "\t"), ("tsv", ","), ("csv", ",")])
 def test_what_parts_the_header_parts_the_fields(tmp_path, ending, mark):
     rows = [["n", "text"], ["1", f'"one{mark} two"'], ["2", "three"]]

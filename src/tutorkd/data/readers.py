@@ -392,7 +392,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     csv.field_size_limit(LONGEST_CSV_FIELD)  # the default, 128 KiB, is less than a long document
     lines = (line for _, line in _lines(path))
     first = next(lines, "")
-    mark = _delimiter(first, columns)
+    mark = _delimiter(first, columns, kind_of_file(path) == ".tsv")
     rows = csv.reader(chain([first], lines), delimiter=mark, strict=True)
     begins = 1
     try:
@@ -427,10 +427,11 @@ _PARTED_BY = "commas, semicolons or tabs"
 _OTHER_MARKS = re.compile(r"[|:^~]")
 
 
-def _delimiter(header: str, columns: Iterable[str]) -> str:
-    """Return what parts a header into fields with these columns among them, or else into the most; at first a comma."""
-    wanted, fields = set(columns), dict.fromkeys(_MARKS, 0)
-    for mark in _MARKS:
+def _delimiter(header: str, columns: Iterable[str], tabs: bool) -> str:
+    """Return what parts a header into fields with these columns among them, or else into the most; at first a comma, or
+    a tab."""
+    wanted, fields = set(columns), dict.fromkeys(reversed(_MARKS) if tabs else _MARKS, 0)
+    for mark in fields:
         with suppress(csv.Error):
             found = next(csv.reader([header], delimiter=mark), [])
             if wanted <= set(found):

@@ -28,6 +28,7 @@ from commands import (
 )
 from transformers import AutoModel, AutoModelForMaskedLM, DebertaV2Config, PreTrainedTokenizerFast
 
+from tutorkd import identity
 from tutorkd.cli.main import main
 from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.trainer import DistillationTrainer
@@ -493,6 +494,20 @@ def test_sigterm_before_training_ends_the_command_as_ctrl_c_does_and_leaves_noth
     assert lines_of(capfd.readouterr().err)[-1] == "tutorkd: stopped"
     assert not out.exists()
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_file_that_may_not_be_read_is_told_in_one_line(root, out, capfd, monkeypatch):
+    opens = Path.open
+
+    def refused(path, *args, **options):
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opens(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr("tutorkd.identity._content", identity._content.__wrapped__)  # nothing was read before
+    line = fail(capfd, *distill(root, out))
+    assert line.endswith("model.safetensors can't be opened: Permission denied")
 
 
 @pytest.mark.parametrize("option", ["--output_dir", "--teacher", "--corpus", "--cache_dir"])

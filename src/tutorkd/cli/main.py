@@ -40,6 +40,8 @@ USAGE = "\n".join(
     ]
 )
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM."""
@@ -92,9 +94,11 @@ def _run(command: str, argv: Sequence[str]) -> int:
     try:
         return import_module(f"tutorkd.cli.{command.replace('-', '_')}").run(argv)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"a name is longer than the system allows: {str(error.filename)[:60]}...") from error
+        if error.errno not in _REFUSALS or error.filename is None:
             raise
-        raise UserError(f"a name is longer than the system allows: {str(error.filename)[:60]}...") from error
+        raise UserError(f"{error.filename} can't be opened: {error.strerror}") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 
@@ -65,7 +66,8 @@ def _export(args: ExportArguments, checkpoint: Checkpoint) -> str:
                 output = source.outputs[-1]
                 onnx_card(scratch, checkpoint.name, f"{ONNX_FOLDER}/{INT8}", output, source.classified, text)
     except OSError as error:
-        raise UserError(f"{out} can't be written: {error.strerror or error}") from error
+        places = f"{out}, or {gettempdir()}, where ONNX Runtime has files meanwhile,"
+        raise UserError(f"{places} can't be written: {error.strerror or error}") from error
     finally:
         for folder in (out / ONNX_FOLDER, out):  # nothing is left where nothing was written
             with suppress(OSError):

@@ -114,9 +114,16 @@ def test_of_the_special_tokens_only_the_padding_is_asked_for(lacking, tmp_path):
         load_tokenizer(path, "teacher")
 
 
-def test_classes_that_aren_t_numbered_from_0_on_are_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({1: "a", 2: "b"}, r"id2label in its config.json must number them from 0 to 1, and has 1, 2$"),
+        ({0: "a", 1: "b", 2: "a"}, r"id2label in its config.json has 'a' twice; give each a name of its own$"),
+    ],
+)
+def test_classes_that_can_t_be_told_are_refused_in_one_line(tmp_path, names, message):
     config = tiny.config("bert")
-    config.id2label = {1: "a", 2: "b"}
+    config.id2label = names
     save(AutoModelForSequenceClassification.from_config(config), tmp_path)
-    with pytest.raises(UserError, match=r"id2label in its config.json must number them from 0 to 1, and has 1, 2$"):
+    with pytest.raises(UserError, match=message):
         assert load_trained(str(tmp_path)).class_names

@@ -38,7 +38,7 @@ def class_names_of(config: PretrainedConfig) -> list[str]:
     """In the order of the logits.
 
     Raises:
-        UserError: if the configuration doesn't number them from 0 on.
+        UserError: if the configuration doesn't number them from 0 on, or gives two of them one name.
     """
     names = cast(dict[int, str], config.id2label)
     if names.keys() != set(range(len(names))):
@@ -46,4 +46,11 @@ def class_names_of(config: PretrainedConfig) -> list[str]:
             f"the classes of {config.name_or_path or 'this classifier'} can't be told: id2label in its config.json "
             f"must number them from 0 to {len(names) - 1}, and has {', '.join(map(str, sorted(names)[:5]))}"
         )
-    return [str(names[code]) for code in range(len(names))]
+    found = [str(names[code]) for code in range(len(names))]
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise UserError(
+            f"the classes of {config.name_or_path or 'this classifier'} can't be told apart: id2label in its "
+            f"config.json has {twice!r} twice; give each a name of its own"
+        )
+    return found

@@ -166,6 +166,15 @@ def test_answers_are_those_at_the_first_pieces_of_one_row_at_a_time(tmp_path):
             assert logits[row, word].tolist() == pytest.approx(alone[place].tolist(), abs=1e-5)
 
 
+def test_behind_the_mask_of_answers_are_numbers_that_can_be_computed_with(tmp_path):
+    classifier = load_trained(tagger(tmp_path / "tagger"))
+    rows = [["w1", NO_PIECE, "w2"], ["w3"]]
+    np.full((2, 3, len(NAMES)), np.inf, np.float32)  # which leaves its memory to whoever asks next
+    found = classifier.logits(rows, max_length=16)
+    assert np.ma.getmaskarray(found).any(-1).tolist() == [[False, True, False], [False, True, True]]
+    assert not np.ma.getdata(found)[np.ma.getmaskarray(found)].any()
+
+
 def test_words_of_a_tokenizer_of_bytes_have_the_space_before_them(tmp_path):
     marks = {token: code for code, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
     merges = [("a", "b"), ("Ġ", "a"), ("Ġ", "ab")]

@@ -67,7 +67,8 @@ class Classifier:
         if self.problem == "token_classification":
             rows, places = tokenize_words(self.tokenizer, texts[0], length)
             words = 1 + max(chain.from_iterable(places), default=-1)
-            found = np.ma.masked_all((len(texts[0]), words, len(self.class_names)), np.float32)
+            # zeros, since what is computed with them is computed behind the mask too
+            found = np.ma.array(np.zeros((len(texts[0]), words, len(self.class_names)), np.float32), mask=True)
         else:
             rows = self.tokenizer(*map(list, texts), truncation=True, max_length=length)
             found = np.empty((len(texts[0]), len(self.class_names)), np.float32)

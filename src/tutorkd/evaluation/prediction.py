@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 from tqdm.auto import tqdm
 
 from tutorkd.data.readers import (
@@ -120,7 +121,7 @@ def _answers(
             for (row, *_), codes, probable in zip(rows, answers, most, strict=True)
         ]
     if problem == "multi_label_classification":
-        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        probabilities = expit(logits.astype(np.float64))
         labels: list[Any] = [[name for name, there in zip(names, row, strict=True) if there] for row in answers]
     else:
         probabilities = _softmax(logits)

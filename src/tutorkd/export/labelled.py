@@ -82,7 +82,7 @@ def _of_words(
     logits: np.ndarray, rows: Sequence[dict[str, Any]], places: Sequence[dict[int, int]], words: int
 ) -> np.ndarray:
     """(rows, words, classes) of logits of all tokens, (tokens, classes); masked where a word has no first piece."""
-    found = np.ma.masked_all((len(rows), words, logits.shape[-1]), logits.dtype)
+    found = np.ma.array(np.zeros((len(rows), words, logits.shape[-1]), logits.dtype), mask=True)
     start = 0
     for row, (tokens, of_words) in enumerate(zip(rows, places, strict=True)):
         found[row, list(of_words)] = logits[start + np.array(list(of_words.values()), np.int64)]

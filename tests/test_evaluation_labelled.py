@@ -11,7 +11,15 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.labelled import align_labels, labels_of, load_labelled, load_task, names_of_labels, without
+from tutorkd.evaluation.labelled import (
+    align_labels,
+    labels_of,
+    load_labelled,
+    load_task,
+    names_of_labels,
+    tell_repeated,
+    without,
+)
 
 
 def write_jsonl(path, rows):
@@ -423,3 +431,12 @@ def test_rows_that_differ_from_others_in_space_and_form_of_accents_alone_are_lef
     rows = Dataset.from_dict({"text": ["cafe\u0301  noir", "th\u00e9", "lait"]})
     others = Dataset.from_dict({"text": ["caf\u00e9 noir", "the\u0301"]})
     assert without(rows, others)["text"][:] == ["lait"]
+
+
+def test_rows_to_measure_on_that_are_also_trained_on_are_counted(capsys):
+    train = Dataset.from_dict({"text": ["a  b", "c"], "text_pair": ["d", "e"], "label": [0, 1]})
+    tell_repeated(train.select([1, 0, 0]), train.select([0]))
+    said = "rows to measure on: 2 of 3 are also rows to train on, so that scores may be too high\n"
+    assert capsys.readouterr().err == said
+    tell_repeated(Dataset.from_dict({"text": ["c"], "text_pair": ["d"], "label": [0]}), train)
+    assert capsys.readouterr().err == ""

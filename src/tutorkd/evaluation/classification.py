@@ -30,6 +30,7 @@ from tutorkd.evaluation.labelled import (
     load_unlabelled,
     names_of_labels,
     problem_of_labels,
+    tell_repeated,
     text_columns,
 )
 from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of, standard_error_of
@@ -214,6 +215,7 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
     args = evaluation.args
     output = Path(args.output_dir)
     _take_up(evaluation)
+    tell_repeated(evaluation.validation, evaluation.train)
     if evaluation.left_out:
         tqdm.write(f"text without labels: {evaluation.words_of_unlabelled}", file=sys.stderr)
     results = []

@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+from tqdm.auto import tqdm
 
 from tutorkd.data.columns import read_rows, texts_of, values_of
 from tutorkd.data.readers import is_text, naming
@@ -277,6 +279,14 @@ def without(rows: Dataset, others: Dataset) -> Dataset:
     there = set(map(_bare, zip(*text_columns(others), strict=True)))
     kept = [row for row, texts in enumerate(zip(*text_columns(rows), strict=True)) if _bare(texts) not in there]
     return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def tell_repeated(validation: Dataset, train: Dataset) -> None:
+    """Say how many rows to measure on have the texts of rows to train on, if any do."""
+    repeated = len(validation) - len(without(validation, train))
+    if repeated:
+        words = f"{repeated:,} of {len(validation):,} are also rows to train on, so that scores may be too high"
+        tqdm.write(f"rows to measure on: {words}", file=sys.stderr)
 
 
 def _bare(texts: Sequence[str | list[str]]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
 from tutorkd.evaluation.classifier import Classifier, check_trained
 from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
-from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled
+from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled, tell_repeated
 from tutorkd.evaluation.problem import class_names_of, problem_of
 from tutorkd.evaluation.records import check_summary
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTargetWeights
@@ -143,6 +143,7 @@ def prepare(
         train = in_order_of(classifier, labelled)
         if args.max_train_samples is not None and args.max_train_samples < len(train):
             train = train.shuffle(seed=args.seed).select(range(args.max_train_samples))
+    tell_repeated(validation, train)
     return TaskDistillation(args, teacher, train, unlabelled, validation, first)
 
 

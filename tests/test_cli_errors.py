@@ -537,3 +537,23 @@ def test_an_output_that_cannot_hold_a_character_gets_its_number(monkeypatch):
     monkeypatch.setattr("tutorkd.cli.env.run", lambda argv: print("80.1 \u00b1 1.1", flush=True) or 0)
     assert main(["env"]) == 0
     assert written.getvalue().decode().split() == ["80.1", r"\xb1", "1.1"]
+
+
+@pytest.mark.parametrize(("argv", "unbuffered"), [(["--help"], ""), (["--help"], "1"), (["env"], "")])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(argv, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tutorkd.cli.main", *argv]
+    told = environment(PYTHONUNBUFFERED=unbuffered)
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=told, timeout=120)
+    os.close(write)
+    assert (process.returncode, process.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_another_broken_pipe_is_no_reader_of_the_output(monkeypatch):
+    def broken(argv):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("tutorkd.cli.env.run", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["env"])

@@ -4,12 +4,14 @@ import errno
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import TextIO
 
 from tutorkd import __version__
 from tutorkd.errors import Interrupted, UnknownKey, UserError, nearest
@@ -44,7 +46,39 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM."""
+    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM, 141 if
+    whoever read the output has gone, as ``head`` does.
+    """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _unread(stream)]
+        if not gone:  # it was another pipe
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads; then what is still to be written to it, also at the end of Python,
+    is dropped.
+    """
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # it isn't a file, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)

@@ -135,6 +135,7 @@ def config_of(names, **changes):
         (["yes", "no", "perhaps"], ["no", "perhaps", "yes"], [1, 2, 0]),
         (["NEGATIVE", "POSITIVE"], ["positive", "negative"], [1, 0]),
         (["LABEL_0", "LABEL_1"], ["1", "0"], [1, 0]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_1", "LABEL_0"], [1, 0]),
         (["A", "a"], ["a", "A"], [1, 0]),
         (["negative", "positive"], ["0", "1"], [0, 1]),
         (["negative", "neutral", "positive"], ["2", "0", "1"], [2, 0, 1]),

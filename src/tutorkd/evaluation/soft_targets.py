@@ -60,7 +60,7 @@ def matched_classes(
     if problem == "regression":
         return [0]
     theirs = class_names_of(teacher)
-    if theirs == [f"LABEL_{code}" for code in range(len(theirs))]:
+    if theirs == [f"LABEL_{code}" for code in range(len(theirs))] and not {*class_names} <= {*theirs}:
         theirs = [str(code) for code in range(len(theirs))]
     for same in (str, str.casefold):
         numbers = {same(each): number for number, each in enumerate(theirs)}

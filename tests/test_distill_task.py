@@ -5,6 +5,7 @@ import datetime
 import gzip
 import json
 import math
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 from tutorkd.cli.main import main
 from tutorkd.evaluation import prediction
+from tutorkd.evaluation.answers_file import answers_file
 from tutorkd.evaluation.classifier import load_trained
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
@@ -467,3 +469,23 @@ def test_what_cannot_be_predicted_is_refused_and_leaves_nothing(place, capfd, ch
     told = {"model": "teacher", "text": "more.jsonl", "output": "answers.csv"} | changes
     assert message in fail(capfd, "predict", *(word for key, value in told.items() for word in (f"--{key}", value)))
     assert not list(place.glob("*answers*"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_two_processes_that_answer_to_one_file_leave_the_whole_answers_of_the_last(tmp_path, monkeypatch, name):
+    def answered(label, count, process):
+        monkeypatch.setattr(os, "getpid", lambda: process)
+        return [
+            {"text": f"w{row}", "label": label, "probability_no": 0.5, "probability_yes": 0.5} for row in range(count)
+        ]
+
+    model, path = load_trained(classifier(tmp_path / "model")), tmp_path / name
+    first = answered("no", 3, 1)
+    with answers_file(path, {}, ["text"], model) as write:
+        second = answered("yes", 2, 2)
+        with answers_file(path, {}, ["text"], model) as write_too:
+            write_too(second)
+            write(first)
+        assert [row["label"] for row in read_answers(path)] == ["yes"] * 2
+    assert [row["label"] for row in read_answers(path)] == ["no"] * 3
+    assert not list(tmp_path.glob(".*"))

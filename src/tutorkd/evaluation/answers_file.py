@@ -40,7 +40,7 @@ def answers_file(
             and JSON of what is no text. Only Parquet has types; csv has JSON of lists and mappings.
         columns: of the texts.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")  # of two processes each has its own
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if path.suffix.lower() == ".parquet":

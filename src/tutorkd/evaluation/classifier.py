@@ -64,6 +64,7 @@ class Classifier:
         """
         length = min(max_length, self.longest or max_length)
         places: list[dict[int, int]] = []
+        found: np.ndarray
         if self.problem == "token_classification":
             rows, places = tokenize_words(self.tokenizer, texts[0], length)
             words = 1 + max(chain.from_iterable(places), default=-1)

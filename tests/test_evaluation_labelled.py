@@ -158,8 +158,8 @@ GOOD = {"text": "fine", "label": 1}
             r"row 2 has the label 'pos ' and row 1 'pos', which look alike \(they only differ in white space",
         ),
         (
-            [{"text": "a", "label": "caf\u00e9"}, {"text": "b", "label": "cafe\u0301"}],
-            r"row 2 has the label 'cafe\\u0301' and row 1 'caf\\xe9', which look alike",
+            [{"text": "a", "label": "th\u00e9"}, {"text": "b", "label": "the\u0301"}],
+            r"row 2 has the label 'the\\u0301' and row 1 'th\\xe9', which look alike",
         ),
         (
             [{"text": "a", "label": "pos"}, {"text": "b", "label": "neg"}, {"text": "c", "label": "pos\u200b"}],
@@ -308,9 +308,9 @@ def test_parquet_columns_that_are_not_asked_for_may_hold_anything(tmp_path):
 
 
 def test_labels_that_only_look_like_those_of_training_are_told_as_such(tmp_path):
-    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("caf\u00e9", "tea")]))
-    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("cafe\u0301", "tea")]))
-    message = r"v has the label 'cafe\\u0301', the training data 'caf\\xe9', which look alike"
+    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("th\u00e9", "tea")]))
+    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("the\u0301", "tea")]))
+    message = r"v has the label 'the\\u0301', the training data 'th\\xe9', which look alike"
     with pytest.raises(UserError, match=message):
         align_labels(other, train, "v")
 
@@ -428,8 +428,8 @@ def test_validation_rows_of_another_kind_are_refused(tmp_path):
 
 
 def test_rows_that_differ_from_others_in_space_and_form_of_accents_alone_are_left_out():
-    rows = Dataset.from_dict({"text": ["cafe\u0301  noir", "th\u00e9", "lait"]})
-    others = Dataset.from_dict({"text": ["caf\u00e9 noir", "the\u0301"]})
+    rows = Dataset.from_dict({"text": ["the\u0301  noir", "th\u00e9", "lait"]})
+    others = Dataset.from_dict({"text": ["th\u00e9 noir", "the\u0301"]})
     assert without(rows, others)["text"][:] == ["lait"]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -15,6 +16,7 @@ _INK, _SOFT = "var(--ink)", "var(--soft)"
 _HEIGHT = 190
 _ROOM = 1.3  # beside the longest bar for its figure
 _SHORT = "~s"  # 1.5k, 2M
+_ROWS = "rows"  # the name of a chart's data
 # Figures at an axis, which by themselves are rounded to whole numbers where there is one value alone.
 _FIGURES = f"abs(datum.value) < 10000 ? format(datum.value, '.4~g') : format(datum.value, '{_SHORT}')"
 
@@ -39,6 +41,12 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
 
     The page's controls put means of neighbours in the place of ``smooth``, and change the scales of its vertical axes.
     """
+    shaded, dotted = any("low" in value for value in values), len(values) <= 12 * len(names)
+    return {**_lines(tuple(names), shaded, dotted), "datasets": {_ROWS: _finite(values)}}
+
+
+@lru_cache  # the panels of a page differ in their rows alone, and a chart takes Altair 25 ms
+def _lines(names: Sequence[str], shaded: bool, dotted: bool) -> dict[str, Any]:
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5, tickMinStep=1, format=_SHORT))
     scale, colour = alt.Scale(zero=False), alt.Color("series:N", scale=_colours(names), legend=None)
 
@@ -52,7 +60,7 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
     told = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4~g")]
     told[:0] = [alt.Tooltip("series:N")] * (len(names) > 1)
     layers = [alt.Chart().mark_line(opacity=0.35, strokeWidth=1).encode(x=x, y=y("value"), color=colour)]
-    if any("low" in value for value in values):
+    if shaded:
         band = alt.Chart().mark_area(opacity=0.15).encode(x=x, y=y("low"), y2="high:Q", color=colour)
         layers.insert(0, band)
     layers += [
@@ -63,12 +71,12 @@ def lines(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str
             x=x,
             y=y("smooth"),
             color=colour,
-            opacity=alt.condition(near, alt.value(1), alt.value(1 if len(values) <= 12 * len(names) else 0)),
+            opacity=alt.condition(near, alt.value(1), alt.value(int(dotted))),
             tooltip=told,
         )
         .add_params(near),
     ]
-    chart = alt.layer(*layers, data=_data(values)).transform_calculate(smooth="datum.value")
+    chart = alt.layer(*layers, data=alt.NamedData(_ROWS)).transform_calculate(smooth="datum.value")
     return _spec(chart, _HEIGHT)
 
 
@@ -197,9 +205,13 @@ def _shapes(names: Sequence[str]) -> alt.Shape:
 
 
 def _data(values: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=_finite(values))
+
+
+def _finite(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows with a finite ``value``: a perplexity may be infinite, which JSON can't say."""
     finite = [row for row in values if math.isfinite(row["value"])]
-    return alt.InlineData(values=[{key: value for key, value in row.items() if _known(value)} for row in finite])
+    return [{key: value for key, value in row.items() if _known(value)} for row in finite]
 
 
 def _known(value: Any) -> bool:

@@ -9,6 +9,7 @@ random is killed first and the others a moment later.
 
 import argparse
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -31,11 +32,13 @@ import torch
 from commands import save, save_corpus, weights
 from tqdm.auto import tqdm
 
-import tutorkd.cli.distill
+import tutorkd.pretraining.distillation  # noqa: F401  (which a run imports, and forked ones find imported)
 from tutorkd.checkpoints import SCRATCH
-from tutorkd.cli.main import main as tutorkd
+from tutorkd.cli import distill
+from tutorkd.cli.main import main
 
 ROWS, STEPS = 4, 25  # rows a step over all processes, of 75; 18 steps are an epoch, so that runs end in the second
+distill.tell_page = lambda *_: None  # as long as the training, and after all that counts
 LIMIT = 120  # seconds after which a run hangs
 tqdm.monitor_interval = 0  # its thread could hold a lock while runs are forked
 SAVING_SPREAD = 0.15  # seconds; about what a save takes
@@ -78,7 +81,7 @@ class Run:
                 }
             sys.argv = ["tutorkd", *argv]
             torch.set_num_threads(1)
-            code = tutorkd(argv)
+            code = main(argv)
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -134,6 +137,7 @@ def killed(run: Run, out: Path, seconds: float, saving: bool, chance: random.Ran
 def kill_runs(root: Path, kills: int, processes: int, seed: int) -> list[str]:
     """Kill so many times; returns what failed."""
     chance = random.Random(seed)
+    gc.freeze()  # the runs needn't look for garbage in what is imported
     save(tiny.masked_lm("bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1), root / "teacher")
     save_corpus(root / "corpus.txt")
     seconds = undisturbed(root, processes)
@@ -171,7 +175,7 @@ def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], name
     return name in first and name in second and torch.equal(first[name], second[name])
 
 
-def main() -> int:
+def kill() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="how many times to kill")
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2, 4), help="processes of a run")
@@ -184,4 +188,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kill())

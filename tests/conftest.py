@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import tiny
 import torch
 from browser import CHROMIUM
 from commands import save, save_corpus
+
+from tutorkd import runtime
 
 # Whoever starts the tests in the background has them ignore Ctrl-C, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +40,7 @@ def _own_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))  # of child processes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(runtime, "_LEAST_SECONDS", 0.05)  # a second for each time that a dry run measures adds up
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,29 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def graphs_written_once(tmp_path_factory):
+    """Let exports write the float32 graph of a model once, which takes seconds, and copy it for the same model.
+
+    What is copied is held against PyTorch as all graphs are, so another model's would be refused.
+    """
+    from tutorkd.export import exporter
+
+    write, written = exporter.write_float32, {}
+
+    def write_or_copy(model, names, outputs, path):
+        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+        graph = repr(model), weights, *names, *outputs
+        if graph not in written:
+            write(model, names, outputs, path)
+            written[graph] = shutil.copy(path, tmp_path_factory.mktemp("graph"))
+        shutil.copy(written[graph], path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "write_float32", write_or_copy)
+        yield
 
 
 @pytest.fixture

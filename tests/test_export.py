@@ -20,6 +20,8 @@ from tutorkd.export import exporter, to_onnx
 from tutorkd.export.check import check
 from tutorkd.export.to_onnx import write_float32
 
+pytestmark = pytest.mark.usefixtures("graphs_written_once")
+
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20", "w30 w31 w30 w90"]
 FILES = ["model.onnx", "model_quantized.onnx"]
 

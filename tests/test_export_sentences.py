@@ -14,6 +14,8 @@ pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+pytestmark = pytest.mark.usefixtures("graphs_written_once")
+
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20", "w30 w31 w30 w90", " ".join(["w7 w8 w9"] * 20)]
 FILES = ["model.onnx", "model_quantized.onnx"]
 

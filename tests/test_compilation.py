@@ -143,12 +143,12 @@ def test_a_step_is_one_graph_that_computes_the_same(method, family, checkpointin
 # A run
 
 
-def _trainer(folder, compiled: bool, backend: str = "aot_eager", layers: int = 4, **args) -> PackedRowsTrainer:
+def _trainer(folder, compiled: bool, backend: str = "aot_eager", **args) -> PackedRowsTrainer:
     given = {"per_device_train_batch_size": 4, "num_train_epochs": 2} | args
     config = DistillationConfig(
         str(folder), torch_compile=compiled, torch_compile_backend=backend if compiled else None, **COMMON | given
     )
-    rows, teacher = Dataset.from_list(ROWS), tiny.masked_lm(num_hidden_layers=layers)
+    rows, teacher = Dataset.from_list(ROWS), tiny.masked_lm(num_hidden_layers=2)
     settings = METHODS["tutor-kd"].settings(sampling="greedy")
     return DistillationTrainer("half", teacher, config, rows, tiny.tokenizer(), rows, "tutor-kd", settings)
 
@@ -179,8 +179,8 @@ def test_a_compiled_run_logs_what_a_plain_one_does(tmp_path, args):
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_kernels_of_inductor_compute_nearly_the_same(tmp_path, bf16):
-    compiled = _logged(_trainer(tmp_path, True, backend="inductor", layers=2, bf16=bf16))
-    _assert_near(compiled, _logged(_trainer(tmp_path, False, layers=2, bf16=bf16)), 0.05 if bf16 else 1e-3)
+    compiled = _logged(_trainer(tmp_path, True, backend="inductor", bf16=bf16))
+    _assert_near(compiled, _logged(_trainer(tmp_path, False, bf16=bf16)), 0.05 if bf16 else 1e-3)
 
 
 def test_looks_at_held_out_rows_are_those_of_a_plain_run(tmp_path):

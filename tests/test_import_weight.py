@@ -1,7 +1,9 @@
 """Who asks for help, or mistypes a flag, doesn't wait for what only a run needs: it isn't loaded."""
 
+import json
 import subprocess
 import sys
+from typing import NamedTuple
 
 import datasets
 import pytest
@@ -16,35 +18,23 @@ HEAVY = [
     *("datasets", "pyarrow", "transformers.modeling_utils", "transformers.trainer", "matplotlib"),
 ]
 # Options of transformers' TrainingArguments are ours there, and it loads torch.
-TORCH = {"adapt": " torch", "distill": " torch"}
+WITH_TORCH = ["adapt", "distill"]
+# Runs commands one after another, since a process takes a second to start.
 RUN = """
-import sys
+import contextlib, io, json, sys
 from tutorkd.cli.main import main
-try:
-    code = main(sys.argv[2:])
-except SystemExit as end:
-    code = end.code
-print(code, *sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
+told = []
+watched, commands = json.loads(sys.stdin.read())
+for argv in commands:
+    before, said = set(sys.modules), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = main(argv)
+        except SystemExit as end:
+            code = end.code
+    told.append([code, sorted(set(watched) & (set(sys.modules) - before)), said.getvalue()])
+print(json.dumps(told))
 """
-
-
-def _loaded(*argv: str) -> tuple[str, str]:
-    """Exit code and heavy modules, and what was said."""
-    command = [sys.executable, "-c", RUN, ",".join([*HEAVY, "torch"]), *argv]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    *_, last = done.stderr.splitlines()
-    return last, done.stdout + done.stderr
-
-
-def test_the_list_of_commands_needs_none_of_them_nor_torch():
-    assert _loaded("--help")[0] == "0"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_needs_none_of_them_and_torch_only_where_options_are_trainer_s(command):
-    last, said = _loaded(command, "--help")
-    assert last == f"0{TORCH.get(command, '')}"
-    assert f"usage: tutorkd {command}" in said
 
 
 MISTYPED = {
@@ -64,24 +54,62 @@ MISTYPED = {
 }
 
 
+OUT_OF_RANGE = [("evaluate", "--temperature", "0"), ("glue", "some-model", "--tasks", "sst3")]
+
+
+class Told(NamedTuple):
+    code: int
+    loaded: list[str]  # heavy modules that no command before it has loaded
+    said: str
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[tuple[str, ...], Told]:
+    """Of each command line what came of it; those that may load torch come last."""
+    commands = [("--help",), *OUT_OF_RANGE, *((command, "--outptu", "x") for command in ("report", "inspect"))]
+    for command in sorted(COMMANDS, key=lambda command: command in WITH_TORCH):
+        commands += [(command, "--help"), (command, *MISTYPED[command])]
+    watched = json.dumps([[*HEAVY, "torch"], commands])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input=watched, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return {argv: Told(*each) for argv, each in zip(commands, json.loads(done.stdout), strict=True)}
+
+
+def _allowed(command: str) -> set[str]:
+    return {"torch"} if command in WITH_TORCH else set()
+
+
+def test_the_list_of_commands_needs_none_of_them_nor_torch(told):
+    assert told["--help",][:2] == (0, [])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nor_does_a_mistyped_flag(command):
-    last, said = _loaded(command, *MISTYPED[command])
-    assert last == f"2{TORCH.get(command, '')}"
+def test_help_needs_none_of_them_and_torch_only_where_options_are_trainer_s(told, command):
+    code, loaded, said = told[command, "--help"]
+    assert code == 0
+    assert set(loaded) <= _allowed(command)
+    assert f"usage: tutorkd {command}" in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nor_does_a_mistyped_flag(told, command):
+    code, loaded, said = told[command, *MISTYPED[command]]
+    assert code == 2
+    assert set(loaded) <= _allowed(command)
     assert "unknown option" in said
 
 
-def test_nor_does_a_value_out_of_range():
-    assert _loaded("evaluate", "--temperature", "0")[0] == "2"
-    assert _loaded("glue", "some-model", "--tasks", "sst3")[0] == "2"
+@pytest.mark.parametrize("argv", OUT_OF_RANGE)
+def test_nor_does_a_value_out_of_range(told, argv):
+    assert told[argv][:2] == (2, [])
 
 
 @pytest.mark.parametrize("command", ["report", "inspect"])
-def test_options_that_aren_t_trainer_s_need_no_torch_either(command):
-    last, said = _loaded(command, "--help")
-    assert (last, f"usage: tutorkd {command}" in said) == ("0", True)
-    last, said = _loaded(command, "--outptu", "x")
-    assert last == "2"
+def test_a_mistyped_option_behind_no_folder_is_told_first(told, command):
+    code, loaded, said = told[command, "--outptu", "x"]
+    assert (code, loaded) == (2, [])
     assert "unknown option --outptu; did you mean --output?" in said
 
 

@@ -10,32 +10,65 @@ import torch
 from commands import environment
 from safetensors.torch import load_file
 
+# Forks processes with what torchrun gives to each, when all is imported that takes seconds; one that fails ends all.
+FORKED = """
+import gc, os, runpy, signal, socket, sys
+import tiny, tutorkd.pretraining.distillation, tutorkd.pretraining.memory
+
+processes, script = int(sys.argv[1]), sys.argv[2]
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+gc.freeze()
+children = []
+for rank in range(processes):
+    child = os.fork()
+    if not child:
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ |= {**{name: str(number) for name, number in ranks.items()}, "MASTER_ADDR": "localhost",
+                       "MASTER_PORT": str(port)}
+        sys.argv = sys.argv[2:]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit()
+    children.append(child)
+while children:
+    child, status = os.wait()
+    children.remove(child)
+    if status:
+        for other in children:
+            os.kill(other, signal.SIGKILL)
+        sys.exit(1)
+"""
+
 
 def start(processes: int, script: str, folder: Path, *arguments: str, restarts: int = 0) -> subprocess.CompletedProcess:
-    """Run a script to its end on some processes, started again after an error if that is asked for.
+    """Run a script to its end by torchrun on some processes, started again after an error if that is asked for.
 
     Args:
         arguments: the script's.
         restarts: how often all processes are started anew.
     """
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--max_restarts", str(restarts)]
+    return _run([*launcher, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"], script, folder, *arguments)
+
+
+def run_on(processes: int, script: str, folder: Path, *arguments: str) -> None:
+    """Run a script that must end well, without torchrun, whose start takes as long as the script."""
+    done = _run(["-c", FORKED, str(processes)] if processes > 1 else [], script, folder, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run(launcher: list[str], script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     file = folder / "run.py"
     file.write_text(script, encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--max_restarts", str(restarts)]
-    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(file), *arguments],
+        [sys.executable, *launcher, str(file), *arguments],
         # Without the last, torch keeps the addresses of dead processes, for which those that it starts anew may wait.
         env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
         capture_output=True,
         text=True,
         timeout=120,
     )
-
-
-def run_on(processes: int, script: str, folder: Path, *arguments: str) -> None:
-    """Run a script that must end well."""
-    done = start(processes, script, folder, *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def assert_equal_to_rounding(one: Path, other: Path) -> None:

@@ -67,7 +67,7 @@ def _run(launcher: list[str], script: str, folder: Path, *arguments: str) -> sub
         env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

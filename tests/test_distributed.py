@@ -78,8 +78,8 @@ COMPILED = (
     + """
 run = trainer(
     sys.argv[1], tiny.rows(48, 12), tiny.masked_lm(num_hidden_layers=2), max_steps=3,
-    per_device_train_batch_size=int(sys.argv[2]), sampling="greedy", eval_strategy="steps", eval_steps=3, save_strategy="no", torch_compile=True,
-    torch_compile_backend="aot_eager",
+    per_device_train_batch_size=int(sys.argv[2]), sampling="greedy", eval_strategy="steps", eval_steps=3,
+    save_strategy="no", torch_compile=True, torch_compile_backend="aot_eager",
 )
 run.train()
 assert run._compilation.shape is not None

@@ -1,14 +1,13 @@
 """A teacher spread over two processes, or four: the run is that of a teacher that is whole in each."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from commands import environment, fail, save, save_corpus
+from commands import fail, save, save_corpus
+from launch import run_on
 from safetensors.torch import load_file, save_file
 
 from tutorkd.config import DistillationConfig
@@ -135,17 +134,7 @@ def _save_teachers(root: Path) -> None:
 
 def _run(root: Path, processes: int, script: str, methods: dict[str, str]) -> list[dict]:
     """What each process found."""
-    (root / "run.py").write_text(script, encoding="utf-8")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--rdzv_backend", "c10d"]
-    given = [str(root / "run.py"), str(root), json.dumps(methods), json.dumps(MLM)]
-    done = subprocess.run(
-        [sys.executable, *launcher, "--rdzv_endpoint", "localhost:0", *given],
-        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on(processes, script, root, str(root), json.dumps(methods), json.dumps(MLM))
     return [json.loads((root / f"found-{rank}.json").read_text()) for rank in range(processes)]
 
 

@@ -53,9 +53,14 @@ def start(processes: int, script: str, folder: Path, *arguments: str, restarts: 
 
 
 def run_on(processes: int, script: str, folder: Path, *arguments: str) -> None:
-    """Run a script that must end well, without torchrun, whose start takes as long as the script."""
-    done = _run(["-c", FORKED, str(processes)] if processes > 1 else [], script, folder, *arguments)
+    """Run a script that must end well."""
+    done = fork(processes, script, folder, *arguments) if processes > 1 else _run([], script, folder, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def fork(processes: int, script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script to its end on some processes without torchrun, whose start takes as long as most scripts."""
+    return _run(["-c", FORKED, str(processes)], script, folder, *arguments)
 
 
 def _run(launcher: list[str], script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from commands import complete, lines_of, save, save_causal, save_corpus
-from launch import assert_equal_to_rounding, run_on, start
+from launch import assert_equal_to_rounding, fork, run_on, start
 from safetensors.torch import load_file
 
 TRAINER = """
@@ -386,7 +386,7 @@ def test_torchrun_starts_a_run_again_that_goes_on_from_its_last_checkpoint(place
 
 
 def test_rows_of_a_step_that_the_processes_can_t_share_are_refused_by_each_in_one_line(place):
-    done = start(3, FAILING, place, "killed", *_distill(place, "whole"))
+    done = fork(3, FAILING, place, "killed", *_distill(place, "whole"))
     assert done.returncode == 1
     refused = [line for line in lines_of(done.stderr) if line.startswith("tutorkd: error: ")]
     assert refused

@@ -123,7 +123,8 @@ def test_the_undistilled_student_is_what_training_starts_from(here, in_process):
     torch.testing.assert_close(found, expected)
 
 
-def test_a_matrix_goes_on_until_the_pairs_are_others(here, in_process):
+def test_a_matrix_goes_on_until_the_pairs_are_others(here, in_process, monkeypatch):
+    monkeypatch.setattr("tutorkd.comparison.plots.draw", lambda *arguments: [])
     complete(*command())
     in_process.clear()
     complete(*command("--sts", str(here / "pairs.csv")))

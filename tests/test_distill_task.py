@@ -61,6 +61,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def student_alone(monkeypatch):
+    """The command makes the student, and neither its files nor the table."""
+    monkeypatch.setattr("tutorkd.evaluation.task_command._export", lambda task: None)
+    monkeypatch.setattr("tutorkd.evaluation.task_command._measure", lambda task, exported: [])
+
+
 DISTILL = [
     *("distill-task", "--teacher", "teacher", "--validation", "validation.jsonl", "--output_dir", "out"),
     *("--max_length", "32", "--bf16", "false", "--num_train_epochs", "4", "--learning_rate", "1e-3"),
@@ -97,7 +104,7 @@ def test_an_encoder_of_ones_own_gets_a_head_for_the_teacher_s_classes(tmp_path):
     assert start.endswith("encoder under a new head")
 
 
-def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys):
+def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys, student_alone):
     told = [*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl", "--per_device_train_batch_size", "16"]
     complete(*told, "--dry_run")
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -115,7 +122,7 @@ def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys):
     assert "time           the student is finished, in out/student; " in capsys.readouterr().out
 
 
-def test_a_first_stage_on_text_makes_the_student_that_learns_the_task(place, capfd, monkeypatch):
+def test_a_first_stage_on_text_makes_the_student_that_learns_the_task(place, capfd, student_alone, monkeypatch):
     (place / "corpus.txt").write_text("\n\n".join(texts(200, 7)))
     stage = {"max_steps": 3, "max_length": 16, "per_device_train_batch_size": 4}
     (place / "recipe.yaml").write_text(json.dumps({"first_stage": stage, "num_train_epochs": 1}))
@@ -205,14 +212,12 @@ def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place
     assert "the student is finished, in out/student" in capsys.readouterr().out
 
 
-def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd, monkeypatch):
+def test_a_student_is_stopped_and_begun_anew_and_another_is_refused(place, capfd, student_alone, monkeypatch):
     told = [*DISTILL, "--train", "train.jsonl"]
     with monkeypatch.context() as patch:
         patch.setattr("tutorkd.evaluation.task_distillation.build_trainer", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             complete(*told)
-    monkeypatch.setattr("tutorkd.evaluation.task_command._export", lambda task: None)
-    monkeypatch.setattr("tutorkd.evaluation.task_command._measure", lambda task, exported: [])
     complete(*told)
     before = (place / "out" / "student" / "model.safetensors").read_bytes()
     message = fail(capfd, *told, "--seed", "1")
@@ -264,7 +269,7 @@ def test_columns_are_looked_for_before_a_model_is_loaded(place, capfd, monkeypat
         assert fail(capfd, *command).endswith(f"odd.jsonl: line 1: {said}")
 
 
-def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, monkeypatch, capfd):
+def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, student_alone, monkeypatch, capfd):
     classifier(place / "teacher", names=["yes", "no"])
     seen = []
 
@@ -272,8 +277,6 @@ def test_text_alone_is_enough_and_labels_are_put_in_the_teacher_s_order(place, m
         seen.append(task)
 
     monkeypatch.setattr("tutorkd.evaluation.task_command.train_student", seen_by)
-    monkeypatch.setattr("tutorkd.evaluation.task_command._export", lambda task: None)
-    monkeypatch.setattr("tutorkd.evaluation.task_command._measure", lambda task, exported: [])
     complete(*DISTILL, "--unlabelled", "more.jsonl")
     (task,) = seen
     assert (len(task.train), len(task.unlabelled)) == (0, 40)

@@ -305,7 +305,7 @@ def test_no_model_no_text_and_no_command(capfd):
     assert fail(capfd, "adapt").startswith("no model: name the model to adapt with --model, or with --config_name")
     assert fail(capfd, "distill", "--teacher", "x").startswith("no text: name it with --corpus")
     assert fail(capfd, "distil").startswith(
-        "there is no command 'distil'; did you mean distill? There are adapt, distill, evaluate, "
+        "there is no command 'distil'; did you mean distill? There are trim, adapt, distill, evaluate, "
     )
 
 

@@ -51,7 +51,7 @@ def check_tokenizer(
     remedy = ", or build the student by --student half" if role == "student" else ""
     raise UserError(
         f"the {difference.what} of the {role} {name} and of the tokenizer {given} differ: {difference.how}; choose "
-        f"models that share them{remedy}"
+        f"models that share {difference.share}{remedy}"
     )
 
 
@@ -68,10 +68,11 @@ def tokenizer_beside(
 
 
 class Difference(NamedTuple):
-    """What of two tokenizers differs, and how, in words."""
+    """What of two tokenizers differs, how, and what they should share, in words."""
 
     what: str
     how: str
+    share: str
 
 
 def differing(
@@ -81,13 +82,13 @@ def differing(
     tokens = {index: token for token, index in tokenizer.get_vocab().items()}
     for token, index in sorted(own.get_vocab().items(), key=lambda entry: entry[1]):
         if tokens.get(index, token) != token:
-            return Difference("vocabularies", f"token {index} is {token!r} and {tokens[index]!r}")
+            return Difference("vocabularies", f"token {index} is {token!r} and {tokens[index]!r}", "one")
     differ = [
         f"{kind} {getattr(own, kind)!r} and {getattr(tokenizer, kind)!r}"
         for kind in (() if objective is CAUSAL else _SPECIAL)
         if getattr(own, kind) != getattr(tokenizer, kind)
     ]
-    return Difference("special tokens", ", ".join(differ)) if differ else None
+    return Difference("special tokens", ", ".join(differ), "them") if differ else None
 
 
 def check_apart(student: PreTrainedModel, teacher: Teacher) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from tutorkd.evaluation.checkpoint import find_checkpoint
-from tutorkd.vocabulary.embeddings import trim_embeddings
+from tutorkd.vocabulary.embeddings import parameters_with, trim_embeddings
 from tutorkd.vocabulary.pieces import parts_of
 from tutorkd.vocabulary.tokenizer import ranked_tokens, trimmed_tokenizer
 
@@ -392,3 +392,41 @@ def test_the_card_shows_how_to_load_it(tmp_path):
     exec(code, loaded)
     logging.disable(logging.NOTSET)
     assert loaded["model"].config.vocab_size == len(loaded["tokenizer"])
+
+
+def test_a_configuration_of_generation_forbids_and_favours_the_same_tokens(tmp_path):
+    model = tiny.tiny_causal()
+    names = tiny.causal_tokenizer().convert_ids_to_tokens
+    given = {"suppress_tokens": [300, 319], "begin_suppress_tokens": [319], "bad_words_ids": [[65, 66], [319]]}
+    for name, told in {**given, "sequence_bias": [[[66], -1.0], [[319], 2.0]]}.items():
+        setattr(model.generation_config, name, told)
+    model.generation_config.eos_token_id = [0, 300]
+    folder = save_causal(model, tmp_path / "whole")
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w2", encoding="utf-8")
+    complete("trim", "--model", folder, "--corpus", str(text), *_to(tmp_path))
+    new = AutoTokenizer.from_pretrained(tmp_path / "trimmed").get_vocab()
+    assert names(319) not in new
+    told = json.loads((tmp_path / "trimmed" / "generation_config.json").read_text())
+    assert told["suppress_tokens"] == [new[names(300)]]
+    assert told.get("begin_suppress_tokens") is None
+    assert told["bad_words_ids"] == [[new[names(65)], new[names(66)]]]
+    assert told["sequence_bias"] == [[[new[names(66)]], -1.0]]
+
+
+def test_parts_of_a_layer_that_are_as_many_as_the_tokens_stay_whole(tmp_path, capsys):
+    model = _model("BertForMaskedLM", intermediate_size=110, max_position_embeddings=110)
+    folder = save(model, tmp_path / "whole")
+    read = ["--model", folder, "--corpus", _write(tmp_path, TEXT), "--lines", "--coverage", "1"]
+    complete("trim", *read, *_to(tmp_path))
+    trimmed = AutoModelForMaskedLM.from_pretrained(tmp_path / "trimmed")
+    assert trimmed.config.intermediate_size == 110
+    assert parameters_with(model, 9) == trimmed.num_parameters()
+
+
+def test_padding_has_no_gradient_and_every_other_token_has(tmp_path):
+    model = _model("BertForMaskedLM", pad_token_id=40)
+    trim_embeddings(model, np.array([2, 3, 40, 41, 42]))
+    model(torch.tensor([[0, 2, 3]])).logits.sum().backward()
+    embeddings = model.get_input_embeddings()
+    assert embeddings.padding_idx == model.config.pad_token_id == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
@@ -50,8 +51,19 @@ def check_table(model: PreTrainedModel, tokens: int) -> nn.Embedding:
 def parameters_with(model: PreTrainedModel, tokens: int) -> int:
     """How many parameters a model has if it keeps so many tokens."""
     rows = check_table(model, tokens).num_embeddings
-    a_token = sum(each.numel() // rows for each in model.parameters() if each.shape[:1] == (rows,))
+    a_token = _of_one_more(model, rows).num_parameters() - model.num_parameters()
     return model.num_parameters() - (rows - tokens) * a_token
+
+
+def _of_one_more(model: PreTrainedModel, rows: int) -> PreTrainedModel:
+    """A model like another one whose embeddings have one row more, without memory for its weights.
+
+    It shows which of them have a row for each token, and not the same size by chance, as a layer's may.
+    """
+    config = copy.deepcopy(model.config)
+    config.vocab_size = rows + 1
+    with torch.device("meta"):
+        return type(model)(config)
 
 
 @torch.no_grad()
@@ -67,18 +79,53 @@ def trim_embeddings(model: PreTrainedModel, kept: np.ndarray) -> None:
     """
     embeddings, head = check_table(model, int(kept[-1]) + 1), model.get_output_embeddings()
     rows, index = embeddings.num_embeddings, torch.from_numpy(kept)
+    new_ids = {int(old): new for new, old in enumerate(kept)}
+    biases = _biases(model, rows)
     weights = [embeddings.weight, getattr(head, "weight", None), getattr(head, "bias", None)]
     for weight in {id(each): each for each in weights if each is not None and len(each) == rows}.values():
         weight[: len(kept)] = weight[index]  # a copy of them on the right, so that none is written before it is read
+    padding = embeddings.padding_idx
     with quiet_transformers():
         model.resize_token_embeddings(len(kept))
-    for module in model.modules():  # a head's bias may stand apart from its matrix
-        for name, bias in list(module.named_parameters(recurse=False)):
-            if bias.shape == (rows,) and rows != len(kept):
+    if padding is not None:
+        model.get_input_embeddings().padding_idx = new_ids.get(padding)
+    if rows != len(kept):
+        for module, name in biases:
+            bias = getattr(module, name)
+            if bias.shape == (rows,):
                 setattr(module, name, nn.Parameter(bias[index]))
-    new_ids = {int(old): new for new, old in enumerate(kept)}
     for config in (model.config, getattr(model, "generation_config", None)):
         _renumber(config, new_ids)
+    _renumber_generation(getattr(model, "generation_config", None), new_ids)
+
+
+def _biases(model: PreTrainedModel, rows: int) -> list[tuple[nn.Module, str]]:
+    """Where a model has a number for each row of its embeddings, as a head whose bias stands apart has."""
+    other = dict(_of_one_more(model, rows).named_parameters(remove_duplicate=False))
+    return [
+        (module, name)
+        for path, module in model.named_modules()
+        for name, bias in module.named_parameters(recurse=False)
+        if bias.shape == (rows,) and other[f"{path}.{name}".lstrip(".")].shape != bias.shape
+    ]
+
+
+def _renumber_generation(config: GenerationConfig | None, new_ids: Mapping[int, int]) -> None:
+    """Put new ids where a configuration of generation forbids or favours tokens; what names a token that is gone is
+    taken out.
+    """
+    if config is None:
+        return
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if told := getattr(config, name, None):
+            setattr(config, name, [new_ids[number] for number in told if number in new_ids] or None)
+    if config.bad_words_ids:
+        told = [words for words in config.bad_words_ids if new_ids.keys() >= {*words}]
+        config.bad_words_ids = [[new_ids[number] for number in words] for words in told] or None
+    if config.sequence_bias:
+        biased = config.sequence_bias.items() if isinstance(config.sequence_bias, dict) else config.sequence_bias
+        told = [(words, bias) for words, bias in biased if new_ids.keys() >= {*words}]
+        config.sequence_bias = [[[new_ids[number] for number in words], bias] for words, bias in told] or None
 
 
 def _renumber(config: PretrainedConfig | Any, new_ids: Mapping[int, int]) -> None:

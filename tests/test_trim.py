@@ -11,7 +11,7 @@ import tiny
 import torch
 import transformers
 from commands import SHORT, complete, fail, save, save_causal
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -430,3 +430,50 @@ def test_padding_has_no_gradient_and_every_other_token_has(tmp_path):
     model(torch.tensor([[0, 2, 3]])).logits.sum().backward()
     embeddings = model.get_input_embeddings()
     assert embeddings.padding_idx == model.config.pad_token_id == 2
+
+
+def _of_roles(**changes) -> PreTrainedTokenizerBase:
+    """Of bytes and of what is often in a few words, among them the names of roles."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|end|>"]
+    )
+    backend.train_from_iterator([*GERMAN, "system user assistant query"] * 4, trainer)
+    named = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
+    for name, value in changes.items():
+        setattr(named, name, value)
+    return named
+
+
+_CHAT = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+
+
+def test_a_chat_is_cut_as_before_though_the_text_has_no_roles(tmp_path):
+    whole = _of_roles(chat_template=_CHAT)
+    model = _model("LlamaForCausalLM", vocab_size=len(whole))
+    folder = save(model, tmp_path / "whole")
+    whole.save_pretrained(folder)
+    text = _write(tmp_path, GERMAN * 4)
+    complete("trim", "--model", folder, "--corpus", text, "--lines", "--coverage", "1", *_to(tmp_path))
+    kept = json.loads((tmp_path / "trimmed" / "trimmed.json").read_text())["kept"]
+    chat = [{"role": "user", "content": GERMAN[0]}, {"role": "assistant", "content": GERMAN[1]}]
+    trimmed = AutoTokenizer.from_pretrained(tmp_path / "trimmed")
+    before, after = (
+        each(each.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"]
+        for each in (whole, trimmed)
+    )
+    assert whole.convert_tokens_to_ids("user") in before  # one token, of which the text has nothing
+    assert "system" not in trimmed.get_vocab()  # which the template refuses
+    assert [kept[number] for number in after] == before
+
+
+def test_a_token_that_must_stay_is_formed_as_before():
+    whole = _of_roles()
+    query = whole.convert_tokens_to_ids("\u0120query")
+    order, fixed = ranked_tokens(whole, _counts(whole, ["der Hund"]), needed=[query])
+    kept = np.sort(order[:fixed])
+    assert kept[trimmed_tokenizer(whole, kept)(" query")["input_ids"]].tolist() == [query]

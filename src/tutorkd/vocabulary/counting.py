@@ -14,7 +14,7 @@ from tutorkd.errors import UserError
 from tutorkd.pretraining.named_text import NamedText
 from tutorkd.vocabulary.embeddings import check_table, named_ids
 from tutorkd.vocabulary.report import Choice
-from tutorkd.vocabulary.tokenizer import ranked_tokens
+from tutorkd.vocabulary.tokenizer import chat_ids, ranked_tokens
 
 # As adapt and distill read a text unless they are told otherwise, so that they find it read.
 _ROW, _HELDOUT = 128, 0.01
@@ -75,7 +75,7 @@ class Ranking(NamedTuple):
         """The ranking of a model's tokens in a text.
 
         Args:
-            needed: ids of tokens that must stay, beside those that the model's configuration names.
+            needed: ids of tokens that must stay, beside those that the model's configuration names or a chat has.
 
         Raises:
             UserError: if the text has none of them, or model and tokenizer can't be trimmed.
@@ -84,7 +84,7 @@ class Ranking(NamedTuple):
         check_table(model, len(counts))
         if not counts.any():
             raise UserError("the text has no token that the model knows")
-        order, fixed = ranked_tokens(tokenizer, counts, named_ids(model).union(needed))
+        order, fixed = ranked_tokens(tokenizer, counts, named_ids(model).union(needed, chat_ids(tokenizer)))
         shares, of_unseen = (np.cumsum(each[order]) / max(1, each.sum()) for each in (counts, unseen))
         return cls(order, fixed, shares, of_unseen if unseen.any() else None)
 
@@ -104,7 +104,8 @@ class Ranking(NamedTuple):
             return min(max(self.fixed, enough), len(self.order))
         if vocab_size < self.fixed:
             raise UserError(
-                f"vocab_size can't be {vocab_size:,}: {self.fixed:,} tokens must stay (special ones, single bytes)"
+                f"vocab_size can't be {vocab_size:,}: {self.fixed:,} tokens must stay (special ones, single bytes, "
+                "those of prompts and of a chat template)"
             )
         return min(vocab_size, len(self.order))
 

@@ -88,7 +88,7 @@ def trim_embeddings(model: PreTrainedModel, kept: np.ndarray) -> None:
     with quiet_transformers():
         model.resize_token_embeddings(len(kept))
     if padding is not None:
-        model.get_input_embeddings().padding_idx = new_ids.get(padding)
+        check_table(model, len(kept)).padding_idx = new_ids.get(padding)
     if rows != len(kept):
         for module, name in biases:
             bias = getattr(module, name)

@@ -6,6 +6,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -27,7 +28,7 @@ def ranked_tokens(
     Args:
         tokenizer: a fast one.
         counts: how often each id stands in the text, (ids,).
-        needed: ids of other tokens that must stay.
+        needed: ids of other tokens that must stay, with what they are made of.
 
     Returns:
         Ids, and how many of the first always stay.
@@ -38,7 +39,9 @@ def ranked_tokens(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     ids, parts = ids_of(state), parts_of(state)
     names = {number: token for token, number in ids.items()}
-    always = sorted((always_kept(state) | {*tokenizer.all_special_ids, *needed}) & names.keys())
+    wanted = {*needed} & names.keys()
+    wanted |= {ids[part] for number in wanted for part in parts(names[number])}  # without which it is never formed
+    always = sorted((always_kept(state) | {*tokenizer.all_special_ids, *wanted}) & names.keys())
     uses: Counter[int] = Counter()
     for number in map(int, np.flatnonzero(counts)):
         if number in names:
@@ -47,6 +50,17 @@ def ranked_tokens(
     # A token has no more uses than its parts, which are shorter.
     ranked = sorted(uses.keys() - {*always}, key=lambda number: (-uses[number], len(names[number]), number))
     return np.array([*always, *ranked]), len(always)
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that a tokenizer's chat template puts around messages, such as the names of the roles."""
+    asked, answered = {"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}
+    found: set[int] = set()
+    for chat in ([asked, answered, asked], [{"role": "system", "content": "a"}, asked]):
+        with suppress(Exception):  # templates are anybody's code: one may refuse a role, or there is none
+            text = str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            found.update(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return found
 
 
 def trimmed_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray) -> PreTrainedTokenizerBase:

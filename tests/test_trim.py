@@ -477,3 +477,12 @@ def test_a_token_that_must_stay_is_formed_as_before():
     order, fixed = ranked_tokens(whole, _counts(whole, ["der Hund"]), needed=[query])
     kept = np.sort(order[:fixed])
     assert kept[trimmed_tokenizer(whole, kept)(" query")["input_ids"]].tolist() == [query]
+
+
+def test_it_is_told_when_the_smaller_model_doesn_t_know_much_of_the_text(tmp_path, capsys):
+    folder = save(tiny.masked_lm(), tmp_path / "whole")
+    run = ["trim", "--model", folder, "--lines", *_to(tmp_path)]
+    complete(*run, "--corpus", _write(tmp_path, ["w1 w1 w1 w1 w2"]), "--vocab_size", "6")  # five special ones and w1
+    assert "But 20.0% of the trimmed model's tokens are unknown" in capsys.readouterr().out
+    complete(*run, "--corpus", _write(tmp_path, ["w1 w1 w1 w1 nothing"]))
+    assert "The model itself doesn't know 20.0% of the text's tokens" in capsys.readouterr().out

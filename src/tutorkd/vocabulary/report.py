@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tutorkd.data import PackedCorpus
 
 _FEW = 0.02  # of held-out tokens that are spelled anew, beside what was asked for
+_NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
 class Choice(NamedTuple):
@@ -52,8 +53,8 @@ def choices_table(rows: Sequence[tuple[Choice, int]], chosen: int, whole: tuple[
     cells.append([f"{whole[0]:,}", "", "", _millions(whole[1]), "the model as it is"])
     return (
         f"{aligned(headings, cells, words=0, last_word=True)}\n\n"
-        f"{fixed:,} tokens stay in any case (special ones, single bytes). Tokens that aren't kept are spelled with "
-        "smaller ones."
+        f"{fixed:,} tokens stay in any case (special ones, single bytes, those of prompts and of a chat template). "
+        "Tokens that aren't kept are spelled with smaller ones, or unknown if these aren't kept either."
     )
 
 
@@ -82,6 +83,13 @@ def outcome(name: str, choice: Choice, before: Trimmed, after: Trimmed, asked: i
         lines.append(f"Of held-out text they are {choice.heldout_share:.2%}.")
         if choice.share - choice.heldout_share > _FEW:
             lines.append("That is clearly less: with more text of the same kind, the choice would be better.")
+    unknown, of_whole = _unknown(after.text), _unknown(before.text)
+    if of_whole >= _NOTABLE:
+        lines.append(f"The model itself doesn't know {of_whole:.1%} of the text's tokens: is it made for this language?")
+    elif unknown >= _NOTABLE:
+        lines.append(
+            f"But {unknown:.1%} of the trimmed model's tokens are unknown: with more tokens they would be fewer."
+        )
     if asked is not None and asked > choice.tokens:
         lines.append(f"The text has no more tokens than that, so there are {choice.tokens:,} and not {asked:,}.")
     return f"{aligned(headings, cells, words=1)}\n\n{' '.join(lines)}"

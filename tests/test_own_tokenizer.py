@@ -255,3 +255,14 @@ def test_rows_without_what_the_teacher_reads_are_refused(teacher, student, tmp_p
     rows = _rows(TEXTS, student, teacher).select_columns(["input_ids"])
     with pytest.raises(UserError, match="each row needs a column vector"):
         _trainer(student, teacher, tmp_path / "out", rows, EmbeddingSettings())
+
+
+def test_a_teacher_that_reads_texts_as_chats_is_refused_with_the_reason(teacher, student, corpus, tmp_path, capfd):
+    chats = Path(shutil.copytree(teacher, tmp_path / "chats"))
+    (chats / "chat_template.jinja").write_text("{% for m in messages %}w9 {{ m.content }}{% endfor %}")
+    settings = json.loads((chats / "sentence_bert_config.json").read_text())
+    settings["modality_config"]["message"] = {**settings["modality_config"]["text"], "format": "flat"}
+    (chats / "sentence_bert_config.json").write_text(json.dumps(settings))
+    run = ["--method", "embedding", "--teacher", str(chats), "--student", student, "--corpus", corpus, "--lines"]
+    said = fail(capfd, "distill", *run, "--max_length", "16", "--output_dir", str(tmp_path / "run"))
+    assert "puts each text into the chat template" in said

@@ -276,6 +276,25 @@ def test_an_embedding_model_keeps_its_vectors_and_its_prompts(tmp_path):
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_an_embedding_model_whose_encoder_lies_in_a_folder_below_is_told_to_be_written_anew(tmp_path, capfd):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = tiny.sentence_encoder(tmp_path)
+    listed = json.loads((encoder / "modules.json").read_text())
+    names = [file.name for file in encoder.iterdir() if file.is_file() and file.name != "modules.json"]
+    (encoder / "0_Transformer").mkdir()
+    for name in names:
+        if name != "config_sentence_transformers.json":
+            (encoder / name).rename(encoder / "0_Transformer" / name)
+    listed[0]["path"] = "0_Transformer"
+    (encoder / "modules.json").write_text(json.dumps(listed))
+    read = ["--corpus", _write(tmp_path, TEXT), "--lines", *_to(tmp_path)]
+    said = fail(capfd, "trim", "--model", str(encoder), *read)
+    assert f'SentenceTransformer("{encoder}").save_pretrained("FOLDER")' in said
+    SentenceTransformer(str(encoder)).save_pretrained(str(tmp_path / "anew"))
+    complete("trim", "--model", str(tmp_path / "anew"), *read)
+
+
 def test_a_dry_run_tells_sizes_to_choose_from_and_writes_nothing(tmp_path, capsys):
     folder = save(tiny.masked_lm(), tmp_path / "whole")
     text = _write(tmp_path, ["w1 w2 w3 w1", "w1 w1 w2"] * 100)

@@ -198,6 +198,8 @@ class SentenceTeacher(Teacher):
     def _check(self) -> None:
         """Refuse an encoder that gives two texts other vectors than this teacher does."""
         encoder = self._encoder
+        if "message" in getattr(encoder[0], "modality_config", {}):
+            raise _unlike(encoder, "it puts each text into the chat template of its tokenizer first")
         try:
             expected = encoder.encode(_PROBES, prompt="", convert_to_tensor=True, show_progress_bar=False)
             rows = self.tokenizer(_PROBES, padding=True, truncation=True, return_tensors="pt").to(self.body.device)

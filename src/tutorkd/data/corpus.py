@@ -357,7 +357,9 @@ def _check(
         raise UserError(f"max_length {max_length} is too short for a row; use {SHORTEST_ROW} or more")
     if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer doesn't know
         limit = tokenizer.model_max_length
-        raise UserError(f"max_length {max_length} is more than the {limit} tokens of the tokenizer's model")
+        raise UserError(
+            f"max_length {max_length} is more than the {limit} tokens that the model reads; use {limit} or less"
+        )
     if not 0 <= heldout < 1:
         raise UserError(f"heldout {heldout} is not a share of the documents; use a number from 0 to below 1")
     if num_proc is not None and num_proc < 1:

@@ -31,6 +31,7 @@ from tutorkd.hub import (
     loading,
 )
 from tutorkd.positions import longest_row
+from tutorkd.sentence_encoder import MODULES_FILE
 
 _ROLE = "model"
 _FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
@@ -81,6 +82,13 @@ def find_checkpoint(name: str) -> Checkpoint:
     if not files:
         exported = "; it was exported to ONNX: name the folder that it was exported from"
         remedy = checkpoints_in(Path(name)) or (exported if any(folder.glob("**/*.onnx")) else "")
+        if (folder / MODULES_FILE).is_file() and not (
+            folder / "config.json"
+        ).is_file():  # its encoder alone would have no pooling
+            remedy = (
+                "; its encoder lies in a folder of its own, as older versions of sentence-transformers wrote it: write "
+                f'the model anew, SentenceTransformer("{name}").save_pretrained("FOLDER")'
+            )
         raise UserError(f"the model {name} has no weights: there is no model.safetensors in {folder}{remedy}")
     size = sum(file.st_size for file in files)
     if local:

@@ -85,7 +85,9 @@ def outcome(name: str, choice: Choice, before: Trimmed, after: Trimmed, asked: i
             lines.append("That is clearly less: with more text of the same kind, the choice would be better.")
     unknown, of_whole = _unknown(after.text), _unknown(before.text)
     if of_whole >= _NOTABLE:
-        lines.append(f"The model itself doesn't know {of_whole:.1%} of the text's tokens: is it made for this language?")
+        lines.append(
+            f"The model itself doesn't know {of_whole:.1%} of the text's tokens: is it made for this language?"
+        )
     elif unknown >= _NOTABLE:
         lines.append(
             f"But {unknown:.1%} of the trimmed model's tokens are unknown: with more tokens they would be fewer."

@@ -494,6 +494,7 @@ def test_a_token_that_must_stay_is_formed_as_before():
     whole = _of_roles()
     query = whole.convert_tokens_to_ids("\u0120query")
     order, fixed = ranked_tokens(whole, _counts(whole, ["der Hund"]), needed=[query])
+    assert fixed == ranked_tokens(whole, _counts(whole, ["der Hund"]), needed=[query, whole.eos_token_id])[1]
     kept = np.sort(order[:fixed])
     assert kept[trimmed_tokenizer(whole, kept)(" query")["input_ids"]].tolist() == [query]
 
@@ -505,3 +506,8 @@ def test_it_is_told_when_the_smaller_model_doesn_t_know_much_of_the_text(tmp_pat
     assert "But 20.0% of the trimmed model's tokens are unknown" in capsys.readouterr().out
     complete(*run, "--corpus", _write(tmp_path, ["w1 w1 w1 w1 nothing"]))
     assert "The model itself doesn't know 20.0% of the text's tokens" in capsys.readouterr().out
+
+
+def test_special_tokens_are_found_whole_and_keep_no_letters():
+    whole = _tokenizer("XLMRobertaTokenizer")
+    assert ranked_tokens(whole, _counts(whole, GERMAN), needed=whole.all_special_ids)[1] == len(whole.all_special_ids)

@@ -39,9 +39,10 @@ def ranked_tokens(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     ids, parts = ids_of(state), parts_of(state)
     names = {number: token for token, number in ids.items()}
-    wanted = {*needed} & names.keys()
+    found_whole = always_kept(state) | {*tokenizer.all_special_ids}
+    wanted = ({*needed} & names.keys()) - found_whole
     wanted |= {ids[part] for number in wanted for part in parts(names[number])}  # without which it is never formed
-    always = sorted((always_kept(state) | {*tokenizer.all_special_ids, *wanted}) & names.keys())
+    always = sorted((found_whole | wanted) & names.keys())
     uses: Counter[int] = Counter()
     for number in map(int, np.flatnonzero(counts)):
         if number in names:

@@ -245,6 +245,13 @@ def test_what_needs_the_same_tokens_is_refused(changes, said, teacher, student, 
     assert said in fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
 
 
+def test_a_recipe_of_two_stages_is_refused_before_the_first(teacher, student, corpus, tmp_path, capfd):
+    run = ["--teacher", teacher, "--student", student, "--corpus", corpus, "--max_length", "24"]
+    said = fail(capfd, "distill", "--config", "embedding-half", *run, "--output_dir", str(tmp_path / "out"))
+    assert "take --method embedding without this recipe" in said
+    assert not (tmp_path / "out" / "_first_stage").exists()
+
+
 def test_values_that_aren_t_one_for_each_row_are_refused(teacher, student):
     rows = _rows(TEXTS, student, teacher)
     with pytest.raises(UserError, match="there are 40 rows, but 39 values of vector beside them"):

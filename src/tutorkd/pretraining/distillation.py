@@ -131,7 +131,8 @@ def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrained
     """The tokenizer of a student that doesn't read as its teacher does; None of one that does.
 
     Raises:
-        UserError: if it can't make batches, or the text is streamed, which two tokenizers can't read side by side.
+        UserError: if it can't make batches, a first stage needs the teacher's, or the text is streamed, which two
+            tokenizers can't read side by side.
     """
     args = options.args
     if args.student in PRESETS:
@@ -143,6 +144,12 @@ def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrained
         raise UserError(
             f"the student {args.student} has a tokenizer of its own, so the text must be read by both before training: "
             "leave out --streaming"
+        )
+    if options.first is not None and options.first.objective is not EMBEDDING:
+        raise UserError(
+            f"the student {args.student} has a tokenizer of its own, so a first stage by {options.first.args.method}, "
+            f"which compares token by token, can't make it: take --method {args.method} without this recipe, which has "
+            "a single stage"
         )
     if args.student_init == "teacher":
         raise UserError(

@@ -82,9 +82,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     if not files:
         exported = "; it was exported to ONNX: name the folder that it was exported from"
         remedy = checkpoints_in(Path(name)) or (exported if any(folder.glob("**/*.onnx")) else "")
-        if (folder / MODULES_FILE).is_file() and not (
-            folder / "config.json"
-        ).is_file():  # its encoder alone would have no pooling
+        there = {file.name for file in folder.iterdir()}
+        if MODULES_FILE in there and "config.json" not in there:  # its encoder alone would have no pooling
             remedy = (
                 "; its encoder lies in a folder of its own, as older versions of sentence-transformers wrote it: write "
                 f'the model anew, SentenceTransformer("{name}").save_pretrained("FOLDER")'

@@ -368,6 +368,7 @@ def _refusals(folder: Path) -> dict[str, tuple[list[str], str]]:
         "too few": ([*named, *read, "--vocab_size", "4"], "5 tokens must stay"),
         "none": ([*named, *read, "--vocab_size", "0"], "vocab_size must be 1 or more"),
         "no share": ([*named, *read, "--coverage", "0"], "coverage must be above 0"),
+        "both": ([*named, *read, "--coverage", "0.9", "--vocab_size", "9"], "both say how many tokens stay"),
         "percent": ([*named, *read, "--coverage", "99"], "at most 1, not 99"),
         "folder of others": ([*named, *read, "--output_dir", str(other)], "holds something that isn't a trimmed model"),
         "its own folder": ([*named, *read, "--output_dir", model], "holds something that isn't a trimmed model"),
@@ -380,7 +381,7 @@ def _refusals(folder: Path) -> dict[str, tuple[list[str], str]]:
 @pytest.mark.parametrize(
     "what",
     [
-        *("no model", "no text", "no such model", "too few", "none", "no share", "percent", "folder of others"),
+        *("no model", "no text", "no such model", "too few", "none", "no share", "both", "percent", "folder of others"),
         *("its own folder", "unknown text", "class of nobody", "fewer embeddings"),
     ],
 )

@@ -14,6 +14,9 @@ DESCRIPTION = (
 )
 
 
+COVERAGE = 0.999  # of the text's tokens, unless another share or a number of tokens is asked for
+
+
 @dataclass
 class TrimArguments:
     """Which model, and how many of its tokens stay."""
@@ -22,11 +25,11 @@ class TrimArguments:
     vocab_size: int | None = field(
         default=None, metadata={"help": "Number of tokens that stay; by default as many as coverage asks for."}
     )
-    coverage: float = field(
-        default=0.999,
+    coverage: float | None = field(
+        default=None,
         metadata={
-            "help": "Share of the text's tokens that stay; the rarest others are spelled with smaller ones. "
-            "1 keeps every token that the text has."
+            "help": f"Share of the text's tokens that stay, by default {COVERAGE}; the rarest others are spelled with "
+            "smaller ones. 1 keeps every token that the text has."
         },
     )
     output_dir: str = field(default="tutorkd-trimmed", metadata={"help": "Folder for the model (a path)."})
@@ -39,7 +42,9 @@ class TrimArguments:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
-        if not 0 < self.coverage <= 1:
+        if self.coverage is not None and self.vocab_size is not None:
+            raise UserError("vocab_size and coverage both say how many tokens stay: give one of them")
+        if self.coverage is not None and not 0 < self.coverage <= 1:
             raise UserError(f"coverage must be above 0 and at most 1, not {self.coverage:g}")
         if self.vocab_size is not None and self.vocab_size < 1:
             raise UserError(f"vocab_size must be 1 or more, not {self.vocab_size}")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.errors import UserError
 from tutorkd.pretraining.named_text import NamedText
+from tutorkd.vocabulary.arguments import COVERAGE
 from tutorkd.vocabulary.embeddings import check_table, named_ids
 from tutorkd.vocabulary.report import Choice
 from tutorkd.vocabulary.tokenizer import chat_ids, ranked_tokens
@@ -93,14 +94,14 @@ class Ranking(NamedTuple):
         unseen = None if self.heldout_shares is None else float(self.heldout_shares[size - 1])
         return Choice(size, float(self.shares[size - 1]), unseen)
 
-    def size(self, vocab_size: int | None, coverage: float) -> int:
-        """How many tokens stay: so many, or as many as make up this share of the text.
+    def size(self, vocab_size: int | None, coverage: float | None) -> int:
+        """How many tokens stay: so many, or as many as make up this share of the text (by default ``COVERAGE``).
 
         Raises:
             UserError: if fewer are asked for than must stay.
         """
         if vocab_size is None:  # the sum of all shares may fall short of 1 by rounding
-            enough = 1 + int(np.searchsorted(self.shares, coverage - 1e-12))
+            enough = 1 + int(np.searchsorted(self.shares, (coverage or COVERAGE) - 1e-12))
             return min(max(self.fixed, enough), len(self.order))
         if vocab_size < self.fixed:
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus
+from tutorkd.vocabulary.arguments import COVERAGE
 from tutorkd.vocabulary.counting import Ranking
 from tutorkd.vocabulary.embeddings import trim_embeddings
 from tutorkd.vocabulary.tokenizer import trimmed_tokenizer
@@ -15,7 +16,7 @@ def trim_vocabulary(
     tokenizer: PreTrainedTokenizerBase,
     corpus: PackedCorpus,
     vocab_size: int | None = None,
-    coverage: float = 0.999,
+    coverage: float = COVERAGE,
 ) -> PreTrainedTokenizerBase:
     """Leave a model the tokens that a text uses: rows of its embeddings and of its head.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -48,11 +48,11 @@ def check_table(model: PreTrainedModel, tokens: int) -> nn.Embedding:
     return embeddings
 
 
-def parameters_with(model: PreTrainedModel, tokens: int) -> int:
-    """How many parameters a model has if it keeps so many tokens."""
-    rows = check_table(model, tokens).num_embeddings
-    a_token = _of_one_more(model, rows).num_parameters() - model.num_parameters()
-    return model.num_parameters() - (rows - tokens) * a_token
+def parameters_with(model: PreTrainedModel, sizes: Sequence[int]) -> list[int]:
+    """How many parameters a model has if it keeps so many tokens, for each of some numbers."""
+    rows, parameters = check_table(model, max(sizes)).num_embeddings, model.num_parameters()
+    a_token = _of_one_more(model, rows).num_parameters() - parameters
+    return [parameters - (rows - tokens) * a_token for tokens in sizes]
 
 
 def _of_one_more(model: PreTrainedModel, rows: int) -> PreTrainedModel:

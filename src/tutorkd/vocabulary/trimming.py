@@ -55,7 +55,8 @@ def _trim(args: TrimArguments, text: NamedText, checkpoint: Checkpoint, out: Pat
     ranking = Ranking.of(model, tokenizer, packed, source.needed)
     size, tokens = ranking.size(args.vocab_size, args.coverage), len(tokenizer)
     if args.dry_run:
-        rows = [(ranking.choice(each), parameters_with(model, each)) for each in ranking.sizes(size)]
+        sizes = ranking.sizes(size)
+        rows = list(zip(map(ranking.choice, sizes), parameters_with(model, sizes), strict=True))
         return choices_table(rows, size, (tokens, model.num_parameters()), ranking.fixed)
     kept = ranking.kept(size)
     before = Trimmed(tokens, model.num_parameters(), checkpoint.bytes, packed)

@@ -16,10 +16,16 @@ import psutil
 from filelock import FileLock, Timeout
 
 from tutorkd.errors import UserError
-from tutorkd.files import clear, make_folder, stored_result, writing
+from tutorkd.files import PARTIAL, clear, make_folder, stored_result, writing
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".held-by.json"
 LOCK_FILES = frozenset({LOCK_FILE, HOLDER_FILE})
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether anything is in a folder, also deeper in it, beside a lock and the rest of what was being written."""
+    passing = {PARTIAL, *LOCK_FILES}
+    return any(file.is_file() and not passing.intersection(file.parts) for file in folder.rglob("*"))
 
 
 @contextmanager

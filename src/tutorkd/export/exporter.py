@@ -18,8 +18,8 @@ from tutorkd.export.rows import CheckedOn, check_given, rows_to_check_on
 from tutorkd.export.sentence import copy_modules
 from tutorkd.export.source import Source, load_source
 from tutorkd.export.to_onnx import input_names, write_float32, write_int8
-from tutorkd.files import PARTIAL, stored_result, written_whole
-from tutorkd.locks import LOCK_FILES, held
+from tutorkd.files import stored_result, written_whole
+from tutorkd.locks import held, holds_files
 from tutorkd.runtime import describe
 
 # The names under which Transformers.js looks for them.
@@ -113,7 +113,7 @@ def _check_exact(float32: Checked, checkpoint: Checkpoint) -> None:
 
 def _check_folder(out: Path, checkpoint: Checkpoint, restart: bool) -> None:
     """Raises UserError if the folder holds anything but an earlier export of this checkpoint, or the rest of one."""
-    if not any(file.is_file() and not {PARTIAL, *LOCK_FILES}.intersection(file.parts) for file in out.rglob("*")):
+    if not holds_files(out):
         return
     record = stored_result(out / ONNX_FOLDER / RECORD_FILE, {"model": str})
     if record is None:

@@ -13,7 +13,7 @@ from tutorkd.data.sources import resolve_source
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.files import PARTIAL, clear, stored_result, writing, written_whole
-from tutorkd.locks import LOCK_FILES, held
+from tutorkd.locks import LOCK_FILES, held, holds_files
 from tutorkd.positions import longest_row
 from tutorkd.pretraining.named_text import NamedText
 from tutorkd.vocabulary.arguments import TrimArguments
@@ -81,7 +81,7 @@ def _trim(args: TrimArguments, text: NamedText, checkpoint: Checkpoint, out: Pat
 
 def _check_folder(out: Path, args: TrimArguments) -> None:
     """Raises UserError if the folder holds anything but an earlier result for this model."""
-    if not any(file.is_file() and not {PARTIAL, *LOCK_FILES}.intersection(file.parts) for file in out.rglob("*")):
+    if not holds_files(out):
         return
     record = stored_result(out / RECORD_FILE, {"model": str})
     if record is None:

@@ -247,12 +247,15 @@ def started_student(
     start: Start = "auto",
     head: Objective | None = None,
     trust_remote_code: bool = False,
+    own_tokenizer: bool = False,
 ) -> tuple[PreTrainedModel, str]:
     """A student by name as its training finds it, and how it starts, in words.
 
     Args:
         name, sizes, head: as for ``build_student``.
         start: "teacher" (``initialise_from_teacher``), "random", or "auto": a checkpoint's own weights, else "teacher".
+        own_tokenizer: whether its tokenizer isn't the teacher's, whose embeddings then say nothing about its tokens.
+            What would start from the teacher then starts at random.
 
     Raises:
         UserError: what ``build_student`` raises, for a number in the place of a name, or for sizes of a checkpoint that
@@ -269,7 +272,8 @@ def started_student(
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"
-    return student, "starts at random" if start == "random" else str(initialise_from_teacher(student, teacher))
+    at_random = start == "random" or own_tokenizer
+    return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher))
 
 
 @torch.no_grad()

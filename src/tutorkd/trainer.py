@@ -45,7 +45,7 @@ from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, Start, has_weights, started_student
+from tutorkd.students import PRESETS, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
@@ -172,8 +172,8 @@ class DistillationTrainer(PackedRowsTrainer):
             own = "" if model in PRESETS else model
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
-            start: Start = "auto" if taught is None or has_weights(model) else "random"
-            model, _ = started_student(model, teacher, start=start, head=self.settings.student_head)
+            head = self.settings.student_head
+            model, _ = started_student(model, teacher, head=head, own_tokenizer=taught is not None)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)

@@ -79,6 +79,8 @@ def differing(
     own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, objective: Objective
 ) -> Difference | None:
     """How the ids of two tokenizers differ in meaning; None where all that both have are of the same tokens."""
+    if own is tokenizer:
+        return None
     tokens = {index: token for token, index in tokenizer.get_vocab().items()}
     for token, index in sorted(own.get_vocab().items(), key=lambda entry: entry[1]):
         if tokens.get(index, token) != token:

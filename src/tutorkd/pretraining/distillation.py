@@ -30,7 +30,7 @@ from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
-from tutorkd.students import PRESETS, has_weights, started_student
+from tutorkd.students import PRESETS, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
@@ -324,17 +324,11 @@ def make_student(
         "embedding_size": args.student_embedding_size,
     }
     sizes = {key: size for key, size in asked.items() if size is not None}
-    init = args.student_init
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, True, args.trust_remote_code, teacher.objective)
-        if (
-            isinstance(teacher, SentenceTeacher)
-            and reads_otherwise(teacher, tokenizer)
-            and not has_weights(args.student)
-        ):
-            init = "random"
+    own = isinstance(teacher, SentenceTeacher) and reads_otherwise(teacher, tokenizer)
     set_seed(seed)
-    student, start = started_student(args.student, teacher, sizes, init, head, args.trust_remote_code)
+    student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code, own)
     lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]

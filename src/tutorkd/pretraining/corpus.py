@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Options that --help shows behind the others.
 SELDOM = ("corpus_weights", "corpus_split", "corpus_revision", "corpus_data_files", "num_proc", "language", "cache_dir")
-_NOTABLE = 0.01  # share of unknown tokens from which on it is told
+NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
 @dataclass
@@ -70,7 +70,7 @@ class CorpusArguments(NamedText):
             else:
                 known, where = f"{part.documents:,} {noun}, {part.tokens:,} tokens", ""
                 known += f", {part.train_rows:,} rows of {'at most ' * bool(texts)}{self.max_length}"
-            if part.unknown_share >= _NOTABLE:
+            if part.unknown_share >= NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
         if self.heldout and not len(packed.heldout):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
+from tutorkd.vocabulary.pieces import places_of
 
 _ROWS = 8
 _EXACT = 1e-3  # a larger relative difference in float32 isn't rounding
@@ -60,7 +61,7 @@ def check_tokens(
     Raises:
         UserError: if there is such a text.
     """
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new_ids = places_of(kept)
     for text in texts:
         ids = whole(text, verbose=False)["input_ids"]
         if new_ids.keys() >= {*ids} and trimmed(text, verbose=False)["input_ids"] != [new_ids[each] for each in ids]:

@@ -11,20 +11,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus, prepare_corpus
 from tutorkd.errors import UserError
+from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.named_text import NamedText
 from tutorkd.vocabulary.arguments import COVERAGE
 from tutorkd.vocabulary.embeddings import check_table, named_ids
 from tutorkd.vocabulary.report import Choice
 from tutorkd.vocabulary.tokenizer import chat_ids, ranked_tokens
 
-# As adapt and distill read a text unless they are told otherwise, so that they find it read.
-_ROW, _HELDOUT = 128, 0.01
 _ROWS_AT_ONCE = 10_000
 _SMALLEST = 1_000  # of the vocabularies that a dry run tells of
 
 
 def read_text(text: NamedText, tokenizer: PreTrainedTokenizerBase) -> PackedCorpus:
-    """The text as rows of ids.
+    """The text as rows of ids, as adapt and distill read it unless they are told otherwise, so that they find it read.
 
     Raises:
         UserError: as ``prepare_corpus``.
@@ -33,8 +32,8 @@ def read_text(text: NamedText, tokenizer: PreTrainedTokenizerBase) -> PackedCorp
         text.corpus,
         tokenizer,
         **text.reading,
-        max_length=min(_ROW, tokenizer.model_max_length),
-        heldout=_HELDOUT,
+        max_length=min(CorpusArguments.max_length, tokenizer.model_max_length),
+        heldout=CorpusArguments.heldout,
         framed=None not in (tokenizer.cls_token_id, tokenizer.sep_token_id),
         cache_dir=text.cache_dir,
     )

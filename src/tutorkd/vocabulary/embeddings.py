@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
+from tutorkd.vocabulary.pieces import places_of
 
 _NAMED = "_token_id"  # how the names of ids in configurations end
 
@@ -79,7 +80,7 @@ def trim_embeddings(model: PreTrainedModel, kept: np.ndarray) -> None:
     """
     embeddings, head = check_table(model, int(kept[-1]) + 1), model.get_output_embeddings()
     rows, index = embeddings.num_embeddings, torch.from_numpy(kept)
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new_ids = places_of(kept)
     biases = _biases(model, rows)
     weights = [embeddings.weight, getattr(head, "weight", None), getattr(head, "bias", None)]
     for weight in {id(each): each for each in weights if each is not None and len(each) == rows}.values():

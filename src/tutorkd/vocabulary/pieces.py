@@ -7,12 +7,18 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 from tutorkd.errors import UserError
 
 State = dict[str, Any]  # of a tokenizer, as its tokenizer.json has it
 Parts = Callable[[str], list[str]]
+
+
+def places_of(kept: np.ndarray) -> dict[int, int]:
+    """The new ids of the tokens that stay, which are the places of their old ones."""
+    return {int(old): new for new, old in enumerate(kept)}
 
 
 def ids_of(state: State) -> dict[str, int]:

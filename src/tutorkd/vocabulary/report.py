@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from tutorkd.pretraining.corpus import NOTABLE
 from tutorkd.tables import aligned
 
 if TYPE_CHECKING:
     from tutorkd.data import PackedCorpus
 
 _FEW = 0.02  # of held-out tokens that are spelled anew, beside what was asked for
-_NOTABLE = 0.01  # share of unknown tokens from which on it is told
 
 
 class Choice(NamedTuple):
@@ -84,11 +84,11 @@ def outcome(name: str, choice: Choice, before: Trimmed, after: Trimmed, asked: i
         if choice.share - choice.heldout_share > _FEW:
             lines.append("That is clearly less: with more text of the same kind, the choice would be better.")
     unknown, of_whole = _unknown(after.text), _unknown(before.text)
-    if of_whole >= _NOTABLE:
+    if of_whole >= NOTABLE:
         lines.append(
             f"The model itself doesn't know {of_whole:.1%} of the text's tokens: is it made for this language?"
         )
-    elif unknown >= _NOTABLE:
+    elif unknown >= NOTABLE:
         lines.append(
             f"But {unknown:.1%} of the trimmed model's tokens are unknown: with more tokens they would be fewer."
         )

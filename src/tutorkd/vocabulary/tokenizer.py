@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
-from tutorkd.vocabulary.pieces import always_kept, ids_of, parts_of, trimmed_state
+from tutorkd.vocabulary.pieces import always_kept, ids_of, parts_of, places_of, trimmed_state
 
 
 def ranked_tokens(
@@ -77,7 +77,7 @@ def trimmed_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray) -> P
         UserError: if the smaller vocabulary can't be told in the tokenizer's terms.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new_ids = places_of(kept)
     expected = {token: new_ids[old] for token, old in ids_of(state).items() if old in new_ids}
     backend = Tokenizer.from_str(json.dumps(trimmed_state(state, new_ids)))
     if backend.get_vocab(with_added_tokens=True) != expected:

@@ -272,8 +272,24 @@ def started_student(
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"
+    if head is CAUSAL:
+        _write_as(student, teacher.model)
     at_random = start == "random" or own_tokenizer
     return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher))
+
+
+def _write_as(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Give a student the teacher's settings for generation, such as the tokens that end an answer."""
+    theirs = copy.deepcopy(teacher.generation_config)
+    if theirs is None:
+        return
+    try:
+        theirs.validate(strict=True)
+    except ValueError:  # some old checkpoints have what transformers reads and doesn't write
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(student.generation_config, name, getattr(theirs, name))
+        return
+    student.generation_config = theirs
 
 
 @torch.no_grad()

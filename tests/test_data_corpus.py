@@ -687,7 +687,7 @@ def test_text_that_is_mostly_unknown_is_refused(tmp_path, prepare, streaming):
 
 
 def test_a_look_at_the_beginning_refuses_text_that_is_mostly_unknown(tmp_path, bert, monkeypatch):
-    monkeypatch.setattr("tutorkd.data.texts._BEGINNING", 12)
+    monkeypatch.setattr("tutorkd.data.encoders._BEGINNING", 12)
 
     def check(texts):
         settings = {"max_length": 16, "text_column": "text", "weights": None, "heldout": 0, "split": "train"}

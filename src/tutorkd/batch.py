@@ -15,7 +15,7 @@ class BatchCounts(NamedTuple):
     masked: Tensor  # masked positions
     real: Tensor  # real positions
     pairs: Tensor  # real (query, key) pairs
-    predicted: Tensor  # real positions with another before them in their row, as a causal model is asked about
+    predicted: Tensor  # positions that a causal model is asked about: real ones with another before them in their row
     rows: Tensor
 
 
@@ -38,6 +38,9 @@ class Batch(NamedTuple):
     # their attention mask; None where both read X.
     taught_ids: Tensor | None = None
     taught_mask: Tensor | None = None
+    # (P,), flat indices of the answers in rows that are conversations, rising, which alone a causal model is asked
+    # about; None of text.
+    answers: Tensor | None = None
 
     @classmethod
     def counted(
@@ -47,21 +50,24 @@ class Batch(NamedTuple):
         masked_positions: Tensor,
         attention_mask: Tensor | None = None,
         fillers: Tensor | None = None,
+        answers: Tensor | None = None,
     ) -> "Batch":
         """A whole batch with its counts, which are taken while it is still on the processor.
 
         Args:
             fillers: positions (n,) to stand behind the masked ones with weight 0; by default none.
+            answers: positions (P,) that a causal model is asked about; by default all that it can be.
         """
         weights = torch.ones(len(masked_positions))
         rows, length = input_ids.shape
         lengths = torch.full((rows,), length) if attention_mask is None else attention_mask.sum(-1)
-        sums = lengths.sum(), lengths.square().sum(), (lengths - 1).clamp(min=0).sum()
+        predicted = (lengths - 1).clamp(min=0).sum() if answers is None else len(answers)
+        sums = lengths.sum(), lengths.square().sum(), predicted
         counts = torch.tensor([len(masked_positions), *sums, rows], dtype=torch.float32)
         if fillers is not None:
             masked_positions = torch.cat([masked_positions, fillers])
             weights = torch.cat([weights, torch.zeros(len(fillers))])
-        return cls(input_ids, corrupted_ids, masked_positions, weights, attention_mask, counts)
+        return cls(input_ids, corrupted_ids, masked_positions, weights, attention_mask, counts, answers=answers)
 
     @property
     def counts(self) -> BatchCounts:
@@ -70,7 +76,11 @@ class Batch(NamedTuple):
 
     @property
     def predicted_positions(self) -> Tensor:
-        """(B * (L - 1),), flat indices of all but the first position of each row, padding among them."""
+        """(P,), flat indices of the positions that a causal model is asked about, rising: of the answers or, in text,
+        all but the first of each row, padding among them.
+        """
+        if self.answers is not None:
+            return self.answers
         rows, length = self.input_ids.shape
         positions = torch.arange(rows * length, device=self.input_ids.device)
         return positions.view(rows, length)[:, 1:].flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
 DRAWN = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
-def continued(model: PreTrainedModel, ids: Tensor, settings: dict[str, Any]) -> Tensor:
-    """Rows of equal length, (R, L), with what the model writes behind them, (R, more than L).
+def continued(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: dict[str, Any]) -> Tensor:
+    """What the model writes behind each prompt, (R, n); shorter ones are padded before.
 
     Args:
         settings: of transformers' ``GenerationConfig``; what the model's own says counts for nothing.
     """
+    length = max(map(len, prompts))
+    ids, mask = (torch.zeros(len(prompts), length, dtype=torch.long) for _ in range(2))
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
     own = model.generation_config
     model.generation_config = GenerationConfig(pad_token_id=0, **settings)
     try:
         with quiet_transformers():
-            return cast(Any, model).generate(ids, attention_mask=torch.ones_like(ids))
+            device = model.device
+            return cast(Any, model).generate(ids.to(device), attention_mask=mask.to(device))[:, length:]
     finally:
         model.generation_config = own

@@ -19,7 +19,8 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
 from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
-from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows, first_row
+from tutorkd.data.chats import ANSWERED
+from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows, column_names, first_row
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
 from tutorkd.masking import MaskingCollator
@@ -160,7 +161,8 @@ class PackedRowsTrainer(SavingTrainer):
             return None
         rows_a_step = self.get_total_train_batch_size(self.args)
         # The state counts epochs: a whole number where one begins, more where a resumed run goes on within one.
-        lengths = rows.lengths if self.objective is EMBEDDING else None
+        apart = self.objective is EMBEDDING or ANSWERED in column_names(rows.rows)
+        lengths = rows.lengths if apart else None
         return EpochSampler(len(rows), rows_a_step, self.data_seed, lambda: int(self.state.epoch or 0), lengths)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:

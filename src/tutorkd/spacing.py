@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
+from tutorkd.data.chats import ANSWERED
+from tutorkd.errors import UserError
 from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 
@@ -17,7 +19,8 @@ class SpacedCollator:
     In a causal model a token changes what comes after it alone. So that what a replacement does can be told from what
     the others do, at least ``window`` tokens lie between two positions of a row, and each token is as likely to be
     chosen as another. Neither the first token of a row is chosen, which nothing predicts, nor the last, behind which
-    nothing is predicted, nor a special token.
+    nothing is predicted, nor a special token. In rows that say which of their tokens are answers (``assistant_masks``),
+    as those of conversations do, these alone are chosen and asked about.
 
     Args:
         share: of the tokens of a row that are chosen, as nearly as may be; 0 chooses none.
@@ -37,13 +40,15 @@ class SpacedCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         input_ids, lengths = padded(rows, self.pad_id, self.vocab_size)
         shape = input_ids.shape
+        real = np.arange(shape[1]) < lengths[:, None]
+        asked = answered(rows, real)
+        able = ~np.isin(input_ids, self.special_ids) if asked is None else asked & ~np.isin(input_ids, self.special_ids)
         positions, fillers = [], 0
         for i, row in enumerate(rows):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
-            chosen, missing = self._choose(input_ids[i, : lengths[i]], generator)
+            chosen, missing = self._choose(able[i, : lengths[i]], generator)
             positions.append(chosen + i * shape[1])
             fillers += missing
-        real = np.arange(shape[1]) < lengths[:, None]
         whole = bool(real.all())
         ids = torch.from_numpy(input_ids)
         return Batch.counted(
@@ -53,20 +58,26 @@ class SpacedCollator:
             None if whole else torch.from_numpy(real.astype(np.int64)),
             # A filler gets its own token again: it is the last of the first row, in whose place no other is ever put.
             torch.full((fillers,), shape[1] - 1) if whole and len(rows) == self.full else None,
+            None if asked is None else torch.from_numpy(np.flatnonzero(asked)),
         )
 
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch has the shape that batches are filled up to."""
         rows, length, positions = batch.shape
-        return batch.attention_mask is None and rows == self.full and positions == rows * self._count(length)
+        text = batch.answers is None and batch.attention_mask is None
+        return text and rows == self.full and positions == rows * self._count(length)
 
     def _count(self, length: int) -> int:
         """How many positions of a row of some length are chosen."""
         return min(round(self.share * length), max(length - 2, 0) // (self.window + 1))
 
-    def _choose(self, ids: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Positions of a row, rising, and how many fewer they are than in a row without special tokens."""
-        count, inside = self._count(len(ids)), len(ids) - 2
+    def _choose(self, able: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Positions of a row, rising, among those that may be chosen, and how many fewer than if all might be.
+
+        Args:
+            able: (n,) bool, whether each position of the row may be.
+        """
+        count, inside = self._count(len(able)), len(able) - 2
         if not count:
             return np.empty(0, dtype=np.int64), 0
         # On a ring, so that the ends of a row aren't chosen more often: behind the first position, the gaps that must
@@ -74,5 +85,34 @@ class SpacedCollator:
         places = inside - 1 - self.window * count
         others = 1 + np.sort(generator.choice(places, count - 1, replace=False)) + self.window * np.arange(1, count)
         positions = 1 + np.sort((np.append(0, others) + generator.integers(inside)) % inside)
-        positions = positions[~np.isin(ids[positions], self.special_ids)]
+        positions = positions[able[positions]]
         return positions, count - len(positions)
+
+
+def answered(rows: Sequence[dict[str, Any]], real: np.ndarray) -> np.ndarray | None:
+    """Which positions of padded rows a causal model is asked about, where rows say which tokens are answers.
+
+    Args:
+        real: (B, L) bool, what isn't padding.
+
+    Returns:
+        (B, L) bool; None of rows that don't say it.
+
+    Raises:
+        UserError: if some rows say it and others don't, if one doesn't say it of each of its tokens, or if none of
+            them has an answer.
+    """
+    if not any(ANSWERED in row for row in rows):
+        return None
+    told = np.zeros(real.shape, bool)
+    for into, row, length in zip(told, rows, real.sum(-1), strict=True):
+        mask = row.get(ANSWERED)
+        if mask is None or len(mask) != length:
+            raise UserError(
+                f"a row of {length} tokens has {'no' if mask is None else len(mask)} {ANSWERED}: each token of each "
+                "row needs a 1 or 0 that says whether it is part of an answer"
+            )
+        into[1:length] = np.asarray(mask, bool)[1:]  # nothing predicts the first
+    if not told.any():
+        raise UserError(f"no token of {len(rows)} rows is part of an answer: leave out rows whose {ANSWERED} are all 0")
+    return told

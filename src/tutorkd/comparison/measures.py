@@ -13,7 +13,7 @@ from tutorkd.evaluation.classification import evaluate_models
 from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import align_labels, load_labelled
 from tutorkd.evaluation.language_models import evaluate_language_models, language_plan, measuring_seconds
-from tutorkd.evaluation.language_report import LanguageResult
+from tutorkd.evaluation.language_report import LanguageResult, prompts_named, text_measured
 from tutorkd.evaluation.report import record_types
 from tutorkd.options.parser import OptionParser
 from tutorkd.words import duration
@@ -220,13 +220,14 @@ def _language_figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 def _language_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     evaluation, settings = finished[0]["evaluation"], finished[0]["settings"]["evaluate"]
+    chats, length = settings["messages_column"] is not None, settings["prompt_length"]
+    measured = text_measured(evaluation["documents"], evaluation["text_bytes"], chats)
     return (
-        f"Mean ± standard deviation over seeds, on {evaluation['documents']:,} documents, "
-        f"{evaluation['text_bytes']:,} bytes, in rows of at most {settings['max_length']} tokens. The lower the "
-        "perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher comes "
-        f"first. Own text: what a student writes after at most {settings['prompts']} prompts of "
-        f"{settings['prompt_length']} tokens, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: "
-        f"one prompt at a time. {training_caption(evaluation)}"
+        f"Mean ± standard deviation over seeds, on {measured}, in rows of at most {settings['max_length']} tokens. The "
+        "lower the perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher "
+        f"comes first. Own text: what a student writes after at most {settings['prompts']} "
+        f"{prompts_named(length, chats)}, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: one "
+        f"prompt at a time. {training_caption(evaluation)}"
     )
 
 

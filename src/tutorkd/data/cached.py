@@ -21,11 +21,11 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
+from tutorkd.data.documents import batches
+from tutorkd.data.encoders import RowEncoder, tokenize_batch
 from tutorkd.data.packing import require_known
-from tutorkd.data.readers import batches
 from tutorkd.data.shards import Shard
 from tutorkd.data.sources import Source, no_text
-from tutorkd.data.texts import RowEncoder
 from tutorkd.data.workers import in_order
 from tutorkd.data.writer import PackedWriter
 from tutorkd.errors import UserError
@@ -37,7 +37,11 @@ _CHARACTERS_PER_BATCH = 1 << 20
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What the rows depend on besides the data and the tokenizer."""
+    """What the rows depend on besides the data and the tokenizer.
+
+    Attributes:
+        text_column: the column of the documents, be they text or conversations.
+    """
 
     max_length: int
     text_column: str
@@ -133,7 +137,7 @@ def _build(
             tokens.unlink()
             bar.update(shards[number].size)
         if not progress.documents:
-            raise no_text(source.name)
+            raise no_text(source)
         require_known(source.name, progress.unknown / progress.tokens)
     counts = {name: getattr(progress, name) for name in ("documents", "heldout_documents", "tokens", "unknown")}
     counts["digest"] = cache_key({"train": train.digest, "heldout": heldout.digest})
@@ -155,22 +159,12 @@ def _tokenize(shards: Sequence[Shard], encoder: RowEncoder, scratch: Path, numbe
     if path.exists():
         return
     partial = scratch / f".{number}.{os.getpid()}"
-    schema = encoder.features.arrow_schema
+    schema = pa.schema([("ids", pa.list_(pa.from_numpy_dtype(encoder.dtype)))])
     with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for texts in batches(encoder.split(shards[number].read()), _CHARACTERS_PER_BATCH):
-            writer.write_batch(pa.record_batch([tokenize_batch(encoder, texts)], schema=schema))
+        for some in batches(encoder.split(shards[number].read()), _CHARACTERS_PER_BATCH):
+            writer.write_batch(pa.record_batch([tokenize_batch(encoder, some)], schema=schema))
     flush(partial)
     partial.rename(path)
-
-
-def tokenize_batch(encoder: RowEncoder, texts: Sequence[str]) -> pa.ListArray:
-    """Return the ids of texts, a list for each that has a token."""
-    pieces, lengths = [np.empty(0, encoder.dtype)], [0]
-    for text in texts:
-        if document := list(encoder(text)):
-            pieces += document
-            lengths.append(sum(map(len, document)))
-    return pa.ListArray.from_arrays(np.cumsum(lengths, dtype=np.int32), np.concatenate(pieces))
 
 
 def _pack(

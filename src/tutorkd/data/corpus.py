@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
+from tutorkd.data.encoders import encoder_for, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
-from tutorkd.data.packing import Encoder, require_known
+from tutorkd.data.packing import require_known
 from tutorkd.data.sources import GivenRows, LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
-from tutorkd.data.texts import RowEncoder, TextEncoder, Texts, unknown_at_beginning
+from tutorkd.data.texts import Texts
 from tutorkd.data.writer import ROWS_PER_BATCH
 from tutorkd.errors import UserError, kind_of
 
@@ -113,6 +114,7 @@ def prepare_corpus(
     framed: bool = True,
     texts: Texts | None = None,
     lines: bool = False,
+    messages_column: str | None = None,
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
@@ -169,6 +171,11 @@ def prepare_corpus(
             the tokenizer puts around a text, and is cut to `max_length` tokens. Each then counts as a document, also
             for what is held out.
         lines: whether each line of a txt file is a document.
+        messages_column: the column of conversations, in the place of text, for a causal model (`framed=False`): lists
+            of messages with `role` and `content`, in jsonl, parquet, a Hub data set or a `Dataset`. Each is a row: the
+            tokenizer's chat template filled in, cut to `max_length` tokens. A second column of rows,
+            `assistant_masks`, is 1 on the tokens of the answers and 0 on others. A conversation of which no answer is
+            within a row is left out.
 
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
@@ -188,9 +195,10 @@ def prepare_corpus(
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = _encoder(tokenizer, framed, texts, max_length)
-    settings = PackSettings(max_length, text_column, heldout, seed)
-    resolved = _resolved(names, split, revision, data_files, lines)
+    chats = messages_column is not None
+    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
+    settings = PackSettings(max_length, messages_column or text_column, heldout, seed)
+    resolved = _resolved(names, split, revision, data_files, lines, chats)
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -254,6 +262,7 @@ def check_corpus(
     framed: bool = True,
     texts: Texts | None = None,
     lines: bool = False,
+    messages_column: str | None = None,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
@@ -264,12 +273,13 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc)
-    encoder = _encoder(tokenizer, framed, texts, max_length)
-    resolved = _resolved(sources, split, revision, data_files, lines)
+    chats, column = messages_column is not None, messages_column or text_column
+    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
+    resolved = _resolved(sources, split, revision, data_files, lines, chats)
     for source in resolved:
-        source.check(text_column)
+        source.check(column)
         if isinstance(source, LocalFiles):
-            require_known(source.name, unknown_at_beginning(encoder.split(source.stream(text_column)), encoder))
+            require_known(source.name, unknown_at_beginning(encoder.split(source.stream(column)), encoder))
     return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
 
 
@@ -284,24 +294,20 @@ def expected_rows(
     framed: bool,
     texts: Texts | None,
     lines: bool,
+    messages_column: str | None = None,
 ) -> float | None:
     """About how many rows of local files `prepare_corpus` gives to train on, from parts of them; None of the Hub's.
 
     Raises:
         UserError: as `prepare_corpus`, for what is found in these parts.
     """
-    encoder = _encoder(tokenizer, framed, texts, max_length)
-    resolved = [resolve_source(name, split, lines=lines) for name in sources]
+    chats, column = messages_column is not None, messages_column or text_column
+    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
+    resolved = [resolve_source(name, split, lines=lines, chats=chats) for name in sources]
     local = [source for source in resolved if isinstance(source, LocalFiles)]
-    counts = [estimated_rows(source.shards(text_column), encoder, max_length) for source in local]
+    counts = [estimated_rows(source.shards(column), encoder, max_length) for source in local]
     known = [count for count in counts if count is not None]
     return sum(known) * (1 - heldout) if len(known) == len(resolved) else None
-
-
-def _encoder(tokenizer: PreTrainedTokenizerBase, framed: bool, texts: Texts | None, max_length: int) -> RowEncoder:
-    if texts is None:
-        return Encoder.from_tokenizer(tokenizer, framed)
-    return TextEncoder.from_tokenizer(tokenizer, texts, max_length)
 
 
 def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
@@ -323,10 +329,13 @@ def _resolved(
     revision: str | Sequence[str] | None,
     data_files: str | Sequence[str] | None,
     lines: bool,
+    chats: bool,
 ) -> list[Source]:
     revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
     return [
-        GivenRows(name) if isinstance(name, Dataset) else resolve_source(name, split, commit, chosen, lines)
+        GivenRows(name, chats)
+        if isinstance(name, Dataset)
+        else resolve_source(name, split, commit, chosen, lines, chats)
         for name, commit, chosen in zip(names, revisions, files, strict=True)
     ]
 

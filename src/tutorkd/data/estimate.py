@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from tutorkd.data.encoders import RowEncoder
 from tutorkd.data.packing import Encoder
 from tutorkd.data.shards import Shard
-from tutorkd.data.texts import RowEncoder
 
 _SHARDS = 4  # spread over the text, which may be another at its end than at its beginning
 _CHARACTERS = 100_000  # tokenised of each
@@ -27,9 +27,9 @@ def estimated_rows(shards: Sequence[Shard], encoder: RowEncoder, max_length: int
 
 
 def _rows_of(shard: Shard, encoder: RowEncoder, max_length: int) -> float:
-    texts = list(encoder.split(shard.read()))
     if not isinstance(encoder, Encoder):
-        return len(texts)  # each is a row
+        return sum(1 for _ in encoder.split(shard.read()))  # each is a row
+    texts = list(encoder.split(shard.read()))
     characters = sum(map(len, texts))
     some = texts[:: max(1, characters // _CHARACTERS)]
     tokens = sum(len(ids) for text in some for ids in encoder(text[:_CHARACTERS]))

@@ -97,6 +97,10 @@ class Encoder:
         """Return what makes rows of tokenised documents, going on with tokens that aren't in a row yet."""
         return RowPacker(self, max_length, rest)
 
+    def columns(self, rows: pa.ListArray) -> list[pa.Array]:
+        """The columns of rows: their ids."""
+        return [rows]
+
     def unknown(self, ids: np.ndarray) -> int:
         """Return how many of some ids are the unknown token."""
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))

@@ -25,12 +25,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tutorkd.data.documents import Document, is_conversation
 from tutorkd.errors import UserError, closest, kind_of
 
 LONGEST_TXT_DOCUMENT = 1 << 20
@@ -42,45 +43,33 @@ A text without blank lines (one sentence a line, say) would otherwise be one doc
 LONGEST_CSV_FIELD = 1 << 28
 """Characters after which a csv field is refused: a quote that isn't closed would take the rest of the file with it."""
 
-TEXT_OPTION = "text_column"
-"""What names the column of a corpus, as an option of commands and in Python."""
+TEXT_OPTION, CHATS_OPTION = "text_column", "messages_column"
+"""What names the column of a corpus, of text or of conversations, as an option of commands and in Python."""
 
 _COLUMNS_NAMED = 20  # in a message
 _BYTES_PER_READ = 1 << 18
 
-Document = str | None
-AnyDocument = TypeVar("AnyDocument", str, Document)
 
-
-def batches(documents: Iterable[AnyDocument], characters: int) -> Iterator[list[AnyDocument]]:
-    """Group documents, be they sentences or books, into lists of about so many characters."""
-    batch: list[AnyDocument] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document or "") + 1
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def read_documents(path: Path, column: str, span: range | None = None, lines: bool = False) -> Iterator[Document]:
+def read_documents(
+    path: Path, column: str, span: range | None = None, lines: bool = False, chats: bool = False
+) -> Iterator[Document]:
     """Yield the documents of a file of which `kind_of_file` knows the kind; `column` is unused for txt.
 
     Args:
         span: the part of the file to read: bytes of plain txt or jsonl, row groups of parquet; by default, all.
         lines: whether each line of a txt is a document.
+        chats: whether documents are conversations, in jsonl or parquet.
 
     Raises:
-        UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text in a
-            column of that name.
+        UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text (or
+            conversations) in a column of that name.
     """
     kind = kind_of_file(path) or ""
-    read = _read_txt_lines if lines and kind == ".txt" else READERS[kind]
+    if chats and kind not in _CHAT_READERS:
+        raise UserError(f"{path}: conversations are read from {' and '.join(_CHAT_READERS)} files, and from the Hub")
+    read = _read_txt_lines if lines and kind == ".txt" else (_CHAT_READERS if chats else READERS)[kind]
     try:
-        with naming({column: TEXT_OPTION}):
+        with naming({column: CHATS_OPTION if chats else TEXT_OPTION}):
             try:
                 yield from read(path, column, span)
             except UserError:
@@ -170,6 +159,33 @@ def _dotted(
         yield prefix + name
         if depth > 1 and "." not in name:
             yield from _dotted(inside(column), inside, depth - 1, f"{prefix}{name}.")
+
+
+def require_document(where: object, column: str, value: Document, chats: bool) -> None:
+    """Raise a `UserError` unless a value is a document, a text or a conversation as is asked for, or missing."""
+    if value is not None and not (is_conversation(value) if chats else isinstance(value, str)):
+        raise unlike(where, column, type(value).__name__, chats, is_conversation(value))
+
+
+def unlike(where: object, column: str, kind: object, chats: bool, conversations: bool) -> UserError:
+    """Return the error for a column that holds something other than the text, or conversations, that are asked for.
+
+    Args:
+        kind: what it holds, in words.
+        conversations: whether that is conversations.
+    """
+    if chats:
+        return UserError(
+            f"{where}: column {column!r} holds {kind}, not conversations: lists of messages are needed, each with "
+            "role and content, such as "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+        )
+    if conversations:
+        return UserError(
+            f"{where}: column {column!r} holds conversations, not text; a causal model learns from them with "
+            f"--{CHATS_OPTION} {column} in the place of --{TEXT_OPTION}"
+        )
+    return not_text(where, column, kind)
 
 
 def not_text(where: object, column: str, kind: object) -> UserError:
@@ -363,10 +379,9 @@ def _what_is_wrong(error: ValueError | RecursionError) -> str:
     return "a number has too many digits"  # Python refuses to convert it, since that could take forever
 
 
-def _read_jsonl(path: Path, column: str, span: range | None) -> Iterator[Document]:
+def _read_jsonl(path: Path, column: str, span: range | None, chats: bool = False) -> Iterator[Document]:
     for number, (document,) in json_rows(path, [column], span):
-        if document is not None and not isinstance(document, str):
-            raise not_text(f"{path}: line {number}", column, type(document).__name__)
+        require_document(f"{path}: line {number}", column, document, chats)
         yield document
 
 
@@ -444,7 +459,7 @@ def _read_csv(path: Path, column: str, span: None) -> Iterator[Document]:
     return (document for _, (document,) in csv_rows(path, [column]))
 
 
-def _read_parquet(path: Path, column: str, span: range | None) -> Iterator[Document]:
+def _read_parquet(path: Path, column: str, span: range | None, chats: bool = False) -> Iterator[Document]:
     with open_parquet(path) as file:
         schema = file.schema_arrow
         require_dotted(path, column, _fields(schema), _fields)
@@ -453,8 +468,8 @@ def _read_parquet(path: Path, column: str, span: range | None) -> Iterator[Docum
         kind = schema.field(name).type
         for each in inner:
             kind = kind.field(each).type
-        if not is_text(kind):
-            raise not_text(path, column, kind)
+        if not (is_chat(kind) if chats else is_text(kind)):
+            raise unlike(path, column, kind, chats, is_chat(kind))
         first = 0
         for batch in file.iter_batches(
             batch_size=100, columns=[column], row_groups=None if span is None else list(span)
@@ -494,6 +509,12 @@ def is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def is_chat(kind: Any) -> bool:
+    """Whether an Arrow type holds conversations: lists of messages with a role."""
+    a_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return a_list and "role" in dict(_fields(kind.value_type))
+
+
 def _parquet_texts(path: Path, column: pa.Array, first_row: int) -> list[Document]:
     try:
         return column.to_pylist()
@@ -513,4 +534,10 @@ READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
+}
+
+_CHAT_READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
+    ".jsonl": partial(_read_jsonl, chats=True),
+    ".json": partial(_read_jsonl, chats=True),
+    ".parquet": partial(_read_parquet, chats=True),
 }

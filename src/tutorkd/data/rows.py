@@ -199,8 +199,8 @@ class StreamedRows(IterableDataset):
             # not a plain loop, which in a worker would give that worker's share of the stream alone
             for batch in self.rows.iter(_ROWS_PER_READ):
                 empty = False
-                for ids in batch["input_ids"]:
-                    yield {"input_ids": ids, "draw": next(draws)}
+                for values in zip(*batch.values(), strict=True):
+                    yield {**dict(zip(batch, values, strict=True)), "draw": next(draws)}
             if empty:
                 raise UserError("the stream has no row to train on")
 

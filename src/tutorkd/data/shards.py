@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from tutorkd.data.readers import Document, kind_of_file, open_parquet, read_documents
+from tutorkd.data.documents import Document
+from tutorkd.data.readers import kind_of_file, open_parquet, read_documents
 
 BYTES_PER_SHARD = 1 << 23
 """Bytes of text from which on a shard ends: seconds of tokenising, which is what a killed process loses."""
@@ -36,7 +37,7 @@ class Shard:
     read: Callable[[], Iterator[Document]]
 
 
-def cut_files(files: Sequence[Path], column: str, lines: bool = False) -> list[Shard]:
+def cut_files(files: Sequence[Path], column: str, lines: bool = False, chats: bool = False) -> list[Shard]:
     """Return the shards of some files: many small files, a part of a large one, or what lies between.
 
     Plain txt and jsonl are cut at lines, parquet between row groups; what is compressed, and csv, in which a line end
@@ -47,7 +48,7 @@ def cut_files(files: Sequence[Path], column: str, lines: bool = False) -> list[S
     size = 0
 
     def close() -> None:
-        shards.append(Shard(size, partial(_read_parts, tuple(parts), column, lines)))
+        shards.append(Shard(size, partial(_read_parts, tuple(parts), column, lines, chats)))
 
     for file in files:
         for span, length in _spans(file):
@@ -66,7 +67,7 @@ def cut_files(files: Sequence[Path], column: str, lines: bool = False) -> list[S
 
 
 def cut_rows(texts: Dataset, inside: Sequence[str]) -> list[Shard]:
-    """Return the shards of a data set of one column, which has the text, maybe inside, in the field of that name."""
+    """Return the shards of a data set of one column, which has the documents, maybe inside, in a field of that name."""
     count = max(1, -(-texts.data.nbytes // BYTES_PER_SHARD))
     borders = [len(texts) * number // count for number in range(count + 1)]
     return [
@@ -90,9 +91,9 @@ def _spans(file: Path) -> list[tuple[range | None, int]]:
     return [(None, size)]
 
 
-def _read_parts(parts: Sequence[Part], column: str, lines: bool) -> Iterator[Document]:
+def _read_parts(parts: Sequence[Part], column: str, lines: bool, chats: bool) -> Iterator[Document]:
     for file, span in parts:
-        yield from read_documents(file, column, span, lines)
+        yield from read_documents(file, column, span, lines, chats)
 
 
 def _read_rows(texts: Dataset, rows: range, inside: Sequence[str]) -> Iterator[Document]:

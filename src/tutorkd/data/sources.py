@@ -12,20 +12,22 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
 
+from tutorkd.data.documents import Document
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
-from tutorkd.data.packing import nonblank
 from tutorkd.data.readers import (
+    CHATS_OPTION,
     COMPRESSIONS,
     READERS,
     TEXT_OPTION,
-    Document,
     inner_items,
+    is_chat,
     is_text,
     kind_of_file,
     naming,
-    not_text,
     read_documents,
+    require_document,
     require_dotted,
+    unlike,
     value_at,
 )
 from tutorkd.data.shards import Shard, cut_files, cut_rows
@@ -46,12 +48,14 @@ class LocalFiles:
     Attributes:
         left_out: files of the folder or glob that aren't read, since `kind_of_file` doesn't know them.
         lines: whether each line of a txt is a document.
+        chats: whether documents are conversations.
     """
 
     name: str
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
     lines: bool = False
+    chats: bool = False
 
     @property
     def notice(self) -> str | None:
@@ -79,17 +83,17 @@ class LocalFiles:
     def check(self, column: str) -> None:
         """Raise what reading would raise at the first document of each file, or if there is no text at all."""
         for file in self.files:
-            next(read_documents(file, column, lines=self.lines), None)
-        if next(nonblank(self.stream(column)), None) is None:
-            raise no_text(self.name)
+            next(read_documents(file, column, lines=self.lines, chats=self.chats), None)
+        if not any(each if self.chats else (each or "").strip() for each in self.stream(column)):
+            raise no_text(self)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order."""
-        return chain.from_iterable(read_documents(file, column, lines=self.lines) for file in self.files)
+        return chain.from_iterable(read_documents(file, column, None, self.lines, self.chats) for file in self.files)
 
     def shards(self, column: str) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return cut_files(self.files, column, self.lines)
+        return cut_files(self.files, column, self.lines, self.chats)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class HubDataset:
     split: str
     revision: str | None = None
     data_files: str | None = None
+    chats: bool = False
 
     @property
     def offline(self) -> bool:
@@ -135,7 +140,7 @@ class HubDataset:
     def check(self, column: str) -> None:
         """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
         if self.offline:
-            _names_of(self.name, column, self._dataset.features)
+            _names_of(self.name, column, self._dataset.features, self.chats)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
@@ -143,13 +148,12 @@ class HubDataset:
         for batch in self._batches():
             if outer is None:
                 known = self._iterable.features or {name: values[0] for name, values in batch.items()}
-                with naming({column: TEXT_OPTION}):
+                with naming(_option(column, self.chats)):
                     require_dotted(self.name, column, known.items(), inner_items)
                 outer = column if column in batch else column.partition(".")[0]
             for value in batch[outer]:
                 document = value_at({outer: value}, column, self.name)
-                if document is not None and not isinstance(document, str):
-                    raise not_text(self.name, column, type(document).__name__)
+                require_document(self.name, column, document, self.chats)
                 yield document
 
     def _batches(self) -> Iterator[dict[str, list]]:
@@ -163,14 +167,15 @@ class HubDataset:
 
     def shards(self, column: str) -> list[Shard]:
         """Return all documents, in order, cut into shards that are read from the cache of `datasets`."""
-        return _cut(self.name, self._dataset, column)
+        return _cut(self.name, self._dataset, column, self.chats)
 
 
 @dataclass(frozen=True, eq=False)
 class GivenRows:
-    """Rows with a column of text, as a `Dataset` that was handed over."""
+    """Rows with a column of text, or of conversations, as a `Dataset` that was handed over."""
 
     dataset: Dataset
+    chats: bool = False
 
     @property
     def name(self) -> str:
@@ -186,7 +191,7 @@ class GivenRows:
 
     def check(self, column: str) -> None:
         """Raise what reading would raise of the column."""
-        _names_of(self.name, column, self.dataset.features)
+        _names_of(self.name, column, self.dataset.features, self.chats)
 
     def stream(self, column: str) -> Iterator[Document]:
         """Yield every document, in order."""
@@ -194,33 +199,43 @@ class GivenRows:
 
     def shards(self, column: str) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return _cut(self.name, self.dataset, column)
+        return _cut(self.name, self.dataset, column, self.chats)
 
 
 Source = LocalFiles | HubDataset | GivenRows
 
 
-def _cut(name: str, rows: Dataset, column: str) -> list[Shard]:
-    outer, *inner = _names_of(name, column, rows.features)
+def _cut(name: str, rows: Dataset, column: str, chats: bool) -> list[Shard]:
+    outer, *inner = _names_of(name, column, rows.features, chats)
     return cut_rows(rows.select_columns([outer]), inner)
 
 
-def _names_of(where: str, column: str, features: Features) -> list[str]:
-    """The column's name and, where it is inside others, theirs before it; raises if it isn't text."""
-    with naming({column: TEXT_OPTION}):
+def _names_of(where: str, column: str, features: Features, chats: bool) -> list[str]:
+    """The column's name and, where it is inside others, theirs before it; raises if it holds something else."""
+    with naming(_option(column, chats)):
         require_dotted(where, column, features.items(), inner_items)
     names = [column] if column in features else column.split(".")
     feature: Any = features
     for name in names:
         feature = feature[name]
-    if not (isinstance(feature, Value) and is_text(feature.pa_type)):
-        raise not_text(where, column, feature)
+    kind = Features({column: feature}).arrow_schema.field(0).type
+    if not (is_chat(kind) if chats else isinstance(feature, Value) and is_text(kind)):
+        raise unlike(where, column, feature, chats, is_chat(kind))
     return names
 
 
-def no_text(name: str) -> UserError:
-    """Return the error for a corpus of blank documents alone."""
-    return UserError(f"corpus {name!r} holds no text: every document is empty")
+def _option(column: str, chats: bool) -> dict[str, str]:
+    return {column: CHATS_OPTION if chats else TEXT_OPTION}
+
+
+def no_text(source: Source) -> UserError:
+    """Return the error for a corpus of blank documents alone, or of conversations in whose rows nobody answers."""
+    if source.chats:
+        return UserError(
+            f"corpus {source.name!r} holds no answer: no message with the role assistant is within the longest row; a "
+            "larger --max_length may help"
+        )
+    return UserError(f"corpus {source.name!r} holds no text: every document is empty")
 
 
 def resolve_source(
@@ -229,8 +244,9 @@ def resolve_source(
     revision: str | None = None,
     data_files: str | None = None,
     lines: bool = False,
+    chats: bool = False,
 ) -> LocalFiles | HubDataset:
-    """Return the source that a name stands for.
+    """Return the source that a name stands for, of texts or, with `chats`, of conversations.
 
     A name is local if it exists on disk, holds glob characters, ends as a text file does (compressed or not), or
     can't be the name of a Hub repository (`name` or `owner/name`, so "name/" and "./name" are local). Any other is
@@ -243,18 +259,18 @@ def resolve_source(
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], lines)
+        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], lines, chats)
     if path.exists():
         if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
             as_text = "; to read it as text, name a copy .txt" if path.suffix.lower() in _LIKE_TXT else ""
             raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}{as_text}")
-        return LocalFiles(name, (path.absolute(),), lines=lines)
+        return LocalFiles(name, (path.absolute(),), lines=lines, chats=chats)
     if set(name) & set("*?["):
-        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], lines)
+        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], lines, chats)
     if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
-    return HubDataset(name, split, revision, data_files)
+    return HubDataset(name, split, revision, data_files, chats)
 
 
 def _ending(file: Path) -> str:
@@ -267,10 +283,11 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _local_files(name: str, candidates: list[Path], lines: bool) -> LocalFiles:
+def _local_files(name: str, candidates: list[Path], lines: bool, chats: bool) -> LocalFiles:
     there = sorted(file.absolute() for file in candidates if file.is_file())
     files = [file for file in there if kind_of_file(file)]
-    source = LocalFiles(name, tuple(files), tuple(file for file in there if not kind_of_file(file)), lines)
+    left_out = tuple(file for file in there if not kind_of_file(file))
+    source = LocalFiles(name, tuple(files), left_out, lines, chats)
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
     return source

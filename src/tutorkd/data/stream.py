@@ -8,10 +8,11 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from tutorkd.data.cache import cache_key
-from tutorkd.data.cached import PackSettings, heldout_count, tokenize_batch
+from tutorkd.data.cached import PackSettings, heldout_count
+from tutorkd.data.documents import Document
+from tutorkd.data.encoders import RowEncoder, row_batch, tokenize_batch, unknown_at_beginning
 from tutorkd.data.packing import require_known
 from tutorkd.data.sources import Source, no_text
-from tutorkd.data.texts import RowEncoder, unknown_at_beginning
 from tutorkd.data.writer import PackedWriter
 
 STREAM_HELDOUT_DOCUMENTS = 1000
@@ -36,17 +37,17 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         UserError: the source can't be read, or the head of the stream holds no text or mostly unknown tokens.
     """
     # read again to be packed, not kept: documents may be large
-    count = sum(1 for _ in islice(_texts(source, encoder, settings), 2 * STREAM_HELDOUT_DOCUMENTS))
+    count = sum(1 for _ in islice(_documents(source, encoder, settings), 2 * STREAM_HELDOUT_DOCUMENTS))
     if not count:
-        raise no_text(source.name)
-    unknown_share = unknown_at_beginning(_texts(source, encoder, settings), encoder)
+        raise no_text(source)
+    unknown_share = unknown_at_beginning(_documents(source, encoder, settings), encoder)
     require_known(source.name, unknown_share)
     held = heldout_count(count, settings.heldout)
     if held and count == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
     heldout = pa.BufferOutputStream()
     with PackedWriter(heldout, encoder, settings.max_length) as rows:
-        for document in islice(_texts(source, encoder, settings), held):
+        for document in islice(_documents(source, encoder, settings), held):
             rows.write(tokenize_batch(encoder, [document]))
     return StreamedPart(
         train=IterableDataset.from_generator(
@@ -67,11 +68,11 @@ def _train_rows(
     source: Source, encoder: RowEncoder, settings: PackSettings, skip: int
 ) -> Iterator[dict[str, list[int]]]:
     packer = encoder.packer(settings.max_length, [])
-    for document in islice(_texts(source, encoder, settings), skip, None):
+    for document in islice(_documents(source, encoder, settings), skip, None):
         for rows in packer.push(tokenize_batch(encoder, [document])):
-            yield from ({"input_ids": row} for row in rows.to_pylist())
-    yield from ({"input_ids": row} for row in packer.flush().to_pylist())
+            yield from row_batch(encoder, rows).to_pylist()
+    yield from row_batch(encoder, packer.flush()).to_pylist()
 
 
-def _texts(source: Source, encoder: RowEncoder, settings: PackSettings) -> Iterator[str]:
+def _documents(source: Source, encoder: RowEncoder, settings: PackSettings) -> Iterator[Document]:
     return encoder.split(source.stream(settings.text_column))

@@ -11,7 +11,7 @@ from datasets import Features, List, Value
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.packing import Encoder, nonblank
+from tutorkd.data.packing import nonblank
 from tutorkd.errors import UserError
 
 Unit = Literal["sentence", "line", "document"]
@@ -20,7 +20,6 @@ _LONGEST_TEXT = 1 << 17  # characters that are tokenised of one; a row holds far
 # Behind what ends a sentence, and a closing quotation mark or bracket, where white space follows; Chinese and Japanese
 # full stops, question and exclamation marks have none there.
 _SENTENCE_END = re.compile("(?<=[.!?\u2026])[\"'\u201d\u2019)\\]]*\\s+|(?<=[\u3002\uff01\uff1f])")
-_BEGINNING = 1 << 18  # characters
 
 
 class Texts(NamedTuple):
@@ -114,6 +113,10 @@ class TextEncoder:
         """Return what makes rows of tokenised texts."""
         return WholeRows(self.features.arrow_schema.field(0).type)
 
+    def columns(self, rows: pa.ListArray) -> list[pa.Array]:
+        """The columns of rows: their ids."""
+        return [rows]
+
     def unknown(self, ids: np.ndarray) -> int:
         """Return how many of some ids are the unknown token."""
         return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
@@ -153,20 +156,3 @@ class WholeRows:
     def flush(self) -> pa.ListArray:
         """Nothing."""
         return pa.array([], self._kind)
-
-
-RowEncoder = Encoder | TextEncoder
-
-
-def unknown_at_beginning(documents: Iterable[str], encoder: RowEncoder) -> float:
-    """Return the share of unknown tokens at the beginning of a text, from 0 to 1."""
-    tokens = unknown = 0
-    left = _BEGINNING
-    for document in documents:
-        for ids in list(encoder(document[:left]))[:-1]:
-            tokens += len(ids)
-            unknown += encoder.unknown(ids)
-        left -= len(document)
-        if left <= 0:
-            break
-    return unknown / max(1, tokens)

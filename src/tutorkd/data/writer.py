@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from tutorkd.data.texts import RowEncoder
+from tutorkd.data.encoders import RowEncoder, row_batch
 
 ROWS_PER_BATCH = 8192
 """Rows that make a record batch, the last one aside."""
@@ -26,12 +26,12 @@ class PackedWriter:
         rest: Sequence[int] = (),
     ) -> None:
         self._packer = encoder.packer(max_length, [*rest])
+        self._encoder = encoder
         self._file = file
-        self._schema = encoder.features.arrow_schema
         self._waiting: list[pa.ListArray] = []
         self._hash = hashlib.sha256()
         if not file.tell():
-            file.write(self._schema.serialize())
+            file.write(encoder.features.arrow_schema.serialize())
 
     @classmethod
     def resumed(cls, path: Path, encoder: RowEncoder, max_length: int, kept: dict[str, Any] | None) -> "PackedWriter":
@@ -47,7 +47,7 @@ class PackedWriter:
         writer = cls(file, encoder, max_length, kept["rest"])
         with pa.OSFile(str(path)) as written, pa.ipc.open_stream(written) as batches:
             for batch in batches:
-                writer._hash.update(batch.column(0).flatten().to_numpy())
+                writer._note(batch)
         return writer
 
     @property
@@ -87,5 +87,10 @@ class PackedWriter:
 
     def _write_rows(self, rows: pa.ListArray) -> None:
         if len(rows):
-            self._hash.update(rows.flatten().to_numpy())
-            self._file.write(pa.record_batch([rows], schema=self._schema).serialize())
+            batch = row_batch(self._encoder, rows)
+            self._note(batch)
+            self._file.write(batch.serialize())
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        for column in batch.columns:
+            self._hash.update(column.flatten().to_numpy())

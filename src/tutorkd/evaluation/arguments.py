@@ -149,6 +149,13 @@ class LanguageArguments:
             "glob, or the validation split of a Hub data set, name:config (one or more)."
         },
     )
+    messages_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of conversations in --text, lists of messages with role and content, in the place of "
+            "text_column: the answers are scored (a name)."
+        },
+    )
     prompts: int = field(
         default=64, metadata={"help": "Number of rows of the text whose beginning each model continues."}
     )

@@ -36,7 +36,7 @@ def continue_prompts(
     seed: int,
     tell: Callable[[int], object] = lambda prompts: None,
 ) -> list[Row]:
-    """What a model writes behind prompts of equal length, drawn from its own distribution at temperature 1.
+    """What a model writes behind prompts, drawn from its own distribution at temperature 1.
 
     Args:
         new_tokens: longest continuation; one that ends by itself is shorter, and its end counts as a token of it.
@@ -53,8 +53,7 @@ def continue_prompts(
         torch.manual_seed(seed)
         for first in range(0, len(prompts), AT_ONCE):
             batch = prompts[first : first + AT_ONCE]
-            for prompt, ids in zip(batch, _generate(model, batch, settings), strict=True):
-                written = ids[len(prompt) :]
+            for prompt, written in zip(batch, _generate(model, batch, settings), strict=True):
                 end = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
                 written = written[: end + 1]
                 rows.append(Row([*prompt, *written[:-1]], [NOT_SCORED] * (len(prompt) - 1) + written))
@@ -128,8 +127,8 @@ def _greedy(new_tokens: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _generate(model: PreTrainedModel, prompts: Sequence[list[int]], settings: dict[str, Any]) -> list[list[int]]:
-    """Prompts of equal length with what the model writes behind them."""
-    return continued(model, torch.tensor(prompts, device=model.device), settings).tolist()
+    """What the model writes behind each prompt."""
+    return continued(model, prompts, settings).tolist()
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,6 +1,7 @@
 """Held-out text, and its rows for a causal language model, in which each token is scored once."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.data.documents import Document
 from tutorkd.data.packing import nonblank
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.errors import UserError
@@ -21,13 +23,21 @@ _DOCUMENTS_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class HeldoutText:
-    """Documents without the white space around them; none is context of another."""
+    """Documents, none of which is context of another: texts without the white space around them, or conversations."""
 
-    documents: tuple[str, ...]
+    documents: tuple[Document, ...]
+    chats: bool = False
+
+    @property
+    def described(self) -> str:
+        """How much it is, in words."""
+        if self.chats:
+            return f"{len(self.documents):,} conversations"
+        return f"{len(self.documents):,} documents, {self.bytes:,} bytes"
 
     @property
     def bytes(self) -> int:
-        """Of all documents in UTF-8."""
+        """Of all texts in UTF-8."""
         return sum(len(document.encode()) for document in self.documents)
 
     @property
@@ -35,37 +45,45 @@ class HeldoutText:
         """What tells the text from others, in whatever files it is."""
         found = hashlib.sha256()
         for document in self.documents:
-            found.update(document.encode() + b"\0")
+            told = json.dumps(document, sort_keys=True) if self.chats else document
+            found.update(told.encode() + b"\0")
         return found.hexdigest()
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a model reads and what it is asked for: the token behind each one that it reads, or NOT_SCORED."""
+    """What a model reads and what it is asked for: the token behind each one that it reads, or NOT_SCORED.
+
+    Attributes:
+        bytes: in UTF-8, of the answers that are scored in a conversation.
+    """
 
     input_ids: list[int]
     targets: list[int]
+    bytes: int = 0
 
 
-def read_text(names: Sequence[str], column: str) -> HeldoutText:
+def read_text(names: Sequence[str], column: str, chats: bool = False) -> HeldoutText:
     """The documents of files, folders, globs and Hub data sets, of these the split ``validation``.
 
     Args:
         column: that holds the text, in files that have columns.
+        chats: whether it holds conversations.
 
     Raises:
         UserError: if they can't be found or read, or one of them holds no text.
     """
-    documents: list[str] = []
+    documents: list[Document] = []
     for name in names:
-        source = resolve_source(name, "validation")
+        source = resolve_source(name, "validation", chats=chats)
         if source.notice:
             tqdm.write(f"{name}: {source.notice}", file=sys.stderr)
         before = len(documents)
-        documents += tqdm(nonblank(source.stream(column)), f"reading {name}", unit=" documents")
+        found = source.stream(column)
+        documents += tqdm(filter(None, found) if chats else nonblank(found), f"reading {name}", unit=" documents")
         if len(documents) == before:
-            raise no_text(name)
-    return HeldoutText(tuple(documents))
+            raise no_text(source)
+    return HeldoutText(tuple(documents), chats)
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from tqdm.auto import tqdm
@@ -20,6 +20,7 @@ from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_language_model, find_checkpoint
 from tutorkd.evaluation.generation import AT_ONCE, continue_prompts, generation_bytes, generation_speed
 from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, rows_of, start_token
+from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
@@ -84,8 +85,7 @@ class _Model:
     @cached_property
     def rows(self) -> list[Row]:
         assert self.text
-        start = start_token(self.tokenizer, self.checkpoint.name)
-        return rows_of(self.text, self.tokenizer, start, self.args.max_length)
+        return _rows(self.text, self.tokenizer, self.checkpoint.name, self.args.max_length)
 
     @cached_property
     def weights(self) -> PreTrainedModel:
@@ -166,7 +166,7 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
         size = f"{model.checkpoint.bytes / 1e6:.1f} MB"
         plan[f"model {model.folder}"] = size + tokens + (", finished" if done else "")
     if evaluation.text:
-        plan["text"] = f"{len(evaluation.text.documents):,} documents, {evaluation.text.bytes:,} bytes"
+        plan["text"] = evaluation.text.described
     if evaluation.tasks:
         plan["tasks"] = ", ".join(evaluation.tasks.names)
     return plan
@@ -183,8 +183,9 @@ def measuring_seconds(
     """
     name = str(language.teacher)
     tokenizer = load_tokenizer(name, "teacher", needed=())
-    rows = rows_of(read_text(language.text, args.text_column), tokenizer, start_token(tokenizer, name), args.max_length)
-    prompts = prompts_of(rows, language.prompts, language.prompt_length)
+    text = _read(args, language)
+    rows = _rows(text, tokenizer, name, args.max_length)
+    prompts = _prompts(text, rows, args, language)
     model.eval()
     some = rows[:: math.ceil(len(rows) / _ROWS_OF_ESTIMATE)]
     start = time.perf_counter()
@@ -203,6 +204,35 @@ def measuring_seconds(
     return seconds
 
 
+def _read(args: EvaluateArguments, language: LanguageArguments) -> HeldoutText:
+    column = language.messages_column
+    return read_text(language.text, column or args.text_column, column is not None)
+
+
+def _rows(text: HeldoutText, tokenizer: PreTrainedTokenizerBase, name: str, max_length: int) -> list[Row]:
+    """What a model of this name reads of the text.
+
+    Raises:
+        UserError: if its tokenizer can't make rows of it.
+    """
+    if text.chats:
+        return chat_rows(text.documents, tokenizer, max_length)
+    return rows_of(text, tokenizer, start_token(tokenizer, name), max_length)
+
+
+def _prompts(
+    text: HeldoutText, rows: Sequence[Row], args: EvaluateArguments, language: LanguageArguments
+) -> list[list[int]]:
+    """What a model goes on from, in some of its rows.
+
+    Raises:
+        UserError: if no row has such a beginning.
+    """
+    if text.chats:
+        return chat_prompts(rows, language.prompts, args.max_length - language.new_tokens)
+    return prompts_of(rows, language.prompts, language.prompt_length)
+
+
 def _prepare(
     models: Sequence[str], args: EvaluateArguments, language: LanguageArguments, with_teacher: bool = True
 ) -> _Evaluation:
@@ -211,11 +241,12 @@ def _prepare(
     if args.max_length < 2:
         raise UserError(f"max_length {args.max_length} is too short: a row needs at least two tokens")
     tasks = Tasks(language.tasks, language.task_path) if language.tasks else None
-    text = read_text(language.text, args.text_column) if language.text else None
-    lengths = {
-        "max_length": args.max_length,
-        "prompt_length + new_tokens": language.prompt_length + language.new_tokens,
-    }
+    if language.messages_column is not None and not language.text:
+        raise UserError("--messages_column is the column of conversations in --text: name their file with it")
+    text = _read(args, language) if language.text else None
+    lengths = {"max_length": args.max_length}
+    if text and not text.chats:
+        lengths["prompt_length + new_tokens"] = language.prompt_length + language.new_tokens
     named = named_checkpoints(models, args.names)
     teachers = [find_checkpoint(language.teacher)] if language.teacher else []
     ready = {
@@ -223,7 +254,7 @@ def _prepare(
         for slug, checkpoint in {each.slug: each for each in [*teachers, *named]}.items()
     }
     for model in ready.values() if text else []:
-        prompts_of(model.rows, 1, language.prompt_length)
+        _prompts(cast(HeldoutText, text), model.rows, args, language)
     with_others = [*named, *(each for each in teachers if each.slug not in {one.slug for one in named})]
     folders = result_folders(with_others, args.names, Path(args.output_dir), _RECORD_TYPES, args.restart)
     for slug, folder in folders.items():
@@ -307,7 +338,7 @@ def _on_text(
 ) -> dict[str, Any]:
     """Figures on held-out text, on the model's own, and of generation."""
     weights, title = model.weights, model.folder
-    prompts = prompts_of(model.rows, language.prompts, language.prompt_length)
+    prompts = _prompts(text, model.rows, args, language)
     # first of all, so that nothing else has left memory to be used again
     occupied = generation_bytes(weights, prompts[0], language.new_tokens)
     timed = prompts[:_TIMED_PROMPTS]
@@ -315,12 +346,13 @@ def _on_text(
         speed = generation_speed(weights, timed, language.new_tokens, bar.update)
     with _bar(f"{title}: text", len(model.rows), " rows") as bar:
         scores = score(weights, model.rows, teacher.weights if teacher else None, tell=bar.update)
+    size = sum(row.bytes for row in model.rows) if text.chats else text.bytes
     figures = {
-        "documents": len(text.documents),
-        "text_bytes": text.bytes,
+        "documents": len(model.rows) if text.chats else len(text.documents),
+        "text_bytes": size,
         "text_tokens": int(scores.tokens.sum()),
         "perplexity": scores.perplexity,
-        "bits_per_byte": float(scores.nats.sum()) / math.log(2) / text.bytes,
+        "bits_per_byte": float(scores.nats.sum()) / math.log(2) / size,
         "tokens_per_second": speed.median,
         "tokens_per_second_first_quartile": speed.first_quartile,
         "tokens_per_second_third_quartile": speed.third_quartile,

@@ -20,7 +20,7 @@ class LanguageResult:
         parameters: shared ones counted once.
         bytes: size of the checkpoint's weight files.
         number_format: of the weights as they were computed with.
-        documents, text_bytes: of the held-out text, in UTF-8.
+        documents, text_bytes: of the held-out text, in UTF-8; of conversations, the bytes of their answers.
         text_tokens: how many tokens the model's tokenizer makes of it.
         perplexity: per token, exp of the mean negative log-likelihood.
         bits_per_byte: negative log-likelihood of the text in bits, through its bytes.
@@ -73,6 +73,16 @@ def language_markdown(results: Sequence[LanguageResult], args: EvaluateArguments
     """The same as Markdown."""
     results = shown(results)
     return in_markdown_columns(map(_heading, results), _rows(results), _caption(results, args, language))
+
+
+def text_measured(documents: int | None, size: int | None, chats: bool) -> str:
+    """How much text was measured on, in words."""
+    return f"{documents:,} {'conversations' if chats else 'documents'}, {size:,} bytes{' of answers' * chats}"
+
+
+def prompts_named(length: int, chats: bool) -> str:
+    """What models go on from, in words."""
+    return "conversations up to their last answer" if chats else f"prompts of {length} tokens"
 
 
 def _heading(result: LanguageResult) -> str:
@@ -142,15 +152,17 @@ def _caption(results: Sequence[LanguageResult], args: EvaluateArguments, languag
     said = []
     if language.text:
         where = "torch's on the GPU" if first.device.startswith("cuda") else "resident in the process"
+        chats = language.messages_column is not None
         said = [
-            f"Text: {first.documents:,} documents, {first.text_bytes:,} bytes, in rows of at most {args.max_length} "
-            "tokens, each token scored once; KL: nats a token."
+            f"Text: {text_measured(first.documents, first.text_bytes, chats)}, in "
+            f"rows of at most {args.max_length} tokens, each token {'of an answer ' * chats}scored once; KL: nats a "
+            "token."
         ]
         if language.teacher:
             said.append(
-                f"Own text: what a model writes after at most {language.prompts} prompts of {language.prompt_length} "
-                f"tokens, up to {language.new_tokens} tokens drawn at temperature 1 with seed {args.seed}; ± is the "
-                "standard error over prompts."
+                f"Own text: what a model writes after at most {language.prompts} "
+                f"{prompts_named(language.prompt_length, chats)}, up to {language.new_tokens} tokens drawn at "
+                f"temperature 1 with seed {args.seed}; ± is the standard error over prompts."
             )
         said.append(
             f"tokens/s: one prompt at a time, the likeliest {language.new_tokens} tokens, median (quartiles); memory: "

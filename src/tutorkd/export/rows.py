@@ -62,9 +62,10 @@ def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows,
     if args.texts is None:
         rows = _random(tokenizer, max_length)
         return rows, None, f"{len(rows)} rows of random tokens"
-    documents = list(islice(nonblank(resolve_source(args.texts).stream(args.text_column)), _COUNT))
+    text = resolve_source(args.texts)
+    documents = list(islice(nonblank(text.stream(args.text_column)), _COUNT))
     if not documents:
-        raise no_text(args.texts)
+        raise no_text(text)
     return _tokenised(tokenizer, max_length, documents), None, f"the first {len(documents)} documents of the text"
 
 

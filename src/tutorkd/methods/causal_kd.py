@@ -3,8 +3,8 @@
     L = mean over positions s of D(p_T(. | y_<s), q_S(. | y_<s))
 
 D is one of the divergences of ``tutorkd.divergence``. The rows y are the text (word-level KD) or, in a share of them,
-what the student goes on to write from the first half of the row, as on-policy GKD has it: it is then corrected where
-its own text leads it.
+what the student goes on to write from the first half of the row, or its own last answer in a conversation, as
+on-policy GKD has it: it is then corrected where its own text leads it.
 
 Reference: Agarwal et al., "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes", ICLR
 2024, algorithm 1 (arXiv 2306.13649); no gradient flows through what is written.
@@ -56,7 +56,10 @@ class CausalKDSettings(DivergenceSettings):
     divergence: Divergence = field(default="forward-kl", metadata=DIVERGENCE_HELP)
     on_policy_share: float = field(
         default=0.0,
-        metadata={"help": "Share of the rows whose second half the student writes itself (on-policy GKD), 0 to 1."},
+        metadata={
+            "help": "Share of the rows whose second half, or last answer, the student writes itself (on-policy GKD), "
+            "0 to 1."
+        },
     )
 
 
@@ -99,33 +102,74 @@ class CausalKD(nn.Module):
 
 @torch.no_grad()
 def own_text(module: CausalKD, batch: Batch) -> Batch:
-    """The batch with the student's own continuations in a share of its rows, each row by chance.
+    """The batch with the student's own continuations in a share of its rows, each row by chance, at temperature 1.
 
-    It writes from the first half of a row to the row's end, at temperature 1, over the end of a document too, as rows
-    are packed. A row with padding stays as it is.
+    Of text it writes from the first half of a row to the row's end, over the end of a document too, as rows are packed;
+    a row with padding stays as it is. Of a conversation it writes the last answer, to its end or the end of the longest
+    row of the batch, and is asked about that alone in the row. Losses are still means over as many positions as the
+    answers of the data had.
     """
-    share, length = module.args.on_policy_share, batch.input_ids.shape[1]
-    if not share:
+    if not module.args.on_policy_share:
         return batch
-    whole = batch.mask.bool().all(-1)
-    chosen = (torch.rand(len(whole), device=whole.device) < share) & whole
+    mask = batch.mask.bool()
+    chosen = torch.rand(len(mask), device=mask.device) < module.args.on_policy_share
+    if batch.answers is not None:
+        return _own_answers(module, batch, chosen.tolist())
+    chosen &= mask.all(-1)
     if not chosen.any():
         return batch
-    input_ids = batch.input_ids.clone()
-    input_ids[chosen] = _continued(module, input_ids[chosen], length // 2)
+    input_ids, kept = batch.input_ids.clone(), batch.input_ids.shape[1] // 2
+    settings = {"max_new_tokens": input_ids.shape[1] - kept, "eos_token_id": None}  # rows are as long as they were
+    input_ids[chosen, kept:] = _written(module, input_ids[chosen, :kept].tolist(), settings)
     return batch._replace(input_ids=input_ids, corrupted_ids=input_ids)
 
 
-def _continued(module: CausalKD, rows: Tensor, kept: int) -> Tensor:
-    """Rows (n, L) of which all but the first tokens are the student's own."""
+def _own_answers(module: CausalKD, batch: Batch, chosen: list[bool]) -> Batch:
+    """The batch with the student's own last answers in the chosen rows."""
+    device, length = batch.input_ids.device, batch.input_ids.shape[1]
+    ids, mask = batch.input_ids.cpu().clone(), batch.mask.cpu().clone()
+    asked = torch.zeros(ids.shape, dtype=torch.bool)
+    asked.view(-1)[batch.answers.cpu()] = True  # type: ignore[union-attr]
+    starts = {row: _last_run(asked[row].tolist()) for row, own in enumerate(chosen) if own and asked[row].any()}
+    if not starts:
+        return batch
+    ends = module.student.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    settings = {"max_new_tokens": length - min(starts.values()), "eos_token_id": ends or None}
+    prompts = [ids[row, :start].tolist() for row, start in starts.items()]
+    for (row, start), answer in zip(starts.items(), _written(module, prompts, settings).tolist(), strict=True):
+        answer = answer[: length - start]
+        answer = answer[: next((place + 1 for place, token in enumerate(answer) if token in ends), len(answer))]
+        end = start + len(answer)
+        ids[row, start:end] = torch.tensor(answer)
+        mask[row] = torch.arange(length) < end
+        asked[row] = (torch.arange(length) >= start) & (torch.arange(length) < end)
+    input_ids = ids.to(device)
+    return batch._replace(
+        input_ids=input_ids,
+        corrupted_ids=input_ids,
+        attention_mask=None if mask.all() else mask.to(device),
+        answers=asked.flatten().nonzero().squeeze(-1).to(device),
+    )
+
+
+def _last_run(asked: list[bool]) -> int:
+    """Where the last run of positions begins that are asked about."""
+    start = len(asked) - 1 - asked[::-1].index(True)
+    while asked[start - 1]:  # the first position is never asked about
+        start -= 1
+    return start
+
+
+def _written(module: CausalKD, prompts: list[list[int]], settings: dict[str, Any]) -> Tensor:
+    """What the student writes behind each prompt, (n, L)."""
     student, training = module.student, module.student.training
     student.eval()
     try:
-        # No token ends a row: rows are as long as they were.
-        settings: dict[str, Any] = {**DRAWN, "max_new_tokens": rows.shape[1] - kept, "eos_token_id": None}
+        settings = {**DRAWN, **settings}
         if module.unknown_ids:
             settings["suppress_tokens"] = module.unknown_ids
-        return continued(student, rows[:, :kept], settings)
+        return continued(student, prompts, settings)
     finally:
         student.train(training)
 

@@ -189,12 +189,11 @@ class CausalTutorKD(nn.Module):
         """The reading and writing part of a step, up to the rewards."""
         mask, original_ids, positions = batch.attention_mask, batch.original_ids, batch.masked_positions
         asked = Asked.of(batch, batch.input_ids)
-        length = batch.input_ids.shape[1]
 
         # 1. The teacher reads X.
         clean = teacher(batch.input_ids, mask, self.asked_of_teacher if self.args.tutor == "none" else Ask(), asked[0])
         easy = functional.token_log_probability(clean.logits, asked.ids)
-        among = positions - positions // length - 1  # the place of M among the positions that were asked about
+        among = torch.searchsorted(asked.positions, positions)  # the place of M among those that were asked about
         teacher_logits = clean.logits[among]
 
         # 2. The tutor replaces tokens, which gives X'.

@@ -44,7 +44,7 @@ class DivergenceSettings:
 class Asked(NamedTuple):
     """The tokens that a causal model is asked about."""
 
-    positions: Tensor  # (P,), all but the first of each row, flat
+    positions: Tensor  # (P,), flat: of the answers or, in text, all but the first of each row
     ids: Tensor  # (P,), what stands there
     weights: Tensor  # (P,), 1, and 0 on padding
 

@@ -29,6 +29,13 @@ class CorpusArguments(NamedText):
         default=None,
         metadata={"help": "Shares of the rows from each corpus, in any unit."},
     )
+    messages_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of conversations, lists of messages with role and content, in the place of text_column: a "
+            "causal model learns what the assistant says in them. Each is a row, by the tokenizer's chat template."
+        },
+    )
     max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
     heldout: float = field(default=0.01, metadata={"help": "Share of documents held out for figures on unseen text."})
     streaming: bool = field(
@@ -62,14 +69,15 @@ class CorpusArguments(NamedText):
 
     def described(self, packed: PackedCorpus, texts: Texts | None = None) -> list[str]:
         """What was loaded, a line for each corpus."""
-        noun = f"{texts.unit}s" if texts else "documents"
+        apart = texts is not None or self.messages_column is not None
+        noun = f"{texts.unit}s" if texts else "conversations" if apart else "documents"
         lines = []
         for part in packed.corpora:
             if part.tokens is None:
                 known, where = "streamed", " at its beginning"
             else:
                 known, where = f"{part.documents:,} {noun}, {part.tokens:,} tokens", ""
-                known += f", {part.train_rows:,} rows of {'at most ' * bool(texts)}{self.max_length}"
+                known += f", {part.train_rows:,} rows of {'at most ' * apart}{self.max_length}"
             if part.unknown_share >= NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
@@ -107,7 +115,7 @@ class CorpusArguments(NamedText):
         if self.corpus_weights is not None:  # which repeat some rows
             return None
         settings = self._settings(objective, texts)
-        taken = ("max_length", "text_column", "heldout", "split", "framed", "texts", "lines")
+        taken = ("max_length", "text_column", "heldout", "split", "framed", "texts", "lines", "messages_column")
         return expected_rows(self.corpus, tokenizer, **{name: settings[name] for name in taken})
 
     def about(self, packed: PackedCorpus) -> AboutText:
@@ -141,4 +149,5 @@ class CorpusArguments(NamedText):
             "heldout": self.heldout,
             "framed": objective is not CAUSAL,
             "texts": texts,
+            "messages_column": self.messages_column,
         }

@@ -1,0 +1,75 @@
+"""What makes rows of documents: packed text, texts that stay apart, or conversations."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from tutorkd.data.chats import ChatEncoder
+from tutorkd.data.documents import Document, characters
+from tutorkd.data.packing import Encoder
+from tutorkd.data.texts import TextEncoder, Texts
+from tutorkd.errors import UserError
+
+RowEncoder = Encoder | TextEncoder | ChatEncoder
+
+_BEGINNING = 1 << 18  # characters
+
+
+def encoder_for(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, framed: bool, texts: Texts | None, chats: bool
+) -> RowEncoder:
+    """The encoder that makes rows of documents.
+
+    Args:
+        framed: whether rows are a masked model's.
+        texts: where each text is a row of its own.
+        chats: whether documents are conversations.
+
+    Raises:
+        UserError: the tokenizer doesn't fit, or conversations are for a model that isn't causal.
+    """
+    if chats and (framed or texts):
+        raise UserError(
+            "messages_column is for causal language models, which learn from conversations; name a column of text "
+            "with text_column"
+        )
+    if chats:
+        return ChatEncoder.from_tokenizer(tokenizer, max_length)
+    if texts is None:
+        return Encoder.from_tokenizer(tokenizer, framed)
+    return TextEncoder.from_tokenizer(tokenizer, texts, max_length)
+
+
+def tokenize_batch(encoder: RowEncoder, documents: Sequence[Document]) -> pa.ListArray:
+    """Return the ids of documents, a list for each that has a token."""
+    pieces, lengths = [np.empty(0, encoder.dtype)], [0]
+    for document in documents:
+        if found := list(encoder(document)):
+            pieces += found
+            lengths.append(sum(map(len, found)))
+    return pa.ListArray.from_arrays(np.cumsum(lengths, dtype=np.int32), np.concatenate(pieces))
+
+
+def row_batch(encoder: RowEncoder, rows: pa.ListArray) -> pa.RecordBatch:
+    """Rows as an encoder's packer gives them, with the columns that rows have."""
+    return pa.record_batch(encoder.columns(rows), schema=encoder.features.arrow_schema)
+
+
+def unknown_at_beginning(documents: Iterable[Document], encoder: RowEncoder) -> float:
+    """Return the share of unknown tokens at the beginning of a corpus, from 0 to 1.
+
+    Args:
+        documents: as the encoder splits them.
+    """
+    tokens = unknown = 0
+    left = _BEGINNING
+    for document in documents:
+        for ids in list(encoder(document[:left]))[:-1]:
+            tokens += len(ids)
+            unknown += encoder.unknown(ids)
+        left -= characters(document)
+        if left <= 0:
+            break
+    return unknown / max(1, tokens)

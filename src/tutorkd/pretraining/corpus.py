@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Options that --help shows behind the others.
 SELDOM = ("corpus_weights", "corpus_split", "corpus_revision", "corpus_data_files", "num_proc", "language", "cache_dir")
-NOTABLE = 0.01  # share of unknown tokens from which on it is told
+NOTABLE = 0.01  # share of unknown tokens, or of rows that are cut, from which on it is told
 
 
 @dataclass
@@ -81,12 +81,23 @@ class CorpusArguments(NamedText):
             if part.unknown_share >= NOTABLE:
                 known += f", {part.unknown_share:.1%} of the tokens{where} unknown to the tokenizer"
             lines.append(f"text     {part.source}: {known}, {part.heldout_rows:,} rows held out")
+        if self.messages_column is not None and (cut := self._share_cut(packed)) >= NOTABLE:
+            lines.append(
+                f"text     {cut:.0%} of the rows have {self.max_length} tokens, where a longer conversation is cut: a "
+                "larger --max_length takes more of it"
+            )
         if self.heldout and not len(packed.heldout):
             lines.append(
                 f"text     a single {noun[:-1]} leaves nothing to hold out, so there are no figures on unseen text; in "
                 "txt, separate documents by blank lines, or make each line a document with --lines"
             )
         return lines
+
+    def _share_cut(self, packed: PackedCorpus) -> float:
+        """The share of rows that are as long as may be, from 0 to 1; of a stream that isn't known, and 0 is told."""
+        from tutorkd.data.rows import row_lengths
+
+        return 0.0 if self.streaming else float((row_lengths(packed.train) == self.max_length).mean())
 
     def check(
         self, tokenizer: PreTrainedTokenizerBase, objective: Objective = MASKED, texts: Texts | None = None
@@ -129,6 +140,7 @@ class CorpusArguments(NamedText):
             if isinstance(source, HubDataset):
                 datasets.append(name.partition(":")[0])
             told = name if isinstance(source, HubDataset) else Path(name).name  # not where it is on this machine
+            told += ", the answers of conversations" * (self.messages_column is not None)
             parts.append(told if part.tokens is None else f"{told}, {part.tokens:,} tokens")
         return AboutText(
             {"text": "; ".join(parts), "longest row": f"{self.max_length} tokens"}, datasets, self.language

@@ -461,3 +461,21 @@ def test_prompts_are_conversations_up_to_their_last_answer():
         assert [token for token in row.targets if token != NOT_SCORED][-1] == tokenizer.convert_tokens_to_ids(END)
     with pytest.raises(UserError, match="leaves room for new tokens"):
         chat_prompts(rows, 1, 4)
+
+
+def test_a_model_is_trimmed_to_conversations_of_any_length_and_then_teaches(tmp_path, teacher):
+    late = [_chat("w1", " ".join([*["w2"] * 300, "w94"]))]
+    chats = _save(tmp_path / "chats.jsonl", [*_chats(20), *late] * 2)  # one is held out, and its tokens don't count
+    out = tmp_path / "trimmed"
+    complete(
+        *("trim", "--model", str(teacher), "--corpus", chats, "--messages_column", "messages"),
+        *("--coverage", "1", "--output_dir", str(out), "--cache_dir", str(tmp_path / "cache")),
+    )
+    whole, trimmed = (AutoTokenizer.from_pretrained(folder) for folder in (teacher, out))
+    assert len(trimmed) < len(whole)
+    for chat in (*_chats(20), *late):
+        ids = trimmed.apply_chat_template(chat)["input_ids"]
+        assert trimmed.convert_ids_to_tokens(ids) == whole.convert_ids_to_tokens(
+            whole.apply_chat_template(chat)["input_ids"]
+        )
+    complete(*_distill(out, chats, tmp_path / "student"))

@@ -29,13 +29,6 @@ class CorpusArguments(NamedText):
         default=None,
         metadata={"help": "Shares of the rows from each corpus, in any unit."},
     )
-    messages_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of conversations, lists of messages with role and content, in the place of text_column: a "
-            "causal model learns what the assistant says in them. Each is a row, by the tokenizer's chat template."
-        },
-    )
     max_length: int = field(default=128, metadata={"help": "Tokens a row, special tokens included."})
     heldout: float = field(default=0.01, metadata={"help": "Share of documents held out for figures on unseen text."})
     streaming: bool = field(
@@ -161,5 +154,4 @@ class CorpusArguments(NamedText):
             "heldout": self.heldout,
             "framed": objective is not CAUSAL,
             "texts": texts,
-            "messages_column": self.messages_column,
         }

@@ -28,6 +28,13 @@ class NamedText:
         default=None, metadata={"help": "Glob of files on the Hub: one for all or one each."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
+    messages_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of conversations, lists of messages with role and content, in the place of text_column: a "
+            "causal model learns what the assistant says in them. Each is a row, by the tokenizer's chat template."
+        },
+    )
     lines: bool = field(default=False, metadata={"help": "In txt, each line is a document."})
     num_proc: int | None = field(
         default=None, metadata={"help": "Processes that tokenize; by default one for each core."}
@@ -41,6 +48,7 @@ class NamedText:
         """The options as ``prepare_corpus`` and ``check_corpus`` take them, but for the names and the cache."""
         return {
             "text_column": self.text_column,
+            "messages_column": self.messages_column,
             "split": self.corpus_split,
             "revision": self.corpus_revision,
             "data_files": self.corpus_data_files,

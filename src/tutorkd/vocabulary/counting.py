@@ -18,12 +18,15 @@ from tutorkd.vocabulary.embeddings import check_table, named_ids
 from tutorkd.vocabulary.report import Choice
 from tutorkd.vocabulary.tokenizer import chat_ids, ranked_tokens
 
+_LONGEST_CHAT = 1 << 20  # tokens
 _ROWS_AT_ONCE = 10_000
 _SMALLEST = 1_000  # of the vocabularies that a dry run tells of
 
 
 def read_text(text: NamedText, tokenizer: PreTrainedTokenizerBase) -> PackedCorpus:
     """The text as rows of ids, as adapt and distill read it unless they are told otherwise, so that they find it read.
+
+    Of conversations all tokens count, however long they are.
 
     Raises:
         UserError: as ``prepare_corpus``.
@@ -32,7 +35,9 @@ def read_text(text: NamedText, tokenizer: PreTrainedTokenizerBase) -> PackedCorp
         text.corpus,
         tokenizer,
         **text.reading,
-        max_length=min(CorpusArguments.max_length, tokenizer.model_max_length),
+        max_length=min(
+            CorpusArguments.max_length if text.messages_column is None else _LONGEST_CHAT, tokenizer.model_max_length
+        ),
         heldout=CorpusArguments.heldout,
         framed=None not in (tokenizer.cls_token_id, tokenizer.sep_token_id),
         cache_dir=text.cache_dir,

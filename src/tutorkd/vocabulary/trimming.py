@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tutorkd.card import trimmed_card
@@ -103,5 +103,9 @@ def _beginnings(text: NamedText) -> Iterator[str]:
         text.corpus_revision[0] if text.corpus_revision else None,
         text.corpus_data_files[0] if text.corpus_data_files else None,
         text.lines,
+        text.messages_column is not None,
     )
-    return (document[:_LONGEST] for document in islice(nonblank(source.stream(text.text_column)), _TEXTS))
+    documents = source.stream(text.messages_column or text.text_column)
+    if text.messages_column is not None:
+        documents = (str(message.get("content") or "") for message in chain.from_iterable(filter(None, documents)))
+    return (document[:_LONGEST] for document in islice(nonblank(documents), _TEXTS))

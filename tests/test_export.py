@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save
+from commands import complete, fail, save, save_causal
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tutorkd.cli import export as command
@@ -54,6 +54,12 @@ def classifier(place, kind=AutoModelForSequenceClassification, labels=("no", "ma
     )
     model = kind.from_config(config).eval()
     return model, save(model, place / "classifier")
+
+
+def test_a_causal_language_model_isn_t_exported_and_what_takes_it_is_named(place, capfd):
+    told = fail(capfd, "export", "--model", save_causal(tiny.tiny_causal(), place / "decoder"))
+    assert "is a causal language model, and export writes files of encoders alone" in told
+    assert "llama.cpp" in told
 
 
 @pytest.mark.parametrize("family", ["bert", "electra", "roberta", "distilbert", "modernbert"])

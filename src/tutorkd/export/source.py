@@ -12,17 +12,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint
 from tutorkd.evaluation.problem import ROWS, WORDS, Problem, problem_of
 from tutorkd.export.sentence import HIDDEN_STATES, VECTOR, SentenceVectors, encoder_of, load_encoder
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
+from tutorkd.kinds import kind_of_config
 from tutorkd.sentence_encoder import is_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+_CAUSAL_CLASSES = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
 _HEADS = {ROWS: AutoModelForSequenceClassification, WORDS: AutoModelForTokenClassification}
 
 
@@ -76,18 +79,25 @@ def load_source(checkpoint: Checkpoint) -> Source:
     """Load what is exported of a checkpoint.
 
     Raises:
-        UserError: if it isn't a whole encoder, its head has no weights, or its tokenizer is missing.
+        UserError: if it isn't a whole encoder, such as a causal language model, its head has no weights, or its
+            tokenizer is missing.
     """
     config = load_config(checkpoint.folder, "model")
+    named = config.architectures or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"the model {checkpoint.name}: architectures in its config.json isn't a list of names")
+    of_sentences = is_sentence_encoder(checkpoint.folder)
+    if not of_sentences and kind_of_config(config) == "causal" and not _CAUSAL_CLASSES.isdisjoint(named):
+        raise UserError(
+            f"the model {checkpoint.name} is a causal language model, and export writes files of encoders alone; what "
+            "runs decoders on a device converts their folders itself, as llama.cpp does with convert_hf_to_gguf.py"
+        )
     longest = check_checkpoint(checkpoint, None, problem_of(config))
-    if is_sentence_encoder(checkpoint.folder):
+    if of_sentences:
         return _sentence_source(checkpoint, longest)
     tokenizer = load_tokenizer(checkpoint.folder, "model", needed=CLASSIFICATION)
     if longest:  # so that whoever runs the files can cut rows without knowing the model
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    named = config.architectures or []
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise UserError(f"the model {checkpoint.name}: architectures in its config.json isn't a list of names")
     head, kind = _head(config)
     model, lacking = load_model(kind, checkpoint.folder, "model")
     if head and lacking:

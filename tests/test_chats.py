@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from tutorkd.config import DistillationConfig
 from tutorkd.data import prepare_corpus
 from tutorkd.data.chats import ANSWERED, ChatEncoder, written
 from tutorkd.errors import UserError
@@ -25,7 +26,7 @@ from tutorkd.objective import CAUSAL
 from tutorkd.spacing import SpacedCollator
 from tutorkd.students import started_student
 from tutorkd.teacher import Teacher, load_teacher
-from tutorkd.trainer import build_module
+from tutorkd.trainer import DistillationTrainer, build_module
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -417,6 +418,21 @@ def test_adapt_trains_a_model_on_conversations_and_a_stream_of_them(tmp_path, te
         command = ["adapt", "--model", str(teacher), "--corpus", chats, "--messages_column", "messages", *SHORT]
         complete(*command, "--max_length", "64", "--output_dir", str(tmp_path / name), *flags)
         assert all(math.isfinite(line["loss"]) for line in history(tmp_path / name) if "loss" in line)
+
+
+def test_rows_of_conversations_are_read_with_their_like_and_aren_t_compiled(tmp_path, teacher, capfd):
+    rows = [{key: row[key] for key in ("input_ids", ANSWERED)} for row in _rows(40)]
+    config = DistillationConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=10, eval_strategy="no", report_to="none"
+    )
+    trainer = DistillationTrainer("half", str(teacher), config, Dataset.from_list(rows), _tokenizer(), method="kd")
+    batches = list(trainer.get_train_dataloader())
+    padding = sum(float((batch.mask == 0).sum()) for batch in batches) / sum(len(row["input_ids"]) for row in rows)
+    assert padding < 0.05
+    assert trainer.args.torch_compile is False
+    command = _distill(teacher, _save(tmp_path / "a.jsonl", _chats()), tmp_path / "compiled", "--torch_compile", "true")
+    told = fail(capfd, *command)
+    assert "rows of unequal lengths can't go through one graph" in told
 
 
 def test_an_encoder_doesn_t_learn_from_conversations(tmp_path, chats, capfd, teacher_folder):

@@ -156,7 +156,7 @@ def test_an_encoder_of_another_make_is_refused(folder):
 def test_settings_of_other_teachers_are_refused(folder, corpus, tmp_path, capfd):
     command = ["distill", "--teacher", str(folder), "--corpus", corpus, *RUN, "--output_dir", str(tmp_path / "out")]
     assert fail(capfd, *command, "--teacher_dtype", "int8").startswith("teacher_dtype int8 isn't for embedding models")
-    assert fail(capfd, *command, "--torch_compile", "true").startswith("torch_compile: texts of unequal lengths")
+    assert fail(capfd, *command, "--torch_compile", "true").startswith("torch_compile: rows of unequal lengths")
     assert "is more than the 24 tokens" in fail(capfd, *command, "--max_length", "32")
     assert "has no prompt 'x'" in fail(capfd, *command, "--prompt_name", "x")
     plain = save(tiny.masked_lm(), tmp_path / "plain")

@@ -103,13 +103,15 @@ class PackedRowsTrainer(SavingTrainer):
             self.masking = SpacedCollator(processing_class, *spacing, *of_rows)
         elif self.objective is EMBEDDING:
             self.masking = TextCollator(processing_class, model.config.vocab_size, taught)
-            if args.torch_compile:
-                raise UserError("torch_compile: texts of unequal lengths can't go through one graph; leave it out")
-            args = copy.copy(args)  # the user's stay as they are, by which a run is known
-            args.torch_compile = False
         else:
             self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)
         drawn = DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset)
+        self._of_unequal_lengths = self.objective is EMBEDDING or ANSWERED in column_names(train_dataset)
+        if self._of_unequal_lengths:
+            if args.torch_compile:
+                raise UserError("torch_compile: rows of unequal lengths can't go through one graph; leave it out")
+            args = copy.copy(args)  # the user's stay as they are, by which a run is known
+            args.torch_compile = False
         self._longest_rows: dict[str, int] = {}  # that each model reads, by its role
         self._first_row = first_row(drawn)
         self._check_rows(model, "student" if stage == "distill" else "model")
@@ -161,8 +163,7 @@ class PackedRowsTrainer(SavingTrainer):
             return None
         rows_a_step = self.get_total_train_batch_size(self.args)
         # The state counts epochs: a whole number where one begins, more where a resumed run goes on within one.
-        apart = self.objective is EMBEDDING or ANSWERED in column_names(rows.rows)
-        lengths = rows.lengths if apart else None
+        lengths = rows.lengths if self._of_unequal_lengths else None
         return EpochSampler(len(rows), rows_a_step, self.data_seed, lambda: int(self.state.epoch or 0), lengths)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:

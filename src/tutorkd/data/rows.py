@@ -206,8 +206,9 @@ class StreamedRows(IterableDataset):
 
 
 def column_names(rows: Any) -> set[str]:
-    """The columns of a data set, or of its first row where it doesn't name them."""
-    return set(getattr(rows, "column_names", None) or rows[0])
+    """The columns of a data set, or of its first row where it doesn't name them; none of a stream that doesn't."""
+    named = getattr(rows, "column_names", None)
+    return set(named or (rows[0] if hasattr(rows, "__len__") else ()))
 
 
 def _require_token_ids(rows: Any, first: Any) -> None:

@@ -63,7 +63,8 @@ def _prepare(options: Adaptation) -> Prepared:
     lines.append(f"model    {name}: {model.num_parameters() / 1e6:.1f} M parameters, {start}")
     trainer = CausalLMTrainer if objective is CAUSAL else MaskedLMTrainer
     make = partial(trainer, model, processing_class=tokenizer)
-    return Prepared(tokenizer, make, lines, objective, start={} if args.model else {"start": "random weights"})
+    start_said = {} if args.model else {"start": "random weights"}
+    return Prepared(tokenizer, make, lines, objective, beside=text.beside, start=start_said)
 
 
 def _checkpoint(

@@ -60,6 +60,13 @@ class CorpusArguments(NamedText):
             streaming=self.streaming,
         )
 
+    @property
+    def beside(self) -> dict[str, list[int]]:
+        """What a row of two tokens has beside its ids."""
+        from tutorkd.data.chats import ANSWERED
+
+        return {} if self.messages_column is None else {ANSWERED: [1, 1]}
+
     def described(self, packed: PackedCorpus, texts: Texts | None = None) -> list[str]:
         """What was loaded, a line for each corpus."""
         apart = texts is not None or self.messages_column is not None

@@ -94,7 +94,7 @@ def prepare(options: Distillation) -> Prepared:
     args, text, texts = options.args, options.text, None
     teacher: Teacher | None = None
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
-    beside: dict[str, list[int]] = {}
+    beside = text.beside
     if options.objective is EMBEDDING:  # its tokenizer is set up when the model is loaded
         teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, EMBEDDING)
         assert isinstance(teacher, SentenceTeacher)

@@ -2,11 +2,12 @@
 
 import json
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import tiny
 import torch
-from commands import save
+from commands import complete, save, save_corpus
 from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -110,3 +111,45 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tutorkd.sentence_encoder.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'tutorkd\[embedding\]'$"):
         load_sentence_encoder(str(tmp_path), "teacher")
+
+
+@pytest.mark.parametrize("function", [torch.nn.Identity(), torch.nn.Sigmoid()])
+def test_the_student_of_a_cross_encoder_is_one_that_scores_as_its_teacher_does(tmp_path, function):
+    torch.manual_seed(0)
+    scorer = AutoModelForSequenceClassification.from_config(
+        tiny.config("bert", num_labels=1, num_hidden_layers=2, initializer_range=0.3)
+    )
+    teacher = tmp_path / "cross"
+    CrossEncoder(save(scorer, tmp_path / "scorer"), activation_fn=function).save_pretrained(str(teacher))
+    pairs = pd.DataFrame({"query": ["w1 w2", "w3", "w4 w5"] * 4, "passage": tiny.documents(12)})
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    columns = ["--text_column", "query", "--text_pair_column", "passage", "--max_length", "32"]
+    pairs.assign(passage=tiny.documents(12, seed=1)).to_csv(tmp_path / "train.csv", index=False)
+    answers = tmp_path / "answers.csv"
+    text = ["--text", str(tmp_path / "pairs.csv"), *columns]
+    complete("predict", "--model", str(teacher), *text, "--output", str(answers))
+    complete(
+        *("distill-task", "--teacher", str(teacher), "--unlabelled", str(tmp_path / "train.csv"), *columns),
+        *("--validation", str(answers), "--num_train_epochs", "1", "--output_dir", str(tmp_path / "out")),
+    )
+    student = tmp_path / "out" / "student"
+    complete("predict", "--model", str(student), *text, "--output", str(tmp_path / "student.csv"))
+    for folder, file in ((teacher, answers), (student, tmp_path / "student.csv")):
+        scores = CrossEncoder(str(folder), device="cpu", max_length=32).predict(pairs.to_numpy().tolist())
+        logits = torch.tensor(pd.read_csv(file)["label"].to_numpy())
+        assert scores.tolist() == pytest.approx(function(logits).tolist(), abs=1e-5)
+
+
+def test_a_cross_encoder_is_trimmed_and_exported_as_the_classifier_that_it_is(tmp_path):
+    torch.manual_seed(0)
+    scorer = AutoModelForSequenceClassification.from_config(tiny.config("bert", num_labels=1, num_hidden_layers=1))
+    folder = tmp_path / "cross"
+    CrossEncoder(save(scorer, tmp_path / "scorer"), activation_fn=torch.nn.Identity()).save_pretrained(str(folder))
+    text = save_corpus(tmp_path / "text.txt")
+    complete("trim", "--model", str(folder), "--corpus", text, "--coverage", "1", "--output_dir", str(tmp_path / "out"))
+    trimmed, pairs = CrossEncoder(str(tmp_path / "out"), device="cpu"), [("w1 w2", "w3"), ("w5", "w6 w7")]
+    assert isinstance(trimmed.activation_fn, torch.nn.Identity)
+    whole = CrossEncoder(str(folder), device="cpu").predict(pairs)
+    assert trimmed.predict(pairs).tolist() == pytest.approx(whole.tolist(), abs=1e-5)
+    complete("export", "--model", str(folder), "--output_dir", str(tmp_path / "exported"), "--max_length", "16")
+    assert (tmp_path / "exported" / "onnx" / "model.onnx").exists()

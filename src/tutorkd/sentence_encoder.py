@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.constants import CONFIG_NAME
+from transformers import PreTrainedModel
 from transformers.utils import cached_file, has_file
 
 from tutorkd.errors import UserError
@@ -20,12 +21,36 @@ MODULES_FILE = "modules.json"  # lists what stands behind the encoder: pooling, 
 _SETTINGS_FILE = "config_sentence_transformers.json"  # of each of the package's three kinds of models
 # What says how a text becomes a vector: the parts, prompts, the longest row.
 SETTINGS_FILES = (MODULES_FILE, _SETTINGS_FILE, "sentence_*_config.json")
-_DENSE_VECTORS = "SentenceTransformer"
+_DENSE_VECTORS, _PAIRS = "SentenceTransformer", "CrossEncoder"
 
 
 def is_sentence_encoder(name: str, role: str = "model") -> bool:
-    """Whether a checkpoint is a folder of sentence-transformers: whether it has a modules.json, of which nothing is
-    read.
+    """Whether a checkpoint is a folder of sentence-transformers with models of texts: whether it has a modules.json,
+    of which nothing is read. A CrossEncoder is a classifier of pairs, whatever is beside it.
+
+    Raises:
+        UserError: if there is no such model, or it can't be reached.
+    """
+    return has_modules(name, role) and _kind(name, role) != _PAIRS
+
+
+def note_scoring(model: PreTrainedModel, name: str, role: str = "model") -> None:
+    """Put what makes scores of a CrossEncoder's logits, which stands beside its weights, into the model's own
+    configuration, where sentence-transformers looks for it too. Nothing is done to other models.
+
+    Raises:
+        UserError: if what stands there can't be read.
+    """
+    if getattr(model.config, "num_labels", 0) != 1 or not has_modules(name, role) or _kind(name, role) != _PAIRS:
+        return
+    with loading(name, role):
+        function = _read(name, _SETTINGS_FILE).get("activation_fn")
+    if isinstance(function, str):
+        model.config.sentence_transformers = {"activation_fn": function}
+
+
+def has_modules(name: str, role: str = "model") -> bool:
+    """Whether a checkpoint is a folder of sentence-transformers, of whichever of its kinds of models.
 
     Raises:
         UserError: if there is no such model, or it can't be reached.
@@ -38,6 +63,14 @@ def is_sentence_encoder(name: str, role: str = "model") -> bool:
     return there
 
 
+def _kind(name: str, role: str) -> str:
+    """Which of the package's kinds of models a folder with modules is, as it calls them."""
+    with loading(name, role):
+        if has_file(name, _SETTINGS_FILE, local_files_only=is_offline_mode()):
+            return str(_read(name, _SETTINGS_FILE).get("model_type", _DENSE_VECTORS))
+    return _DENSE_VECTORS
+
+
 def check_sentence_encoder(name: str, role: str, trust_remote_code: bool = False) -> None:
     """Check, without reading weights, that a checkpoint gives a dense vector for a text.
 
@@ -47,13 +80,12 @@ def check_sentence_encoder(name: str, role: str, trust_remote_code: bool = False
         UserError: if it is none of sentence-transformers or another kind of its models, it can't be reached or read, or
             has modules of its own code where that isn't trusted.
     """
-    if not is_sentence_encoder(name, role):
+    if not has_modules(name, role):
         raise UserError(f"the {role} {name} isn't a model of sentence-transformers: it has no {MODULES_FILE}")
     with loading(name, role):
-        kind, types = _DENSE_VECTORS, [str(module["type"]) for module in _read(name, MODULES_FILE)]
-        if has_file(name, _SETTINGS_FILE, local_files_only=is_offline_mode()):
-            kind = str(_read(name, _SETTINGS_FILE).get("model_type", kind))
-    if kind == "CrossEncoder":
+        types = [str(module["type"]) for module in _read(name, MODULES_FILE)]
+    kind = _kind(name, role)
+    if kind == _PAIRS:
         raise UserError(
             f"the {role} {name} is a CrossEncoder, which scores pairs of texts and gives no vector of one: take a "
             f"{_DENSE_VECTORS}, or use it as a classifier of pairs: tutorkd distill-task --text_pair_column ..."

@@ -16,6 +16,7 @@ from tutorkd.evaluation.tags import tokenize_words
 from tutorkd.hub import CLASSIFICATION, load_config, load_model, load_tokenizer
 from tutorkd.kinds import kind_of_config
 from tutorkd.runtime import usable_device
+from tutorkd.sentence_encoder import note_scoring
 
 _BATCH = 64
 
@@ -115,6 +116,7 @@ def load_trained(name: str, role: str = "model") -> Classifier:
     if lacking:
         raise _untrained(config, name, role, f"without weights of the head, such as {lacking[0]}")
     tokenizer = load_tokenizer(checkpoint.folder, role, needed=CLASSIFICATION)
+    note_scoring(model, checkpoint.folder)
     return Classifier(name, model.eval().requires_grad_(False).to(usable_device()), tokenizer, longest)
 
 

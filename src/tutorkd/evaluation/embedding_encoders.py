@@ -18,7 +18,7 @@ from tutorkd.evaluation.pairs import Data, ScoredPairs, Search
 from tutorkd.hub import load_model, loading
 from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.runtime import usable_device
-from tutorkd.sentence_encoder import SETTINGS_FILES, check_sentence_encoder, is_sentence_encoder, load_sentence_encoder
+from tutorkd.sentence_encoder import SETTINGS_FILES, check_sentence_encoder, has_modules, load_sentence_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -72,7 +72,7 @@ def find_embedding_model(name: str, data: Data) -> EmbeddingModel:
     Raises:
         UserError: if there is no such model, or it can't be used.
     """
-    mean_pooled = not is_sentence_encoder(name)
+    mean_pooled = not has_modules(name)
     if mean_pooled and kind_of_checkpoint(name) == "causal":
         raise UserError(
             f"{name} is a causal language model, which gives no vector of a text: give it --text or --tasks"

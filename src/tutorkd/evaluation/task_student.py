@@ -35,6 +35,15 @@ def make_student(
     Raises:
         UserError: if there is no such student, or it can't have these sizes.
     """
+    model, tokenizer, start = _made(name, teacher, sizes, seed, first)
+    if hasattr(teacher.model.config, "sentence_transformers"):  # what its CrossEncoder does to a score
+        model.config.sentence_transformers = teacher.model.config.sentence_transformers
+    return model, tokenizer, start
+
+
+def _made(
+    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int, first: Path | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     if first is not None:
         model, tokenizer = load_classifier(find_checkpoint(str(first)), teacher.class_names, seed, teacher.problem)
         copied = _copy_head(model, teacher.model)

@@ -12,7 +12,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint
 from tutorkd.hub import load_config, load_model, load_tokenizer, quiet_transformers
 from tutorkd.kinds import check_one_stack
-from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
+from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder, note_scoring
 
 
 class Source(NamedTuple):
@@ -58,6 +58,7 @@ def load_source(checkpoint: Checkpoint) -> Source:
     model, lacking = load_model(_class(config, checkpoint.name), name, "model", "auto")
     if lacking:
         raise UserError(f"the model {checkpoint.name} lacks weights of its head, such as {lacking[0]}")
+    note_scoring(model, name)
     tokenizer = load_tokenizer(name, "model", needed=())
     if not tokenizer.is_fast:
         raise UserError(f"the model {checkpoint.name} has no fast tokenizer (one with a tokenizer.json)")

@@ -3,9 +3,10 @@ import tiny
 import torch
 from transformers import AutoModel
 
-from tutorkd.config import PretrainingConfig, TutorKDConfig
+from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.cost import StepCost, matmul_rate, measure_step, seconds_a_step, will_compile
-from tutorkd.trainer import MaskedLMTrainer, TutorKDTrainer
+from tutorkd.methods.causal_kd import CausalKDSettings
+from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer, TutorKDTrainer
 
 
 class _Rows(list):
@@ -41,6 +42,25 @@ def test_operations_of_a_step_are_those_of_its_matrix_products(tmp_path):
     assert cost.flops / (rows * 2) == pytest.approx(sum(expected.values()), rel=0.03)
     assert cost.activation_bytes > 0
     assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_what_the_student_writes_itself_counts_by_the_share_of_the_rows(tmp_path):
+    """Of a row that it writes, all tokens but the last go through the body once, the second half through the head."""
+    rows, length, kept, d, layers = 3, 24, 12, 32, 2
+    flops = {}
+    for share in (0.0, 0.25, 1.0):
+        args = DistillationConfig(output_dir=str(tmp_path), per_device_train_batch_size=rows)
+        student, data = tiny.tiny_causal(num_hidden_layers=layers), _Rows(tiny.rows(4))
+        settings = CausalKDSettings(on_policy_share=share)
+        tokenizer = tiny.causal_tokenizer()
+        trainer = DistillationTrainer(student, tiny.tiny_causal(), args, data, tokenizer, data, "kd", settings)
+        flops[share] = measure_step(trainer, length).flops
+        assert seconds_a_step(trainer, length) > 0
+    weights = 2 * d * d + 2 * d * 16 + 3 * d * 64  # queries and output, keys and values of two heads, feed-forward
+    attention = 4 * d * (kept**2 + sum(range(kept + 1, length)))
+    written = layers * (2 * weights * (length - 1) + attention) + 2 * d * tiny.CAUSAL_VOCABULARY * (length - kept)
+    assert flops[1.0] - flops[0.0] == rows * written
+    assert flops[0.25] - flops[0.0] == rows * written / 4
 
 
 def test_operations_don_t_hang_on_the_masks_that_a_seed_draws(tmp_path):

@@ -1,7 +1,7 @@
 """What a training step costs, counted on one row rather than guessed from sizes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ class StepCost:
     """Cost of one optimizer step on each device."""
 
     tokens: int
-    flops: float  # floating-point operations of all matrix products, forward and backward
+    flops: float  # floating-point operations of all matrix products, forward, backward and of what the student writes
     static_bytes: int  # weights, gradients, optimizer state
     activation_bytes: int  # of one micro-batch: kept for its backward pass, and a causal teacher's logits beside it
 
@@ -105,21 +105,42 @@ def _checkpointing(trainer: PackedRowsTrainer) -> Iterator[None]:
 
 
 class _Count(NamedTuple):
-    flops: int
+    flops: float
     saved_bytes: int  # kept for the backward pass, weights left out
 
 
 def _count_batch(trainer: PackedRowsTrainer, max_length: int) -> _Count:
     one, two = (_count(trainer, rows, max_length) for rows in (1, 2))
     rows = trainer.args.per_device_train_batch_size
+    flops = (one.flops + _written_flops(trainer, max_length)) * rows
     # What a second row adds, each row adds; the rest, such as bfloat16 copies of the weights, is there once.
-    return _Count(one.flops * rows, one.saved_bytes + (two.saved_bytes - one.saved_bytes) * (rows - 1))
+    return _Count(flops, one.saved_bytes + (two.saved_bytes - one.saved_bytes) * (rows - 1))
+
+
+def _written_flops(trainer: PackedRowsTrainer, max_length: int) -> float:
+    """Operations of what the student writes itself, a row, in the mean: chance says which rows it writes."""
+    share, flops = trainer._share_written(), 0
+    batch = _batch(trainer, 1, max_length)
+    with _without_a_trace(trainer):
+        while share and not flops:  # until chance has it write
+            with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+                trainer._learned_from(trainer.model, batch)
+            flops = counter.get_total_flops()
+    return share * flops
+
+
+def _batch(trainer: PackedRowsTrainer, rows: int, max_length: int) -> Batch:
+    """The same row with the same masks, so that two cost twice what one does."""
+    return trainer._prepare_inputs(trainer.masking([_typical_row(trainer, max_length)] * rows))
+
+
+def _without_a_trace(trainer: PackedRowsTrainer) -> AbstractContextManager[None]:
+    """Within, random numbers may be drawn; those of the run stay as they are."""
+    return torch.random.fork_rng([trainer.args.device] if trainer.args.device.type == "cuda" else [])
 
 
 def _count(trainer: PackedRowsTrainer, rows: int, max_length: int) -> _Count:
-    args, module = trainer.args, trainer.model
-    # The same row with the same masks, so that two cost twice what one does.
-    batch = trainer._prepare_inputs(trainer.masking([_typical_row(trainer, max_length)] * rows))
+    module, batch = trainer.model, _batch(trainer, rows, max_length)
     weights = {part.untyped_storage().data_ptr() for p in _parameters(trainer) for part in stored(p)}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
@@ -131,7 +152,7 @@ def _count(trainer: PackedRowsTrainer, rows: int, max_length: int) -> _Count:
 
     saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []), counter:
+    with _without_a_trace(trainer), counter:
         with saved:
             loss = _loss(trainer, batch)
         loss.backward()
@@ -156,7 +177,8 @@ def _row(collator: Any, max_length: int, draw: int, seed: int = 0) -> dict[str, 
 
 
 def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
-    """Time that a step of the run takes here, the median of some forward and backward passes over a full batch.
+    """Time that a step of the run takes here, the median of some forward and backward passes over a full batch, with
+    what the student writes itself before them.
 
     Nothing is compiled: where the run will be, the time is cut by what compiling saves a GPU.
     """
@@ -165,7 +187,7 @@ def seconds_a_step(trainer: PackedRowsTrainer, max_length: int) -> float:
     batch = trainer._prepare_inputs(trainer.masking(rows))
 
     def both_passes() -> None:
-        _loss(trainer, batch).backward()
+        _loss(trainer, trainer._learned_from(trainer.model, batch)).backward()
         trainer.model.zero_grad(set_to_none=True)
 
     with _checkpointing(trainer) if args.gradient_checkpointing else nullcontext():

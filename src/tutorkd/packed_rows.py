@@ -201,6 +201,10 @@ class PackedRowsTrainer(SavingTrainer):
         """The batch that a step reads, where it isn't the text's."""
         return batch
 
+    def _share_written(self) -> float:
+        """Of the rows, the share that the student writes itself before a step, in the mean."""
+        return 0.0
+
     def _forward_arguments(self) -> dict[str, Any]:
         """What the module's forward pass takes beside the batch."""
         return {}

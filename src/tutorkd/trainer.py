@@ -215,6 +215,9 @@ class DistillationTrainer(PackedRowsTrainer):
     def _learned_from(self, module, batch):
         return self.method.own_text(module, batch)
 
+    def _share_written(self):
+        return self.method.share_written(self.settings)
+
     def _quantise_teacher(self) -> None:
         """In place; what that costs on held-out rows, if there are any, stands in the log of a run that begins."""
         before = self._accuracy(self.teacher.visiting(self.args.device))

@@ -50,6 +50,7 @@ class Method(NamedTuple):
     teacher_head: bool = True  # whether the teacher is asked for logits, for which it needs a trained head
     # Of module and batch, before a step: the batch that is learned from; by default the text.
     own_text: Callable[[Any, Batch], Batch] = lambda module, batch: batch
+    share_written: Callable[[Any], float] = lambda settings: 0.0  # of the settings: of rows, how many that replaces
     # Of the settings, for causal models: the share of the tokens that a tutor replaces, and how many lie between two.
     spacing: Callable[[Any], tuple[float, int]] = lambda settings: (0.0, 0)
     # Of module, teacher and batches of the text, which needn't be read: before the first step.
@@ -141,6 +142,7 @@ CAUSAL_METHODS: dict[str, Method] = {
         causal_kd.FIGURES,
         held_out=_judged,
         own_text=causal_kd.own_text,
+        share_written=lambda settings: settings.on_policy_share,
     ),
     "distilbert": Method(
         "DistilBERT",

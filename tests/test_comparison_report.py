@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 from transformers import TrainerState
 
-from tutorkd import callbacks
+from tutorkd import callbacks, seeds
 from tutorkd.comparison import plots
 from tutorkd.comparison.cell import _seconds
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
@@ -295,7 +296,7 @@ def test_differences_stand_in_the_table_and_in_words(cells):
     assert lines[5].endswith("| -5.0 | - | seed 1: not finished |")
     assert (
         "- a\\|b, half: 15.0 points worse than plain over 2 paired seeds, standard error 5.0: more than two standard "
-        "errors, so these seeds tell them apart."
+        "errors."
     ) in lines
     assert "- third, half: 5.0 points worse than plain with one seed, so there is no standard error." in lines
     # Student's t with one degree of freedom is Cauchy's distribution, of which 2 * (1/2 - atan(2) / pi) is beyond 2.
@@ -313,6 +314,41 @@ def test_a_difference_of_less_than_two_errors_tells_nothing_apart(cells):
     assert "standard error 4.5: not more than two standard errors, so these seeds don't tell" in markdown(
         summarise(cells, {})
     )
+
+
+def _with_accuracies(cells, variant, *accuracies):
+    """Writes them into a variant's results, in the order of the seeds; returns the table."""
+    for cell, accuracy in zip([cell for cell in cells if cell.variant == variant], accuracies, strict=True):
+        file = cell.folder / RESULT_FILE
+        result = json.loads(file.read_text())
+        result["evaluation"]["accuracy"] = accuracy
+        file.write_text(json.dumps(result))
+    return markdown(summarise(cells, {}))
+
+
+def test_of_equal_scores_none_is_called_better(cells):
+    table = _with_accuracies(cells, "a|b", 0.9, 0.8)  # of plain 0.8 and 0.9
+    assert "- a\\|b, half: rounded, as good as plain over 2 paired seeds, standard error 10.0: not more than" in table
+    table = _with_accuracies(cells, "a|b", 0.8002, 0.9002)
+    assert "- a\\|b, half: rounded, as good as plain over 2 paired seeds, standard error 0.0: more than two" in table
+
+
+def test_rounding_doesn_t_decide_what_is_more_than_two_errors():
+    """Differences k, k and 0 have the mean 2k/3 and the error k/3: exactly two errors, whatever k is."""
+    for rows in (41, 277, 408, 1043):
+        for start in range(20):
+            baseline = [start / rows, (start + 7) / rows, 3 / rows]
+            for step in range(1, 20):
+                values = [(start + step) / rows, (start + 7 + step) / rows, 3 / rows]
+                assert not seeds.paired(values, baseline).beyond_two_errors
+
+
+def test_how_many_of_several_differences_chance_alone_makes_is_said(cells):
+    cells = [cell for cell in cells if cell.variant != "third"]
+    copies = [replace(cell, student=name) for cell in cells for name in ("half", "narrow", "wide")]
+    found = " ".join(markdown(summarise(copies, {})).split())
+    assert "in 30 % of cases (Student's t). If none differed, that would be 0.9 of these 3 on average." in found
+    assert "If none differed" not in markdown(summarise(cells, {}))
 
 
 def test_a_student_that_was_measured_on_its_way_has_a_curve_that_ends_in_its_point(cells):

@@ -80,4 +80,6 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
     if len(differences) == 1:
         return Paired(difference, None, None)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return Paired(difference, error, abs(difference) > 2 * error)
+    size, limit = abs(difference), 2 * error
+    # Accuracies come in steps, so that two errors exactly are no rarity; rounding isn't to decide there.
+    return Paired(difference, error, size > limit and not math.isclose(size, limit))

@@ -59,24 +59,27 @@ def in_words(baseline: str, differences: Sequence[Mapping[str, Any]], score: Sco
     """A sentence for each variant and student, and how often chance alone passes two standard errors."""
     lines = []
     for found in differences:
-        size = f"{score.scale * abs(found['difference']):{score.form}} {score.unit}"
+        size = f"{score.scale * abs(found['difference']):{score.form}}"
         better = (found["difference"] < 0) == score.lower_is_better
-        line = f"- {found['variant']}, {found['student']}: {size} {'better' if better else 'worse'} than {baseline}"
+        how = f"{size} {score.unit} {'better' if better else 'worse'} than" if float(size) else "rounded, as good as"
+        line = f"- {found['variant']}, {found['student']}: {how} {baseline}"
         seeds = len(found["seeds"])
         if found["standard_error"] is None:
             line += " with one seed, so there is no standard error."
         else:
             line += f" over {seeds} paired seeds, standard error {score.scale * found['standard_error']:{score.form}}: "
             line += (
-                "more than two standard errors, so these seeds tell them apart."
+                "more than two standard errors."
                 if found["beyond_two_errors"]
                 else "not more than two standard errors, so these seeds don't tell them apart."
             )
         lines.append(escaped(line))
-    numbers = sorted({len(found["seeds"]) for found in differences} - {1})
-    chances = [f"with {count} pairs of seeds in {100 * _chance(count):.0f} % of cases" for count in numbers]
+    pairs = [len(found["seeds"]) for found in differences if found["standard_error"] is not None]
+    chances = [f"with {count} pairs of seeds in {100 * _chance(count):.0f} % of cases" for count in sorted(set(pairs))]
     note = "\n\nVariants that don't differ are more than two standard errors apart by chance alone: "
     note += f"{', '.join(chances)} (Student's t)."
+    if len(pairs) > 1:
+        note += f" If none differed, that would be {sum(map(_chance, pairs)):.1f} of these {len(pairs)} on average."
     return "\n".join(lines) + (note if chances else "")
 
 

@@ -142,6 +142,30 @@ def test_plots_are_written_as_png_and_svg(cells, tmp_path, dearer, name):
         assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
 
 
+def test_plots_of_an_earlier_matrix_don_t_stay_beside_the_new_ones(cells, tmp_path):
+    narrow = [replace(cell, student="narrow") for cell in cells]
+    plots.draw([*cells, *narrow], summarise([*cells, *narrow], {}), tmp_path)
+    (tmp_path / "score-cost.png").touch()
+    (tmp_path / "score-cost.svg").touch()
+    (tmp_path / "training-mine.png").touch()  # somebody's own
+    files = plots.draw(cells, summarise(cells, {}), tmp_path)
+    there = {file for file in tmp_path.iterdir() if file.is_file()}
+    assert there == {*files, tmp_path / "training-mine.png"}
+
+
+def test_names_with_dollars_are_printed_as_they_are(cells, tmp_path):
+    named = {"plain": "a $x^$ b", "third": r"$\frac$"}  # neither of them a formula that matplotlib knows
+    cells = [replace(cell, variant=named.get(cell.variant, cell.variant), student="$s_$" * bool(cell.student)) for cell
+             in cells]  # fmt: skip
+    summary = summarise(cells, {})
+    plots.draw(cells, summary, tmp_path)
+    (axes,) = score_at_equal_cost(summary, dict.fromkeys([*named.values(), "a|b"], ("black", "-"))).axes
+    axes.figure.draw_without_rendering()
+    assert r"a \$x^\$ b" in [label.get_text() for label in axes.get_yticklabels()]
+    svg = (tmp_path / "score.svg").read_text()
+    assert "a $x^$ b" in svg
+
+
 @pytest.mark.parametrize(("seeds", "bars"), [(1, "standard error of the score"), (2, "standard deviation over seeds")])
 def test_bars_are_the_deviation_over_seeds_or_of_one_seed_the_standard_error(cells, seeds, bars):
     cells = [cell for cell in cells if cell.seed < seeds]

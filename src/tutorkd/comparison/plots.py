@@ -1,6 +1,7 @@
 """Plots of a comparison, as PNG and SVG."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -16,12 +17,13 @@ from tutorkd.comparison.matrix import Cell, slug
 from tutorkd.comparison.measures import same_cost
 from tutorkd.comparison.score_plots import DASHES, Styles, score_against_cost, score_at_equal_cost
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
-from tutorkd.plotting import COLOURS, save_figure
+from tutorkd.plotting import COLOURS, as_it_is, save_figure
 from tutorkd.step import LOSS
 
 # Figure, and method where each has a panel of its own, to variant to step to the values of the seeds.
 Log = dict[tuple[str, str], dict[str, dict[int, list[float]]]]
 
+_NAME = re.compile("score|score-cost|training|training-.+")  # of a plot
 _WIDE = 20  # largest through smallest value from which an axis is logarithmic
 _HELD_OUT = {figure.name: figure for figure in probe.FIGURES if figure.axis}
 _METHODS = (*METHODS.values(), *CAUSAL_METHODS.values(), *EMBEDDING_METHODS.values())
@@ -31,7 +33,7 @@ _DRAWN = {figure.name: figure for figure in _FIGURES if figure.axis} | _HELD_OUT
 
 def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the scores against cost, or side by side where it is the same, and for each student the figures of the log
-    against steps; returns the files.
+    against steps; returns the files. Those of an earlier matrix, which aren't drawn again, are deleted.
 
     Args:
         summary: as ``summarise`` gives it.
@@ -49,7 +51,17 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     for student, log in logs.items():
         name = "training" if len(logs) == 1 else f"training-{slug(student)}"
         plots[name] = figures_against_steps(log, student, styles)
-    return [file for name, plot in plots.items() for file in save_figure(plot, folder, name)]
+    files = [file for name, plot in plots.items() for file in save_figure(plot, folder, name)]
+    for old in _drawn_before(folder):
+        if old not in files:
+            old.unlink()
+    return files
+
+
+def _drawn_before(folder: Path) -> list[Path]:
+    """Plots in a folder, of whatever cells; a PNG that has no SVG beside it isn't one of ours."""
+    pairs = [(file, file.with_suffix(".svg")) for file in folder.glob("*.png") if _NAME.fullmatch(file.stem)]
+    return [file for pair in pairs if pair[1].is_file() for file in pair]
 
 
 def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
@@ -94,8 +106,8 @@ def figures_against_steps(log: Log, student: str, styles: Styles) -> Figure:
     )
     figure.legend(
         [drawn[variant] for variant in styles if variant in drawn],
-        [variant for variant in styles if variant in drawn],
-        title=f"student {student}" + (f", mean over {seeds} seeds, range shaded" if seeds > 1 else ""),
+        [as_it_is(variant) for variant in styles if variant in drawn],
+        title=f"student {as_it_is(student)}" + (f", mean over {seeds} seeds, range shaded" if seeds > 1 else ""),
         loc="outside upper center",
         ncols=min(4, len(drawn)),
         frameon=False,

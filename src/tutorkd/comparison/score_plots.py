@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
 from tutorkd.comparison.measures import ENCODERS, Score, error_bar, far_off
+from tutorkd.plotting import as_it_is
 
 Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
 
@@ -130,7 +131,8 @@ def _over_seeds(points: Sequence[Mapping[str, Any]], score: Score) -> str:
 
 
 def _title(row: Mapping[str, Any], students: Sequence[str]) -> str:
-    return f"{row['variant']}, {row['student']}" if len(students) > 1 and row["student"] else row["variant"]
+    several = len(students) > 1 and row["student"]
+    return as_it_is(f"{row['variant']}, {row['student']}" if several else row["variant"])
 
 
 def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from tutorkd.glue.report import SINGLE_ANSWER, figure_title
 from tutorkd.glue.tasks import TASKS
-from tutorkd.plotting import COLOURS, save_figure
+from tutorkd.plotting import COLOURS, as_it_is, save_figure
 
 _GROUP = 0.8  # of the distance between two tasks
 _TEXT = 6  # height of a number above its bar, on the axis
@@ -57,7 +57,9 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
             axes.plot(across, (y, y), **_TEACHER)
     handles: list[Artist] = [Patch(color=COLOURS[number % len(COLOURS)]) for number in range(len(barred))]
     handles += [Line2D([], [], **_TEACHER) for _ in lined] + [Line2D([], [], **_CONSTANT)]
-    labels = [_text(model["title"]) for model in barred] + [f"{_text(model['title'])} (teacher)" for model in lined]
+    labels = [as_it_is(model["title"]) for model in barred] + [
+        f"{as_it_is(model['title'])} (teacher)" for model in lined
+    ]
     labels.append(SINGLE_ANSWER)
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     labels = [
@@ -80,8 +82,3 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
 
 def _spread(model: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return model["tasks"].get(name, {"figures": {}})["figures"].get(TASKS[name].selected.name)
-
-
-def _text(name: str) -> str:
-    """A name that matplotlib prints as it is: dollars would begin a formula."""
-    return name.replace("$", r"\$")

@@ -6,8 +6,10 @@ import signal
 
 import pytest
 import tiny
+import torch
 from commands import run_here
 
+import tutorkd
 from tutorkd.cli.main import main
 from tutorkd.comparison import command as comparing
 from tutorkd.comparison.budget import in_steps
@@ -104,6 +106,14 @@ def test_a_matrix_goes_on_where_it_was(matrix, in_process, tmp_path):
     assert in_process == []
     assert (cells / "tutor-kd-half-seed0" / "result.json").exists()
     assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_results_name_the_versions_and_the_machine_of_each_cell(matrix, in_process, tmp_path):
+    assert main(matrix("mlm", references=True)) == 0
+    for cell in json.loads((tmp_path / "out" / "results.json").read_text())["cells"]:
+        assert cell["machine"]["torch"] == torch.__version__
+        assert cell["machine"]["bfloat16"] in ("native", "not native")
+        assert cell["machine"]["tutorkd"] == tutorkd.__version__
 
 
 def test_the_recipe_beside_the_results_is_the_one_that_was_run_flags_included(matrix, in_process, tmp_path):

@@ -142,6 +142,16 @@ def test_plots_are_written_as_png_and_svg(cells, tmp_path, dearer, name):
         assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
 
 
+def test_all_machines_that_cells_ran_on_are_told(cells):
+    file = cells[-2].folder / RESULT_FILE
+    result = json.loads(file.read_text())
+    result["evaluation"] |= {"device": "cuda:0", "threads": 8}
+    file.write_text(json.dumps({**result, "machine": {"torch": "2.1"}}))
+    summary = summarise(cells, {})
+    assert "of matrix products, on cpu, threads: 1 and cuda:0, threads: 8." in markdown(summary)
+    assert summary["cells"][-2]["machine"] == {"torch": "2.1"}
+
+
 def test_plots_of_an_earlier_matrix_don_t_stay_beside_the_new_ones(cells, tmp_path):
     narrow = [replace(cell, student="narrow") for cell in cells]
     plots.draw([*cells, *narrow], summarise([*cells, *narrow], {}), tmp_path)

@@ -248,6 +248,16 @@ def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_pat
     assert part(section, "Score against cost").note.endswith("Far off and not drawn: teacher 10.")
 
 
+def test_a_comparison_shows_the_versions_and_machines_of_its_cells_each_once(tmp_path):
+    file = write_comparison(tmp_path) / "results.json"
+    summary = json.loads(file.read_text())
+    for number, cell in enumerate(summary["cells"][1:]):
+        cell["machine"] = {"torch": "2.9", "processor": f"processor {number % 2}"}
+    file.write_text(json.dumps(summary))
+    (section,) = sections(tmp_path)
+    assert part(section, "Environment").rows == [["torch", "2.9"], ["processor", "processor 0; processor 1"]]
+
+
 def test_a_comparison_in_progress_shows_how_far_its_cells_came(tmp_path):
     write_run(tmp_path / "cells" / "kd-half-seed0" / "student", method="kd")
     write_text(tmp_path / "cells" / "kd-half-seed0" / "result.json", json.dumps({"training": {}}))

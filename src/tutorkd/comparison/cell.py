@@ -20,6 +20,7 @@ from tutorkd.objective import EMBEDDING
 from tutorkd.pretraining.distillation import distill, load_pair, prepare
 from tutorkd.pretraining.training import ready_trainer
 from tutorkd.run_folder import FINISHED_FILE
+from tutorkd.runtime import describe
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def _result(cell: Cell) -> dict[str, Any]:
         "student": cell.student,
         "seed": cell.seed,
         "settings": cell.settings,
+        "machine": describe(),
         "training": training,
         "on_the_way": on_the_way,
         "evaluation": cell.measures.evaluate(model, cell.evaluate),

@@ -141,11 +141,13 @@ COSTS = (
 )
 
 
-def training_caption(evaluation: Mapping[str, Any]) -> str:
+def training_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     """What the columns of a training's costs are."""
+    evaluations = [cell["evaluation"] for cell in finished]
+    places = dict.fromkeys(f"{each['device']}, threads: {each['threads']}" for each in evaluations)
     return (
         "Training: mean time (with its looks at held-out text) and floating-point operations of matrix products, on "
-        f"{evaluation['device']}, threads: {evaluation['threads']}."
+        f"{' and '.join(places)}."
     )
 
 
@@ -160,7 +162,7 @@ def _labelled_caption(finished: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"Scores: mean ± standard deviation over seeds, each on {evaluation['validation_rows']:,} rows after "
         f"fine-tuning on {evaluation['train_rows']:,}; the standard error of one accuracy is at most {error:.1f} "
-        f"points. Parameters are the classifier's. {training_caption(evaluation)}"
+        f"points. Parameters are the classifier's. {training_caption(finished)}"
     )
 
 
@@ -227,7 +229,7 @@ def _language_caption(finished: Sequence[Mapping[str, Any]]) -> str:
         "lower the perplexity (per token), the bits and the KL (nats a token), the better; the nearest to the teacher "
         f"comes first. Own text: what a student writes after at most {settings['prompts']} "
         f"{prompts_named(length, chats)}, up to {settings['new_tokens']} tokens drawn at temperature 1. tokens/s: one "
-        f"prompt at a time. {training_caption(evaluation)}"
+        f"prompt at a time. {training_caption(finished)}"
     )
 
 

@@ -71,7 +71,7 @@ def _caption(finished: Sequence[Mapping[str, Any]], kinds: int) -> str:
     return (
         f"{' '.join(evaluation['data'])} Mean ± standard deviation over seeds; the standard error of one {of_what}, "
         f"from resamples of pairs or queries, is at most {error:.1f} points. Cosine: the mean cosine between a model's "
-        f"and the teacher's vectors of one text. Parameters are those of all modules. {training_caption(evaluation)} "
+        f"and the teacher's vectors of one text. Parameters are those of all modules. {training_caption(finished)} "
         "The operations are at most as many: they are counted for rows of the greatest length, which the teacher reads "
         "in each step, though texts may be shorter and its vectors kept."
     )

@@ -110,7 +110,7 @@ def _caption(args: GlueArguments, finished: Sequence[Mapping[str, Any]]) -> str:
         "by √n. Two columns split the spread of the mean over tasks: fine-tuning seeds, the standard deviation within "
         "a student; training seeds, what remains between students when the n-th part of that variance is subtracted."
         f"{chosen}{failed} Parameters are those of {TASKS[args.tasks[0]].title}'s classifier. "
-        f"{training_caption(evaluation)}"
+        f"{training_caption(finished)}"
     )
 
 

@@ -47,8 +47,8 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
     Returns:
         ``rows``: one for each variant and student, and for each reference, with ``figures`` as mean, standard
         deviation and number of seeds, of those that were measured with several seeds also as ``nested`` tells them
-        apart, and the ``curve`` of its score on the way; ``cells``: each with its figures, settings and evaluation, or
-        its error; ``paired``: of each other variant and student how far it is from the ``baseline``, as
+        apart, and the ``curve`` of its score on the way; ``cells``: each with its figures, settings, evaluation and
+        machine, or its error; ``paired``: of each other variant and student how far it is from the ``baseline``, as
         ``seeds.paired`` gives it, over the seeds that both have.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -84,6 +84,7 @@ def summarise(cells: Sequence[Cell], failed: Mapping[str, str], baseline: str | 
                 if value is not None:
                     row["curve"].setdefault(int(step), []).append((there["flops"], value))
             entry |= {"figures": found, **{key: result[key] for key in ("evaluation", "settings")}}
+            entry["machine"] = result.get("machine", {})  # older results lack it
         listed.append(entry)
     for row in rows.values():
         names = dict.fromkeys(name for each in row["figures"] for name in each)

@@ -83,6 +83,7 @@ def section(folder: Path, running: bool) -> Section:
             *_progress(cells, folded=not unfinished),
             *_shared_settings(folder, cells),
             *_recipe(folder),
+            *_environment(summary["cells"]),
         ],
     )
 
@@ -230,6 +231,16 @@ def _shared_settings(folder: Path, cells: Sequence[Mapping[str, Any]]) -> list[P
     first = told[0]
     shared = {key: value for key, value in first.items() if all(key in each and each[key] == value for each in told)}
     return settings.parts(shared, training.parser_of(first))
+
+
+def _environment(cells: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Versions and machines, each once if cells differ in them."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for cell in cells:
+        if isinstance(machine := cell.get("machine"), dict):
+            for name, value in machine.items():
+                found[name][str(value)] = None
+    return table("Environment", ("", ""), settings.facts((name, "; ".join(each)) for name, each in found.items()))
 
 
 def _recipe(folder: Path) -> list[Part]:

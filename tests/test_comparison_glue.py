@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import glue_data
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
@@ -104,6 +105,9 @@ def test_students_are_fine_tuned_as_tutorkd_glue_does_and_references_once(here, 
         assert cell["evaluation"]["scores"][task][figure] == alone["tasks"][task]["figures"][figure]["seeds"]
         assert cell["figures"][task] == pytest.approx(alone["tasks"][task]["figures"][figure]["mean"])
     assert cell["figures"]["mean"] == pytest.approx((cell["figures"]["mrpc"] + cell["figures"]["stsb"]) / 2)
+    labels = pq.read_table("glue/mrpc/validation.parquet")["label"].to_pylist()
+    always = 2 * sum(labels) / (sum(labels) + len(labels))  # F1 of class 1 for each row: precision p, recall 1
+    assert cell["evaluation"]["single_answer"] == {"mrpc": pytest.approx(always), "stsb": 0.0}
 
 
 @pytest.mark.parametrize("name", [NAMES[1], NAMES[2]])
@@ -229,6 +233,7 @@ def finished(tmp_path):
             "scores": {"mrpc": {"f1": of_seeds, "accuracy": of_seeds}, "stsb": {"spearman": lower, "pearson": lower}},
             **{"setting": {"mrpc": "s", "stsb": "s"}, "train_rows": {"mrpc": 16, "stsb": 1600}},
             **{"validation_rows": {"mrpc": 12, "stsb": 13}, "failed_runs": 0, "parameters": 1_500_000},
+            "single_answer": {"mrpc": 0.812, "stsb": 0.0},
             **{"device": "cpu", "threads": 1},
         }
         training = {"steps": 4, "tokens": 40, "seconds": 60.0, "flops": 2e12, "log": [{"loss": 2.0, "step": 4}]}
@@ -263,6 +268,11 @@ def test_the_table_has_a_column_a_task_and_one_for_each_spread(finished):
     assert lines[2].startswith("| teacher | - | 1 | 90.0 ± 0.0 | 80.0 ± 0.0 | 85.0 ± 0.0 | - | 0.0 | 1.5 M | - |")
     assert lines[4].startswith("| kd | half | 2 | 75.5 ± 3.5 | 65.5 ± 3.5 | 70.5 ± 3.5 | 4.7 | 2.2 | 1.5 M | 1 min 0 s")
     assert "MRPC (F1, 16 training rows, 12 to measure on), STS-B (Spearman, 1,600 training rows" in lines[7]
+
+
+def test_what_one_answer_to_every_row_gets_stands_under_the_table(finished):
+    table = markdown(summarise(finished, {}), finished[0].measures)
+    assert "The same answer to every row, without any model, gets MRPC 81.2, STS-B 0.0." in table
 
 
 def test_variants_are_compared_task_by_task_in_the_results_and_by_the_mean_in_words(finished):

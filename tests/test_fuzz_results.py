@@ -111,7 +111,7 @@ def glue_cell(tmp_path):
 @given(data=st.data())
 def test_a_damaged_result_of_a_cell_on_glue_counts_as_none_or_has_its_figures(glue_cell, data):
     scores = {name: {figure.name: {"0": 0.5, "1": 0.25} for figure in TASKS[name].figures} for name in ("cola", "mrpc")}
-    per_task = {"setting": "s", "train_rows": 9, "validation_rows": 9}
+    per_task = {"setting": "s", "train_rows": 9, "validation_rows": 9, "single_answer": 0.5}
     evaluation = {
         **{"scores": scores, "failed_runs": 0, "parameters": 9, "device": "cpu", "threads": 1},
         **{key: dict.fromkeys(scores, value) for key, value in per_task.items()},

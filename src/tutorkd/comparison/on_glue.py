@@ -13,6 +13,7 @@ from tutorkd.evaluation.checkpoint import find_checkpoint
 from tutorkd.glue import arguments
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import check_there
+from tutorkd.glue.metrics import single_answer
 from tutorkd.glue.plan import seconds_to_go
 from tutorkd.glue.report import figure_title
 from tutorkd.glue.runs import Unit, run_unit, units_of
@@ -57,6 +58,7 @@ def glue_measures(args: GlueArguments) -> Measures:
         "setting": dict.fromkeys(args.tasks, str),
         "train_rows": dict.fromkeys(args.tasks, int),
         "validation_rows": dict.fromkeys(args.tasks, int),
+        "single_answer": dict.fromkeys(args.tasks, float),
     }
     return Measures(
         section=GLUE,
@@ -98,12 +100,14 @@ def _caption(args: GlueArguments, finished: Sequence[Mapping[str, Any]]) -> str:
         f"{evaluation['train_rows'][name]:,} training rows, {evaluation['validation_rows'][name]:,} to measure on)"
         for name in args.tasks
     ]
+    constant = ", ".join(f"{TASKS[name].title} {100 * evaluation['single_answer'][name]:.1f}" for name in args.tasks)
     grid = len(args.learning_rates) * len(args.batch_sizes) * len(args.epochs)
     chosen = f" The best of {grid} settings counts, which makes all scores a little too high." if grid > 1 else ""
     lost = sum(cell["evaluation"]["failed_runs"] for cell in finished)
     failed = f" Fine-tunings of other settings that failed: {lost}." if lost else ""
     return (
-        f"In percent: {', '.join(rows)}. Each is a mean over training seeds and {len(args.seeds)} fine-tuning "
+        f"In percent: {', '.join(rows)}. The same answer to every row, without any model, gets {constant}. Each score "
+        f"is a mean over training seeds and {len(args.seeds)} fine-tuning "
         f"seed{'s' * (len(args.seeds) > 1)} ± its standard error: the standard deviation of the k students' means, "
         "divided by √k, so that n fine-tunings of one student don't count as n students. The teacher and a student "
         "without distillation are one model each; for them it is the standard deviation of the n fine-tunings, divided "
@@ -153,6 +157,10 @@ def _fine_tuned(model: str, options: Options) -> dict[str, Any]:
         "setting": {name: runs[0][0].setting for name, runs in chosen.items()},
         "train_rows": {unit.task.name: len(unit.rows.train) for unit in units},
         "validation_rows": {unit.task.name: sum(map(len, unit.rows.validation.values())) for unit in units},
+        "single_answer": {
+            unit.task.name: single_answer(unit.task, unit.rows.validation_labels)[unit.task.selected.name]
+            for unit in units
+        },
         "failed_runs": sum(map(len, failed.values())),
         **{key: first[key] for key in ("parameters", "device", "threads")},
     }

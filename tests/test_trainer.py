@@ -206,6 +206,20 @@ def test_what_no_look_at_held_out_rows_gives_can_t_choose_the_best_checkpoint(tm
     assert run.state.best_metric == best
 
 
+@pytest.mark.parametrize("method", ["kd", "distilbert", "mlm", "minilm-v2"])
+def test_the_loss_on_held_out_rows_doesn_t_hang_on_how_many_are_read_at_once(tmp_path, method):
+    """Rows of unequal length, so that batches have unequal numbers of masked and of real positions."""
+    rows = Dataset.from_list([{"input_ids": row["input_ids"][: 6 + index]} for index, row in enumerate(tiny.rows(10))])
+    losses = []
+    for at_once in (10, 3, 1):  # of all rows at once it is the mean over all that there is
+        args = DistillationConfig(
+            str(tmp_path), per_device_eval_batch_size=at_once, mlm_probability=0.4, bf16=False, report_to="none"
+        )
+        trainer = DistillationTrainer("half", tiny.masked_lm(), args, rows, tiny.tokenizer(), rows, method)
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
 def test_held_out_rows_may_be_given_to_an_evaluation_itself(tmp_path):
     held = tiny.rows(9, seed=1)
     given = trainer(tmp_path, tiny.rows(4)).evaluate(held)

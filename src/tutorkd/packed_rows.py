@@ -170,9 +170,20 @@ class PackedRowsTrainer(SavingTrainer):
         """As Trainer's, but batches keep their own shapes: what is drawn for them doesn't depend on compiling."""
         of_training, self.data_collator = self.data_collator, cast(Any, self.masking)
         try:
-            return super().get_eval_dataloader(*args, **kwargs)
+            loader = super().get_eval_dataloader(*args, **kwargs)
         finally:
             self.data_collator = of_training
+        if self.compute_metrics is None:
+            self._items_a_row = self._mean_items(loader.dataset)
+        return loader
+
+    def _mean_items(self, rows: Any) -> Tensor:
+        """What losses are means over (``Batch.num_items``), of one of these rows in the mean."""
+        step = self.args.per_device_eval_batch_size
+        parts = (
+            [rows[index] for index in range(len(rows))[start : start + step]] for start in range(0, len(rows), step)
+        )
+        return cast(Tensor, sum(self.masking(part).num_items for part in parts)) / len(rows)
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""
@@ -321,6 +332,9 @@ class PackedRowsTrainer(SavingTrainer):
         batch: Batch = self._prepare_inputs(inputs)
         module = self.accelerator.unwrap_model(model)
         if self.compute_metrics is None:
+            # Trainer takes the mean over rows; with these counts it is that over all rows' positions.
+            items = self._items_a_row.to(batch.input_ids.device) * len(batch.input_ids)
+            batch = batch._replace(num_items=items)
             with torch.no_grad(), plain():
                 return module(batch, **self._forward_arguments()).loss, None, None
         looks = self._look(module, batch)

@@ -142,6 +142,22 @@ def test_plots_are_written_as_png_and_svg(cells, tmp_path, dearer, name):
         assert start.startswith(b"\x89PNG") if file.suffix == ".png" else b"<?xml" in start
 
 
+@pytest.mark.parametrize(("value", "dearer"), [(math.nan, 1.0), (-math.inf, 1.0), (math.nan, 2.0)])
+def test_a_score_that_is_no_number_comes_last_and_isn_t_drawn(cells, tmp_path, value, dearer):
+    for cell in cells:
+        if cell.variant == "third" and cell.result is not None:
+            training = {**cell.result["training"], "flops": dearer * 2e12}
+            write_text(cell.folder / RESULT_FILE, json.dumps({**cell.result, "training": training}))
+    _with_accuracies(cells, "plain", value, 0.9)
+    summary = summarise(cells, {})
+    variants = [line.split("|")[1].strip() for line in markdown(summary).splitlines()[2:7]]
+    assert variants == ["teacher", "not distilled", "third", "a\\", "plain"]  # the bar in a|b is escaped
+    plots.draw(cells, summary, tmp_path)
+    plot = score_at_equal_cost if dearer == 1 else score_against_cost
+    (axes,) = plot(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
+    assert f"not drawn: plain {100 * value}" in axes.get_xlabel()
+
+
 def test_all_machines_that_cells_ran_on_are_told(cells):
     file = cells[-2].folder / RESULT_FILE
     result = json.loads(file.read_text())

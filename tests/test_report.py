@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import os
 import shlex
 import socket
@@ -246,6 +247,15 @@ def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_pat
     names = {row["name"] for row in data(panels(section, "Score against cost")["training, operations"])}
     assert names == {"plain", "costly"}
     assert part(section, "Score against cost").note.endswith("Far off and not drawn: teacher 10.")
+
+
+def test_a_score_that_is_no_number_isn_t_the_best(tmp_path):
+    file = write_comparison(tmp_path) / "results.json"
+    summary = json.loads(file.read_text())
+    summary["rows"][1]["figures"]["accuracy"]["mean"] = math.nan  # of plain, which stands first
+    file.write_text(json.dumps(summary))
+    (section,) = sections(tmp_path)
+    assert dict(section.tiles) == {"best mean: costly": "90.0 %", "teacher": "95.0 %"}
 
 
 def test_a_comparison_shows_the_versions_and_machines_of_its_cells_each_once(tmp_path):

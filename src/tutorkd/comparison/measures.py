@@ -1,5 +1,6 @@
 """What students are measured by: encoders after fine-tuning on labelled text, causal language models as they are."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -50,6 +51,16 @@ def error_bar(row: Mapping[str, Any], score: Score) -> tuple[float, str] | None:
         if length is not None:
             return score.scale * length, what
     return None
+
+
+def is_drawn(row: Mapping[str, Any], score: Score) -> bool:
+    """Whether a row has a score that a plot can show; that of a model that has diverged may not be a number.
+
+    Args:
+        row: as ``results.json`` has it.
+    """
+    mean = row["figures"].get(score.name, {}).get("mean")
+    return mean is not None and math.isfinite(mean)
 
 
 def far_off(reference: float, scores: Sequence[float]) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tutorkd import probe
 from tutorkd.comparison.matrix import Cell, slug
-from tutorkd.comparison.measures import same_cost
+from tutorkd.comparison.measures import is_drawn, same_cost
 from tutorkd.comparison.score_plots import DASHES, Styles, score_against_cost, score_at_equal_cost
 from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.plotting import COLOURS, as_it_is, save_figure
@@ -42,7 +42,7 @@ def draw(cells: Sequence[Cell], summary: Mapping[str, Any], folder: Path) -> lis
     styles = _styles([row["variant"] for row in summary["rows"] if row["kind"] == "distilled"])
     logs = _logs(cells)
     score = cells[0].measures.score
-    points = [row for row in summary["rows"] if {"training_flops", score.name} <= row["figures"].keys()]
+    points = [row for row in summary["rows"] if is_drawn(row, score) and "training_flops" in row["figures"]]
     if points:
         costs = [row["figures"]["training_flops"]["mean"] for row in points]
         equal = len(points) > 1 and same_cost(costs) and not any(row["curve"] for row in points)

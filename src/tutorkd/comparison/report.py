@@ -129,7 +129,8 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
     def order(row: Mapping[str, Any]) -> tuple[bool, float]:
         distilled, found = row["kind"] == "distilled", row["figures"]
         if score.name in found:
-            return distilled, found[score.name]["mean"] * (1 if score.lower_is_better else -1)
+            mean = found[score.name]["mean"] * (1 if score.lower_is_better else -1)
+            return distilled, mean if math.isfinite(mean) else math.inf
         return distilled, -math.inf if found else math.inf  # a teacher's distance from itself isn't measured
 
     for row in sorted(summary["rows"], key=order):

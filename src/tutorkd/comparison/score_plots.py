@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from tutorkd.comparison.measures import ENCODERS, Score, error_bar, far_off
+from tutorkd.comparison.measures import ENCODERS, Score, error_bar, far_off, is_drawn
 from tutorkd.plotting import as_it_is
 
 Styles = dict[str, tuple[str, str]]  # variant to colour and dash pattern
@@ -22,7 +22,7 @@ _LABEL_GAP = 0.055  # of the axes' height between two labels
 
 def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score = ENCODERS.score) -> Figure:
     """Score against floating-point operations of training: a labelled point a variant and student."""
-    rows = [row for row in summary["rows"] if score.name in row["figures"]]
+    rows = [row for row in summary["rows"] if is_drawn(row, score)]
     points = [row for row in rows if "training_flops" in row["figures"]]
     students = list(dict.fromkeys(row["student"] for row in points))
     figure = Figure(figsize=(7.5, max(4.5, 0.3 * len(rows) + 1.5)))
@@ -65,6 +65,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
     curves = any(row["curve"] for row in points)
     note = "\ncurves: students in the middle of training, at a high learning rate" if curves else ""
     note += f"\nfar off, not drawn: {', '.join(beyond)}" if beyond else ""
+    note += _of_no_number(summary, students, score)
     axes.set_xlabel(f"training, floating-point operations of matrix products (FLOP){note}")
     axes.set_ylabel(score.axis)
     axes.grid(alpha=0.25)
@@ -74,7 +75,7 @@ def score_against_cost(summary: Mapping[str, Any], styles: Styles, score: Score 
 
 def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score = ENCODERS.score) -> Figure:
     """Scores side by side, the best above: a line a variant and student, with each seed's score as a small dot."""
-    rows = [row for row in summary["rows"] if score.name in row["figures"]]
+    rows = [row for row in summary["rows"] if is_drawn(row, score)]
     rows.sort(key=lambda row: _mean(row, score), reverse=score.lower_is_better)
     points = [row for row in rows if "training_flops" in row["figures"]]
     students = list(dict.fromkeys(row["student"] for row in points))
@@ -103,11 +104,19 @@ def score_at_equal_cost(summary: Mapping[str, Any], styles: Styles, score: Score
         label.set_color("black" if row in points else _GREY)
     axes.margins(y=0.06)
     note = "".join(f"\nfar off, not drawn: {_title(row, students)} {_mean(row, score):.4g}" for row in beyond)
+    note += _of_no_number(summary, students, score)
     axes.set_xlabel(f"{score.axis}{note}")
     axes.grid(alpha=0.25)
     flops = EngFormatter("FLOP", places=0)(max(row["figures"]["training_flops"]["mean"] for row in points))
     axes.set_title(f"At equal cost, {flops}{_over_seeds(points, score)}", loc="left", fontsize=11, wrap=True)
     return figure
+
+
+def _of_no_number(summary: Mapping[str, Any], students: Sequence[str], score: Score) -> str:
+    """A line that names the rows whose score can't be drawn; empty where there are none."""
+    rows = [row for row in summary["rows"] if score.name in row["figures"] and not is_drawn(row, score)]
+    told = ", ".join(f"{_title(row, students)} {_mean(row, score)}" for row in rows)
+    return f"\nnot drawn: {told}" if told else ""
 
 
 def _mean(row: Mapping[str, Any], score: Score) -> float:

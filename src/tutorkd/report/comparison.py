@@ -17,6 +17,7 @@ from tutorkd.comparison.measures import (
     Score,
     error_bar,
     far_off,
+    is_drawn,
     learned_nothing,
     same_cost,
 )
@@ -163,10 +164,9 @@ def _titled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _point(row: Mapping[str, Any], score: Score, cost: str | None = None) -> Point | None:
     """A row's score with its bar."""
-    found = row["figures"].get(score.name, {})
-    if found.get("mean") is None:
+    if not is_drawn(row, score):
         return None
-    value, bar = score.scale * found["mean"], error_bar(row, score)
+    value, bar = score.scale * row["figures"][score.name]["mean"], error_bar(row, score)
     low, high = (None, None) if bar is None else (value - bar[0], value + bar[0])
     return Point(row["title"], value, low, high, row["figures"].get(cost, {}).get("mean") if cost else None)
 
@@ -193,7 +193,7 @@ def _against_cost(rows: Sequence[Mapping[str, Any]], score: Score) -> list[Part]
             continue
         panels.append(Panel(title, "", scatter(variants, references, names, axis, score.axis)))
     better = "lower is better" if score.lower_is_better else "higher is better"
-    kinds = dict.fromkeys(bar[1] for row in rows if _has([row], score.name) and (bar := error_bar(row, score)))
+    kinds = dict.fromkeys(bar[1] for row in rows if is_drawn(row, score) and (bar := error_bar(row, score)))
     note = f"Bars: {' or '.join(kinds)}; {better}." if kinds else f"{better.capitalize()}."
     if beyond:
         note += f" Far off and not drawn: {', '.join(f'{name} {value:.4g}' for name, value in beyond.items())}."

@@ -50,7 +50,7 @@ def words(value: Any) -> str:
 
 
 def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionParser) -> str:
-    """A line for the shell: ``start``, then a flag for each setting that isn't at its default."""
+    """A line for the shell: ``start``, then a flag for each setting that `changed` gives."""
     flags: list[str] = []
     for key, value in changed(settings, parser).items():
         flags += [f"--{key}", *map(_flag, value if isinstance(value, list) else [value])]
@@ -58,11 +58,13 @@ def command(start: Sequence[str], settings: Mapping[str, Any], parser: OptionPar
 
 
 def changed(settings: Mapping[str, Any], parser: OptionParser) -> dict[str, Any]:
-    """The options among ``settings`` that have a value which isn't their default."""
+    """The options among ``settings`` that have a value which isn't their default everywhere: that of bf16 hangs on the
+    machine, and a run is to be repeated on others too.
+    """
     return {
         key: value
         for key, value in settings.items()
-        if key in parser.keys and value is not None and value != _default(parser, key)
+        if key in parser.keys and value is not None and (key == "bf16" or value != _default(parser, key))
     }
 
 

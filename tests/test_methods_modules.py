@@ -428,7 +428,6 @@ def test_only_projections_of_training_lie_beside_the_student(method):
     saved = {id(p) for p in module.student.parameters()}
     beside = [name for name, p in module.named_parameters() if id(p) not in saved]
     assert beside == (["projection.weight"] if method == "tinybert" else [])
-    assert module.accepts_loss_kwargs
 
 
 @every_method

@@ -125,6 +125,7 @@ class PackedRowsTrainer(SavingTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+        self.model_accepts_loss_kwargs = True  # Trainer is told that losses are means over the whole accumulated batch
         if args.device.type == "cpu" and not shards(args):  # what is gathered of a teacher is meant to be given back
             keep_freed_memory()
         self.saved_model = model

@@ -122,8 +122,6 @@ class DistilBERT(nn.Module):
             isn't above 0.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: DistilBERTSettings):
         super().__init__()
         check_soft_targets("distilbert", student, teacher, settings.temperature)

@@ -165,8 +165,6 @@ class Embedding(nn.Module):
         UserError: if vocabularies differ, or the layers that are to be compared can't be.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(
         self,
         student: PreTrainedModel,

@@ -68,8 +68,6 @@ class KD(nn.Module):
         UserError: if the student has no MLM head, the vocabularies differ, or the temperature isn't above 0.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: KDSettings):
         super().__init__()
         check_soft_targets("kd", student, teacher, settings.temperature)

@@ -76,8 +76,6 @@ class MaskedLM(nn.Module):
         UserError: if it has no head.
     """
 
-    accepts_loss_kwargs = True
-
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         check_head("masked-language modelling", model, MASKED, "model")

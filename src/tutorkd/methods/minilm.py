@@ -85,8 +85,6 @@ class MiniLM(nn.Module):
         UserError: if vocabularies or heads differ.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMSettings):
         super().__init__()
         check_vocabulary(student, teacher)

@@ -102,8 +102,6 @@ class MiniLMv2(nn.Module):
             such layer.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: MiniLMv2Settings):
         super().__init__()
         check_vocabulary(student, teacher)

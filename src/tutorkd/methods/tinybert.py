@@ -86,8 +86,6 @@ class TinyBERT(nn.Module):
         UserError: if vocabularies or heads differ, or the student is deeper than the teacher.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: TinyBERTSettings):
         super().__init__()
         check_vocabulary(student, teacher)

@@ -42,21 +42,24 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def nearest(word: str, words: Iterable[str], cutoff: float = 0.6, then: str = "") -> str:
+def nearest(word: str, words: Iterable[str], then: str = "") -> str:
     """ "; did you mean ...?", or nothing where no word is near.
 
     Args:
-        cutoff: likeness from which on a word is near, from 0, whatever it is, to 1, the same.
         then: what is said behind it, or in its place: a sentence of its own behind the question.
     """
-    near = closest(word, words, cutoff)
+    near = closest(word, words)
     if near is None:
         return f"; {then}" if then else ""
     return f"; did you mean {near}?" + (f" {then[0].upper()}{then[1:]}" if then else "")
 
 
 def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The word of ``words`` that ``nearest`` would name."""
+    """The word of ``words`` that ``nearest`` would name.
+
+    Args:
+        cutoff: likeness from which on a word is near, from 0, whatever it is, to 1, the same.
+    """
     return next(iter(difflib.get_close_matches(word, list(words), 1, cutoff)), None)
 
 

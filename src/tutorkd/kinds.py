@@ -43,13 +43,13 @@ def check_one_stack(
     return config
 
 
-def kind_of_checkpoint(name: str, trust_remote_code: bool = False) -> Kind | None:
+def kind_of_checkpoint(name: str) -> Kind | None:
     """What a checkpoint is by its configuration, which alone is read; None for what is neither.
 
     Raises:
         UserError: if there is no such model, or it can't be reached or read.
     """
-    return kind_of_config(load_config(name, "model", trust_remote_code))
+    return kind_of_config(load_config(name, "model"))
 
 
 def kind_of_config(config: PretrainedConfig) -> Kind | None:

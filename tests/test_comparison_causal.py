@@ -18,9 +18,9 @@ from tutorkd.comparison.report import markdown, summarise
 from tutorkd.comparison.score_plots import score_against_cost
 from tutorkd.evaluation import language_models
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
-from tutorkd.evaluation.generation import Speed
 from tutorkd.evaluation.language_models import evaluate_language_models, measuring_seconds
 from tutorkd.files import write_text
+from tutorkd.runtime import Quartiles
 from tutorkd.students import build_student, initialise_from_teacher
 from tutorkd.teacher import Teacher
 
@@ -166,7 +166,7 @@ def test_the_estimate_of_measuring_counts_each_reading_and_each_token_written(he
     """The clock goes on by a second whenever it is looked at, so that whatever is timed takes one."""
     seconds = iter(range(1000))
     monkeypatch.setattr(language_models.time, "perf_counter", lambda: next(seconds))
-    monkeypatch.setattr(language_models, "generation_speed", lambda *args: Speed(2.0, 1.0, 3.0))
+    monkeypatch.setattr(language_models, "generation_speed", lambda *args: Quartiles(2.0, 1.0, 3.0))
     args = EvaluateArguments(max_length=48)
     language = LanguageArguments("teacher", ["heldout.txt"], prompts=3, prompt_length=4, new_tokens=6)
     model = tiny.tiny_causal()

@@ -170,7 +170,7 @@ def test_separable_data_are_learned_and_the_figures_are_right(tmp_path, argument
     # 10 of 100 labels are wrong. Class 1: 40 found, 10 too many, none missed; class 0: 50 found, 10 missed.
     assert result.accuracy == pytest.approx(0.9)
     assert result.standard_error == pytest.approx(0.03)
-    assert result.macro_f1 == pytest.approx((80 / 90 + 100 / 110) / 2)
+    assert result.scores["macro_f1"] == pytest.approx((80 / 90 + 100 / 110) / 2)
     assert (result.train_rows, result.validation_rows) == (400, 100)
     assert result.name == model
     assert result.bytes == (tmp_path / "model" / "model.safetensors").stat().st_size
@@ -206,7 +206,7 @@ def test_written_results_hold_what_is_returned(tmp_path, arguments, bert):
 def test_same_seed_same_figures(bert, arguments):
     arguments = replace(arguments, num_train_epochs=0.5, learning_rate=1e-3, restart=True)
     first, second = (evaluate_models([bert], arguments)[0] for _ in range(2))
-    assert (first.accuracy, first.macro_f1) == (second.accuracy, second.macro_f1)
+    assert first.scores == second.scores
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tutorkd.config import PretrainingConfig
 from tutorkd.objective import CAUSAL
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
-from tutorkd.runtime import timed
+from tutorkd.runtime import Quartiles, timed
 from tutorkd.sharding import gathered_bytes
 
 # What the products of a step reach of ``matmul_rate``. Measured on two cores of a processor, where it was from 40 to
@@ -226,15 +226,7 @@ def _parameters(trainer: PackedRowsTrainer) -> list[nn.Parameter]:
     return list({id(p): p for part in parts for p in part.parameters()}.values())
 
 
-class Rate(NamedTuple):
-    """Operations a second: the median of some rounds, and the quartiles, which a busy machine moves apart."""
-
-    median: float
-    first_quartile: float
-    third_quartile: float
-
-
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> Rate:
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> Quartiles:
     """Floating-point operations a second of square matrix products on this machine.
 
     On a GPU they are wide enough to fill it, and several are under way at once, so that launching them doesn't count.
@@ -246,6 +238,4 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> Rate:
         for _ in range(at_once):
             a @ a
 
-    times = timed(round_, device)
-    operations = at_once * 2 * size**3
-    return Rate(operations / times.median, operations / times.third_quartile, operations / times.first_quartile)
+    return timed(round_, device).rate(at_once * 2 * size**3)

@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -59,16 +59,24 @@ def return_freed_memory() -> bool:
     return _set_allocator({m_mmap_threshold: 128 * 1024})
 
 
-class Times(NamedTuple):
-    """Seconds of something that was done several times; half of them lie between the quartiles."""
+class Quartiles(NamedTuple):
+    """What was measured several times: half of it lies between the quartiles, which a busy machine moves apart."""
 
     median: float
     first_quartile: float
     third_quartile: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quartiles":
+        return cls(*map(float, np.quantile(values, [0.5, 0.25, 0.75])))
 
-def timed(do: Callable[[], object], device: torch.device) -> Times:
-    """How long something takes on a device: done once to warm up, then thrice or more, for a second or more."""
+    def rate(self, amount: float) -> "Quartiles":
+        """Of times that ``amount`` took: how much is done in a unit of time."""
+        return Quartiles(amount / self.median, amount / self.third_quartile, amount / self.first_quartile)
+
+
+def timed(do: Callable[[], object], device: torch.device) -> Quartiles:
+    """Seconds that something takes on a device: done once to warm up, then thrice or more, for a second or more."""
     seconds: list[float] = []
     for number in range(_MOST_TIMES):
         start = _now(device)
@@ -77,8 +85,7 @@ def timed(do: Callable[[], object], device: torch.device) -> Times:
             seconds.append(_now(device) - start)
         if number >= _FEWEST_TIMES and sum(seconds) >= _LEAST_SECONDS:
             break
-    first, median, third = (float(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75]))
-    return Times(median, first, third)
+    return Quartiles.of(seconds)
 
 
 def _now(device: torch.device) -> float:

@@ -4,16 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.labelled import text_columns
-from tutorkd.runtime import timed
+from tutorkd.runtime import Quartiles, timed
 
 _SAMPLE = 200  # rows whose length is looked at
 _WARM_UP = 10
@@ -21,20 +20,12 @@ _TURN = 8  # items, long enough that a model finds its weights in the cache agai
 Item = TypeVar("Item")
 
 
-class Milliseconds(NamedTuple):
-    """Time a sentence, over sentences: half of them lie between the quartiles, which a busy machine moves apart."""
-
-    median: float
-    first_quartile: float
-    third_quartile: float
-
-
 def milliseconds_per_sentence(
     models: Sequence[tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     sentences: Sequence[str | tuple[Any, ...]],
     max_length: int = 128,
-) -> list[Milliseconds]:
-    """Time in which each model answers for one sentence at a time, as an on-line service would.
+) -> list[Quartiles]:
+    """Milliseconds in which each model answers for one sentence at a time, as an on-line service would.
 
     Counted from the string to the logits in main memory, tokenising included; no padding; a model is put in evaluation
     mode and runs where it is and in the precision that it has.
@@ -66,8 +57,8 @@ def _answering(
 
 def milliseconds_in_turns(
     answers: Sequence[Callable[[Item], object]], items: Sequence[Item], warm_up: int = _WARM_UP
-) -> list[Milliseconds]:
-    """Time in which each function answers for one item at a time, behind ``warm_up`` answers that don't count.
+) -> list[Quartiles]:
+    """Milliseconds in which each function answers for one item at a time, behind ``warm_up`` answers that don't count.
 
     They take turns of some items each, so that whatever else the machine does meanwhile slows all of them alike.
     """
@@ -81,8 +72,7 @@ def milliseconds_in_turns(
                 began = time.perf_counter()
                 answer(item)
                 of_answer.append(time.perf_counter() - began)
-    quantiles = [1000 * np.quantile(of_answer, [0.5, 0.25, 0.75]) for of_answer in times]
-    return [Milliseconds(*map(float, each)) for each in quantiles]
+    return [Quartiles(*(1000 * each for each in Quartiles.of(of_answer))) for of_answer in times]
 
 
 def mean_length(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:

@@ -5,7 +5,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -14,18 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutorkd.continuation import DRAWN, continued
 from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.heldout import NOT_SCORED, Row
+from tutorkd.runtime import Quartiles
 
 AT_ONCE = 16
 _WARM_UP = 1
 _SECONDS_BETWEEN_LOOKS = 0.002
-
-
-class Speed(NamedTuple):
-    """Tokens a second, over prompts: half of them lie between the quartiles."""
-
-    median: float
-    first_quartile: float
-    third_quartile: float
 
 
 def continue_prompts(
@@ -66,7 +59,7 @@ def generation_speed(
     prompts: Sequence[list[int]],
     new_tokens: int,
     tell: Callable[[int], object] = lambda prompts: None,
-) -> Speed:
+) -> Quartiles:
     """Tokens a second that a model writes for one prompt at a time, with its cache, each time the likeliest token.
 
     Reading the prompt counts in the time. A prompt to warm up doesn't.
@@ -77,7 +70,7 @@ def generation_speed(
         tell(1)
 
     (took,) = milliseconds_in_turns([answer], prompts, _WARM_UP)
-    return Speed(*(1000 * new_tokens / each for each in (took.median, took.third_quartile, took.first_quartile)))
+    return took.rate(1000 * new_tokens)
 
 
 def generation_bytes(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> int:

@@ -60,10 +60,6 @@ class EvaluationResult:
     def accuracy(self) -> float:
         return self.scores["accuracy"]
 
-    @property
-    def macro_f1(self) -> float:
-        return self.scores["macro_f1"]
-
     def as_record(self) -> dict[str, Any]:
         """For a file: flat, what isn't so of every model only where it is."""
         record = {"name": self.name, "parameters": self.parameters, "bytes": self.bytes, **self.scores}

@@ -31,14 +31,23 @@ _MOST_NAMED = 4  # of the checkpoints in a folder
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' notices below errors, and its bars for work of a moment; what matters we say."""
+def quiet_transformers(*others: str) -> Iterator[None]:
+    """Hold back transformers' notices below errors, and its bars for work of a moment; what matters we say.
+
+    Args:
+        others: loggers whose notices are held back too.
+    """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    levels = {logger: logger.level for logger in map(python_logging.getLogger, others)}
     logging.set_verbosity(python_logging.ERROR)
     logging.disable_progress_bar()
+    for logger in levels:
+        logger.setLevel(python_logging.ERROR)
     try:
         yield
     finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

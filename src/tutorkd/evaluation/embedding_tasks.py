@@ -1,6 +1,5 @@
 """Tasks of mteb on a loaded embedding model."""
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,12 +69,6 @@ class EmbeddingTasks:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what mteb and those that load its data say."""
-    logger = logging.getLogger("mteb")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with quiet_transformers(), quiet_data(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with quiet_transformers("mteb"), quiet_data(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,8 +1,6 @@
 """Tasks of EleutherAI's lm-eval on a loaded model."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ class Tasks:
         from lm_eval.tasks import TaskManager
 
         for own_alone in (True, False) if folder else (False,):  # lm-eval's thousands of tasks take long to list
-            with _quiet():
+            with quiet_transformers("lm_eval"):
                 self._manager = TaskManager(include_path=folder, include_defaults=not own_alone)
             found = {name: self._manager.match_tasks([name]) for name in names}
             if all(found.values()):
@@ -56,7 +54,7 @@ class Tasks:
         from lm_eval.models.huggingface import HFLM
 
         try:
-            with _quiet():
+            with quiet_transformers("lm_eval"):
                 results: Any = simple_evaluate(
                     model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),  # type: ignore[arg-type]
                     tasks=list(self.names),
@@ -79,16 +77,3 @@ def _metrics(found: Mapping[str, Any]) -> dict[str, float]:
         if filtered and isinstance(value, int | float):
             metrics[name if filtered == "none" else f"{name} ({filtered})"] = float(value)
     return metrics
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what lm-eval and transformers say beside their bars."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with quiet_transformers():
-            yield
-    finally:
-        logger.setLevel(level)

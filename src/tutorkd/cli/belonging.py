@@ -9,8 +9,6 @@ from tutorkd.errors import UnknownKey
 from tutorkd.evaluation import arguments as evaluation
 from tutorkd.evaluation import task_arguments
 from tutorkd.glue import arguments as glue
-from tutorkd.methods import methods_for
-from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
 from tutorkd.pretraining import adapt_arguments, distill_arguments
 
 
@@ -33,10 +31,7 @@ def told(error: UnknownKey, command: str) -> str:
 
 def _keys(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
     """Each command, and what a recipe for it may say; one that distils any kind of models."""
-    method = str(recipe.get("method"))
-    for objective in (MASKED, CAUSAL, EMBEDDING):
-        chosen = method if method in methods_for(objective) else next(iter(methods_for(objective)))
-        parser = distill_arguments.parser(chosen, objective)
+    for parser in distill_arguments.parsers(str(recipe.get("method"))):
         yield "distill", parser.recipe_keys
     yield "adapt", adapt_arguments.parser().keys
     yield "evaluate", evaluation.parser().keys

@@ -1,7 +1,7 @@
 """What ``tutorkd distill`` is told, as one ``Distillation``."""
 
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +140,13 @@ def parser(method: str = AUTO, objective: Objective = MASKED) -> OptionParser:
         elsewhere=_of_other_methods(method, objective),
         seldom=[*of_teacher, *corpus.SELDOM, *SELDOM, "drop_checkpoints", "trust_remote_code"],
     )
+
+
+def parsers(method: str) -> Iterator[OptionParser]:
+    """Options of ``tutorkd distill`` for each kind of models, with another method's constants where it has no such."""
+    for objective in (MASKED, CAUSAL, EMBEDDING):
+        methods = methods_for(objective)
+        yield parser(method if method in methods else next(iter(methods)), objective)
 
 
 def _of_other_methods(method: str, objective: Objective) -> dict[str, str]:

@@ -16,8 +16,7 @@ from tutorkd.callbacks import SKIPPED_STEPS, TOKENS_PER_SECOND
 from tutorkd.checkpoints import FIRST_STAGE, checkpoints
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
-from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS, methods_for
-from tutorkd.objective import CAUSAL, EMBEDDING, MASKED
+from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.pretraining import adapt_arguments, distill_arguments
@@ -125,13 +124,7 @@ def parser_of(noted: Mapping[str, Any]) -> OptionParser:
     """Options of the command that made the run: those that know most of its settings."""
     if "teacher" not in noted and "model" in noted:
         return adapt_arguments.parser()
-    method = str(noted.get("method"))
-    choices = [
-        distill_arguments.parser(
-            method if method in methods_for(objective) else next(iter(methods_for(objective))), objective
-        )
-        for objective in (MASKED, CAUSAL, EMBEDDING)
-    ]
+    choices = distill_arguments.parsers(str(noted.get("method")))
     return max(choices, key=lambda parser: len(set(parser.keys) & noted.keys()))
 
 

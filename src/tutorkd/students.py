@@ -35,6 +35,20 @@ EXTREME_SIZES: dict[str, Any] = {
 PRESETS = ("half", *EXTREME_LAYERS)
 
 Start = Literal["auto", "teacher", "random"]
+# Options that say a student's sizes, and what transformers' configurations call these.
+SIZES = {
+    "student_layers": "num_hidden_layers",
+    "student_hidden_size": "hidden_size",
+    "student_heads": "num_attention_heads",
+    "student_intermediate_size": "intermediate_size",
+    "student_embedding_size": "embedding_size",
+}
+
+
+def sizes_of(options: Any) -> dict[str, int]:
+    """The sizes that a command's options ask for, by the names of transformers' configurations."""
+    asked = {size: getattr(options, option, None) for option, size in SIZES.items()}
+    return {size: number for size, number in asked.items() if number is not None}
 
 
 @dataclass(frozen=True)
@@ -142,11 +156,10 @@ def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool, 
     kept = kept_layers(layers, before, objective)
     if kept is None:
         kept = [1 + i % before for i in range(layers)]
-    else:
-        if listed:  # a model without memory tells what its layers are made of
-            with torch.device("meta"):
-                parts = _layer_parts(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code))
-            kept = _alike(parts[:layers], parts, kept)
+    elif listed:  # a model without memory tells what its layers are made of
+        with torch.device("meta"):
+            parts = _layer_parts(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code))
+        kept = _alike(parts[:layers], parts, kept)
     for key in listed:
         setattr(config, key, [getattr(config, key)[layer - 1] for layer in kept])
     config.num_hidden_layers = layers

@@ -71,17 +71,6 @@ class TaskStudentArguments(LabelledColumns, FineTuneArguments):
         default=False, metadata={"help": "Whether to delete an earlier run in output_dir (true or false)."}
     )
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the student, by the names of transformers' configurations."""
-        given = {
-            "num_hidden_layers": self.student_layers,
-            "hidden_size": self.student_hidden_size,
-            "num_attention_heads": self.student_heads,
-            "intermediate_size": self.student_intermediate_size,
-        }
-        return {name: size for name, size in given.items() if size is not None}
-
 
 def parser() -> OptionParser:
     """Options of ``tutorkd distill-task``."""

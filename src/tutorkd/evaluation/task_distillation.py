@@ -31,7 +31,7 @@ from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.pretraining.distill_arguments import Distillation
 from tutorkd.pretraining.distillation import distill, told
 from tutorkd.settings import resolved
-from tutorkd.students import has_weights
+from tutorkd.students import has_weights, sizes_of
 
 _RECORD_FILE = "distillation.json"
 _IRRELEVANT = ("output_dir", "dry_run", "restart")
@@ -162,7 +162,7 @@ def train_student(task: TaskDistillation) -> None:
         print("stage 2 of 2: the task")
     empty(task.folder)
     write_text(record, json.dumps({"settings": task.settings, "finished": False}, indent=2))
-    student, tokenizer, start = make_student(args.student, task.classifier, args.sizes, args.seed, first)
+    student, tokenizer, start = make_student(args.student, task.classifier, sizes_of(args), args.seed, first)
     print(f"student: {start}", flush=True)
     rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)

@@ -11,6 +11,7 @@ from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds, mean
 from tutorkd.evaluation.task_distillation import TaskDistillation
 from tutorkd.evaluation.task_student import make_student
 from tutorkd.pretraining.distillation import told
+from tutorkd.students import sizes_of
 from tutorkd.words import duration
 
 _BATCH = 32  # of which the teacher is timed
@@ -25,7 +26,7 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     args, teacher = task.args, task.classifier
     stage = {"first stage": told(task.first)} if task.first else {}
     finished = task.finished()
-    student, tokenizer, start = make_student(args.student, teacher, args.sizes, args.seed)
+    student, tokenizer, start = make_student(args.student, teacher, sizes_of(args), args.seed)
     task.teacher.matched_layers(student, tokenizer)
     rows = len(task.train) + len(task.unlabelled or ())
     steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs

@@ -30,7 +30,7 @@ from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
-from tutorkd.students import PRESETS, started_student
+from tutorkd.students import PRESETS, sizes_of, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
@@ -316,19 +316,12 @@ def make_student(
     Raises:
         UserError: if there is no such student, or it can't learn from this teacher.
     """
-    asked = {
-        "num_hidden_layers": args.student_layers,
-        "hidden_size": args.student_hidden_size,
-        "num_attention_heads": args.student_heads,
-        "intermediate_size": args.student_intermediate_size,
-        "embedding_size": args.student_embedding_size,
-    }
-    sizes = {key: size for key, size in asked.items() if size is not None}
     if args.student not in PRESETS:
         check_tokenizer("student", args.student, tokenizer, True, args.trust_remote_code, teacher.objective)
     own = isinstance(teacher, SentenceTeacher) and reads_otherwise(teacher, tokenizer)
     set_seed(seed)
-    student, start = started_student(args.student, teacher, sizes, args.student_init, head, args.trust_remote_code, own)
+    how = sizes_of(args), args.student_init, head, args.trust_remote_code, own
+    student, start = started_student(args.student, teacher, *how)
     lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]

@@ -77,10 +77,7 @@ class RunFolder:
             raise UserError(f"{self.path} holds something that isn't a run of tutorkd; choose another --output_dir")
 
     def _read(self, file: Path) -> dict[str, Any]:
-        try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            found = None
+        found = _noted(file)
         known = isinstance(found, dict) and all(isinstance(key, str) for key in found)
         if not known or not {_PROCESSES, TEXT_DIGEST, TEXT_FILES} <= found.keys() or not _rows_a_step(found):
             raise UserError(
@@ -198,11 +195,16 @@ def _rows_a_step(settings: dict[str, Any]) -> int:
 
 def run_settings(folder: Path) -> dict[str, Any]:
     """What a run's folder says of its settings; nothing where that can't be read."""
-    try:
-        noted = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        noted = None
+    noted = _noted(folder / RUN_FILE)
     return {str(key): value for key, value in noted.items()} if isinstance(noted, dict) else {}
+
+
+def _noted(file: Path) -> Any:
+    """What a YAML file holds; None where that can't be read."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
 
 
 def lacking(path: Path) -> str | None:

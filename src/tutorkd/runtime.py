@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ def prefers_bfloat16() -> bool:
     """Whether the device that training will use multiplies bfloat16 matrices natively."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = _cpu_flags()
+    flags = _cpu_says("flags", "features").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
 
 
@@ -102,23 +103,11 @@ def _set_allocator(settings: dict[int, int]) -> bool:
     return all(mallopt(number, value) for number, value in settings.items())
 
 
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
-    except OSError:
-        return set()
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def _cpu_says(*names: str) -> str:
+    """What Linux says of the processor behind the first of these names; nothing where it doesn't, or isn't there."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        return next((line.partition(":")[2].strip() for line in lines if line.lower().startswith(names)), "")
+    return ""
 
 
 def describe() -> dict[str, str]:
@@ -133,10 +122,11 @@ def describe() -> dict[str, str]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    name = _cpu_says("model name") or platform.processor() or platform.machine()
     machine = {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": f"{_cpu_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+        "processor": f"{name}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "bfloat16": "native" if prefers_bfloat16() else "not native",

@@ -62,17 +62,12 @@ def split_reviews(reviews: Path, folder: Path) -> dict[str, Path]:
     Returns:
         Paths of Parquet files: "text", "train", "validation".
     """
-    csv.field_size_limit(2**31 - 1)
-    text: list[dict[str, str]] = []
-    task: list[dict[str, str | int]] = []
-    for row in _rows(reviews):
-        if row["source"] == "imdb":
-            text.append({"text": " ".join(row["text"].replace("<br />", " ").split())})
-        else:
-            task.append({"text": row["text"].strip(), "label": int(row["label"])})
+    task = [
+        {"text": row["text"].strip(), "label": int(row["label"])} for row in _rows(reviews) if row["source"] != "imdb"
+    ]
     random.Random(SPLIT_SEED).shuffle(task)
     held_out = round(len(task) * VALIDATION_SHARE)
-    return _written({"text": text, "validation": task[:held_out], "train": task[held_out:]}, folder)
+    return _written({"text": list(_imdb(reviews)), "validation": task[:held_out], "train": task[held_out:]}, folder)
 
 
 def split_text(reviews: Path, folder: Path) -> dict[str, Path]:
@@ -98,10 +93,7 @@ def split_beginnings(reviews: Path, folder: Path) -> dict[str, Path]:
 
 
 def _split_imdb(reviews: Path, heldout: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    csv.field_size_limit(2**31 - 1)
-    rows = (row["text"] for row in _rows(reviews) if row["source"] == "imdb")
-    kept = itertools.islice(rows, TEXT_REVIEWS + heldout)
-    texts = [{"text": " ".join(text.replace("<br />", " ").split())} for text in kept]
+    texts = list(itertools.islice(_imdb(reviews), TEXT_REVIEWS + heldout))
     held_out = min(heldout, len(texts) // 4)
     return texts[:held_out], texts[held_out:]
 
@@ -125,6 +117,13 @@ def _written(parts: dict[str, Any], folder: Path) -> dict[str, Path]:
     return paths
 
 
+def _imdb(reviews: Path) -> Iterator[dict[str, str]]:
+    """The IMDB reviews without line ends and their markup."""
+    texts = (row["text"] for row in _rows(reviews) if row["source"] == "imdb")
+    return ({"text": " ".join(text.replace("<br />", " ").split())} for text in texts)
+
+
 def _rows(reviews: Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(2**31 - 1)
     with reviews.open(encoding="utf-8", newline="") as lines:
         yield from csv.DictReader(lines)

@@ -73,25 +73,19 @@ def measure_step(trainer: PackedRowsTrainer, max_length: int) -> StepCost:
         count = _Count(again.flops, again.saved_bytes + layer)
     parameters = _parameters(trainer)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    teacher = trainer._forward_arguments().get("teacher")
-    sharded = [part for part in teacher.parts if part.sharded] if teacher is not None else []
-    gathered = sum(gathered_bytes(part.model) for part in sharded)
+    gathered = logits = 0
+    if (teacher := trainer._forward_arguments().get("teacher")) is not None:
+        gathered = sum(gathered_bytes(part.model) for part in teacher.parts if part.sharded)
+        if teacher.objective is CAUSAL:  # of all positions, over the whole vocabulary; what a masked one says is little
+            numbers = args.per_device_train_batch_size * max_length * teacher.config.vocab_size
+            logits = numbers * teacher.model.dtype.itemsize
     return StepCost(
         tokens=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max_length,
         flops=count.flops * args.gradient_accumulation_steps,
         # a gradient and AdamW's two moments, in float32, beside the weights
         static_bytes=sum(part.nbytes for p in parameters for part in stored(p)) + gathered + 12 * trained,
-        activation_bytes=count.saved_bytes + _teacher_logit_bytes(trainer, max_length),
+        activation_bytes=count.saved_bytes + logits,
     )
-
-
-def _teacher_logit_bytes(trainer: PackedRowsTrainer, max_length: int) -> int:
-    """What a causal teacher says of all positions, over the whole vocabulary; a masked one's are few."""
-    teacher = trainer._forward_arguments().get("teacher")
-    if teacher is None or teacher.objective is not CAUSAL:
-        return 0
-    numbers = trainer.args.per_device_train_batch_size * max_length * teacher.config.vocab_size
-    return numbers * teacher.model.dtype.itemsize
 
 
 @contextmanager

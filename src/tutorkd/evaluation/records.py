@@ -127,6 +127,11 @@ def record_of(output: Path, name: str, seed: int | None = None) -> Path:
     return output / name / ("" if seed is None else f"seed{seed}") / _FILE
 
 
+def record_files(output: Path) -> list[Path]:
+    """The files of all results in a folder."""
+    return sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")])
+
+
 def check_owner(record: Path, types: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse to put a model's result in the place of another's.
 
@@ -169,10 +174,9 @@ def take_up(output: Path, settings: Mapping[str, Any], restart: bool) -> None:
         UserError: naming what differs.
     """
     check_summary(output, _SUMMARY, "evaluate")
-    records = sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")])
     if restart:
         (output / "results.md").unlink(missing_ok=True)
-    for path in [*records, output / RESULTS]:
+    for path in [*record_files(output), output / RESULTS]:
         content = stored_result(path, _SUMMARY if path.name == RESULTS else _RECORD)
         if content is None or not content["settings"]:  # damaged, or nothing of ours
             continue

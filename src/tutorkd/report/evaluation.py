@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
 from tutorkd.evaluation.metrics import TITLES
-from tutorkd.evaluation.records import shown_names
+from tutorkd.evaluation.records import RESULTS, record_files, shown_names
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
 from tutorkd.report import settings
@@ -16,9 +16,7 @@ from tutorkd.report.charts import Point, bars
 from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
 
-RESULTS = "results.json"
 TYPES = {"settings": dict[str, Any], "results": list[dict[str, Any]]}
-_RECORD = "result.json"  # of a model, or of one of its seeds
 _RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": {"name": str, "parameters": int}}
 
 
@@ -100,8 +98,7 @@ def section(folder: Path, running: bool) -> Section:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    files = sorted([*folder.glob(f"*/{_RECORD}"), *folder.glob(f"*/seed*/{_RECORD}")])
-    found = (stored_result(file, _RECORD_TYPES) for file in files)
+    found = (stored_result(file, _RECORD_TYPES) for file in record_files(folder))
     return [record for record in found if record is not None]
 
 

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from tutorkd import demo_data
 from tutorkd.evaluation.arguments import student_parser
+from tutorkd.evaluation.checkpoint import save_checkpoint
 from tutorkd.evaluation.language_models import evaluate_language_models
 from tutorkd.evaluation.language_report import LanguageResult, language_table
 from tutorkd.examples import Example, tutor_examples
-from tutorkd.files import write_text, written_whole
-from tutorkd.hub import load_model, load_tokenizer, quiet_transformers
+from tutorkd.files import write_text
+from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.objective import CAUSAL
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
 from tutorkd.pretraining.distillation import distill, estimated_seconds, finished_trainer
@@ -92,10 +93,7 @@ def _unpacked(name: str, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         tokenizer = load_tokenizer(name, "teacher", needed=CAUSAL.special_tokens)
         model, _ = load_model(AutoModelForCausalLM, name, "teacher")
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet_transformers(), written_whole(folder) as scratch:
-            tokenizer.save_pretrained(scratch)
-            model.save_pretrained(scratch)
+        save_checkpoint(model, tokenizer, folder)
     return folder
 
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.problem import Problem, auto_class
+from tutorkd.files import written_whole
 from tutorkd.hub import (
     CLASSIFICATION,
     check_whole,
@@ -29,6 +30,7 @@ from tutorkd.hub import (
     load_config,
     load_tokenizer,
     loading,
+    quiet_transformers,
 )
 from tutorkd.positions import longest_row
 from tutorkd.sentence_encoder import MODULES_FILE
@@ -169,6 +171,13 @@ def _check_vocabulary(name: str, embedded: int, tokenizer: PreTrainedTokenizerBa
             f"the model {name} embeds {embedded} tokens, but its tokenizer has {len(tokenizer)}: "
             "give it the tokenizer that it was trained with"
         )
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model and its tokenizer whole, or neither."""
+    with quiet_transformers(), written_whole(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
 
 
 def load_classifier(

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments, FineTuneArguments
-from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
+from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier, save_checkpoint
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
@@ -56,8 +56,7 @@ from tutorkd.evaluation.report import (
 )
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import write_text, writing, written_whole
-from tutorkd.hub import quiet_transformers
+from tutorkd.files import write_text, writing
 from tutorkd.locks import held
 from tutorkd.words import listed
 
@@ -367,13 +366,7 @@ def evaluate_checkpoint(
         device=str(model.device),
         train_seconds=train_seconds,
     )
-
-    def save(folder: Path) -> None:
-        with written_whole(folder) as scratch, quiet_transformers():
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-
-    return result, save
+    return result, partial(save_checkpoint, model, tokenizer)
 
 
 def _answer(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarray:

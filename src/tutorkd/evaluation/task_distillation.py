@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
-from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint
+from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, save_checkpoint
 from tutorkd.evaluation.classifier import Classifier, check_trained
 from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
 from tutorkd.evaluation.labelled import column_options, digest, load_task, load_unlabelled, tell_repeated
@@ -23,8 +23,8 @@ from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTa
 from tutorkd.evaluation.task_arguments import SUMMARY, TaskStudentArguments
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import stored_result, write_text, writing, written_whole
-from tutorkd.hub import load_config, quiet_transformers
+from tutorkd.files import stored_result, write_text, writing
+from tutorkd.hub import load_config
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
@@ -169,7 +169,6 @@ def train_student(task: TaskDistillation) -> None:
     run_training(trainer)
     if not all(bool(torch.isfinite(weight).all()) for weight in student.parameters()):
         raise UserError("the student diverged: its weights aren't finite; lower the learning_rate")
-    with writing(task.folder), written_whole(task.folder) as scratch, quiet_transformers():
-        student.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+    with writing(task.folder):
+        save_checkpoint(student, tokenizer, task.folder)
     write_text(record, json.dumps({"settings": task.settings, "finished": True}, indent=2))

@@ -49,6 +49,11 @@ class Adaptation:
     text: CorpusArguments
     config: PretrainingConfig
 
+    @property
+    def arguments(self) -> list[Any]:
+        """All of them, which together tell one run from another."""
+        return [self.args, self.text, self.config]
+
 
 def parser() -> OptionParser:
     """Options of ``tutorkd adapt``."""

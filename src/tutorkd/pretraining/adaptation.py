@@ -24,7 +24,7 @@ def adapt(options: Adaptation) -> Path:
         Interrupted: if a signal stopped the run.
         UserError: if model, text or settings can't be used.
     """
-    args, text, config = options.args, options.text, options.config
+    args = options.args
     if not args.model and not args.config_name:
         raise UserError(
             "no model: name the model to adapt with --model, or with --config_name the configuration of a model that "
@@ -40,9 +40,7 @@ def adapt(options: Adaptation) -> Path:
             f"no tokenizer: a model that starts at random has none of its own; name one with --tokenizer_name, such as "
             f"--tokenizer_name {args.config_name} if there is one beside the configuration"
         )
-    return run_training(
-        [args, text, config], text, config, args.restart, args.dry_run, args.drop_checkpoints, lambda: _prepare(options)
-    )
+    return run_training(options, partial(_prepare, options))
 
 
 def _prepare(options: Adaptation) -> Prepared:

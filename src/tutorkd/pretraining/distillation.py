@@ -43,14 +43,11 @@ def distill(options: Distillation) -> Path:
         Interrupted: if a signal stopped the run.
         UserError: if model, text or settings can't be used, or not together.
     """
-    args, text, config = options.args, options.text, options.config
-    if not args.teacher:
+    if not options.args.teacher:
         raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
     if options.first is not None:
         options = _after_first_stage(options, options.first)
-        args = options.args
-    make = partial(prepare, options)
-    return run_training(options.arguments, text, config, args.restart, args.dry_run, args.drop_checkpoints, make)
+    return run_training(options, partial(prepare, options))
 
 
 def _after_first_stage(options: Distillation, first: Distillation) -> Distillation:

@@ -1,47 +1,37 @@
 """``--dry-run``: what a run would be and cost."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
-from transformers import PreTrainedTokenizerBase
 
-from tutorkd.config import PretrainingConfig
 from tutorkd.cost import matmul_rate, measure_step, precision, share_of_rate, will_compile
 from tutorkd.options.trainer_options import COMMON, REFUSED
-from tutorkd.packed_rows import PackedRowsTrainer
-from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.memory import device_bytes, in_parts, memory_facts, settings
 from tutorkd.settings import resolved
 from tutorkd.words import duration
 
+if TYPE_CHECKING:
+    from tutorkd.pretraining.adapt_arguments import Adaptation
+    from tutorkd.pretraining.distill_arguments import Distillation
+    from tutorkd.pretraining.run import Prepared
+
 _SHOWN = COMMON.keys() - {"use_cpu"}  # which the machine decides
 _NOT_OF_A_RECIPE = {"dry_run", "restart", "hub_token", *REFUSED}
 
 
-def plan(
-    arguments: Sequence[Any],
-    make: Callable[..., PackedRowsTrainer],
-    tokenizer: PreTrainedTokenizerBase,
-    text: CorpusArguments,
-    config: PretrainingConfig,
-    rows: float | None,
-    few_steps: Callable[[int], str | None],
-    beside: Mapping[str, list[int]],
-) -> str:
-    """The recipe, which the command takes again, sizes, tokens a step, steps, operations and peak memory, in lines.
-
-    Args:
-        rows: that a pass over the text has, about, where steps go by passes and that is known.
-        few_steps: what is to be said of so many steps.
-        beside: what a row has beside its ids.
-    """
-    recipe = {
-        key: value for key, value in resolved(arguments, _SHOWN).items() if key not in _NOT_OF_A_RECIPE and value != []
-    }
-    with on_fabricated_rows(make, tokenizer, config, beside) as trainer:
+def plan(options: Adaptation | Distillation, prepared: Prepared) -> str:
+    """The recipe, which the command takes again, sizes, tokens a step, steps, operations and peak memory, in lines."""
+    text, config = options.text, options.config
+    values = resolved(options.arguments, _SHOWN)
+    recipe = {key: value for key, value in values.items() if key not in _NOT_OF_A_RECIPE and value != []}
+    rows = None  # of a pass over the text, where steps go by passes and it is known
+    if config.max_steps <= 0:
+        rows = text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
+    with on_fabricated_rows(prepared.make, prepared.tokenizer, config, prepared.beside) as trainer:
         cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)
     rate, low, high = matmul_rate(precision(config), config.device)
     share = share_of_rate(config.device, compiled)
@@ -71,7 +61,7 @@ def plan(
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s (a median, quartiles {low / 1e9:,.0f} and {high / 1e9:,.0f}), {total}",
     }
-    if steps > 0 and (note := few_steps(steps)):
+    if steps > 0 and (note := prepared.few_steps(steps)):
         facts["few steps"] = note
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"

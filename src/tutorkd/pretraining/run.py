@@ -1,7 +1,7 @@
 """A run from its options to a saved model, or to the plan of one."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +19,8 @@ from tutorkd.files import writing, written_whole
 from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import Objective
-from tutorkd.pretraining.corpus import CorpusArguments
-from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT
+from tutorkd.pretraining.adapt_arguments import Adaptation
+from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation
 from tutorkd.pretraining.plan import plan
 from tutorkd.pretraining.training import ready_trainer, saving, train
 from tutorkd.run_folder import RunFolder
@@ -48,22 +48,8 @@ class Prepared(NamedTuple):
     start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts
 
 
-def run_training(
-    arguments: Sequence[Any],
-    text: CorpusArguments,
-    config: PretrainingConfig,
-    restart: bool,
-    dry_run: bool,
-    drop_checkpoints: bool,
-    prepare: Callable[[], Prepared],
-) -> Path:
+def run_training(options: Adaptation | Distillation, prepare: Callable[[], Prepared]) -> Path:
     """Train, or go on with what an earlier run of the same options left; says how it goes.
-
-    Args:
-        arguments: all dataclass instances of the command, ``text`` and ``config`` among them.
-        restart: throw away what an earlier run left.
-        dry_run: print the plan, and write nothing.
-        drop_checkpoints: remove them once the model is saved, also of a run that an earlier call finished.
 
     Returns:
         The folder of the model.
@@ -72,23 +58,21 @@ def run_training(
         Interrupted: if Ctrl-C or SIGTERM stopped the run, which then has a checkpoint.
         UserError: what ``prepare`` raises, or if the folder is another run's, or text or settings can't be used.
     """
+    args, text, config = options.args, options.text, options.config
     text.require()
     check_arguments(config)
-    with held(Path(config.output_dir), not dry_run and config.process_index == 0):
-        folder = RunFolder(config.output_dir, arguments, restart)
+    with held(Path(config.output_dir), not args.dry_run and config.process_index == 0):
+        folder = RunFolder(config.output_dir, options.arguments, args.restart)
         if folder.accumulation != config.gradient_accumulation_steps:
             config.gradient_accumulation_steps = folder.accumulation
             print(f"the run began with another number of processes; a step has as many rows now, {_batches(config)}")
-        drop = drop_checkpoints and config.should_save  # by one process alone
-        if folder.unchanged and folder.finished and not dry_run:
+        drop = args.drop_checkpoints and config.should_save  # by one process alone
+        if folder.unchanged and folder.finished and not args.dry_run:
             return _told_finished(folder, drop)
         prepared = prepare()
         print("\n".join(prepared.lines))
-        if dry_run:
-            given = config.max_steps > 0
-            expected = None if given else text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
-            of_run = prepared.make, prepared.tokenizer, text, config
-            print(plan(arguments, *of_run, expected, prepared.few_steps, prepared.beside))
+        if args.dry_run:
+            print(plan(options, prepared))
             return folder.path
         with _bars(not config.disable_tqdm):
             corpus = text.load(prepared.tokenizer, prepared.objective, prepared.texts)

@@ -21,16 +21,7 @@ from tutorkd.data.rows import StreamedRows, column_names
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
-from tutorkd.methods import (
-    AUTO,
-    CAUSAL_METHODS,
-    EMBEDDING_METHODS,
-    METHODS,
-    Method,
-    choose_method,
-    embedding,
-    objective_of_method,
-)
+from tutorkd.methods import ALL_METHODS, AUTO, METHODS, Method, choose_method, embedding, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
@@ -351,12 +342,12 @@ def _earlier(student: PreTrainedModel) -> EarlierStage | None:
     name = student.config.name_or_path
     if not name or lacking(Path(name)):
         return None
-    noted, known = run_settings(Path(name)), {**CAUSAL_METHODS, **METHODS, **EMBEDDING_METHODS}
+    noted = run_settings(Path(name))
     state = stored_result(Path(name) / FINISHED_FILE, {"global_step": int})
-    if state is None or noted.get("method") not in known:
+    if state is None or noted.get("method") not in ALL_METHODS:
         return None
     steps = f"{state['global_step']:,} steps, learning rate {noted.get('learning_rate')}"
-    return EarlierStage(known[noted["method"]], steps)
+    return EarlierStage(ALL_METHODS[noted["method"]], steps)
 
 
 def build_module(

@@ -178,6 +178,9 @@ EMBEDDING_METHODS: dict[str, Method] = {
 }
 
 
+# All by name; of those that there are for several kinds of models, the masked models'.
+ALL_METHODS = EMBEDDING_METHODS | CAUSAL_METHODS | METHODS
+
 AUTO = "auto"
 _RECOMMENDED = {"masked": "minilm-v2", "causal": "kd", "embedding": "embedding"}  # see docs/which-method.md
 
@@ -205,9 +208,8 @@ def choose_method(name: str, objective: Objective) -> Method:
     """
     methods, name = methods_for(objective), named_method(name, objective)
     if name not in methods:
-        elsewhere = {**METHODS, **CAUSAL_METHODS, **EMBEDDING_METHODS}
         choose = f"choose one of {', '.join(methods)}"
-        if name in elsewhere:
+        if name in ALL_METHODS:
             raise UserError(f"the method {name} isn't for {objective.noun}s; {choose}")
         raise UserError(f"there is no method {name!r}{nearest(name, list(methods), then=choose)}")
     return methods[name]

@@ -16,7 +16,7 @@ from tutorkd.callbacks import SKIPPED_STEPS, TOKENS_PER_SECOND
 from tutorkd.checkpoints import FIRST_STAGE, checkpoints
 from tutorkd.files import stored_result
 from tutorkd.locks import in_use
-from tutorkd.methods import CAUSAL_METHODS, EMBEDDING_METHODS, METHODS
+from tutorkd.methods import ALL_METHODS
 from tutorkd.options.parser import OptionParser
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.pretraining import adapt_arguments, distill_arguments
@@ -53,7 +53,7 @@ def section(folder: Path, running: bool) -> Section:
     adapted = parser.prog.endswith("adapt")
     curves = log.curves_of(state["log_history"])
     method = str(noted.get("method"))
-    titles = {name: each.title for name, each in (EMBEDDING_METHODS | CAUSAL_METHODS | METHODS).items()}
+    titles = {name: each.title for name, each in ALL_METHODS.items()}
     kind = "adaptation" if adapted else f"distillation, {titles.get(method, method)}"
     kind += f" after {titles.get(first['method'], first['method'])}" if first else ""
     roles = ("model", "config_name") if adapted else ("teacher", "student")

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,24 @@ def save_causal(model: PreTrainedModel, folder: Path) -> str:
     model.save_pretrained(folder)
     tiny.causal_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def save_classifier(kind: Any, folder: Path, names: Sequence[str], seed: int = 0, **changes) -> str:
+    """A classifier of these classes at random, of an auto class of transformers, saved with the tiny tokenizer."""
+    torch.manual_seed(seed)
+    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
+    return save(kind.from_config(tiny.config("bert", initializer_range=0.2, **ids | changes)), folder)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> str:
+    """JSON lines; returns their path as a flag's value."""
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def set_json(file: Path, **values) -> None:
+    """Give keys of a JSON file other values."""
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 def save_corpus(path: Path) -> str:

@@ -84,6 +84,13 @@ def teacher_folder(tmp_path):
 
 
 @pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where commands run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def corpus_file(tmp_path):
     """Sixty documents, blank-line separated."""
     return Path(save_corpus(tmp_path / "corpus.txt"))

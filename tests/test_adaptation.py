@@ -1,13 +1,12 @@
 """Models that ``tutorkd adapt`` starts at random on a tokenizer, and checkpoints whose tokenizer has new tokens."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, fail, save, weights
+from commands import SHORT, assert_same, complete, fail, save, set_json, weights
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, set_seed
@@ -39,12 +38,8 @@ def more(tmp_path) -> Path:
 def configuration(tmp_path) -> Path:
     """One of another vocabulary than the tokenizer's."""
     tiny.config("bert").save_pretrained(tmp_path / "configuration")
-    _set(tmp_path / "configuration/config.json", vocab_size=5000, pad_token_id=77)
+    set_json(tmp_path / "configuration/config.json", vocab_size=5000, pad_token_id=77)
     return tmp_path / "configuration"
-
-
-def _set(file: Path, **values) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 def adapt(corpus: Path, out: Path, *more: str) -> list[str]:
@@ -63,7 +58,7 @@ def test_a_model_at_random_is_that_of_its_configuration_with_the_tokenizer_s_voc
     right, folder = tiny.config(family), tmp_path / "other"
     right.save_pretrained(folder)
     strange = {name: 90 + i for i, name in enumerate(tiny.IDS) if hasattr(right, name)}
-    _set(folder / "config.json", vocab_size=5000, **(strange | {"pad_token_id": 9}))
+    set_json(folder / "config.json", vocab_size=5000, **(strange | {"pad_token_id": 9}))
     complete(*adapt(corpus_file, tmp_path / "out", *at_random(folder, tokenizer), *UNTRAINED, "--seed", "7"))
     set_seed(7)
     expected = AutoModelForMaskedLM.from_config(right, dtype=torch.float32)
@@ -97,7 +92,7 @@ def test_what_started_at_random_is_a_teacher(tmp_path, corpus_file, configuratio
 def test_a_model_at_random_isn_t_quantised_as_the_checkpoint_of_its_configuration_is(
     tmp_path, corpus_file, configuration, tokenizer
 ):
-    _set(configuration / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    set_json(configuration / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     complete(*adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").dtype == torch.float32
 
@@ -146,9 +141,9 @@ def test_a_configuration_or_tokenizer_that_changed_makes_another_run(
 ):
     complete(*adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
     if changed == "config_name":
-        _set(configuration / "config.json", hidden_act="relu")
+        set_json(configuration / "config.json", hidden_act="relu")
     else:
-        _set(tokenizer / "tokenizer_config.json", model_max_length=63)
+        set_json(tokenizer / "tokenizer_config.json", model_max_length=63)
     message = fail(capfd, *adapt(corpus_file, tmp_path / "out", *at_random(configuration, tokenizer)))
     assert f"holds another run (the contents of {changed} {tmp_path}/" in message
 

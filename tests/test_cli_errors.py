@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from commands import (
     lines_of,
     save,
     save_corpus,
+    set_json,
     spoil,
     weights,
 )
@@ -71,11 +71,11 @@ def root(tmp_path_factory) -> Path:
     small.vocab_size = 90
     AutoModel.from_config(small).save_pretrained(root / "small_vocabulary")
     shutil.copytree(root / "bert", root / "wrong_sizes")
-    _set(root / "wrong_sizes" / "config.json", hidden_size=64)
+    set_json(root / "wrong_sizes" / "config.json", hidden_size=64)
     shutil.copytree(root / "bert", root / "too_deep")
-    _set(root / "too_deep" / "config.json", num_hidden_layers=8)
+    set_json(root / "too_deep" / "config.json", num_hidden_layers=8)
     shutil.copytree(root / "bert", root / "no_such_family")
-    _set(root / "no_such_family" / "config.json", model_type="bertolt")
+    set_json(root / "no_such_family" / "config.json", model_type="bertolt")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         shutil.copytree(root / "bert", folder := root / f"half_of_{name}")
         whole = (folder / name).read_bytes()
@@ -90,10 +90,6 @@ def root(tmp_path_factory) -> Path:
 
 def _rename(file: Path, word: str, to: str) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace(f'"{word}"', f'"{to}"'), encoding="utf-8")
-
-
-def _set(file: Path, **values) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from commands import complete, fail, lines_of, save, save_causal
+from commands import complete, fail, lines_of, save, save_causal, save_classifier, write_rows
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
 
 from tutorkd.cli.main import main
@@ -28,21 +29,12 @@ from tutorkd.evaluation.task_student import make_student
 NAMES = ["no", "yes"]
 
 
-def classifier(folder, names=NAMES, seed=0, **changes):
-    """A classifier of four layers at random, on disk."""
-    torch.manual_seed(seed)
-    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
-    config = tiny.config("bert", initializer_range=0.2, **ids | changes)
-    return save(AutoModelForSequenceClassification.from_config(config), folder)
+classifier = partial(save_classifier, AutoModelForSequenceClassification, names=NAMES)
 
 
 def texts(count, seed):
     draw = np.random.default_rng(seed)
     return [" ".join(f"w{draw.integers(90)}" for _ in range(draw.integers(2, 10))) for _ in range(count)]
-
-
-def write_rows(path, rows):
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
 @pytest.fixture

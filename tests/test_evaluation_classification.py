@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from commands import set_json
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -556,8 +557,7 @@ def test_incomplete_encoder_is_refused(bert, arguments, tmp_path):
 
 
 def test_encoder_of_another_shape_is_refused(bert, arguments, tmp_path):
-    path = tmp_path / "bert" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 48}))
+    set_json(tmp_path / "bert" / "config.json", intermediate_size=48)
     with pytest.raises(UserError, match="isn't a whole bert model: 6 weights"):
         evaluate_models([bert], arguments)
 

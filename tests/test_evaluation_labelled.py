@@ -8,6 +8,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import write_rows
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from tutorkd.errors import UserError
@@ -22,18 +23,13 @@ from tutorkd.evaluation.labelled import (
 )
 
 
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def read(source, text="text", pair=None, label="label"):
     return load_labelled(str(source), "train", text, pair, label)
 
 
 def test_integers_become_class_numbers_in_order_of_value(tmp_path):
     rows = [{"text": t, "label": n} for t, n in (("a", 10), ("b", 2), ("c", 10), ("d", 7))]
-    data = read(write_jsonl(tmp_path / "d.jsonl", rows))
+    data = read(write_rows(tmp_path / "d.jsonl", rows))
     assert data.features["label"].names == ["2", "7", "10"]
     assert data["label"][:] == [2, 0, 2, 1]
     assert data["text"][:] == ["a", "b", "c", "d"]
@@ -70,20 +66,20 @@ def test_declared_classes_keep_their_order_and_are_matched_by_name(tmp_path):
 
 
 def test_integers_match_the_same_digits_in_another_format(tmp_path):
-    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}]))
-    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}]))
+    train = read(write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}]))
+    other = read(write_rows(tmp_path / "v.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}]))
     assert align_labels(other, train, "v")["label"][:] == [1, 0]
 
 
 def test_second_text_of_a_pair(tmp_path):
     rows = [{"q": "who", "s": "me", "label": 0}, {"q": "what", "s": "that", "label": 1}]
-    data = read(write_jsonl(tmp_path / "d.jsonl", rows), text="q", pair="s")
+    data = read(write_rows(tmp_path / "d.jsonl", rows), text="q", pair="s")
     assert (data["text"][:], data["text_pair"][:]) == (["who", "what"], ["me", "that"])
 
 
 def test_labels_that_training_lacks_are_named(tmp_path):
-    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("no", "yes")]))
-    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("no", "maybe", "y")]))
+    train = read(write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("no", "yes")]))
+    other = read(write_rows(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("no", "maybe", "y")]))
     with pytest.raises(UserError, match=r"^val\.csv has labels that the training data lack: maybe, y$"):
         align_labels(other, train, "val.csv")
 
@@ -107,7 +103,7 @@ def test_csv_fields_are_taken_as_they_are_written(tmp_path):
 
 def test_jsonl_texts_that_look_like_dates_are_text(tmp_path):
     rows = [{"text": "2024-01-02", "label": "2024-01-02"}, {"text": "2024-01-03", "label": "2024-01-03"}]
-    data = read(write_jsonl(tmp_path / "d.jsonl", rows))
+    data = read(write_rows(tmp_path / "d.jsonl", rows))
     assert data["text"][:] == ["2024-01-02", "2024-01-03"]
 
 
@@ -119,7 +115,7 @@ def test_categories_of_pandas_are_labels(tmp_path):
 
 
 def test_one_column_may_be_both_texts_of_a_pair(tmp_path):
-    data = read(write_jsonl(tmp_path / "d.jsonl", [{"t": "a", "label": 0}, {"t": "b", "label": 1}]), text="t", pair="t")
+    data = read(write_rows(tmp_path / "d.jsonl", [{"t": "a", "label": 0}, {"t": "b", "label": 1}]), text="t", pair="t")
     assert data["text"][:] == data["text_pair"][:] == ["a", "b"]
 
 
@@ -185,7 +181,7 @@ GOOD = {"text": "fine", "label": 1}
 )
 def test_bad_rows_are_refused(tmp_path, rows, message):
     with pytest.raises(UserError, match=message) as raised:
-        read(write_jsonl(tmp_path / "d.jsonl", rows))
+        read(write_rows(tmp_path / "d.jsonl", rows))
     assert "\n" not in str(raised.value)
     assert "d.jsonl" in str(raised.value)
 
@@ -308,8 +304,8 @@ def test_parquet_columns_that_are_not_asked_for_may_hold_anything(tmp_path):
 
 
 def test_labels_that_only_look_like_those_of_training_are_told_as_such(tmp_path):
-    train = read(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("th\u00e9", "tea")]))
-    other = read(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("the\u0301", "tea")]))
+    train = read(write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": x} for x in ("th\u00e9", "tea")]))
+    other = read(write_rows(tmp_path / "v.jsonl", [{"text": "a", "label": x} for x in ("the\u0301", "tea")]))
     message = r"v has the label 'the\\u0301', the training data 'th\\xe9', which look alike"
     with pytest.raises(UserError, match=message):
         align_labels(other, train, "v")
@@ -317,7 +313,7 @@ def test_labels_that_only_look_like_those_of_training_are_told_as_such(tmp_path)
 
 def test_names_with_commas_or_in_brackets_and_emoji_that_are_joined_stay_classes(tmp_path):
     names = ["1,5 or less", "[a]", "\U0001f468\U0001f469", "\U0001f468\u200d\U0001f469"]
-    data = read(write_jsonl(tmp_path / "d.jsonl", [{"text": "a", "label": name} for name in names]))
+    data = read(write_rows(tmp_path / "d.jsonl", [{"text": "a", "label": name} for name in names]))
     assert sorted(data.features["label"].names) == sorted(names)
 
 
@@ -328,7 +324,7 @@ def read_task(path):
 def test_lists_of_names_are_classes_of_which_a_row_has_any_number(tmp_path):
     lists = [["b", "a"], [], ["c", "c"]]
     rows = [{"text": t, "label": each} for t, each in zip("xyz", lists, strict=True)]
-    as_json = read_task(write_jsonl(tmp_path / "d.jsonl", rows))
+    as_json = read_task(write_rows(tmp_path / "d.jsonl", rows))
     pq.write_table(pa.table({"text": ["x", "y", "z"], "label": lists}), tmp_path / "d.parquet")
     for data in (as_json, read_task(tmp_path / "d.parquet")):
         assert names_of_labels(data) == ["a", "b", "c"]
@@ -421,8 +417,8 @@ def test_bad_labels_of_other_tasks_are_refused(tmp_path, labels, message):
 
 
 def test_validation_rows_of_another_kind_are_refused(tmp_path):
-    train = read_task(write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (0.5, 1.5)]))
-    other = read_task(write_jsonl(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in "ab"]))
+    train = read_task(write_rows(tmp_path / "t.jsonl", [{"text": "a", "label": n} for n in (0.5, 1.5)]))
+    other = read_task(write_rows(tmp_path / "v.jsonl", [{"text": "a", "label": n} for n in "ab"]))
     with pytest.raises(UserError, match="v has one class a row, but the training data a number a row"):
         align_labels(other, train, "v")
 

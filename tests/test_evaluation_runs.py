@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 import tiny
-from commands import complete, fail, lines_of, save
+from commands import complete, fail, lines_of, save, write_rows
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, Trainer
@@ -36,7 +36,7 @@ def write(path, labels, seed=0):
     for words, label in labels:
         texts = [f"w{draw.integers(50, 90)}", *(f"w{word}" for word in words for _ in range(2))]
         rows.append({"text": " ".join(texts), "label": label})
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    write_rows(path, rows)
 
 
 def classes(count):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save, save_causal
+from commands import complete, fail, save, save_causal, write_rows
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tutorkd.cli import export as command
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.usefixtures("graphs_written_once")
 
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20", "w30 w31 w30 w90"]
 FILES = ["model.onnx", "model_quantized.onnx"]
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def onnx_output(file, tokens):
@@ -162,7 +156,7 @@ def test_a_tagger_is_measured_on_labelled_words(place, max_length):
             labels.append(names[(codes[place_of_word] + wrong) % 3] if there else "B-X")
             right += there and not wrong
         rows.append({"words": of_row, "tags": labels})
-    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_rows(place / "rows.jsonl", rows)
     told = ["--text_column", "words", "--label_column", "tags", "--max_length", str(max_length)]
     complete("export", "--model", path, "--output_dir", "out", "--validation", "rows.jsonl", *told)
     record = json.loads((place / "out" / "onnx" / "export.json").read_text())

@@ -20,12 +20,6 @@ TEXTS = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20", "w30 w31 w30 w90", " ".join(["w7 w
 FILES = ["model.onnx", "model_quantized.onnx"]
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def encoder(place, *behind, **changes):
     """The tiny BERT, with what stands behind it."""
     body = Transformer(str(tiny.sentence_encoder(place / "made", num_hidden_layers=2, **changes)), max_seq_length=24)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import assert_goes_on_exactly, complete, fail, history, weights
+from commands import assert_goes_on_exactly, complete, fail, history, set_json, weights
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
@@ -36,9 +36,7 @@ TEXTS = [" ".join(text.split()[: 3 + i % 9]) for i, text in enumerate(tiny.docum
 def teacher(tmp_path_factory) -> str:
     """Of words, with prompts, and vectors of length 1."""
     folder = tiny.sentence_encoder(tmp_path_factory.mktemp("teacher"))
-    settings = folder / "config_sentence_transformers.json"
-    prompts = {"prompts": {"query": "w90 w91 "}, "default_prompt_name": None}
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | prompts))
+    set_json(folder / "config_sentence_transformers.json", prompts={"query": "w90 w91 "}, default_prompt_name=None)
     return str(folder)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save
+from commands import complete, fail, save, save_classifier, write_rows
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizer, RobertaTokenizer
 
@@ -32,12 +33,7 @@ NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TWO_PIECES, NO_PIECE = "w1 w2", " "  # of the tiny tokenizer, which parts words at white space
 
 
-def tagger(folder, names=NAMES, seed=0, **changes):
-    """A classifier of words at random, on disk."""
-    torch.manual_seed(seed)
-    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
-    config = tiny.config("bert", initializer_range=0.2, **ids | changes)
-    return save(AutoModelForTokenClassification.from_config(config), folder)
+tagger = partial(save_classifier, AutoModelForTokenClassification, names=NAMES)
 
 
 def word_rows(count, seed):
@@ -56,11 +52,6 @@ def word_rows(count, seed):
                 tags.append("B-LOC" if kind == 1 else "O")
         rows.append({"tokens": words, "ner_tags": tags})
     return [*rows, {"tokens": ["w20", "w35"], "ner_tags": ["B-LOC", "I-LOC"]}]
-
-
-def write_rows(path, rows):
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(path)
 
 
 def read(source, text="tokens", pair=None, label="ner_tags"):

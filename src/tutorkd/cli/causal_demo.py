@@ -28,7 +28,6 @@ from tutorkd.words import duration
 REAL_THING = (
     "tutorkd distill --teacher HuggingFaceTB/SmolLM2-360M --student half --corpus HuggingFaceFW/fineweb-edu:sample-10BT"
 )
-STAGES = ["distill", "evaluate"]
 EXAMPLES = 3
 _SENTENCE = (80, 200)  # characters of an example
 
@@ -48,13 +47,13 @@ def demo_causal(
     Raises:
         UserError: what the stages raise, and if a package isn't there.
     """
-    data = demo_data.split_text(Path(reviews) if reviews else demo_data.reviews_file(), out / "data")
+    data = demo_data.split_text(demo_data.reviews_file(reviews), out / "data")
     teacher, student = _unpacked(model or str(demo_data.teacher_file()), out / "teacher"), out / "student"
     initial = student / INITIAL_STUDENT
     distillation = read_distillation(
         [],
         {
-            **(recipe.get("distill") or {}),
+            **recipe["distill"],
             "teacher": str(teacher),
             "corpus": [str(data["text"])],
             "save_initial_student": True,
@@ -65,9 +64,7 @@ def demo_causal(
     models = [str(student), str(initial)]
     filled = {"models": models, "teacher": str(teacher), "text": [str(data["heldout"])]}
     folder = {"output_dir": str(out / "evaluation")}
-    args, language = student_parser().read(
-        [], {**(recipe.get("evaluate") or {}), **filled, **folder}, f"{where}, stage evaluate"
-    )
+    args, language = student_parser().read([], {**recipe["evaluate"], **filled, **folder}, f"{where}, stage evaluate")
     console.print("[bold]Tutor-KD demo[/]: a causal teacher, a student of half its depth, a comparison.")
     if lacking(student) is not None:
         console.print(f"  distill   about {duration(estimated_seconds(distillation))} on this machine")

@@ -11,6 +11,7 @@ DESCRIPTION = (
     "encoder as an embedding model."
 )
 STAGES = ["adapt", "distill", "beside", "evaluate"]
+STAGES_OF_TEACHER = ["distill", "evaluate"]  # of a demo whose teacher is ready as it comes
 
 
 @dataclass

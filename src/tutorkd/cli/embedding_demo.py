@@ -23,7 +23,6 @@ from tutorkd.words import duration
 REAL_THING = (
     "tutorkd distill --config embedding-half --teacher BAAI/bge-base-en-v1.5 --corpus wikimedia/wikipedia:20231101.en"
 )
-STAGES = ["distill", "evaluate"]
 _NAMES = ["teacher", "student", "same student, not distilled"]
 
 
@@ -45,17 +44,17 @@ def demo_embedding(
         UserError: what the stages raise, and if a package isn't there.
     """
     teacher = model or str(demo_data.encoder_folder())
-    data = demo_data.split_beginnings(Path(reviews) if reviews else demo_data.reviews_file(), out / "data")
+    data = demo_data.split_beginnings(demo_data.reviews_file(reviews), out / "data")
     student = out / "student"
     settings = {"teacher": teacher, "corpus": [str(data["text"])], "output_dir": str(student)}
     distillation = read_distillation(
-        [], {**(recipe.get("distill") or {}), **settings, "save_initial_student": True}, f"{where}, stage distill"
+        [], {**recipe["distill"], **settings, "save_initial_student": True}, f"{where}, stage distill"
     )
     models = [str(student), str(student / INITIAL_STUDENT)]
     filled = {"models": models, "teacher": teacher, "retrieval": str(data["beginnings"])}
     args, _, language, embedding = evaluation_parser().read(
         [],
-        {**(recipe.get("evaluate") or {}), **filled, "output_dir": str(out / "evaluation")},
+        {**recipe["evaluate"], **filled, "output_dir": str(out / "evaluation")},
         f"{where}, stage evaluate",
     )
     console.print("[bold]Embedding demo[/]: an embedding model, a student of half its depth, a comparison.")

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from tutorkd import demo_data
 from tutorkd.cli import causal_demo, embedding_demo
-from tutorkd.cli.demo_arguments import STAGES, DemoArguments
+from tutorkd.cli.demo_arguments import STAGES, STAGES_OF_TEACHER, DemoArguments
 from tutorkd.cost import seconds_a_step
 from tutorkd.errors import UnknownKey, UserError
 from tutorkd.evaluation import arguments
@@ -84,7 +84,7 @@ def demo(args: DemoArguments) -> None:
         raise UserError(f"--{other} is for the demo {'without' if of_teacher else 'with'} --causal or --embedding")
     kind = "-causal" if args.causal else "-embedding" if args.embedding else ""
     name = args.config or f"demo{kind}"
-    stages = (causal_demo if args.causal else embedding_demo).STAGES if of_teacher else STAGES
+    stages = STAGES_OF_TEACHER if of_teacher else STAGES
     recipe = load_recipe(name, "demo")
     if unknown := set(recipe) - set(stages):
         message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
@@ -100,7 +100,7 @@ def _demo_of_teacher(args: DemoArguments, recipe: Mapping[str, Any], name: str) 
     """A demo whose teacher is ready as it comes."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     restart = {"restart": True} if args.restart else {}
-    recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in causal_demo.STAGES}
+    recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in STAGES_OF_TEACHER}
     told = console, Path(args.output_dir), args.teacher, args.reviews, recipe, name
     if args.embedding:
         embedding_demo.demo_embedding(*told)
@@ -114,7 +114,7 @@ def _demo_of_teacher(args: DemoArguments, recipe: Mapping[str, Any], name: str) 
 def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     out = Path(args.output_dir)
     encoder = args.encoder or str(demo_data.encoder_folder())
-    data = demo_data.split_reviews(Path(args.reviews) if args.reviews else demo_data.reviews_file(), out / "data")
+    data = demo_data.split_reviews(demo_data.reviews_file(args.reviews), out / "data")
     teacher = out / "teacher"
     restart = {"restart": True} if args.restart else {}
     text = {"corpus": [str(data["text"])]}

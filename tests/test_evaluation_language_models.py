@@ -183,7 +183,7 @@ def test_results_of_other_settings_text_or_teachers_are_refused_unless_thrown_aw
     assert evaluate_language_models(["student"], arguments, shorter)
 
 
-def test_a_plan_tells_sizes_and_text_and_loads_nothing(arguments, language, no_loading, capfd):
+def test_a_plan_tells_sizes_and_text_and_loads_nothing(arguments, language, no_loading):
     plan = language_plan(["student"], arguments, language)
     size = Path("student/model.safetensors").stat().st_size
     assert plan["model student"].startswith(f"{size / 1e6:.1f} MB, ")

@@ -238,7 +238,7 @@ def test_a_continuation_ends_behind_the_end_of_text():
     assert all(len(tokens) == 32 for tokens in written if tokens[-1] != 0)
 
 
-def test_speed_and_memory_are_of_generation(monkeypatch):
+def test_speed_and_memory_are_of_generation():
     model = tiny.tiny_causal()
     speed = generation_speed(model, [[0, 5, 6]] * 3, 8)
     assert 0 < speed.first_quartile <= speed.median <= speed.third_quartile

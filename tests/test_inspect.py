@@ -205,7 +205,7 @@ def test_the_pieces_of_a_sentence_are_its_text_and_the_pieces_of_a_word_are_told
     assert sorted(words) == list(range(len(words)))
 
 
-def test_what_can_t_be_inspected_is_told_in_one_line(run, copied, tmp_path, capfd):
+def test_what_can_t_be_inspected_is_told_in_one_line(copied, tmp_path, capfd):
     def told(*flags: str) -> str:
         return fail(capfd, "inspect", "--run", str(copied), "--output", str(tmp_path / "page.html"), *flags)
 

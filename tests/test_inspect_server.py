@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from http.client import HTTPConnection
-from pathlib import Path
 
 import pytest
 import uvicorn
@@ -117,7 +116,7 @@ sys.exit(main(["inspect", "--run", "x"]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_with_a_sentence(tmp_path: Path, number):
+def test_a_signal_ends_the_server_with_a_sentence(number):
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )

@@ -234,7 +234,7 @@ def test_tokens_added_to_the_teacher_s_tokenizer_and_to_both_models_are_no_contr
     _distil(student, teacher, tmp_path / "run", tokenizer)
 
 
-def test_a_student_made_of_the_teacher_starts_at_its_weights_whatever_the_teacher_s_format(tmp_path):
+def test_a_student_made_of_the_teacher_starts_at_its_weights_whatever_the_teacher_s_format():
     teacher = Teacher(tiny.masked_lm(), torch.bfloat16)
     student = build_student("half", teacher.config)
     initialise_from_teacher(student, teacher)

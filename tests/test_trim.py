@@ -433,7 +433,7 @@ def test_a_configuration_of_generation_forbids_and_favours_the_same_tokens(tmp_p
     assert told["sequence_bias"] == [[[new[names(66)]], -1.0]]
 
 
-def test_parts_of_a_layer_that_are_as_many_as_the_tokens_stay_whole(tmp_path, capsys):
+def test_parts_of_a_layer_that_are_as_many_as_the_tokens_stay_whole(tmp_path):
     model = _model("BertForMaskedLM", intermediate_size=110, max_position_embeddings=110)
     folder = save(model, tmp_path / "whole")
     read = ["--model", folder, "--corpus", _write(tmp_path, TEXT), "--lines", "--coverage", "1"]
@@ -443,7 +443,7 @@ def test_parts_of_a_layer_that_are_as_many_as_the_tokens_stay_whole(tmp_path, ca
     assert parameters_with(model, [9]) == [trimmed.num_parameters()]
 
 
-def test_padding_has_no_gradient_and_every_other_token_has(tmp_path):
+def test_padding_has_no_gradient_and_every_other_token_has():
     model = _model("BertForMaskedLM", pad_token_id=40)
     trim_embeddings(model, np.array([2, 3, 40, 41, 42]))
     model(torch.tensor([[0, 2, 3]])).logits.sum().backward()

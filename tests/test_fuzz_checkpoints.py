@@ -16,7 +16,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.export.source import load_source
 from tutorkd.hub import load_model, load_tokenizer
-from tutorkd.kinds import objective_of_checkpoint
+from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.objective import MASKED
 from tutorkd.positions import check_positions
 from tutorkd.students import build_student
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 def commands_load(folder):
     """What adapt and distill, evaluate and glue, and export do with a checkpoint before they train or write."""
-    objective_of_checkpoint(str(folder))
+    kind_of_checkpoint(str(folder))
     tokenizer = load_tokenizer(str(folder), "model")
     settings = {"text_column": "text", "weights": None, "heldout": 0.1, "split": "train"}
     settings |= dict.fromkeys(("revision", "data_files", "num_proc"))

@@ -69,15 +69,6 @@ def kind_of_config(config: PretrainedConfig) -> Kind | None:
     return "causal" if config.model_type in causal or "AutoModelForCausalLM" in own else None
 
 
-def objective_of_checkpoint(name: str, trust_remote_code: bool = False) -> Objective:
-    """What a checkpoint is trained for further, as ``objective_of_config`` tells.
-
-    Raises:
-        UserError: as ``kind_of_checkpoint``.
-    """
-    return objective_of_config(load_config(name, "model", trust_remote_code))
-
-
 def objective_of_config(config: PretrainedConfig) -> Objective:
     """What a model is trained for: causal language modelling if it is made for that, else masked, as any encoder may
     be.

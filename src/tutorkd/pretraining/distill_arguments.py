@@ -9,7 +9,8 @@ from typing import Any, Literal
 from tutorkd.checkpoints import FIRST_STAGE
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
-from tutorkd.kinds import objective_of_checkpoint
+from tutorkd.hub import load_config
+from tutorkd.kinds import objective_of_config
 from tutorkd.methods import (
     AUTO,
     CAUSAL_METHODS,
@@ -244,6 +245,7 @@ def objective_named(options: Mapping[str, Any]) -> Objective:
     try:
         if options.get("method") == AUTO and is_sentence_encoder(teacher, "teacher"):
             return EMBEDDING
-        return objective_of_checkpoint(teacher, str(options.get("trust_remote_code")).lower() == "true")
+        trusted = str(options.get("trust_remote_code")).lower() == "true"
+        return objective_of_config(load_config(teacher, "model", trusted))
     except UserError:  # a teacher that can't be loaded is told where it is loaded, behind mistakes in the options
         return MASKED

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import expit
+from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 
 from tutorkd.data.readers import (
@@ -115,7 +115,7 @@ def _answers(
     if problem == "regression":
         return [{LABEL: float(answer)} for answer in answers]
     if problem == "token_classification":
-        most = _softmax(logits).max(-1)
+        most = np.ma.array(softmax(np.ma.getdata(logits).astype(np.float64), -1).max(-1), mask=np.ma.getmask(answers))
         return [
             {LABEL: _of_words(row, codes, lambda code: names[code]), PROBABILITY: _of_words(row, probable, float)}
             for (row, *_), codes, probable in zip(rows, answers, most, strict=True)
@@ -124,18 +124,13 @@ def _answers(
         probabilities = expit(logits.astype(np.float64))
         labels: list[Any] = [[name for name, there in zip(names, row, strict=True) if there] for row in answers]
     else:
-        probabilities = _softmax(logits)
+        probabilities = softmax(logits.astype(np.float64), -1)
         labels = [names[code] for code in answers]
     columns = probability_columns(classifier)
     return [
         {LABEL: label, **dict(zip(columns, map(float, row), strict=True))}
         for label, row in zip(labels, probabilities, strict=True)
     ]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def _of_words(words: Sequence[Any], values: np.ma.MaskedArray, form: Callable[[Any], Any]) -> list[Any]:

@@ -95,7 +95,10 @@ def check(
         outputs = [_of_tokens(answer(batch), batch["attention_mask"]) for batch in batches]
         reference = reference or outputs
         expected, given = np.concatenate(reference), np.concatenate(outputs)
-        near = _same_answers(classified, expected, given) if classified else _cosines(expected, given)
+        if classified:
+            near = answers_of(classified, expected) == answers_of(classified, given)
+        else:
+            near = _cosines(expected, given)
         checked.append(
             Checked(
                 name,
@@ -118,10 +121,6 @@ def _padded(tokenizer: PreTrainedTokenizerBase, names: Sequence[str], rows: Rows
 def _of_tokens(output: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
     """(n, d): of rows one each, or of their tokens without padding."""
     return output if output.ndim == 2 else output[attention_mask.astype(bool)]
-
-
-def _same_answers(problem: Problem, expected: np.ndarray, given: np.ndarray) -> np.ndarray:
-    return answers_of(problem, expected) == answers_of(problem, given)
 
 
 def _cosines(expected: np.ndarray, given: np.ndarray) -> np.ndarray:

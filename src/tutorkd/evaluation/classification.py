@@ -162,6 +162,10 @@ class _Run:
         """Where it is kept, if it is to be."""
         return self.record.with_name(CLASSIFIER) if self.evaluation.args.save_models else None
 
+    @property
+    def title(self) -> str:
+        return self.name + ("" if self.seed is None else f", seed {self.seed}")
+
     def earlier(self) -> EvaluationResult | None:
         """That of an earlier run, if it had the same settings and weights, and kept its classifier where asked."""
         problem = problem_of_labels(self.evaluation.train)
@@ -230,8 +234,7 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
         if run.classifier:
             note += f"; its classifier is {run.classifier}"
         title = METRICS[problem_of_labels(evaluation.train)][next(iter(result.scores))]
-        seed = "" if run.seed is None else f", seed {run.seed}"
-        tqdm.write(f"{run.name}{seed}: {title} {score_in_words([result])} %, {note}", file=sys.stderr)
+        tqdm.write(f"{run.title}: {title} {score_in_words([result])} %, {note}", file=sys.stderr)
         results.append(result)
     summary: dict[str, Any] = {"settings": evaluation.settings, "results": [each.as_record() for each in results]}
     if args.seeds:
@@ -284,8 +287,7 @@ def evaluation_plan(
     plan = {}
     for run in evaluation.runs:
         done = not args.restart and run.earlier() is not None
-        seed = "" if run.seed is None else f", seed {run.seed}"
-        plan[f"model {run.name}{seed}"] = f"{run.checkpoint.bytes / 1e6:.1f} MB" + (", finished" * done)
+        plan[f"model {run.title}"] = f"{run.checkpoint.bytes / 1e6:.1f} MB" + (", finished" * done)
     return {
         **plan,
         "rows": f"{len(train):,} to train on, {len(validation):,} to measure on",

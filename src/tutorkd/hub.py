@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GgufConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, GgufConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.import_utils import is_gguf_available
 

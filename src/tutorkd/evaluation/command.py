@@ -4,12 +4,7 @@ from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.classification import classifier_folders, evaluate_models, evaluation_plan
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
-from tutorkd.evaluation.embedding_models import (
-    are_embeddings,
-    check_options,
-    embedding_plan,
-    evaluate_embeddings,
-)
+from tutorkd.evaluation.embedding_models import are_embeddings, check_options, embedding_plan, evaluate_embeddings
 from tutorkd.evaluation.embedding_report import embedding_table
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
 from tutorkd.evaluation.language_report import language_table

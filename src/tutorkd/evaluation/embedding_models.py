@@ -24,15 +24,7 @@ from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markd
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
-from tutorkd.evaluation.records import (
-    RESULTS,
-    earlier,
-    machine,
-    named_checkpoints,
-    record_of,
-    result_folders,
-    take_up,
-)
+from tutorkd.evaluation.records import RESULTS, earlier, machine, named_checkpoints, record_of, result_folders, take_up
 from tutorkd.files import write_text
 from tutorkd.hub import files_of
 from tutorkd.locks import held

@@ -14,11 +14,7 @@ from tutorkd.capture import Recording, prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
-from tutorkd.methods.internal import (
-    Projection,
-    internal_losses,
-    matched_layers,
-)
+from tutorkd.methods.internal import Projection, internal_losses, matched_layers
 from tutorkd.methods.pair import check_heads
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import weighted_sum

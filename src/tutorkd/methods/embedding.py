@@ -36,11 +36,7 @@ from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
-from tutorkd.methods.internal import (
-    Projection,
-    internal_losses,
-    matched_layers,
-)
+from tutorkd.methods.internal import Projection, internal_losses, matched_layers
 from tutorkd.methods.pair import check_heads, check_vocabulary, differing
 from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.probe import IGNORED, VECTOR_COSINE, HeldOut

@@ -28,11 +28,7 @@ from torch import nn
 from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.layer_weights import RelationSettings
-from tutorkd.methods.internal import (
-    Projection,
-    internal_losses,
-    matched_layers,
-)
+from tutorkd.methods.internal import Projection, internal_losses, matched_layers
 from tutorkd.methods.pair import check_heads, check_vocabulary
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader

@@ -18,11 +18,7 @@ from tutorkd.batch import Batch
 from tutorkd.capture import prepare_for_capture
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
-from tutorkd.methods.internal import (
-    Projection,
-    internal_losses,
-    matched_layers,
-)
+from tutorkd.methods.internal import Projection, internal_losses, matched_layers
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
 from tutorkd.methods.pair import check_head, check_heads, check_vocabulary
 from tutorkd.methods.soft_targets import SOFT_CROSS_ENTROPY, soft_cross_entropy

@@ -30,7 +30,7 @@ from tutorkd.pretraining.corpus import CorpusArguments
 from tutorkd.runtime import prefers_bfloat16
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.settings import resolved
-from tutorkd.students import PRESETS, Start
+from tutorkd.students import PRESETS, SIZES, Start
 
 DESCRIPTION = (
     "Distils a masked, a causal or an embedding model into a small one, with Tutor-KD (EMNLP 2022) or another method. "
@@ -117,8 +117,7 @@ class Distillation:
 
     def going_on(self, student: Path) -> "Distillation":
         """The same, with a student that was made before."""
-        of_start = [each.name for each in fields(DistillArguments) if each.name.startswith("student_")]
-        changes: dict[str, Any] = {**dict.fromkeys(of_start), "student": str(student), "student_init": "auto"}
+        changes: dict[str, Any] = {**dict.fromkeys(SIZES), "student": str(student), "student_init": "auto"}
         return replace(self, args=replace(self.args, **changes), first=None)
 
 

@@ -20,20 +20,20 @@ def _window(steps=(YES,), factor: float = 1.0) -> Window:
 
 def test_shares_of_micro_batches_are_summed_and_steps_averaged():
     means = _window((YES, YES)).read(1, lambda tensor: tensor)
-    assert means == ({"loss": (3 + 6) / 2, "norm": 7}, 40, 2, 0, 0)
+    assert means == ({"loss": (3 + 6) / 2, "norm": 7}, 40, 0, 0)
 
 
 def test_a_step_that_isn_t_finite_counts_in_no_figure():
     window = _window((YES, NO, YES))
     window.add({"loss": torch.tensor(torch.nan)}, tokens=1)
     window.end_step({"norm": torch.tensor(torch.inf)}, NO)
-    assert window.read(1, lambda tensor: tensor) == ({"loss": (3 + 9) / 2, "norm": 7}, 61, 2, 2, 1)
+    assert window.read(1, lambda tensor: tensor) == ({"loss": (3 + 9) / 2, "norm": 7}, 61, 2, 1)
 
 
 def test_after_a_reading_the_window_is_empty():
     window = _window()
     window.read(1, lambda tensor: tensor)
-    assert window.read(1, lambda tensor: tensor) == ({}, 0, 0, 0, 0)
+    assert window.read(1, lambda tensor: tensor) == ({}, 0, 0, 0)
 
 
 def test_steps_in_a_row_that_aren_t_finite_are_counted_across_a_reading():
@@ -55,4 +55,4 @@ def test_devices_hold_shares_of_a_loss_and_the_same_norm():
     means = _window().read(3, lambda tensor: torch.cat(sent))
     assert means.figures["loss"] == pytest.approx(3 * (1 + 1.5 + 2.5))
     assert means.figures["norm"] == 7
-    assert (means.tokens, means.steps, means.skipped) == (60, 1, 0)
+    assert (means.tokens, means.skipped) == (60, 0)

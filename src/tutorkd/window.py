@@ -13,7 +13,6 @@ class Means(NamedTuple):
 
     figures: dict[str, float]
     tokens: float
-    steps: int  # that counted
     skipped: int  # whose gradient wasn't finite
     skipped_in_a_row: int  # at most
 
@@ -83,7 +82,7 @@ class Window:
                 figures[name] += total / steps / times
         skipped = self._steps - steps
         self._clear()
-        return Means(dict(figures), tokens_read, steps, skipped, round(in_a_row / devices))
+        return Means(dict(figures), tokens_read, skipped, round(in_a_row / devices))
 
 
 def _add(sums: _Vectors, figures: Mapping[str, Tensor]) -> None:

@@ -138,14 +138,12 @@ class SentenceTeacher(Teacher):
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
         parts: list[Any] = list(copy.deepcopy(self.sentence_head.parts))
+        size = student.config.hidden_size
         if apart:
-            pooling = own[1] if own is not None and isinstance(own[1], Pooling) else Pooling(student.config.hidden_size)
+            pooling = own[1] if own is not None and isinstance(own[1], Pooling) else Pooling(size)
             dense = Dense(pooling.pooling_output_dimension, self.vector_size, activation_function=nn.Identity())
             parts = [pooling, dense, *([Normalize()] if isinstance(parts[-1], Normalize) else [])]
-            return SentenceHead(parts, new=True).float().requires_grad_(True)
-        size = student.config.hidden_size
-        new = size != self.config.hidden_size
-        if new:
+        elif size != self.config.hidden_size:
             pooling = parts[0]
             if not isinstance(pooling, Pooling):
                 raise UserError(
@@ -155,6 +153,7 @@ class SentenceTeacher(Teacher):
             of_student = Pooling(size, pooling.pooling_mode, pooling.include_prompt)
             sizes = of_student.pooling_output_dimension, pooling.pooling_output_dimension
             parts[:1] = [of_student, Dense(*sizes, activation_function=nn.Identity())]
+        new = apart or size != self.config.hidden_size
         return SentenceHead(parts, new).float().requires_grad_(True)
 
     def _own_encoder(self, student: PreTrainedModel) -> Any | None:

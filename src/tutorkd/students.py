@@ -87,11 +87,12 @@ def student_config(
     Raises:
         UserError: if there is no such student, the teacher's depth is odd, or the family has no such size.
     """
+    sizes = sizes or {}
     if name == "half":
-        if teacher.num_hidden_layers % 2 and "num_hidden_layers" not in (sizes or {}):
+        if teacher.num_hidden_layers % 2 and "num_hidden_layers" not in sizes:
             raise UserError(f"half of {teacher.num_hidden_layers} layers isn't a whole number: set --student_layers")
         config = type(teacher).from_dict(teacher.to_dict())
-        if "num_hidden_layers" not in (sizes or {}):
+        if "num_hidden_layers" not in sizes:
             _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code, objective)
     elif name in EXTREME_LAYERS:
         if objective is CAUSAL:
@@ -107,7 +108,7 @@ def student_config(
     else:
         config = check_one_stack(load_config(name, "student", trust_remote_code, PRESETS), name, "student")
     before = copy.deepcopy(config)
-    for key, value in (sizes or {}).items():
+    for key, value in sizes.items():
         if value < 1:
             raise UserError(f"a student can't have {value} as its {key}: give 1 or more")
         if not hasattr(config, key):

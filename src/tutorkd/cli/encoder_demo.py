@@ -89,29 +89,25 @@ def demo(args: DemoArguments) -> None:
     if unknown := set(recipe) - set(stages):
         message = f"the demo's recipe has no stage {min(unknown)!r}; there are {', '.join(stages)}"
         raise UnknownKey(message, name, recipe)
-    with held(Path(args.output_dir)):
-        if of_teacher:
-            _demo_of_teacher(args, recipe, name)
-        else:
-            _demo(args, recipe, name)
-
-
-def _demo_of_teacher(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
-    """A demo whose teacher is ready as it comes."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    with held(Path(args.output_dir)):
+        (_demo_of_teacher if of_teacher else _demo)(console, args, recipe, name)
+    real_thing = (causal_demo if args.causal else embedding_demo).REAL_THING if of_teacher else REAL_THING
+    console.print(f"\nTo do this with a real teacher and your own text:\n\n    {real_thing}\n", soft_wrap=True)
+
+
+def _demo_of_teacher(console: Console, args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+    """A demo whose teacher is ready as it comes."""
     restart = {"restart": True} if args.restart else {}
     recipe = {stage: {**(recipe.get(stage) or {}), **restart} for stage in STAGES_OF_TEACHER}
     told = console, Path(args.output_dir), args.teacher, args.reviews, recipe, name
     if args.embedding:
         embedding_demo.demo_embedding(*told)
-        _print_real_thing(console, embedding_demo.REAL_THING)
-        return
-    if examples := causal_demo.demo_causal(*told):
+    elif examples := causal_demo.demo_causal(*told):
         _print_examples(console, examples, "replaced words only")
-    _print_real_thing(console, causal_demo.REAL_THING)
 
 
-def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
+def _demo(console: Console, args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     out = Path(args.output_dir)
     encoder = args.encoder or str(demo_data.encoder_folder())
     data = demo_data.split_reviews(demo_data.reviews_file(args.reviews), out / "data")
@@ -140,7 +136,6 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
         },
     }
     stages = _stages(settings, name)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     numbers = count(1)
 
     def announce(title: str, *announced: str) -> None:
@@ -176,11 +171,6 @@ def _demo(args: DemoArguments, recipe: Mapping[str, Any], name: str) -> None:
     summary = json.dumps([result.as_record() for result in results], indent=2)
     write_text(out / "summary.json", summary)
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
-    _print_real_thing(console, REAL_THING)
-
-
-def _print_real_thing(console: Console, command: str) -> None:
-    console.print(f"\nTo do this with a real teacher and your own text:\n\n    {command}\n", soft_wrap=True)
 
 
 def _stages(settings: Mapping[str, Mapping[str, Any]], config: str) -> Stages:

@@ -68,6 +68,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **changes}
 
 
+def by_tutor_kd(teacher: str | Path, corpus: str | Path, out: str | Path, *more: str) -> list[str]:
+    """``tutorkd distill`` by Tutor-KD into a folder."""
+    given = ["--teacher", str(teacher), "--corpus", str(corpus), "--output_dir", str(out)]
+    return ["distill", "--method", "tutor-kd", *given, *more]
+
+
 def complete(*argv: str) -> None:
     """Run a command that must end well."""
     assert main(list(argv)) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, fail, history, save_corpus, weights
+from commands import SHORT, assert_same, by_tutor_kd, complete, fail, history, save_corpus, weights
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,19 +37,7 @@ def text(tmp_path) -> str:
 
 
 def _distill(teacher: Path, text: str, out: Path, *more: str) -> list[str]:
-    return [
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        str(teacher),
-        "--corpus",
-        text,
-        "--output_dir",
-        str(out),
-        *SHORT,
-        *more,
-    ]
+    return by_tutor_kd(teacher, text, out, *SHORT, *more)
 
 
 @pytest.mark.parametrize("method", CAUSAL_METHODS)

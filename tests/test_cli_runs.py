@@ -6,13 +6,25 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, environment, history, lines_of, save, save_corpus, weights
+from commands import (
+    SHORT,
+    assert_same,
+    by_tutor_kd,
+    complete,
+    environment,
+    history,
+    lines_of,
+    save,
+    save_corpus,
+    weights,
+)
 from huggingface_hub import ModelCard
 from transformers import AutoModel
 
@@ -324,28 +336,14 @@ def test_a_trainer_without_tqdm_prints_nothing(tmp_path, capfd):
 
 def test_a_run_prints_progress_and_results_and_nothing_of_the_libraries(runs, tmp_path):
     """Through the module as a process of its own, whose warnings nobody catches."""
-    teacher, corpus = str(runs / "bert" / "teacher"), str(runs / "corpus.txt")
-    command = [
-        sys.executable,
-        "-m",
-        "tutorkd.cli.main",
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        teacher,
-        "--corpus",
-        corpus,
-        *SHORT,
-    ]
-    flags = [*FLOAT32, "--num_proc", "2", "--seed", "3", "--output_dir"]
-    process = subprocess.run(
-        [*command, *flags, "out"], capture_output=True, env=environment(), cwd=tmp_path, timeout=120
-    )
+    flags = [*SHORT, *FLOAT32, "--num_proc", "2", "--seed", "3"]
+    distill = partial(by_tutor_kd, runs / "bert" / "teacher", runs / "corpus.txt")
+    command = [sys.executable, "-m", "tutorkd.cli.main", *distill("out", *flags)]
+    process = subprocess.run(command, capture_output=True, env=environment(), cwd=tmp_path, timeout=120)
     stdout, stderr = process.stdout.decode(), process.stderr.decode()
     assert process.returncode == 0, stderr
     assert lines_of(stderr) == []
     for expected in ("teacher ", "student ", "text ", "L_mod", "tok/s", "probe", "done     4 steps"):
         assert expected in stdout
-    complete(*command[3:], *flags, str(tmp_path / "again"))
+    complete(*distill(tmp_path / "again", *flags))
     assert_same(weights(tmp_path / "out"), weights(tmp_path / "again"))

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from commands import assert_same, complete, fail, save, save_corpus, weights
+from commands import assert_same, by_tutor_kd, complete, fail, save, save_corpus, weights
 from datasets import Dataset
 from torch._dynamo import register_backend
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -207,19 +207,8 @@ def place(tmp_path_factory):
 
 def _distill(place, out, *more: str) -> list[str]:
     flags = ["--max_length", "16", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false"]
-    text = ["--corpus", str(place / "corpus.txt"), "--cache_dir", str(place / "cache")]
-    return [
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        str(place / "teacher"),
-        *text,
-        "--output_dir",
-        str(out),
-        *flags,
-        *more,
-    ]
+    flags += ["--cache_dir", str(place / "cache")]
+    return by_tutor_kd(place / "teacher", place / "corpus.txt", out, *flags, *more)
 
 
 def test_a_stopped_compiled_run_goes_on_to_the_same_weights_bit_for_bit(place, tmp_path, monkeypatch):

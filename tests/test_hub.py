@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from commands import SHORT, assert_same, lines_of, save, weights
+from commands import SHORT, assert_same, by_tutor_kd, lines_of, save, weights
 from huggingface_hub import ModelCard
 
 from tutorkd.hub import nearest_path
@@ -103,21 +103,7 @@ def place(tmp_path_factory):
 
 
 def distill(out: str, teacher: str = "lab/teacher", corpus: str = "lab/text", *more: str) -> list[str]:
-    return [
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        teacher,
-        "--corpus",
-        corpus,
-        "--output_dir",
-        out,
-        "--num_proc",
-        "1",
-        *SHORT,
-        *more,
-    ]
+    return by_tutor_kd(teacher, corpus, out, "--num_proc", "1", *SHORT, *more)
 
 
 def adapt(out: str, model: str = "here", corpus: str = "text.txt", *more: str) -> list[str]:

@@ -10,7 +10,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 import yaml
-from commands import SHORT, complete, fail, save, save_corpus
+from commands import SHORT, by_tutor_kd, complete, fail, save, save_corpus
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tutorkd.errors import UserError
@@ -29,19 +29,7 @@ def run(tmp_path_factory) -> Path:
     teacher, text = save(tiny.masked_lm(), folder / "teacher"), save_corpus(folder / "corpus.txt")
     out = folder / "out"
     flags = ["--bf16", "false", "--heldout", "0.2", "--learning_rate", "0.01"]
-    complete(
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        teacher,
-        "--corpus",
-        text,
-        "--output_dir",
-        str(out),
-        *SHORT,
-        *flags,
-    )
+    complete(*by_tutor_kd(teacher, text, out, *SHORT, *flags))
     return out
 
 
@@ -121,20 +109,8 @@ def test_the_figures_of_a_position_are_those_of_the_models_in_the_files(run):
 
 def test_a_student_of_the_mlm_s_distribution_has_no_answer_to_the_ratio(run, tmp_path):
     out, page = tmp_path / "out", tmp_path / "page.html"
-    models = ["--teacher", str(run.parent / "teacher"), "--corpus", str(run.parent / "corpus.txt")]
-    complete(
-        "distill",
-        "--method",
-        "tutor-kd",
-        *models,
-        "--output_dir",
-        str(out),
-        *SHORT,
-        "--heldout",
-        "0.2",
-        "--target",
-        "mlm-logits",
-    )
+    flags = ["--heldout", "0.2", "--target", "mlm-logits"]
+    complete(*by_tutor_kd(run.parent / "teacher", run.parent / "corpus.txt", out, *SHORT, *flags))
     complete("inspect", "--run", str(out), "--sentences", "3", "--output", str(page))
     sentences = _data(page.read_text(encoding="utf-8"))["sentences"]
     positions = [each for sentence in sentences for state in sentence["states"] for each in state]

@@ -5,7 +5,7 @@ import re
 import pytest
 import tiny
 import torch
-from commands import SHORT, assert_same, complete, fail, history, save, save_causal, save_corpus, weights
+from commands import SHORT, assert_same, by_tutor_kd, complete, fail, history, save, save_causal, save_corpus, weights
 from datasets import Dataset
 
 from tutorkd.config import DistillationConfig
@@ -42,19 +42,8 @@ def root(tmp_path_factory):
 
 
 def _distill(root, teacher, mlm, out, *flags):
-    models = ["--teacher", str(root / teacher), *(["--mlm_teacher", str(root / mlm)] if mlm else [])]
-    return [
-        "distill",
-        "--method",
-        "tutor-kd",
-        *models,
-        "--corpus",
-        str(root / "corpus.txt"),
-        "--output_dir",
-        str(out),
-        *SHORT,
-        *flags,
-    ]
+    answers = ["--mlm_teacher", str(root / mlm)] if mlm else []
+    return by_tutor_kd(root / teacher, root / "corpus.txt", out, *answers, *SHORT, *flags)
 
 
 def _batch():

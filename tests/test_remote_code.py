@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from commands import SHORT, complete, fail, save
+from commands import SHORT, by_tutor_kd, complete, fail, save
 from transformers import AutoModel
 
 CODE = """
@@ -48,18 +48,8 @@ def teacher(tmp_path, monkeypatch, ran) -> str:
 
 
 def test_code_that_comes_with_a_teacher_is_not_run_unasked(tmp_path, teacher, corpus_file, ran, capfd):
-    command = [
-        "distill",
-        "--method",
-        "tutor-kd",
-        "--teacher",
-        teacher,
-        "--corpus",
-        str(corpus_file),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    assert "contains custom code" in fail(capfd, *command, *SHORT)
+    said = fail(capfd, *by_tutor_kd(teacher, corpus_file, tmp_path / "out", *SHORT))
+    assert "contains custom code" in said
     assert not ran.exists()
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds, mean_length
 from tutorkd.evaluation.task_distillation import TaskDistillation
 from tutorkd.evaluation.task_student import make_student
-from tutorkd.pretraining.distillation import told
+from tutorkd.pretraining.distillation import told, told_sizes
 from tutorkd.students import sizes_of
 from tutorkd.words import duration
 
@@ -31,8 +31,8 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     rows = len(task.train) + len(task.unlabelled or ())
     steps = math.ceil(rows / args.per_device_train_batch_size) * args.num_train_epochs
     plan = {
-        "teacher": f"{teacher.name}: {_sizes(teacher.model)}",
-        "student": f"{args.student}: {_sizes(student)}; {start}",
+        "teacher": f"{teacher.name}: {told_sizes(teacher.model)}",
+        "student": f"{args.student}: {told_sizes(student)}; {start}",
         **stage,
         "rows": f"{len(task.train):,} to train on, {len(task.validation):,} to measure on",
         **({"without labels": f"{len(task.unlabelled):,} rows"} if task.unlabelled else {}),
@@ -47,14 +47,6 @@ def task_plan(task: TaskDistillation) -> dict[str, str]:
     seconds = learning + answering
     after = "the int8 file and the table" + (", and before it the first stage, as it says above" if task.first else "")
     return plan | {"time": f"about {duration(seconds)} on this machine, and then {after}"}
-
-
-def _sizes(model: PreTrainedModel) -> str:
-    config = model.config
-    return (
-        f"{config.model_type}, {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, {model.num_parameters() / 1e6:.1f} M parameters"
-    )
 
 
 def _body(model: PreTrainedModel) -> PreTrainedModel:

@@ -319,14 +319,17 @@ def make_student(
     set_seed(seed)
     how = sizes_of(args), args.student_init, head, args.trust_remote_code, own
     student, start = started_student(args.student, teacher, *how)
-    lines = []
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]
-    for role, name, model in (*named, ("student", args.student, student)):
-        c = model.config
-        lines.append(
-            f"{role:<8} {name}: {c.model_type}, {c.num_hidden_layers} "
-            f"layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-        )
+    named.append(("student", args.student, student))
+    lines = [f"{role:<8} {name}: {told_sizes(model)}" for role, name, model in named]
     return student, [*lines, f"{'':<8} student: {start}"]
+
+
+def told_sizes(model: PreTrainedModel) -> str:
+    """A model's family and sizes in words."""
+    c = model.config
+    return (
+        f"{c.model_type}, {c.num_hidden_layers} layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    )

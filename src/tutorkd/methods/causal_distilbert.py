@@ -56,8 +56,6 @@ class CausalDistilBERT(nn.Module):
         UserError: if vocabularies or hidden sizes differ, or the temperature isn't above 0.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: CausalDistilBERTSettings):
         super().__init__()
         check_vocabulary(student, teacher)

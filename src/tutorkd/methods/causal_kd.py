@@ -75,8 +75,6 @@ class CausalKD(nn.Module):
         UserError: if the vocabularies differ, or a share is out of its range.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, student: PreTrainedModel, teacher: Teacher, settings: CausalKDSettings):
         super().__init__()
         check_vocabulary(student, teacher)

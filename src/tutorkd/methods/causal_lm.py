@@ -74,8 +74,6 @@ class CausalLM(nn.Module):
         UserError: if it has no head.
     """
 
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
-
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         check_head("causal language modelling", model, CAUSAL, "model")

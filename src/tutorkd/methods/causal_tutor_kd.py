@@ -128,7 +128,6 @@ class CausalTutorKD(nn.Module):
     """
 
     forbidden_ids: Tensor
-    accepts_loss_kwargs = True  # tells Trainer that the loss is a mean over the whole accumulated batch
 
     def __init__(
         self, student: PreTrainedModel, teacher: Teacher, forbidden_ids: list[int], settings: CausalTutorKDSettings

@@ -42,13 +42,15 @@ class Repository:
 
 
 class Hub:
-    """Repositories by (type, name), type being "models" or "datasets", and the requests that were made."""
+    """Repositories by (type, name), type being "models" or "datasets", and the requests that were made, also those of
+    whoever isn't logged in alone."""
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.renamed: dict[str, str] = {}  # old names of models, and their new ones
         self.uploads: dict[str, bytes] = {}  # large files by sha256, before they are committed
         self.requests: list[str] = []
+        self.of_strangers: list[str] = []
         self.ended = threading.Event()
         self.url = self.files_url = ""
 
@@ -101,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub.requests.append(f"{self.command} {path}")
+        if not self._member:
+            self.hub.of_strangers.append(f"{self.command} {path}")
         for old, new in self.hub.renamed.items():
             if re.match(rf"(/api/models)?/{old}(/|$)", path):
                 return self._send(307, b"", Location=self.path.replace(old, new, 1))

@@ -158,7 +158,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
     [
         ("headless", "has no trained MLM head, which Tutor-KD needs: choose --method minilm-v2,"),
         ("without_tokenizer", "has no tokenizer: there is no vocabulary"),
-        ("deberta", "whose attention doesn't go through transformers' attention interface; families that work: BERT,"),
+        ("deberta", "whose attention doesn't go through transformers' attention interface and so can't be compared: "),
         ("odd", "half of 3 layers isn't a whole number: set --student_layers"),
         ("wrong_sizes", "isn't a whole bert model: 65 weights are missing or have another shape"),
         ("too_deep", "isn't a whole bert model: 64 weights are missing or have another shape"),

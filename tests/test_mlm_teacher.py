@@ -167,10 +167,10 @@ def test_distilbert_s_soft_targets_are_the_one_s_and_its_cosine_the_other_s():
 
 def test_a_pass_that_asks_for_logits_alone_runs_the_one_that_has_them():
     teacher, ran = Teacher(tiny.masked_lm(seed=2).base_model, mlm=Teacher(tiny.masked_lm())), []
+    module = TutorKD(build_student("half", teacher.config), teacher, tiny.SPECIAL_IDS, TutorKDSettings())
     for name, part in zip(("encoder", "speaker"), teacher.parts, strict=True):
         part.body.register_forward_hook(lambda *_, name=name: ran.append(name))
-    student = build_student("half", teacher.config)
-    TutorKD(student, teacher, tiny.SPECIAL_IDS, TutorKDSettings()).teach(_batch(), teacher)
+    module.teach(_batch(), teacher)
     assert ran == ["speaker", "speaker", "encoder"]
 
 

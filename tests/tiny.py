@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     Gemma2Config,
@@ -15,6 +16,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
+    MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -70,6 +72,8 @@ def config(family: str, **changes) -> PretrainedConfig:
         "bert": (BertConfig, NO_DROPOUT | {"pad_token_id": 0}),
         "roberta": (RobertaConfig, NO_DROPOUT | {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
         "electra": (ElectraConfig, NO_DROPOUT | {"pad_token_id": 0, "embedding_size": 16}),
+        "deberta-v2": (DebertaV2Config, NO_DROPOUT | {"pad_token_id": 0, "relative_attention": True}),
+        "mpnet": (MPNetConfig, NO_DROPOUT | {"pad_token_id": 0}),
         "modernbert": (ModernBertConfig, IDS | {"global_attn_every_n_layers": 2, "local_attention": 8}),
     }
     kind, extra = kinds[family]

@@ -125,8 +125,11 @@ def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | N
     return torch.stack(torch.broadcast_tensors(*windows)).all(0) if windows else None
 
 
-def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., Any] | None = None) -> None:
-    """Route the attention of ``model`` through the capturing function, and see that every layer's comes there.
+def prepare_layers(
+    model: PreTrainedModel, role: str, read: Callable[..., Any] | None = None, attention: bool = True
+) -> None:
+    """Prepare ``model`` for being asked about its layers: for their hidden states and, with ``attention``, by routing
+    theirs through the capturing function and seeing that every layer's comes there.
 
     Args:
         model: an encoder, base model or with a head.
@@ -139,10 +142,13 @@ def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., A
     layers = model.config.num_hidden_layers
     problem = UserError(
         f"the {role} is a {type(model).__name__}, whose attention doesn't go through transformers' attention "
-        f"interface; families that work: {WORKING_FAMILIES}"
+        "interface and so can't be compared: choose a method that doesn't read it (kd, distilbert, mlm, embedding), or "
+        "leave it out (--attention_score_weight 0, --relation_weight 0); families with which all methods work: "
+        f"{WORKING_FAMILIES}"
     )
     try:
-        take_attention(model)
+        if attention:
+            take_attention(model)
     except ValueError as error:
         raise problem from error
     training = model.training
@@ -154,12 +160,13 @@ def prepare_for_capture(model: PreTrainedModel, role: str, read: Callable[..., A
         # transformers puts its hooks for hidden states into a model when these are first asked for, which can't be done
         # while it is compiled.
         try:
-            (read or model)(input_ids=ids, recording=recording, output_hidden_states=True)
+            recorded = {"recording": recording} if attention else {}
+            (read or model)(input_ids=ids, output_hidden_states=True, **recorded)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"the {role} is a {type(model).__name__}, which can't read tokens without other inputs "
                 f"({one_line(error)[:200]}); families that work: {WORKING_FAMILIES}"
             ) from error
     model.train(training)
-    if len(recording.kept) != layers:
+    if attention and len(recording.kept) != layers:
         raise problem

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass
 class _Handed(BaseModelOutputWithPastAndCrossAttentions):
-    """What a body gives, with all that some head asks of one; of a mixture of experts no token was routed."""
+    """What a body gives, and None for all else that some head hands on of it, such as where tokens were routed."""
 
-    router_logits: tuple[Tensor, ...] | None = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class _PassThrough(nn.Module):
@@ -91,7 +91,7 @@ class Reader(nn.Module):
 
     Args:
         model: an encoder, or a language model with a head. Its modules and weights are the reader's own; if attention
-            is to be read, ``prepare_for_capture`` has prepared it.
+            is to be read, ``prepare_layers`` has prepared it.
     """
 
     def __init__(self, model: PreTrainedModel):

@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from tutorkd.capture import prepare_for_capture
+from tutorkd.capture import prepare_layers
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
 from tutorkd.kinds import check_one_stack, kind_of_config, objective_of_config
@@ -59,7 +59,7 @@ class Teacher(Reader):
         quantised: whether the matrices of its layers are in 8 bits.
 
     Raises:
-        UserError: if the attention of a masked model can't be captured, or ``mlm`` has no head or another vocabulary.
+        UserError: if a masked model needs more than tokens, or ``mlm`` has no head or another vocabulary.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -89,7 +89,7 @@ class Teacher(Reader):
         if mlm is not None:
             _check_mlm(mlm, self.config.vocab_size)
         if self.objective is MASKED:
-            self.prepare_for_capture()
+            self.prepare_layers(attention=False)
 
     @property
     def name(self) -> str:
@@ -106,14 +106,14 @@ class Teacher(Reader):
         """Whether there is a head to be asked for logits."""
         return self.mlm is not None or hasattr(self, "head")
 
-    def prepare_for_capture(self) -> None:
-        """See that its attention can be read, as a masked one's always can.
+    def prepare_layers(self, attention: bool) -> None:
+        """Prepare it for being asked about its layers (``tutorkd.capture.prepare_layers``).
 
         Raises:
-            UserError: if it can't.
+            UserError: if its attention can't be read, or it needs more than tokens.
         """
         read = partial(run_sharded, self.model, self.body) if self.sharded else None
-        prepare_for_capture(self.body, "teacher", read)
+        prepare_layers(self.body, "teacher", read, attention)
 
     @property
     def sharded(self) -> bool:

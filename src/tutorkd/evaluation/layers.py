@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tutorkd.capture import Recording, prepare_for_capture
+from tutorkd.capture import Recording
 from tutorkd.errors import UserError
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
@@ -51,7 +51,6 @@ class MatchedLayers(nn.Module):
             )
         teacher = Teacher(classifier.model)
         check_heads(student, teacher, soft.attention_score_weight)
-        prepare_for_capture(student, "student")
         self._asked = matched_layers(student, teacher, soft)
         self._soft = soft
         self.teacher = teacher.model
@@ -68,7 +67,8 @@ class MatchedLayers(nn.Module):
 
 def _read(model: nn.Module, inputs: dict[str, Any], ask: Ask) -> tuple[SequenceClassifierOutput, Reading]:
     recording = Recording(ask.attention, ask.values)
-    outputs = model(**inputs, output_hidden_states=bool(ask.hidden), recording=recording)
+    recorded = {"recording": recording} if ask.attention else {}
+    outputs = model(**inputs, output_hidden_states=bool(ask.hidden), **recorded)
     recording.close()
     hidden = tuple(outputs.hidden_states[layer] for layer in ask.hidden)
     unasked = cast(Tensor, None)

@@ -19,7 +19,7 @@ off by default.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd import functional
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
@@ -144,9 +143,6 @@ class CausalTutorKD(nn.Module):
                 f"{settings.replaced_share:g}"
             )
         check_heads(student, teacher, settings.attention_score_weight)
-        if settings.attention_score_weight or settings.relation_weight:
-            teacher.prepare_for_capture()
-            prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings

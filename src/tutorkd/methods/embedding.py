@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.functional import Count, mean_over
 from tutorkd.layer_weights import RelationSettings
@@ -180,7 +179,6 @@ class Embedding(nn.Module):
             )
         if c.layers_count:
             check_heads(student, teacher, c.attention_score_weight)
-            prepare_for_capture(student, "student")
         self.student = student
         self.reader = Reader(student)
         self.args = c

@@ -17,6 +17,7 @@ from tutorkd.capture import AttentionInputs, shared_window
 from tutorkd.errors import UserError
 from tutorkd.functional import Count
 from tutorkd.layer_weights import LayerWeights
+from tutorkd.methods.pair import prepare_pair
 from tutorkd.methods.relations import check_relation_heads, fitting_relation_heads, self_relation_loss
 from tutorkd.reader import Ask, Reading
 from tutorkd.step import LOSS_AXIS, Figure, Term
@@ -49,11 +50,12 @@ class Projection(nn.Linear):
 
 
 def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWeights) -> tuple[Ask, Ask]:
-    """What ``internal_losses`` read of the student's layers and of the teacher's that match them.
+    """What ``internal_losses`` read of the student's layers and of the teacher's that match them; both are prepared for
+    being asked.
 
     Raises:
-        UserError: if layers are to be compared and the student's have no match, or L_rel counts and its heads don't
-            divide both hidden sizes.
+        UserError: if layers are to be compared and the student's have no match, attention is and can't be read, or
+            L_rel counts and its heads don't divide both hidden sizes.
     """
     if weights.relation_weight:
         check_relation_heads(weights.relation_heads, student.config, teacher.config)
@@ -73,6 +75,8 @@ def matched_layers(student: PreTrainedModel, teacher: Teacher, weights: LayerWei
         )
         for each in layers
     )
+    if learned.hidden or learned.attention:
+        prepare_pair(student, teacher, attention=bool(learned.attention))
     return learned, taught
 
 

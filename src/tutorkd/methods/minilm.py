@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture, shared_window
+from tutorkd.capture import shared_window
 from tutorkd.errors import UserError
-from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.pair import check_vocabulary, prepare_pair
 from tutorkd.methods.relations import VALUE_RELATION, attention_inputs, relation_loss
 from tutorkd.objective import Objective
 from tutorkd.reader import Reader
@@ -94,7 +94,7 @@ class MiniLM(nn.Module):
                 f"minilm compares attention head by head, and the student has {s} heads, the teacher {t}: "
                 f"give the student as many (--student_heads {t}), or use minilm-v2, which takes any number"
             )
-        prepare_for_capture(student, "student")
+        prepare_pair(student, teacher, attention=True)
         self.student = student
         self.reader = Reader(student)
         self.args = settings

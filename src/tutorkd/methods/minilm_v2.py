@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture
 from tutorkd.errors import UserError
 from tutorkd.layer_weights import RELATION_HEADS_HELP
-from tutorkd.methods.pair import check_vocabulary
+from tutorkd.methods.pair import check_vocabulary, prepare_pair
 from tutorkd.methods.relations import (
     KEY_RELATION,
     QUERY_RELATION,
@@ -113,7 +112,7 @@ class MiniLMv2(nn.Module):
                 f"the teacher has no layer {self.teacher_layer}: set --teacher_layer to one of 1 to {depth}, "
                 "or leave it out for the last"
             )
-        prepare_for_capture(student, "student")
+        prepare_pair(student, teacher, attention=True)
         self.student = student
         self.reader = Reader(student)
         self.args = settings

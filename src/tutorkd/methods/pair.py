@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from tutorkd.capture import prepare_layers
 from tutorkd.errors import UserError
 from tutorkd.hub import has_vocabulary, loading, quiet_transformers
 from tutorkd.objective import CAUSAL, MASKED, Objective
@@ -120,6 +121,16 @@ def check_head(method: str, model: PreTrainedModel, objective: Objective, role: 
             f"{method} trains the {role}'s {objective.head}, and a {type(model).__name__} has none: load or build "
             f"the {role} with {objective.model_class.__name__}"
         )
+
+
+def prepare_pair(student: PreTrainedModel, teacher: Teacher, attention: bool) -> None:
+    """Prepare both for being asked about their layers' hidden states and, where it is compared, attention.
+
+    Raises:
+        UserError: if attention is compared and can't be read.
+    """
+    teacher.prepare_layers(attention)
+    prepare_layers(cast("PreTrainedModel", student.base_model), "student", attention=attention)
 
 
 def check_vocabulary(student: PreTrainedModel, teacher: Teacher) -> None:

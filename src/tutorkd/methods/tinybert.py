@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods.internal import Projection, internal_losses, matched_layers
 from tutorkd.methods.pair import check_heads, check_vocabulary
@@ -86,7 +85,6 @@ class TinyBERT(nn.Module):
         super().__init__()
         check_vocabulary(student, teacher)
         check_heads(student, teacher, settings.attention_score_weight)
-        prepare_for_capture(student, "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings

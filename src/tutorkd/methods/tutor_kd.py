@@ -7,7 +7,7 @@ Network", EMNLP 2022 (doi 10.18653/v1/2022.emnlp-main.498). Each formula is in `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd import functional
 from tutorkd.batch import Batch
-from tutorkd.capture import prepare_for_capture
 from tutorkd.layer_weights import RelationSettings
 from tutorkd.methods import internal
 from tutorkd.methods.internal import Projection, internal_losses, matched_layers
@@ -142,7 +141,6 @@ class TutorKD(nn.Module):
         check_heads(student, teacher, settings.attention_score_weight)
         if settings.student_head:
             check_head("tutor-kd with --target mlm-logits", student, MASKED)
-        prepare_for_capture(cast("PreTrainedModel", student.base_model), "student")
         self.student = student
         self.reader = Reader(student)
         self.args = settings

@@ -11,6 +11,10 @@ import tiny
 import torch
 from commands import SHORT, complete, fail, history
 from datasets import Dataset
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import ByteLevel
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -57,10 +61,36 @@ TOOLS = (
     "{% for call in message.tool_calls or [] %}<call>{{ call.name }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As Qwen 3's and SmolLM 3's: there is room for thoughts in the last answer, and in others only if there are any.
+REASONING = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' and (loop.last or message.reasoning_content) %}"
+    "<think>\n{{ message.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<call>{{ call.name }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# As DeepSeek R1's: the prompt asks for thoughts, and the template leaves them out.
+ASKING_TO_THINK = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+# As Command R7B's: two tokens end an answer, of which the second ends a text.
+TWO_ENDS = CHATML.replace("<|im_end|>", "<|im_end|>{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}")
+# As LFM2.5's, which marks the line end behind an answer too.
+MARKED_TO_LINE_END = MARKED.replace("{% endgeneration %}{% else %}", "\n{% endgeneration %}{% else %}").replace(
+    "{% endif %}{{ '\n' }}", "\n{% endif %}"
+)
+WITHOUT_PROMPT = CHATML.partition("{% if add")[0]
+# What follows the calls of tools must be what these say, as in Mistral's.
+STRICT = TOOLS.replace(
+    "{% for message in messages %}",
+    "{% for message in messages %}{% if message.role == 'tool' and not messages[loop.index0 - 1].tool_calls %}"
+    "{{ raise_exception('nobody called') }}{% endif %}",
+)
+PARTS = CHATML.replace("message.content", "message.content[0].text")
 END = "<|im_end|>"
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"name": "w7"}]}
+TOLD = {"role": "tool", "content": "w5"}
 
 
-def _tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+def _tokenizer(template: str | dict[str, str] | None = CHATML) -> PreTrainedTokenizerFast:
     tokenizer = tiny.causal_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", END]})
     tokenizer.chat_template = template
@@ -115,6 +145,7 @@ def _answers(tokenizer, conversation) -> list[str]:
     return [tokenizer.decode(piece) for piece in pieces]
 
 
+ROLES = ("user", "assistant")
 THOUGHT = _chat("a", "<think>b</think>c", "d", "<think>e</think>f")
 
 
@@ -126,13 +157,26 @@ THOUGHT = _chat("a", "<think>b</think>c", "d", "<think>e</think>f")
         (CHATML, _chat("w1", "tëxt 漢字 🙂", "w2", ""), [f"tëxt 漢字 🙂{END}"]),
         (MARKED, _chat("w1?", "w2 w3.", "w2", "w4"), [f"w2 w3.{END}", f"w4{END}"]),
         (INSTRUCTION, _chat("w1?", "w2 w3. ", "w2", "w4"), [f" w2 w3. {tiny.END_OF_TEXT}", f" w4 {tiny.END_OF_TEXT}"]),
-        (THINKING, _chat("w1?", "w2 w3.", "w2", "w4"), [f"w2 w3.{END}", f"w4{END}"]),
+        (THINKING, _chat("w1?", "w2 w3.", "w2", "w4"), [f"w2 w3.{END}", f"<think></think>w4{END}"]),
         (THINKING, THOUGHT, [f"c{END}", f"<think>e</think>f{END}"]),
         (TOOLS, [*_chat("a"), {"role": "assistant", "tool_calls": [{"name": "w7"}]}], [f"<call>w7</call>{END}"]),
+        (TOOLS, [*_chat("a"), CALL, TOLD, *_chat("b", "c")[1:]], [f"<call>w7</call>{END}", f"c{END}"]),
+        (STRICT, [*_chat("a"), CALL, TOLD, *_chat("b", "c")[1:]], [f"<call>w7</call>{END}", f"c{END}"]),
+        (
+            REASONING,
+            [*_chat("a"), CALL, TOLD, {"role": "assistant", "content": "c", "reasoning_content": "e"}],
+            [f"<call>w7</call>{END}", f"<think>\ne\n</think>\n\nc{END}"],
+        ),
+        (ASKING_TO_THINK, _chat("w1", "w2", "w3", "<b"), [f"w2{END}", f"<b{END}"]),
+        (TWO_ENDS, _chat("w1", "w2", "w3", "w4"), [f"{each}{END}{tiny.END_OF_TEXT}" for each in ("w2", "w4")]),
+        (MARKED_TO_LINE_END, _chat("w1", "w2", "w3", "w4"), [f"w2{END}\n", f"w4{END}\n"]),
+        (WITHOUT_PROMPT, [*_chat("a"), CALL, *_chat("b", "c")], [f"c{END}"]),
+        (PARTS, [{"role": role, "content": [{"type": "text", "text": "w2"}]} for role in ROLES], [f"w2{END}"]),
     ],
     ids=[
         *("several", "system", "characters of several tokens", "marked", "no tokens for turns", "no thought"),
-        *("thought", "a call"),
+        *("thought", "a call", "a call in between", "a call that has to be there", "a thought behind a call"),
+        *("asked to think", "two ends", "marked to the line end", "no prompt", "parts"),
     ],
 )
 def test_an_answer_and_what_ends_it_are_told_from_the_rest(template, conversation, expected):
@@ -149,10 +193,47 @@ def test_ids_and_answers_are_transformers_own_where_a_template_marks_them(conver
 
 
 def test_a_text_is_what_transformers_makes_of_a_conversation():
-    for template in (CHATML, MARKED, INSTRUCTION, THINKING, TOOLS):
+    for template in (CHATML, MARKED, INSTRUCTION, THINKING, TOOLS, REASONING, TWO_ENDS):
         tokenizer = _tokenizer(template)
         text, _ = written(tokenizer, THOUGHT)
         assert text == tokenizer.apply_chat_template(THOUGHT, tokenize=False)
+
+
+def test_an_answer_ends_with_a_token_that_isn_t_special_too():
+    tokenizer = tiny.causal_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|im_end|>", normalized=False)])
+    tokenizer.chat_template = CHATML
+    assert _answers(tokenizer, _chat("w1", "w2 ", "w3", "w4")) == [f"w2 {END}", f"w4{END}"]
+
+
+def test_a_header_that_takes_white_space_along_is_no_part_of_the_answer_behind_it():
+    tokenizer = tiny.causal_tokenizer()
+    tokenizer.add_tokens([AddedToken(each, rstrip=True, normalized=False) for each in ("<|user|>", "<|assistant|>")])
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(END, lstrip=True)]})
+    tokenizer.chat_template = CHATML.replace("<|im_start|>{{ message.role }}", "<|{{ message.role }}|>").replace(
+        "<|im_start|>assistant", "<|assistant|>"
+    )
+    assert _answers(tokenizer, _chat("w1", " w2 ", "w3", "w4")) == [f"w2{END}", f"w4{END}"]
+
+
+def test_a_post_processor_that_hides_spaces_hides_nothing_of_an_answer():
+    tokenizer = _tokenizer()
+    tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=True)
+    conversation = _chat("w1", "w2 w3.\n\n  ", "w4", "  w5")
+    assert _answers(tokenizer, conversation) == [f"w2 w3.\n\n  {END}", f"  w5{END}"]
+    tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(conversation)
+    assert tokens.bytes.sum() == sum(len(message["content"]) for message in conversation[1::2])
+    assert tokens.ids.tolist() == tokenizer.apply_chat_template(conversation)["input_ids"]
+
+
+def test_an_unknown_token_ends_no_answer():
+    backend = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, END: 2, "w1": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
+    tokenizer.chat_template = CHATML
+    tokens = ChatEncoder.from_tokenizer(tokenizer, 64).tokens(_chat("w1", "w1 漢字"))
+    assert tokens.ids[tokens.answered].tolist() == [3, 0, 2]
 
 
 def test_the_bytes_of_answers_are_counted_once_each():
@@ -228,6 +309,11 @@ def test_what_isn_t_a_conversation_is_told_with_its_place(tmp_path):
     assert "the conversation that begins 'w1 w1" in told
     assert "doesn't fit the chat template: only user and assistant talk here" in told
     assert "holds no answer" in refused(_save(tmp_path / "h.jsonl", [_chat("w1"), _chat("w1")]))
+    several = _tokenizer({"tool_use": CHATML, "rag": CHATML})
+    assert "several chat templates, and none of them is called 'default'" in refused(chats, tokenizer=several)
+    parts = [[{"role": role, "content": [{"type": "text", "text": "w1"}]} for role in ROLES]] * 2
+    told = refused(_save(tmp_path / "i.jsonl", parts))
+    assert "the content of its message 1 is a list, which this chat template writes out as it is" in told
     lost = "{{ messages | length }}"
     assert "its message 2 can't be found" in refused(chats, tokenizer=_tokenizer(lost))
 

@@ -3,6 +3,8 @@
 What a causal model learns from a conversation is what the assistant says in it, not what it is asked.
 """
 
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ class ChatTokens:
     Attributes:
         ids: (n,), of the whole.
         answered: (n,) bool, whether a token is part of an answer; what ends an answer is.
-        bytes: (n,), of the answers' text that each token stands for, in UTF-8.
+        bytes: (n,), of the answers' text that each token stands for, in UTF-8; special tokens stand for none.
     """
 
     ids: np.ndarray
@@ -53,6 +55,7 @@ class ChatEncoder:
 
     Attributes:
         special: ids of special tokens.
+        apart: ids of these but the unknown one, and of all others that are found before the rest is cut into tokens.
         max_length: tokens of a row.
         id_dtype: of ids in rows, uint16 where none is above 65,535, else int32.
     """
@@ -60,6 +63,7 @@ class ChatEncoder:
     tokenizer: PreTrainedTokenizerBase
     backend: Tokenizer
     special: np.ndarray
+    apart: np.ndarray
     max_length: int
     unknown_id: int | None
     id_dtype: np.dtype
@@ -81,13 +85,24 @@ class ChatEncoder:
                 f"tokenizer {name} has no chat template, which conversations are written in: take the tokenizer of a "
                 "model that was trained on conversations, or put a chat_template.jinja beside this one"
             )
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        try:
+            tokenizer.get_chat_template()
+        except ValueError as error:
+            raise UserError(
+                f"tokenizer {name} has several chat templates, and none of them is called 'default': put the one for "
+                "these conversations into a chat_template.jinja"
+            ) from error
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # A template writes special tokens itself; GPT-2's post-processor would hide where the spaces of tokens are.
+        backend = Tokenizer.from_str(json.dumps({**state, "post_processor": None}))
         backend.no_truncation()
         backend.no_padding()
         largest = max(backend.get_vocab().values())
         id_dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
         special = np.array(special_ids(tokenizer), np.int64)
-        return cls(tokenizer, backend, special, max_length, tokenizer.unk_token_id, id_dtype)
+        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+        apart = np.array(sorted({*special, *tokenizer.added_tokens_decoder} - unknown), np.int64)
+        return cls(tokenizer, backend, special, apart, max_length, tokenizer.unk_token_id, id_dtype)
 
     @property
     def features(self) -> Features:
@@ -137,21 +152,36 @@ class ChatEncoder:
         encoding = self.backend.encode(text, add_special_tokens=False)
         begins, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
         ids = np.array(encoding.ids, np.int64)
-        special = np.isin(ids, self.special)
+        apart = np.isin(ids, self.apart)
         answered, size = np.zeros(len(ids), bool), np.zeros(len(ids), np.int64)
         for start, end in answers:
-            inside = (begins < end) & ((ends > start) | (begins >= start))
+            # A token of a header may take the white space behind it along, also that of the answer.
+            inside = (begins < end) & ((ends > start) | (begins >= start)) & ~(apart & (begins < start))
             reached = start
             for place in np.flatnonzero(inside):  # a character may be several tokens, each with the place of all of it
-                size[place] = len(text[max(begins[place], reached) : min(ends[place], end)].encode())
-                reached = max(reached, ends[place])
+                size[place] = len(text[reached : min(ends[place], end)].encode())
+                reached = max(reached, min(ends[place], end))
             answered |= inside
-            # What ends the answer, which the model has to say as well; a template may have marked it.
-            behind = end + len(text[end:]) - len(text[end:].lstrip(" "))
-            closing = np.flatnonzero(special & (begins == behind))
-            if len(closing) and not special[inside][-1:].any():
-                answered |= (begins >= start) & (begins <= begins[closing[0]])
+            # What ends the answer, which the model has to say as well; a template may have marked it, and white space
+            # behind it.
+            said = start + len(text[start:end].rstrip())
+            if not (inside & apart & np.isin(ids, self.special) & (ends >= said)).any():
+                behind = end + len(text[end:]) - len(text[end:].lstrip(" "))
+                closing = np.flatnonzero(apart & (begins >= end) & (begins <= behind))
+                if len(closing):
+                    answered[begins.searchsorted(end) : self._last_end(ids, apart, int(closing[0])) + 1] = True
+        size[np.isin(ids, self.special)] = 0
         return ChatTokens(ids, answered, size)
+
+    def _last_end(self, ids: np.ndarray, apart: np.ndarray, first: int) -> int:
+        """The place of the last of the tokens that end an answer; of several next to each other, as Command R has them,
+        the end of a text is the last.
+
+        Args:
+            first: place of the first.
+        """
+        run = itertools.takewhile(lambda place: apart[place], range(first, len(ids)))
+        return next((place for place in run if ids[place] == self.tokenizer.eos_token_id), first)
 
     def __call__(self, conversation: Conversation) -> Iterator[np.ndarray]:
         """Yield a row and nothing behind it, each (n,) of `dtype`; nothing if it would hold no part of an answer."""
@@ -166,8 +196,9 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
     """A conversation in the chat template of a tokenizer, and where its answers are: (start, end) in characters.
 
     Where a template marks them, as transformers' ``{% generation %}`` does, these marks count. Otherwise an answer is
-    where the text differs once something else is answered; with calls of tools it is what the template adds to the
-    conversation before it.
+    all that stands between the prompt for it (``add_generation_prompt``) and what follows: thoughts and calls of tools
+    too. What follows is found by another answer in its place or, where the template doesn't take that, by the
+    conversation that ends there. An assistant's message that says nothing is no answer.
 
     Raises:
         UserError: if it doesn't fit the template, or an answer can't be found in what comes of it.
@@ -178,39 +209,100 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
         text, marks = fill(conversation, return_assistant_tokens_mask=True)
         return text, [tuple(each) for each in marks]
     text, _ = fill(conversation)
+    _refuse_parts_as_text(conversation, text)
     answers = []
     for place, message in enumerate(conversation):
-        if message["role"] != "assistant" or message.get("content") == "":
+        if message["role"] != "assistant" or not any(value for key, value in message.items() if key != "role"):
             continue
-        answer = _by_another(text, fill, conversation, place) or _by_what_is_added(text, fill, conversation, place)
+        answer = _place_of(text, fill, conversation, place)
         if answer is None:
             raise UserError(
                 f"{_named(conversation)}: its message {place + 1} can't be found in what the chat template makes of "
-                "it: mark answers in the template, with {% generation %} and {% endgeneration %}"
+                "it: "
+                + (
+                    "make its content a string in the place of a list"
+                    if isinstance(message.get("content"), list)
+                    else "mark answers in the template, with {% generation %} and {% endgeneration %}"
+                )
             )
-        answers.append(answer)
+        if text[slice(*answer)].strip():
+            answers.append(answer)
     return text, answers
 
 
-def _by_another(text: str, fill: Callable[..., Any], conversation: Conversation, place: int) -> tuple[int, int] | None:
-    """Where an answer is in a text, by the one that has another answer there; None if that doesn't tell."""
-    message = conversation[place]
-    if not isinstance(message.get("content"), str) or message.get("tool_calls"):
+def _refuse_parts_as_text(conversation: Conversation, text: str) -> None:
+    """Refuse contents that are lists of parts where a template writes out the list in the place of what it holds."""
+    for place, message in enumerate(conversation):
+        content = message.get("content")
+        if isinstance(content, list) and content and (str(content) in text or json.dumps(content) in text):
+            raise UserError(
+                f"{_named(conversation)}: the content of its message {place + 1} is a list, which this chat template "
+                "writes out as it is: make it a string"
+            )
+
+
+def _place_of(text: str, fill: Callable[..., Any], conversation: Conversation, place: int) -> tuple[int, int] | None:
+    """Where the answer in some message begins and ends in a text; None if that can't be told."""
+    asked, message, following = conversation[:place], conversation[place], conversation[place + 1 :]
+    answered = [*asked, _with_content(message, {"role": message["role"]})]
+    before, found, behind = _if_it_fits(fill, [*answered, *following]).partition(_STAND_IN)
+    so_far = _if_it_fits(fill, [*asked, message]) if message.get("tool_calls") or not found else ""
+    if so_far and text.startswith(so_far):
+        before, found, closing = _if_it_fits(fill, answered).partition(_STAND_IN)
+        end = len(so_far) - len(closing) if so_far.endswith(closing) else len(so_far.rstrip())
+    elif text.endswith(behind):
+        end = len(text) - len(behind)
+        if message.get("tool_calls") and following:  # what a tool said may stand in the turn that called it
+            told = _if_it_fits(fill, [*asked, message, _with_content(following[0], following[0]), *following[1:]])
+            if _alike(text, told) < end:
+                return None
+    else:
         return None
-    other, _ = fill([*conversation[:place], {**message, "content": _STAND_IN}, *conversation[place + 1 :]])
-    before, found, behind = other.partition(_STAND_IN)
-    start, end = len(before), len(text) - len(behind)
-    return (start, end) if found and start <= end and text.startswith(before) and text.endswith(behind) else None
+    start = _start_of(text, fill, asked, before) if found else None
+    return None if start is None else (start, max(start, end))
 
 
-def _by_what_is_added(
-    text: str, fill: Callable[..., Any], conversation: Conversation, place: int
-) -> tuple[int, int] | None:
-    """Where an answer is in a text, by the conversations that end before and behind it; None if that doesn't tell."""
-    before, _ = fill(conversation[:place], add_generation_prompt=True)
-    until, _ = fill(conversation[: place + 1])
-    start, end = len(before), len(until.rstrip())
-    return (start, end) if start <= end and text.startswith(before) and text.startswith(until) else None
+def _with_content(message: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Another message whose content is the stand-in, in the form that the content of some message has."""
+    parts = isinstance(message.get("content"), list)
+    return {**other, "content": [{"type": "text", "text": _STAND_IN}] if parts else _STAND_IN}
+
+
+def _start_of(text: str, fill: Callable[..., Any], asked: Conversation, before: str) -> int | None:
+    """Where the answer to a conversation begins in a text, which is where a prompt for it ends; None if that can't be
+    told.
+
+    Args:
+        before: what stands before an answer without thoughts or calls of tools.
+    """
+    prompt = _if_it_fits(fill, asked, add_generation_prompt=True)
+    to_prompt, to_answer = _alike(text, prompt), _alike(text, before)
+    if to_prompt == len(prompt) <= to_answer and not text[to_prompt:to_answer].strip():
+        return to_prompt
+    unasked = _if_it_fits(fill, asked)
+    if prompt != unasked and to_prompt == len(prompt):
+        return to_prompt
+    # Without a prompt, or with one that asks for thoughts where there are none, another answer tells where the header
+    # ends.
+    if text.startswith(unasked) and to_answer > len(unasked):
+        return min(to_answer, to_prompt) if to_prompt > len(unasked) else to_answer
+    return to_answer if to_answer == len(before) else None
+
+
+def _alike(text: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    if text.startswith(other):
+        return len(other)
+    differs = (place for place, (one, two) in enumerate(zip(text, other, strict=False)) if one != two)
+    return next(differs, min(len(text), len(other)))
+
+
+def _if_it_fits(fill: Callable[..., Any], conversation: Conversation, **options: Any) -> str:
+    """What a template makes of a conversation that nobody had; nothing if that doesn't fit it."""
+    try:
+        return fill(conversation, **options)[0]
+    except UserError:
+        return ""
 
 
 def _filled(

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tutorkd.config import DistillationConfig
 from tutorkd.data import prepare_corpus
-from tutorkd.data.chats import ANSWERED, ChatEncoder, written
+from tutorkd.data.chats import ANSWERED, ChatEncoder, answer_end, written
 from tutorkd.errors import UserError
 from tutorkd.evaluation.heldout import NOT_SCORED
 from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
@@ -199,7 +199,7 @@ def test_a_text_is_what_transformers_makes_of_a_conversation():
         assert text == tokenizer.apply_chat_template(THOUGHT, tokenize=False)
 
 
-def test_an_answer_ends_with_a_token_that_isn_t_special_too():
+def test_an_answer_end_with_a_token_that_isn_t_special_too():
     tokenizer = tiny.causal_tokenizer()
     tokenizer.add_tokens([AddedToken("<|im_end|>", normalized=False)])
     tokenizer.chat_template = CHATML
@@ -483,6 +483,27 @@ def test_a_student_ends_its_answers_as_its_teacher_does(tmp_path, teacher, setti
     saved = json.loads((tmp_path / "student" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == told["eos_token_id"] == [0, _tokenizer().convert_tokens_to_ids(END)]
     assert (saved.get("temperature") == 0.5) is settings["do_sample"]  # the other can be read, but not written
+
+
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_a_model_that_learns_answers_stops_at_what_ends_them(tmp_path, teacher, chats, streaming):
+    base = tmp_path / "base"
+    tiny.tiny_causal(vocab_size=VOCABULARY, max_position_embeddings=128, num_hidden_layers=2).save_pretrained(base)
+    flags = ["--student", str(base), "--streaming", streaming]
+    complete(*_distill(teacher, chats, tmp_path / "out", *flags))
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert student.generation_config.eos_token_id == [0, _tokenizer().convert_tokens_to_ids(END)]
+
+
+def test_what_ends_answers_is_read_off_the_chat_template():
+    ends = {}
+    # As GLM's: the next turn's token ends an answer, so that nothing ends the last one; what ends a thought doesn't.
+    turns = CHATML.replace("<|im_end|>\n", "").replace("{{ message.content }}", "</think>{{ message.content }}")
+    for template in (turns, CHATML, INSTRUCTION, TWO_ENDS, MARKED_TO_LINE_END, "{{ messages | length }}", None):
+        tokenizer = _tokenizer(template)
+        tokenizer.add_tokens(["</think>"])
+        ends[template] = tokenizer.convert_ids_to_tokens(answer_end(tokenizer))
+    assert [*ends.values()] == ["<|im_start|>", END, *[tiny.END_OF_TEXT] * 2, END, *[tiny.END_OF_TEXT] * 2]
 
 
 def test_on_policy_rows_of_conversations_train(tmp_path, teacher, chats):

@@ -19,7 +19,7 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
 from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
-from tutorkd.data.chats import ANSWERED
+from tutorkd.data.chats import ANSWERED, answer_end
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows, column_names, first_row
 from tutorkd.errors import UserError
 from tutorkd.gradients import GradientPart, clip
@@ -112,6 +112,8 @@ class PackedRowsTrainer(SavingTrainer):
                 raise UserError("torch_compile: rows of unequal lengths can't go through one graph; leave it out")
             args = copy.copy(args)  # the user's stay as they are, by which a run is known
             args.torch_compile = False
+        if self.objective is CAUSAL and ANSWERED in column_names(drawn.rows):
+            _end_with(answer_end(processing_class), model)
         self._longest_rows: dict[str, int] = {}  # that each model reads, by its role
         self._first_row = first_row(drawn)
         self._check_rows(model, "student" if stage == "distill" else "model")
@@ -348,3 +350,12 @@ class PackedRowsTrainer(SavingTrainer):
         ``compute_metrics``.
         """
         raise NotImplementedError
+
+
+def _end_with(end: int | None, model: PreTrainedModel) -> None:
+    """Have ``generate`` stop at a token too, with which a model that learns answers comes to end them."""
+    if end is not None and (settings := getattr(model, "generation_config", None)) is not None:
+        told = settings.eos_token_id
+        known = told if isinstance(told, list) else [] if told is None else [told]
+        if end not in known:
+            settings.eos_token_id = [*known, end]

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -190,6 +191,27 @@ class ChatEncoder:
         if answered[1:].any():  # nothing predicts the first token
             yield (2 * ids + answered).astype(self.dtype)
             yield np.empty(0, self.dtype)
+
+
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the token that ends the last answer in the chat template of a tokenizer or, if there is none, others;
+    where that can't be told, of the token that ends a text. None of a tokenizer without one.
+    """
+    probe = [{"role": role, "content": "A"} for role in ("user", "assistant") * 2]
+    with suppress(UserError):
+        encoder = ChatEncoder.from_tokenizer(tokenizer, 0)
+        tokens = encoder.tokens(probe)
+        for run in reversed(_runs(tokens.answered)):  # as gpt-oss, which ends others with what also ends a thought
+            last = next((each for each in reversed(tokens.ids[run].tolist()) if tokenizer.decode(each).strip()), None)
+            if last in encoder.apart:
+                return last
+    return tokenizer.eos_token_id
+
+
+def _runs(marked: np.ndarray) -> list[np.ndarray]:
+    """The places of each run of marked ones."""
+    places = np.flatnonzero(marked)
+    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
 
 
 def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:

@@ -575,6 +575,26 @@ def test_conversations_are_measured_by_their_answers(tmp_path, teacher, capfd):
     assert "--messages_column messages in the place of --text_column" in told
 
 
+def test_a_model_is_measured_anew_once_its_chat_template_has_changed(tmp_path, teacher, capsys):
+    command = [
+        "evaluate",
+        "--models",
+        str(teacher),
+        "--text",
+        _save(tmp_path / "held.jsonl", _chats(6)),
+        "--prompts",
+        "2",
+    ]
+    command += ["--messages_column", "messages", "--max_length", "64", "--new_tokens", "4", "--bf16", "false"]
+    found = []
+    for template in (CHATML, CHATML, INSTRUCTION):
+        (teacher / "chat_template.jinja").write_text(template)
+        complete(*command, "--output_dir", str(tmp_path / "out"))
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["perplexity"])
+        assert ("finished before" in capsys.readouterr().err) == (len(found) == 2)
+    assert found[0] == found[1] != found[2]
+
+
 def test_prompts_are_conversations_up_to_their_last_answer():
     tokenizer = _tokenizer()
     rows = chat_rows(_chats(4), tokenizer, 64)

@@ -1,12 +1,13 @@
 """Comparison of causal language models as they are: on held-out text, on their own, and on tasks of lm-eval."""
 
+import hashlib
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -233,6 +234,14 @@ def _prompts(
     return prompts_of(rows, language.prompts, language.prompt_length)
 
 
+def _with_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, text: HeldoutText | None) -> Checkpoint:
+    """A checkpoint that is another one once its chat template has changed, where conversations are read."""
+    if not (text and text.chats and tokenizer.chat_template):
+        return checkpoint
+    template = hashlib.sha256(json.dumps(tokenizer.chat_template, sort_keys=True).encode()).hexdigest()[:12]
+    return replace(checkpoint, identity={**checkpoint.identity, "chat_template_sha256": template})
+
+
 def _prepare(
     models: Sequence[str], args: EvaluateArguments, language: LanguageArguments, with_teacher: bool = True
 ) -> _Evaluation:
@@ -249,10 +258,10 @@ def _prepare(
         lengths["prompt_length + new_tokens"] = language.prompt_length + language.new_tokens
     named = named_checkpoints(models, args.names)
     teachers = [find_checkpoint(language.teacher)] if language.teacher else []
-    ready = {
-        slug: _Model(checkpoint, check_language_model(checkpoint, lengths if text else {}), text, args)
-        for slug, checkpoint in {each.slug: each for each in [*teachers, *named]}.items()
-    }
+    ready = {}
+    for slug, checkpoint in {each.slug: each for each in [*teachers, *named]}.items():
+        tokenizer = check_language_model(checkpoint, lengths if text else {})
+        ready[slug] = _Model(_with_template(checkpoint, tokenizer, text), tokenizer, text, args)
     for model in ready.values() if text else []:
         _prompts(cast(HeldoutText, text), model.rows, args, language)
     with_others = [*named, *(each for each in teachers if each.slug not in {one.slug for one in named})]

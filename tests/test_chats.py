@@ -267,6 +267,18 @@ def test_rows_are_the_same_from_every_kind_of_source_and_in_a_stream(tmp_path, c
         assert row["input_ids"] == tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"][:64]
 
 
+def test_rows_are_made_anew_once_the_template_writes_another_special_token(tmp_path, chats):
+    ends = []
+    for eos in (tiny.END_OF_TEXT, END):
+        tokenizer = _tokenizer(INSTRUCTION)
+        tokenizer.eos_token = eos
+        corpus = prepare_corpus(
+            chats, tokenizer, max_length=64, messages_column="messages", framed=False, heldout=0.0, cache_dir=tmp_path
+        )
+        ends.append(tokenizer.convert_ids_to_tokens(corpus.train[0]["input_ids"][-1]))
+    assert ends == [tiny.END_OF_TEXT, END]
+
+
 def test_a_conversation_is_cut_and_left_out_if_no_answer_is_in_its_row(tmp_path):
     long = " ".join(tiny.WORDS[:80])
     short = _chat("w1", "w2")

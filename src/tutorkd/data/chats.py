@@ -117,8 +117,12 @@ class ChatEncoder:
 
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on, beside their longest."""
-        template = self.tokenizer.get_chat_template()
-        return {"tokenizer": self.backend.to_str(), "unknown": self.unknown_id, "chat_template": template}
+        return {
+            "tokenizer": self.backend.to_str(),
+            "unknown": self.unknown_id,
+            "chat_template": self.tokenizer.get_chat_template(),
+            "special_tokens": {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
+        }
 
     def split(self, documents: Iterable[Conversation | None]) -> Iterator[Conversation]:
         """Yield those of some conversations that hold messages."""

@@ -554,6 +554,18 @@ def test_rows_of_conversations_are_read_with_their_like_and_aren_t_compiled(tmp_
     assert "rows of unequal lengths can't go through one graph" in told
 
 
+def test_a_run_says_how_many_conversations_are_left_out(tmp_path, teacher, capsys):
+    long = _chat(" ".join(tiny.WORDS[:80]), "w1")
+    chats = _save(tmp_path / "chats.jsonl", [*_chats(9), long, _chat("w1"), *_chats(9)])
+    complete(*_distill(teacher, chats, tmp_path / "out", "--dry-run"))
+    told = (
+        f"text     {chats}: of the first 20 conversations 2 are left out, in which the assistant says nothing within 64"
+    )
+    assert told in capsys.readouterr().out
+    complete(*_distill(teacher, _save(tmp_path / "all.jsonl", _chats(9)), tmp_path / "out", "--dry-run"))
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_an_encoder_doesn_t_learn_from_conversations(tmp_path, chats, capfd, teacher_folder):
     assert "for causal language models" in fail(capfd, *_distill(teacher_folder, chats, tmp_path / "out"))
 

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
+from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.encoders import encoder_for, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import require_known
@@ -30,6 +32,8 @@ STREAM_SHUFFLE_ROWS = 10_000
 """Rows in the buffer from which a streamed row is drawn at random."""
 
 _MOST_MIXED_ROWS = 1 << 31
+_CONVERSATIONS_LOOKED_AT = 200
+_NOTABLE = 0.01  # share of conversations that are left out, above which it is told
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,8 @@ def check_corpus(
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
     Returns:
-        Of each folder or glob of which files are left out, a line that says which.
+        Of each folder or glob of which files are left out, a line that says which; and one of each local corpus of
+        which conversations at the beginning are left out, having no answer that is within a row.
 
     Raises:
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
@@ -280,7 +285,23 @@ def check_corpus(
         source.check(column)
         if isinstance(source, LocalFiles):
             require_known(source.name, unknown_at_beginning(encoder.split(source.stream(column)), encoder))
-    return [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+    lines = [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+    if isinstance(encoder, ChatEncoder):
+        local = [source for source in resolved if isinstance(source, LocalFiles)]
+        lines += filter(None, (_left_out(source, column, encoder) for source in local))
+    return lines
+
+
+def _left_out(source: LocalFiles, column: str, encoder: ChatEncoder) -> str:
+    """What is told of the first conversations of a corpus if no answer of some is within a row."""
+    first = [*islice(encoder.split(source.stream(column)), _CONVERSATIONS_LOOKED_AT)]
+    without = sum(not [*encoder(conversation)] for conversation in first)
+    if without <= len(first) * _NOTABLE:
+        return ""
+    return (
+        f"{source.name}: of the first {len(first)} conversations {without} are left out, in which the assistant says "
+        f"nothing within {encoder.max_length} tokens; a larger --max_length may take them"
+    )
 
 
 def expected_rows(

@@ -198,16 +198,18 @@ class ChatEncoder:
 
 
 def answer_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id of the token that ends the last answer in the chat template of a tokenizer or, if there is none, others;
-    where that can't be told, of the token that ends a text. None of a tokenizer without one.
+    """The id of the token that ends an answer in the chat template of a tokenizer; that of the token that ends a text
+    where the template can't tell, and None of a tokenizer without one.
     """
     probe = [{"role": role, "content": "A"} for role in ("user", "assistant") * 2]
     with suppress(UserError):
         encoder = ChatEncoder.from_tokenizer(tokenizer, 0)
         tokens = encoder.tokens(probe)
         for run in reversed(_runs(tokens.answered)):  # as gpt-oss, which ends others with what also ends a thought
-            last = next((each for each in reversed(tokens.ids[run].tolist()) if tokenizer.decode(each).strip()), None)
-            if last in encoder.apart:
+            words = (
+                each for each in reversed(tokens.ids[run].tolist()) if encoder.backend.decode([each], False).strip()
+            )
+            if (last := next(words, None)) in encoder.apart:
                 return last
     return tokenizer.eos_token_id
 

@@ -285,11 +285,11 @@ def check_corpus(
         source.check(column)
         if isinstance(source, LocalFiles):
             require_known(source.name, unknown_at_beginning(encoder.split(source.stream(column)), encoder))
-    lines = [f"{source.name}: {source.notice}" for source in resolved if source.notice]
+    told = [f"{source.name}: {source.notice}" for source in resolved if source.notice]
     if isinstance(encoder, ChatEncoder):
         local = [source for source in resolved if isinstance(source, LocalFiles)]
-        lines += filter(None, (_left_out(source, column, encoder) for source in local))
-    return lines
+        told += filter(None, (_left_out(source, column, encoder) for source in local))
+    return told
 
 
 def _left_out(source: LocalFiles, column: str, encoder: ChatEncoder) -> str:

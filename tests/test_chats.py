@@ -222,7 +222,7 @@ def test_a_post_processor_that_hides_spaces_hides_nothing_of_an_answer():
     conversation = _chat("w1", "w2 w3.\n\n  ", "w4", "  w5")
     assert _answers(tokenizer, conversation) == [f"w2 w3.\n\n  {END}", f"  w5{END}"]
     tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(conversation)
-    assert tokens.bytes.sum() == sum(len(message["content"]) for message in conversation[1::2])
+    assert tokens.bytes.sum() == sum(len(message["content"].strip()) for message in conversation[1::2])
     assert tokens.ids.tolist() == tokenizer.apply_chat_template(conversation)["input_ids"]
 
 
@@ -241,6 +241,13 @@ def test_the_bytes_of_answers_are_counted_once_each():
     tokens = ChatEncoder.from_tokenizer(_tokenizer(), 512).tokens(_chat("w1", answers[0], "w2", answers[1]))
     assert tokens.bytes.sum() == sum(len(answer.encode()) for answer in answers)
     assert tokens.bytes[~tokens.answered].sum() == 0
+
+
+def test_the_bytes_of_answers_are_those_of_what_is_said_in_every_template():
+    conversation = _chat("w1", " w2 w3\n", "w4", "w5")
+    for template in (CHATML, MARKED, MARKED_TO_LINE_END, INSTRUCTION, THINKING, REASONING, TWO_ENDS):
+        tokens = ChatEncoder.from_tokenizer(_tokenizer(template), 512).tokens(conversation)
+        assert tokens.bytes.sum() == len("w2 w3") + len("w5")
 
 
 def test_rows_are_the_same_from_every_kind_of_source_and_in_a_stream(tmp_path, chats):

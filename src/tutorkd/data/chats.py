@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +40,23 @@ class ChatTokens:
     Attributes:
         ids: (n,), of the whole.
         answered: (n,) bool, whether a token is part of an answer; what ends an answer is.
-        bytes: (n,), of the answers' text that each token stands for, in UTF-8; special tokens stand for none.
+        bytes: (n,), of what the answers say that each token stands for, in UTF-8. What templates do differently isn't
+            counted: special tokens, room for thoughts that aren't there, and white space around an answer.
     """
 
     ids: np.ndarray
     answered: np.ndarray
     bytes: np.ndarray
+
+
+class Answer(NamedTuple):
+    """Where an answer is in a text, in characters: what is said in it begins at ``said``, which may be behind what a
+    template writes at its start.
+    """
+
+    start: int
+    said: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -157,25 +168,27 @@ class ChatEncoder:
         encoding = self.backend.encode(text, add_special_tokens=False)
         begins, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
         ids = np.array(encoding.ids, np.int64)
-        apart = np.isin(ids, self.apart)
+        special, apart = np.isin(ids, self.special), np.isin(ids, self.apart)
         answered, size = np.zeros(len(ids), bool), np.zeros(len(ids), np.int64)
-        for start, end in answers:
+        for start, said, end in answers:
             # A token of a header may take the white space behind it along, also that of the answer.
             inside = (begins < end) & ((ends > start) | (begins >= start)) & ~(apart & (begins < start))
-            reached = start
+            words = [place for place in np.flatnonzero(inside & ~special) if text[begins[place] : ends[place]].strip()]
+            last = said + len(text[said : min(end, ends[words[-1]])].rstrip()) if words else said
+            reached = end - len(text[said:end].lstrip())
             for place in np.flatnonzero(inside):  # a character may be several tokens, each with the place of all of it
-                size[place] = len(text[reached : min(ends[place], end)].encode())
-                reached = max(reached, min(ends[place], end))
+                size[place] = len(text[reached : min(ends[place], last)].encode())
+                reached = max(reached, min(ends[place], last))
             answered |= inside
             # What ends the answer, which the model has to say as well; a template may have marked it, and white space
             # behind it.
-            said = start + len(text[start:end].rstrip())
-            if not (inside & apart & np.isin(ids, self.special) & (ends >= said)).any():
+            last = start + len(text[start:end].rstrip())
+            if not (inside & apart & special & (ends >= last)).any():
                 behind = end + len(text[end:]) - len(text[end:].lstrip(" "))
                 closing = np.flatnonzero(apart & (begins >= end) & (begins <= behind))
                 if len(closing):
                     answered[begins.searchsorted(end) : self._last_end(ids, apart, int(closing[0])) + 1] = True
-        size[np.isin(ids, self.special)] = 0
+        size[special] = 0
         return ChatTokens(ids, answered, size)
 
     def _last_end(self, ids: np.ndarray, apart: np.ndarray, first: int) -> int:
@@ -220,8 +233,8 @@ def _runs(marked: np.ndarray) -> list[np.ndarray]:
     return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
 
 
-def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
-    """A conversation in the chat template of a tokenizer, and where its answers are: (start, end) in characters.
+def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[Answer]]:
+    """A conversation in the chat template of a tokenizer, and where its answers are.
 
     Where a template marks them, as transformers' ``{% generation %}`` does, these marks count. Otherwise an answer is
     all that stands between the prompt for it (``add_generation_prompt``) and what follows: thoughts and calls of tools
@@ -235,7 +248,7 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
     fill = partial(_filled, tokenizer, conversation)
     if _MARKS_ANSWERS.search(tokenizer.get_chat_template()):
         text, marks = fill(conversation, return_assistant_tokens_mask=True)
-        return text, [tuple(each) for each in marks]
+        return text, [Answer(start, start, end) for start, end in marks]
     text, _ = fill(conversation)
     _refuse_parts_as_text(conversation, text)
     answers = []
@@ -253,7 +266,7 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
                     else "mark answers in the template, with {% generation %} and {% endgeneration %}"
                 )
             )
-        if text[slice(*answer)].strip():
+        if text[answer.start : answer.end].strip():
             answers.append(answer)
     return text, answers
 
@@ -269,8 +282,8 @@ def _refuse_parts_as_text(conversation: Conversation, text: str) -> None:
             )
 
 
-def _place_of(text: str, fill: Callable[..., Any], conversation: Conversation, place: int) -> tuple[int, int] | None:
-    """Where the answer in some message begins and ends in a text; None if that can't be told."""
+def _place_of(text: str, fill: Callable[..., Any], conversation: Conversation, place: int) -> Answer | None:
+    """Where the answer in some message is in a text; None if that can't be told."""
     asked, message, following = conversation[:place], conversation[place], conversation[place + 1 :]
     answered = [*asked, _with_content(message, {"role": message["role"]})]
     before, found, behind = _if_it_fits(fill, [*answered, *following]).partition(_STAND_IN)
@@ -287,7 +300,10 @@ def _place_of(text: str, fill: Callable[..., Any], conversation: Conversation, p
     else:
         return None
     start = _start_of(text, fill, asked, before) if found else None
-    return None if start is None else (start, max(start, end))
+    if start is None:
+        return None
+    said = max(start, len(before)) if text.startswith(before) else start
+    return Answer(start, min(said, max(start, end)), max(start, end))
 
 
 def _with_content(message: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -510,6 +510,7 @@ def test_a_model_that_learns_answers_stops_at_what_ends_them(tmp_path, teacher, 
     tiny.tiny_causal(vocab_size=VOCABULARY, max_position_embeddings=128, num_hidden_layers=2).save_pretrained(base)
     flags = ["--student", str(base), "--streaming", streaming]
     complete(*_distill(teacher, chats, tmp_path / "out", *flags))
+    assert 'chat([{"role": "user"' in (tmp_path / "out" / "README.md").read_text()
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert student.generation_config.eos_token_id == [0, _tokenizer().convert_tokens_to_ids(END)]
 

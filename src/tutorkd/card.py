@@ -62,6 +62,16 @@ print([[classes[str(code)] for code in (row > 0).nonzero()[0]] for row in logits
 """
 
 
+_CHAT = """ It answers messages:
+
+```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", "THIS_FOLDER_OR_REPOSITORY")
+print(chat([{"role": "user", "content": "Who wrote Faust?"}])[0]["generated_text"][-1]["content"])
+```"""
+
+
 class AboutText(NamedTuple):
     """What a card says of the text that was trained on.
 
@@ -124,6 +134,8 @@ def student_card(
     loader = settings.student_head.model_class.__name__ if settings.student_head else "AutoModel"
     what, head, task = _KINDS[settings.student_head and settings.student_head.name]
     load, library = _LOAD.format(loader=loader), "transformers"
+    if task == "text-generation" and (folder / "chat_template.jinja").exists():
+        head += _CHAT
     if teacher.objective is EMBEDDING:
         what, task = "An embedding model", "sentence-similarity"
         head = "Its vectors can be compared with its teacher's. `AutoModel` only loads its body."

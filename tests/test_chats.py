@@ -84,6 +84,11 @@ STRICT = TOOLS.replace(
     "{% for message in messages %}{% if message.role == 'tool' and not messages[loop.index0 - 1].tool_calls %}"
     "{{ raise_exception('nobody called') }}{% endif %}",
 )
+# Has no prompt for an answer behind an answer.
+ONE_ANSWER = CHATML.replace(
+    "{% if add_generation_prompt %}",
+    "{% if add_generation_prompt %}{% if messages[-1].role == 'assistant' %}{{ raise_exception('answered') }}{% endif %}",
+)
 PARTS = CHATML.replace("message.content", "message.content[0].text")
 END = "<|im_end|>"
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"name": "w7"}]}
@@ -171,12 +176,13 @@ THOUGHT = _chat("a", "<think>b</think>c", "d", "<think>e</think>f")
         (TWO_ENDS, _chat("w1", "w2", "w3", "w4"), [f"{each}{END}{tiny.END_OF_TEXT}" for each in ("w2", "w4")]),
         (MARKED_TO_LINE_END, _chat("w1", "w2", "w3", "w4"), [f"w2{END}\n", f"w4{END}\n"]),
         (WITHOUT_PROMPT, [*_chat("a"), CALL, *_chat("b", "c")], [f"c{END}"]),
+        (ONE_ANSWER, [*_chat("w1", "w2"), *_chat("", "w3")[1:]], [f"w2{END}", f"w3{END}"]),
         (PARTS, [{"role": role, "content": [{"type": "text", "text": "w2"}]} for role in ROLES], [f"w2{END}"]),
     ],
     ids=[
         *("several", "system", "characters of several tokens", "marked", "no tokens for turns", "no thought"),
         *("thought", "a call", "a call in between", "a call that has to be there", "a thought behind a call"),
-        *("asked to think", "two ends", "marked to the line end", "no prompt", "parts"),
+        *("asked to think", "two ends", "marked to the line end", "no prompt", "no prompt behind an answer", "parts"),
     ],
 )
 def test_an_answer_and_what_ends_it_are_told_from_the_rest(template, conversation, expected):

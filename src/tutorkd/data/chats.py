@@ -324,7 +324,7 @@ def _start_of(text: str, fill: Callable[..., Any], asked: Conversation, before: 
     if to_prompt == len(prompt) <= to_answer and not text[to_prompt:to_answer].strip():
         return to_prompt
     unasked = _if_it_fits(fill, asked)
-    if prompt != unasked and to_prompt == len(prompt):
+    if prompt not in ("", unasked) and to_prompt == len(prompt):
         return to_prompt
     # Without a prompt, or with one that asks for thoughts where there are none, another answer tells where the header
     # ends.

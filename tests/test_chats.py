@@ -87,7 +87,7 @@ STRICT = TOOLS.replace(
 # Has no prompt for an answer behind an answer.
 ONE_ANSWER = CHATML.replace(
     "{% if add_generation_prompt %}",
-    "{% if add_generation_prompt %}{% if messages[-1].role == 'assistant' %}{{ raise_exception('answered') }}{% endif %}",
+    "{% if add_generation_prompt %}{% if messages[-1].role == 'assistant' %}{{ raise_exception('') }}{% endif %}",
 )
 PARTS = CHATML.replace("message.content", "message.content[0].text")
 END = "<|im_end|>"

@@ -305,6 +305,18 @@ def test_a_conversation_is_cut_and_left_out_if_no_answer_is_in_its_row(tmp_path)
     assert [len(row["input_ids"]) for row in corpus.train] == [48, lengths[1]]
 
 
+def test_conversations_without_an_answer_are_no_part_of_a_stream(tmp_path):
+    settings = {"max_length": 64, "messages_column": "messages", "framed": False, "streaming": True, "heldout": 0.2}
+    answered = _chats(10)
+    file = _save(tmp_path / "a.jsonl", [_chat("w1"), answered[0], *[_chat("w2")] * 9, *answered[1:]])
+    corpus = prepare_corpus(file, _tokenizer(), **settings)
+    told = [_tokenizer().apply_chat_template(chat)["input_ids"][:64] for chat in answered]
+    assert [[*row["input_ids"]] for row in corpus.heldout] == told[:2]
+    assert sorted([*row["input_ids"]] for row in corpus.train) == sorted(told[2:])
+    with pytest.raises(UserError, match="holds no answer"):
+        prepare_corpus(_save(tmp_path / "b.jsonl", [_chat("w1")] * 4), _tokenizer(), **settings)
+
+
 def test_what_isn_t_a_conversation_is_told_with_its_place(tmp_path):
     settings = {"max_length": 24, "framed": False, "cache_dir": tmp_path / "cache"}
 

@@ -1,6 +1,7 @@
 """One corpus, tokenised and packed as it is read, without a copy on disk."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -9,6 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
+from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Document
 from tutorkd.data.encoders import RowEncoder, row_batch, tokenize_batch, unknown_at_beginning
 from tutorkd.data.packing import require_known
@@ -37,7 +39,8 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         UserError: the source can't be read, or the head of the stream holds no text or mostly unknown tokens.
     """
     # read again to be packed, not kept: documents may be large
-    count = sum(1 for _ in islice(_documents(source, encoder, settings), 2 * STREAM_HELDOUT_DOCUMENTS))
+    documents = _with_rows(_documents(source, encoder, settings), encoder)
+    count = sum(1 for _ in islice(documents, 2 * STREAM_HELDOUT_DOCUMENTS))
     if not count:
         raise no_text(source)
     unknown_share = unknown_at_beginning(_documents(source, encoder, settings), encoder)
@@ -47,7 +50,7 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         held = STREAM_HELDOUT_DOCUMENTS
     heldout = pa.BufferOutputStream()
     with PackedWriter(heldout, encoder, settings.max_length) as rows:
-        for document in islice(_documents(source, encoder, settings), held):
+        for document in islice(_with_rows(_documents(source, encoder, settings), encoder), held):
             rows.write(tokenize_batch(encoder, [document]))
     return StreamedPart(
         train=IterableDataset.from_generator(
@@ -68,10 +71,18 @@ def _train_rows(
     source: Source, encoder: RowEncoder, settings: PackSettings, skip: int
 ) -> Iterator[dict[str, list[int]]]:
     packer = encoder.packer(settings.max_length, [])
-    for document in islice(_documents(source, encoder, settings), skip, None):
+    documents = _documents(source, encoder, settings)
+    deque(islice(_with_rows(documents, encoder), skip), maxlen=0)
+    for document in documents:
         for rows in packer.push(tokenize_batch(encoder, [document])):
             yield from row_batch(encoder, rows).to_pylist()
     yield from row_batch(encoder, packer.flush()).to_pylist()
+
+
+def _with_rows(documents: Iterable[Document], encoder: RowEncoder) -> Iterator[Document]:
+    """Documents without the conversations of which no answer is within a row."""
+    chats = isinstance(encoder, ChatEncoder)
+    return (document for document in documents if not chats or [*encoder(document)])
 
 
 def _documents(source: Source, encoder: RowEncoder, settings: PackSettings) -> Iterator[Document]:

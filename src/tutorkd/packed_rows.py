@@ -186,7 +186,7 @@ class PackedRowsTrainer(SavingTrainer):
         parts = (
             [rows[index] for index in range(len(rows))[start : start + step]] for start in range(0, len(rows), step)
         )
-        return cast(Tensor, sum(self.masking(part).num_items for part in parts)) / len(rows)
+        return sum((self.masking(part).num_items for part in parts), torch.zeros(())) / max(len(rows), 1)
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of one step, and what its losses are means over, counted over all of them and devices."""

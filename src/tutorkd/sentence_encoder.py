@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.constants import CONFIG_NAME
-from transformers import PreTrainedModel
 from transformers.utils import cached_file, has_file
 
 from tutorkd.errors import UserError
@@ -16,6 +15,7 @@ from tutorkd.hub import files_of, load_model, loading
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
 
 MODULES_FILE = "modules.json"  # lists what stands behind the encoder: pooling, dense, normalisation
 _SETTINGS_FILE = "config_sentence_transformers.json"  # of each of the package's three kinds of models
@@ -34,7 +34,7 @@ def is_sentence_encoder(name: str, role: str = "model") -> bool:
     return has_modules(name, role) and _kind(name, role) != _PAIRS
 
 
-def note_scoring(model: PreTrainedModel, name: str, role: str = "model") -> None:
+def note_scoring(model: "PreTrainedModel", name: str, role: str = "model") -> None:
     """Put what makes scores of a CrossEncoder's logits, which stands beside its weights, into the model's own
     configuration, where sentence-transformers looks for it too. Nothing is done to other models.
 

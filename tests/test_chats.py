@@ -488,6 +488,20 @@ def test_rows_that_say_too_little_of_their_answers_are_refused(rows, told):
         collator([{"input_ids": [5, 6, 7], "draw": 0, **row} for row in rows])
 
 
+def test_labels_say_what_is_learned_as_transformers_own_loss_takes_them():
+    collator = SpacedCollator(_tokenizer(), 0.0, 0, 0, VOCABULARY)
+    masked, plain = _rows(), [{"input_ids": row["input_ids"], "draw": row["draw"]} for row in _rows()]
+    labelled = [
+        {**row, "labels": [i if told else -100 for i, told in zip(row["input_ids"], each[ANSWERED], strict=True)]}
+        for row, each in zip(plain, masked, strict=True)
+    ]
+    assert torch.equal(collator(labelled).answers, collator(masked).answers)
+    assert collator(labelled).counts == collator(masked).counts
+    everything = collator([{**row, "labels": row["input_ids"]} for row in plain])
+    assert everything.answers is None
+    assert everything.counts == collator(plain).counts
+
+
 def _distill(teacher: Path, chats: str, out: Path, *more: str) -> list[str]:
     return [
         *("distill", "--teacher", str(teacher), "--corpus", chats, "--messages_column", "messages", *SHORT),

@@ -12,6 +12,8 @@ from tutorkd.data.chats import ANSWERED
 from tutorkd.errors import UserError
 from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
+NOT_LEARNED = -100  # transformers' label of a token that isn't
+
 
 class SpacedCollator:
     """Rows to a counted ``Batch``: padded behind, nothing hidden, with the tutor's positions M.
@@ -90,29 +92,40 @@ class SpacedCollator:
 
 
 def answered(rows: Sequence[dict[str, Any]], real: np.ndarray) -> np.ndarray | None:
-    """Which positions of padded rows a causal model is asked about, where rows say which tokens are answers.
+    """Which positions of padded rows a causal model is asked about, where rows say it: by ``assistant_masks`` or, as
+    rows for transformers' own loss do, by ``labels`` that are -100 elsewhere.
 
     Args:
         real: (B, L) bool, what isn't padding.
 
     Returns:
-        (B, L) bool; None of rows that don't say it.
+        (B, L) bool; None of rows that don't say it, or that say it of each token.
 
     Raises:
         UserError: if some rows say it and others don't, if one doesn't say it of each of its tokens, or if none of
             them has an answer.
     """
-    if not any(ANSWERED in row for row in rows):
+    masks = [_mask(row) for row in rows]
+    if all(mask is None for mask in masks):
         return None
     told = np.zeros(real.shape, bool)
-    for into, row, length in zip(told, rows, real.sum(-1), strict=True):
-        mask = row.get(ANSWERED)
+    for into, mask, length in zip(told, masks, real.sum(-1), strict=True):
         if mask is None or len(mask) != length:
             raise UserError(
                 f"a row of {length} tokens has {'no' if mask is None else len(mask)} {ANSWERED}: each token of each "
                 "row needs a 1 or 0 that says whether it is part of an answer"
             )
-        into[1:length] = np.asarray(mask, bool)[1:]  # nothing predicts the first
+        into[1:length] = mask[1:]  # nothing predicts the first
     if not told.any():
-        raise UserError(f"no token of {len(rows)} rows is part of an answer: leave out rows whose {ANSWERED} are all 0")
-    return told
+        raise UserError(
+            f"no token of {len(rows)} rows is part of an answer: leave out rows whose {ANSWERED} are all 0, or whose "
+            "labels are all -100"
+        )
+    return None if (told | ~real)[:, 1:].all() else told
+
+
+def _mask(row: dict[str, Any]) -> np.ndarray | None:
+    """Whether each token of a row is part of an answer, (n,) bool; None of a row that doesn't say it."""
+    if ANSWERED in row:
+        return np.asarray(row[ANSWERED], bool)
+    return np.asarray(row["labels"]) != NOT_LEARNED if "labels" in row else None

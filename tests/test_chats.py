@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tutorkd.config import DistillationConfig
 from tutorkd.data import prepare_corpus
-from tutorkd.data.chats import ANSWERED, ChatEncoder, answer_end, written
+from tutorkd.data.chat_template import written
+from tutorkd.data.chats import ANSWERED, ChatEncoder, answer_end
 from tutorkd.errors import UserError
 from tutorkd.evaluation.heldout import NOT_SCORED
 from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows

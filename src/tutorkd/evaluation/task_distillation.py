@@ -155,20 +155,21 @@ def train_student(task: TaskDistillation) -> None:
     Raises:
         UserError: if there is no such student, it can't learn from this teacher, diverges, or can't be written.
     """
-    args, record, first = task.args, task.folder / _RECORD_FILE, None
+    args, record, settings, first = task.args, task.folder / _RECORD_FILE, task.settings, None
     if task.first is not None:
         print(f"stage 1 of 2: {told(task.first)}", flush=True)
         first = distill(task.first)  # which refuses, before it trains, what it can't be made with
         print("stage 2 of 2: the task")
-    empty(task.folder)
-    write_text(record, json.dumps({"settings": task.settings, "finished": False}, indent=2))
     student, tokenizer, start = make_student(args.student, task.classifier, sizes_of(args), args.seed, first)
     print(f"student: {start}", flush=True)
     rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)
+    # From here on the folder is this run's; what can't be trained at all leaves it as it is.
+    empty(task.folder)
+    write_text(record, json.dumps({"settings": settings, "finished": False}, indent=2))
     run_training(trainer)
     if not all(bool(torch.isfinite(weight).all()) for weight in student.parameters()):
         raise UserError("the student diverged: its weights aren't finite; lower the learning_rate")
     with writing(task.folder):
         save_checkpoint(student, tokenizer, task.folder)
-    write_text(record, json.dumps({"settings": task.settings, "finished": True}, indent=2))
+    write_text(record, json.dumps({"settings": settings, "finished": True}, indent=2))

@@ -44,11 +44,10 @@ class SpacedCollator:
         shape = input_ids.shape
         real = np.arange(shape[1]) < lengths[:, None]
         asked = answered(rows, real)
-        able = ~np.isin(input_ids, self.special_ids) if asked is None else asked & ~np.isin(input_ids, self.special_ids)
         positions, fillers = [], 0
         for i, row in enumerate(rows):
             generator = np.random.Generator(np.random.Philox(key=[self.seed, row["draw"]]))
-            chosen, missing = self._choose(able[i, : lengths[i]], generator)
+            chosen, missing = self._choose(input_ids[i, : lengths[i]], None if asked is None else asked[i], generator)
             positions.append(chosen + i * shape[1])
             fillers += missing
         whole = bool(real.all())
@@ -73,13 +72,15 @@ class SpacedCollator:
         """How many positions of a row of some length are chosen."""
         return min(round(self.share * length), max(length - 2, 0) // (self.window + 1))
 
-    def _choose(self, able: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Positions of a row, rising, among those that may be chosen, and how many fewer than if all might be.
+    def _choose(
+        self, ids: np.ndarray, asked: np.ndarray | None, generator: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Positions of a row, rising, and how many fewer they are than in a row where all may be chosen.
 
         Args:
-            able: (n,) bool, whether each position of the row may be.
+            asked: whether a model is asked about each position; None of a row where it is about all.
         """
-        count, inside = self._count(len(able)), len(able) - 2
+        count, inside = self._count(len(ids)), len(ids) - 2
         if not count:
             return np.empty(0, dtype=np.int64), 0
         # On a ring, so that the ends of a row aren't chosen more often: behind the first position, the gaps that must
@@ -87,7 +88,9 @@ class SpacedCollator:
         places = inside - 1 - self.window * count
         others = 1 + np.sort(generator.choice(places, count - 1, replace=False)) + self.window * np.arange(1, count)
         positions = 1 + np.sort((np.append(0, others) + generator.integers(inside)) % inside)
-        positions = positions[able[positions]]
+        if asked is not None:
+            positions = positions[asked[positions]]
+        positions = positions[~np.isin(ids[positions], self.special_ids)]
         return positions, count - len(positions)
 
 

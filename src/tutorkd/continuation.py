@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -37,3 +37,14 @@ def continued(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
             return cast(Any, model).generate(ids.to(device), attention_mask=mask.to(device))[:, length:]
     finally:
         model.generation_config = own
+
+
+def ends_of(settings: GenerationConfig | None) -> list[int]:
+    """The tokens that end a text by a model's settings for generation."""
+    told = getattr(settings, "eos_token_id", None)
+    return told if isinstance(told, list) else [] if told is None else [told]
+
+
+def up_to_end(written: list[int], ends: Container[int]) -> list[int]:
+    """What a model has written, to the first token that ends a text, which is a part of it; all where none does."""
+    return written[: next((place + 1 for place, token in enumerate(written) if token in ends), len(written))]

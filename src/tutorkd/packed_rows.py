@@ -19,6 +19,7 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import SKIPPED_STEPS, ProgressTable, StepsAsAsked, Throughput
 from tutorkd.compilation import Compilation, plain
 from tutorkd.config import PretrainingConfig, compiling_left_to_us, shards
+from tutorkd.continuation import ends_of
 from tutorkd.data.chats import ANSWERED, answer_end
 from tutorkd.data.rows import DrawnRows, EpochSampler, StreamedRows, column_names, first_row
 from tutorkd.errors import UserError
@@ -106,13 +107,14 @@ class PackedRowsTrainer(SavingTrainer):
         else:
             self.masking = MaskingCollator(processing_class, args.mlm_probability, *of_rows)
         drawn = DrawnRows(train_dataset) if hasattr(train_dataset, "__len__") else StreamedRows(train_dataset)
-        self._of_unequal_lengths = self.objective is EMBEDDING or ANSWERED in column_names(train_dataset)
+        of_chats = ANSWERED in column_names(train_dataset)
+        self._of_unequal_lengths = self.objective is EMBEDDING or of_chats
         if self._of_unequal_lengths:
             if args.torch_compile:
                 raise UserError("torch_compile: rows of unequal lengths can't go through one graph; leave it out")
             args = copy.copy(args)  # the user's stay as they are, by which a run is known
             args.torch_compile = False
-        if self.objective is CAUSAL and ANSWERED in column_names(drawn.rows):
+        if self.objective is CAUSAL and of_chats:
             _end_with(answer_end(processing_class), model)
         self._longest_rows: dict[str, int] = {}  # that each model reads, by its role
         self._first_row = first_row(drawn)
@@ -355,7 +357,6 @@ class PackedRowsTrainer(SavingTrainer):
 def _end_with(end: int | None, model: PreTrainedModel) -> None:
     """Have ``generate`` stop at a token too, with which a model that learns answers comes to end them."""
     if end is not None and (settings := getattr(model, "generation_config", None)) is not None:
-        told = settings.eos_token_id
-        known = told if isinstance(told, list) else [] if told is None else [told]
+        known = ends_of(settings)
         if end not in known:
             settings.eos_token_id = [*known, end]

@@ -11,7 +11,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tutorkd.continuation import DRAWN, continued
+from tutorkd.continuation import DRAWN, continued, ends_of, up_to_end
 from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.heldout import NOT_SCORED, Row
 from tutorkd.runtime import Quartiles
@@ -47,8 +47,7 @@ def continue_prompts(
         for first in range(0, len(prompts), AT_ONCE):
             batch = prompts[first : first + AT_ONCE]
             for prompt, written in zip(batch, _generate(model, batch, settings), strict=True):
-                end = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
-                written = written[: end + 1]
+                written = up_to_end(written, ends)
                 rows.append(Row([*prompt, *written[:-1]], [NOT_SCORED] * (len(prompt) - 1) + written))
             tell(len(batch))
     return rows
@@ -126,6 +125,5 @@ def _generate(model: PreTrainedModel, prompts: Sequence[list[int]], settings: di
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a text, by the tokenizer and by the checkpoint's settings for generation."""
-    told = getattr(model.generation_config, "eos_token_id", None)
-    ends = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
+    ends = [tokenizer.eos_token_id, *ends_of(model.generation_config)]
     return sorted({end for end in ends if end is not None})

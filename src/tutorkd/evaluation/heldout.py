@@ -129,8 +129,13 @@ def prompts_of(rows: Sequence[Row], count: int, length: int) -> list[list[int]]:
             f"no row of the text is longer than a prompt of {length} tokens, the longest has {longest}: give longer "
             "text, a larger --max_length or a smaller --prompt_length"
         )
-    chosen = np.linspace(0, len(long) - 1, min(count, len(long))).astype(int)
-    return [long[index][:length] for index in chosen]
+    return [prompt[:length] for prompt in evenly_spread(long, count)]
+
+
+def evenly_spread(prompts: Sequence[list[int]], count: int) -> list[list[int]]:
+    """So many of some prompts, or all if there are fewer, spread evenly over them."""
+    chosen = np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int)
+    return [prompts[index] for index in chosen]
 
 
 def _tokenized(text: HeldoutText, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:

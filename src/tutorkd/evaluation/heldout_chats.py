@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Conversation
 from tutorkd.errors import UserError
-from tutorkd.evaluation.heldout import NOT_SCORED, Row
+from tutorkd.evaluation.heldout import NOT_SCORED, Row, evenly_spread
 
 
 def chat_rows(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
@@ -48,8 +48,7 @@ def chat_prompts(rows: Sequence[Row], count: int, longest: int) -> list[list[int
             f"no conversation leaves room for new tokens: before its last answer, each has more than {longest} tokens, "
             "which is --max_length less --new_tokens; make the first larger or the second smaller"
         )
-    chosen = np.linspace(0, len(short) - 1, min(count, len(short))).astype(int)
-    return [short[index] for index in chosen]
+    return evenly_spread(short, count)
 
 
 def _last_answer(targets: Sequence[int]) -> int:

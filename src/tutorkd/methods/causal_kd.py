@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tutorkd.batch import Batch
-from tutorkd.continuation import DRAWN, continued
+from tutorkd.continuation import DRAWN, continued, ends_of, up_to_end
 from tutorkd.divergence import Divergence
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
@@ -131,13 +131,11 @@ def _own_answers(module: CausalKD, batch: Batch, chosen: list[bool]) -> Batch:
     starts = {row: _last_run(asked[row].tolist()) for row, own in enumerate(chosen) if own and asked[row].any()}
     if not starts:
         return batch
-    ends = module.student.generation_config.eos_token_id  # type: ignore[union-attr]
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ends = ends_of(module.student.generation_config)
     settings = {"max_new_tokens": length - min(starts.values()), "eos_token_id": ends or None}
     prompts = [ids[row, :start].tolist() for row, start in starts.items()]
     for (row, start), answer in zip(starts.items(), _written(module, prompts, settings).tolist(), strict=True):
-        answer = answer[: length - start]
-        answer = answer[: next((place + 1 for place, token in enumerate(answer) if token in ends), len(answer))]
+        answer = up_to_end(answer[: length - start], ends)
         end = start + len(answer)
         ids[row, start:end] = torch.tensor(answer)
         mask[row] = torch.arange(length) < end

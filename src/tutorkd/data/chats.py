@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.chat_template import written
 from tutorkd.data.documents import Conversation
+from tutorkd.data.packing import backend_of, dtype_of
 from tutorkd.data.texts import WholeRows
 from tutorkd.errors import UserError
 from tutorkd.row_ids import special_ids
@@ -72,9 +73,7 @@ class ChatEncoder:
         Raises:
             UserError: the tokenizer isn't a fast one, or has no chat template.
         """
-        name = tokenizer.name_or_path or type(tokenizer).__name__
-        if not tokenizer.is_fast:
-            raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
+        state, name = json.loads(backend_of(tokenizer).to_str()), tokenizer.name_or_path or type(tokenizer).__name__
         if not tokenizer.chat_template:
             raise UserError(
                 f"tokenizer {name} has no chat template, which conversations are written in: take the tokenizer of a "
@@ -87,13 +86,9 @@ class ChatEncoder:
                 f"tokenizer {name} has several chat templates, and none of them is called 'default': put the one for "
                 "these conversations into a chat_template.jinja"
             ) from error
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
         # A template writes special tokens itself; GPT-2's post-processor would hide where the spaces of tokens are.
         backend = Tokenizer.from_str(json.dumps({**state, "post_processor": None}))
-        backend.no_truncation()
-        backend.no_padding()
-        largest = max(backend.get_vocab().values())
-        id_dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
+        id_dtype = dtype_of(max(backend.get_vocab().values()))
         special = np.array(special_ids(tokenizer), np.int64)
         unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
         apart = np.array(sorted({*special, *tokenizer.added_tokens_decoder} - unknown), np.int64)

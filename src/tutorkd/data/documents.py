@@ -19,6 +19,18 @@ def is_conversation(value: Any) -> bool:
     )
 
 
+def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
+    """Yield the texts that hold more than white space, without the white space around them."""
+    for text in texts:
+        if text and (text := text.strip()):
+            yield text
+
+
+def with_content(documents: Iterable[Document], chats: bool) -> Iterator[Document]:
+    """Yield the documents that hold anything: texts as `nonblank` does or, with `chats`, conversations."""
+    return filter(None, documents) if chats else nonblank(documents)
+
+
 def characters(document: Document) -> int:
     """How much text a document holds, about."""
     if document is None or isinstance(document, str):

@@ -11,6 +11,7 @@ from datasets import Features, List, Value
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.data.documents import nonblank
 from tutorkd.errors import UserError
 
 _TOKENS_PER_PUSH = 1 << 20
@@ -19,11 +20,24 @@ _OVERLAP = 1 << 12  # characters
 _MOST_UNKNOWN = 0.5  # of the tokens; more isn't the language of the tokenizer
 
 
-def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
-    """Yield the texts that hold more than white space, without the white space around them."""
-    for text in texts:
-        if text and (text := text.strip()):
-            yield text
+def backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What a tokenizer cuts text with, by itself: a copy that neither cuts rows nor pads them.
+
+    Raises:
+        UserError: the tokenizer isn't a fast one.
+    """
+    if not tokenizer.is_fast:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def dtype_of(largest: int) -> np.dtype:
+    """The number format of ids up to the largest: uint16 where that is enough, else int32."""
+    return np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
 
 
 @dataclass(frozen=True)
@@ -54,23 +68,18 @@ class Encoder:
                 framed.
         """
         name = tokenizer.name_or_path or type(tokenizer).__name__
-        if not tokenizer.is_fast:
-            raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
+        backend = backend_of(tokenizer)
         needed = ("cls_token", "sep_token") if framed else ("eos_token",)
         missing = [token for token in needed if getattr(tokenizer, f"{token}_id") is None]
         if missing:
             use = "which begin and end every row" if framed else "which ends every document"
             raise UserError(f"tokenizer {name} has no {' and no '.join(missing)}, {use}")
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.no_truncation()
-        backend.no_padding()
         eos_id, begin_id = tokenizer.eos_token_id, None
         frame = (tokenizer.cls_token_id, tokenizer.sep_token_id) if framed else (eos_id, eos_id)
         if not framed and (own := tokenizer("a")["input_ids"]) and own[0] == tokenizer.bos_token_id:
             begin_id = own[0]
         unknown_id = tokenizer.unk_token_id
-        largest = max(*frame, *backend.get_vocab().values())
-        dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
+        dtype = dtype_of(max(*frame, *backend.get_vocab().values()))
         return cls(backend, *frame, None if unknown_id in frame else unknown_id, dtype, framed, begin_id)
 
     @property

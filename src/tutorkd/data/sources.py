@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
 
-from tutorkd.data.documents import Document
+from tutorkd.data.documents import Document, with_content
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.readers import (
     CHATS_OPTION,
@@ -84,7 +84,7 @@ class LocalFiles:
         """Raise what reading would raise at the first document of each file, or if there is no text at all."""
         for file in self.files:
             next(read_documents(file, column, lines=self.lines, chats=self.chats), None)
-        if not any(each if self.chats else (each or "").strip() for each in self.stream(column)):
+        if next(with_content(self.stream(column), self.chats), None) is None:
             raise no_text(self)
 
     def stream(self, column: str) -> Iterator[Document]:

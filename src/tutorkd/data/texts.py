@@ -11,8 +11,8 @@ from datasets import Features, List, Value
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.packing import nonblank
-from tutorkd.errors import UserError
+from tutorkd.data.documents import nonblank
+from tutorkd.data.packing import backend_of, dtype_of
 
 Unit = Literal["sentence", "line", "document"]
 
@@ -78,15 +78,9 @@ class TextEncoder:
         Raises:
             UserError: the tokenizer isn't a fast one.
         """
-        if not tokenizer.is_fast:
-            name = tokenizer.name_or_path or type(tokenizer).__name__
-            raise UserError(f"tokenizer {name}: a fast tokenizer (one with a tokenizer.json) is needed")
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.no_truncation()
-        backend.no_padding()
+        backend = backend_of(tokenizer)
         before, behind = _around(backend)
-        largest = max(*before, *behind, *backend.get_vocab().values())
-        dtype = np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
+        dtype = dtype_of(max(*before, *behind, *backend.get_vocab().values()))
         unknown = tokenizer.unk_token_id
         unknown = None if unknown in (*before, *behind) else unknown
         return cls(backend, texts, before, behind, max_length, unknown, dtype)

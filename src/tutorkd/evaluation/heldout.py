@@ -11,8 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.documents import Document
-from tutorkd.data.packing import nonblank
+from tutorkd.data.documents import Document, with_content
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
@@ -79,8 +78,7 @@ def read_text(names: Sequence[str], column: str, chats: bool = False) -> Heldout
         if source.notice:
             tqdm.write(f"{name}: {source.notice}", file=sys.stderr)
         before = len(documents)
-        found = source.stream(column)
-        documents += tqdm(filter(None, found) if chats else nonblank(found), f"reading {name}", unit=" documents")
+        documents += tqdm(with_content(source.stream(column), chats), f"reading {name}", unit=" documents")
         if len(documents) == before:
             raise no_text(source)
     return HeldoutText(tuple(documents), chats)

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.columns import read_rows
-from tutorkd.data.packing import nonblank
+from tutorkd.data.documents import nonblank
 from tutorkd.data.readers import naming
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.evaluation.labelled import column_options

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tutorkd.card import trimmed_card
-from tutorkd.data.packing import nonblank
+from tutorkd.data.documents import nonblank
 from tutorkd.data.sources import resolve_source
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint

@@ -25,8 +25,8 @@ _DENSE_VECTORS, _PAIRS = "SentenceTransformer", "CrossEncoder"
 
 
 def is_sentence_encoder(name: str, role: str = "model") -> bool:
-    """Whether a checkpoint is a folder of sentence-transformers with models of texts: whether it has a modules.json,
-    of which nothing is read. A CrossEncoder is a classifier of pairs, whatever is beside it.
+    """Whether a checkpoint is a folder of sentence-transformers with models of texts. A CrossEncoder is a classifier of
+    pairs, whatever is beside it.
 
     Raises:
         UserError: if there is no such model, or it can't be reached.
@@ -34,7 +34,7 @@ def is_sentence_encoder(name: str, role: str = "model") -> bool:
     return has_modules(name, role) and _kind(name, role) != _PAIRS
 
 
-def note_scoring(model: "PreTrainedModel", name: str, role: str = "model") -> None:
+def note_scoring(model: "PreTrainedModel", name: str, role: str) -> None:
     """Put what makes scores of a CrossEncoder's logits, which stands beside its weights, into the model's own
     configuration, where sentence-transformers looks for it too. Nothing is done to other models.
 

@@ -116,7 +116,7 @@ def load_trained(name: str, role: str = "model") -> Classifier:
     if lacking:
         raise _untrained(config, name, role, f"without weights of the head, such as {lacking[0]}")
     tokenizer = load_tokenizer(checkpoint.folder, role, needed=CLASSIFICATION)
-    note_scoring(model, checkpoint.folder)
+    note_scoring(model, checkpoint.folder, role)
     return Classifier(name, model.eval().requires_grad_(False).to(usable_device()), tokenizer, longest)
 
 

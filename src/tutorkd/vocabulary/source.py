@@ -58,7 +58,7 @@ def load_source(checkpoint: Checkpoint) -> Source:
     model, lacking = load_model(_class(config, checkpoint.name), name, "model", "auto")
     if lacking:
         raise UserError(f"the model {checkpoint.name} lacks weights of its head, such as {lacking[0]}")
-    note_scoring(model, name)
+    note_scoring(model, name, "model")
     tokenizer = load_tokenizer(name, "model", needed=())
     if not tokenizer.is_fast:
         raise UserError(f"the model {checkpoint.name} has no fast tokenizer (one with a tokenizer.json)")

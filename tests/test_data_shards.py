@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 from tutorkd.data import cached, prepare_corpus, readers, shards, sources
+from tutorkd.data.documents import PLAIN_TEXT
 from tutorkd.data.readers import read_documents
 from tutorkd.data.shards import cut_files
 from tutorkd.errors import UserError
@@ -74,16 +75,16 @@ def test_shards_hold_each_document_once_and_in_order(tmp_path, name):
     files = [
         write(tmp_path / f"{number}{name}", TEXTS[first : first + 50]) for number, first in enumerate([0, 50, 100])
     ]
-    cut = cut_files(files, "text")
+    cut = cut_files(files, PLAIN_TEXT)
     assert len(cut) == 3 if name == "a.csv" else len(cut) > 6
     assert [text.strip() for shard in cut for text in shard.read() if text] == TEXTS[:150]
 
 
 def test_small_files_share_a_shard_and_row_groups_are_read_in_one_go(tmp_path):
     files = [write(tmp_path / f"{number:03}.jsonl", [text]) for number, text in enumerate(TEXTS)]
-    cut = cut_files(files, "text")
+    cut = cut_files(files, PLAIN_TEXT)
     assert len(cut) == pytest.approx(sum(file.stat().st_size for file in files) / SIZE, rel=0.2)
-    parts = [cut.read.args[0] for cut in cut_files([write(tmp_path / "a.parquet")], "text")]
+    parts = [cut.read.args[0] for cut in cut_files([write(tmp_path / "a.parquet")], PLAIN_TEXT)]
     assert [len(each) for each in parts] == [1] * len(parts)
     assert list(chain.from_iterable(span for ((_, span),) in parts)) == list(range(-(-200 // 7)))
 
@@ -92,7 +93,7 @@ def test_text_without_blank_lines_ends_a_document_at_the_first_line_behind_a_cut
     monkeypatch.setattr(readers, "LONGEST_TXT_DOCUMENT", 100)
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {number:4}\n" for number in range(1000)))
-    cut = cut_files([path], "text")
+    cut = cut_files([path], PLAIN_TEXT)
     found = [[text for text in shard.read() if text] for shard in cut]
     assert "".join(chain.from_iterable(found)) == path.read_text()
     # 10 bytes a line
@@ -101,7 +102,7 @@ def test_text_without_blank_lines_ends_a_document_at_the_first_line_behind_a_cut
 
 def test_a_line_longer_than_a_shard_is_read_once(tmp_path):
     texts = ["ak", "al " * 5000, "am"]
-    cut = cut_files([write(tmp_path / "a.jsonl", texts)], "text")
+    cut = cut_files([write(tmp_path / "a.jsonl", texts)], PLAIN_TEXT)
     assert len(cut) > 3
     assert list(chain.from_iterable(shard.read() for shard in cut)) == texts
 
@@ -120,7 +121,7 @@ def test_a_place_is_told_as_of_the_whole_file(tmp_path, prepare, name, bad, said
     before = path.read_bytes() + end
     path.write_bytes(before + bad + end + write(tmp_path / f"rest{name}", TEXTS[150:]).read_bytes())
     with pytest.raises(UserError) as whole:
-        list(read_documents(path, "text"))
+        list(read_documents(path, PLAIN_TEXT))
     assert said.format(len(before)) in str(whole.value)
     for processes in (1, 2):
         with pytest.raises(UserError) as caught:
@@ -166,7 +167,7 @@ def test_held_out_documents_are_a_share_of_the_text_up_to_the_end_of_any_shard(t
     places = [ids.index([2, *document, 3]) for document in documents_of(packed.heldout["input_ids"])]
     assert len(places) == packed.corpora[0].heldout_documents == 200
     assert places == sorted(set(places))
-    ends = list(accumulate(len(list(shard.read())) for shard in cut_files([path], "text")))
+    ends = list(accumulate(len(list(shard.read())) for shard in cut_files([path], PLAIN_TEXT)))
     assert len(ends) > 15
     assert [sum(place < end for place in places) for end in ends] == [round(0.1 * end) for end in ends]
     trained = documents_of(packed.train["input_ids"])
@@ -279,7 +280,7 @@ def test_after_a_kill_finished_shards_are_not_made_again_and_the_rows_are_the_sa
 
     monkeypatch.setattr(shards, "_read_parts", read)
     packed = prepare(path, num_proc=processes)
-    count = len(cut_files([path], "text"))
+    count = len(cut_files([path], PLAIN_TEXT))
     assert {int(file.name.removeprefix("read-")) for file in tmp_path.glob("read-*")} == set(range(7, count))
     assert not packed.corpora[0].reused
     assert rows_of(packed) == rows_of(undisturbed)

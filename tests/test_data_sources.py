@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tutorkd.data import readers, sources
+from tutorkd.data.documents import PLAIN_TEXT, Reading
 from tutorkd.data.readers import read_documents
 from tutorkd.data.sources import HubDataset, LocalFiles, resolve_source
 from tutorkd.errors import UserError
@@ -26,7 +27,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(path: Path, column: str = "text") -> list[str | None]:
-    return list(read_documents(path, column))
+    return list(read_documents(path, Reading(column)))
 
 
 def error_of(path: Path, column: str = "text") -> str:
@@ -48,7 +49,7 @@ def test_txt_documents_are_parted_by_blank_lines_of_any_kind(tmp_path):
 def test_of_a_txt_each_line_may_be_a_document(tmp_path, ending):
     content = "\ufeffone\r\ntwo words\n\n  \nthree".encode()
     path = write(tmp_path / f"a{ending}", gzip.compress(content) if ending.endswith(".gz") else content)
-    assert [text for each in read_documents(path, "", lines=True) if (text := each.strip())] == [
+    assert [text for each in read_documents(path, Reading(lines=True)) if (text := each.strip())] == [
         "one",
         "two words",
         "three",
@@ -59,15 +60,15 @@ def test_lines_are_documents_in_the_parts_of_a_large_file_too(tmp_path, monkeypa
     monkeypatch.setattr("tutorkd.data.shards.BYTES_PER_SHARD", 50)
     texts = [f"line {number}" for number in range(100)]
     path = write(tmp_path / "a.txt", "\n".join(texts))
-    source = resolve_source(str(path), lines=True)
-    shards = source.shards("")
+    source = resolve_source(str(path), reading=Reading(lines=True))
+    shards = source.shards()
     assert len(shards) > 5
     assert [text.strip() for shard in shards for text in shard.read()] == texts
     assert source.identity(False) != resolve_source(str(path)).identity(False)
 
 
 def test_a_tsv_of_one_column_may_have_commas_in_its_text(tmp_path):
-    assert list(read_documents(write(tmp_path / "a.tsv", b"text\na, b\nc; d\n"), "text")) == ["a, b", "c; d"]
+    assert list(read_documents(write(tmp_path / "a.tsv", b"text\na, b\nc; d\n"), PLAIN_TEXT)) == ["a, b", "c; d"]
 
 
 @pytest.mark.parametrize(("ending", "mark"), [("csv", ";"), ("csv", "\t"), ("tsv", "\t"), ("tsv", ","), ("csv", ",")])
@@ -110,7 +111,7 @@ def test_a_compressed_file_is_read_as_the_one_it_was(tmp_path, name, content, co
     plain = write(tmp_path / name, content)
     packed = write(tmp_path / f"{name}{codec}", COMPRESS[codec](content.encode()))
     assert read(packed) == read(plain)
-    assert list(resolve_source(str(packed)).stream("text")) == read(plain)
+    assert list(resolve_source(str(packed)).stream()) == read(plain)
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
@@ -167,7 +168,7 @@ def test_a_row_group_is_read_in_pieces(tmp_path):
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), compression="none")
     before = peak = pa.total_allocated_bytes()
     documents = []
-    for document in read_documents(tmp_path / "a.parquet", "text"):
+    for document in read_documents(tmp_path / "a.parquet", PLAIN_TEXT):
         documents.append(hash(document))
         peak = max(peak, pa.total_allocated_bytes())
     assert documents == list(map(hash, texts))
@@ -191,7 +192,7 @@ def test_utf16_is_told_as_such_also_where_its_bytes_are_valid_utf8(tmp_path, nam
 
 
 def test_a_nul_among_letters_is_no_other_encoding(tmp_path):
-    assert next(read_documents(write(tmp_path / "a.txt", b"a\0b\n"), "text")) == "a\0b\n"
+    assert next(read_documents(write(tmp_path / "a.txt", b"a\0b\n"), PLAIN_TEXT)) == "a\0b\n"
 
 
 def test_parquet_that_is_not_utf8_is_told_by_row(tmp_path):
@@ -314,7 +315,7 @@ def test_carriage_returns_alone_end_lines_of_txt(tmp_path):
 
 def test_carriage_returns_alone_end_lines_that_are_documents(tmp_path):
     path = write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\nfour\n")
-    found = [text.strip() for text in read_documents(path, "", lines=True)]
+    found = [text.strip() for text in read_documents(path, Reading(lines=True))]
     assert [text for text in found if text] == ["one", "two", "three", "four"]
 
 
@@ -366,7 +367,7 @@ def test_a_link_keeps_the_extension_of_its_own_name(tmp_path):
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot/a.txt").symlink_to(tmp_path / "blobs/0a1b")
     (source,) = [resolve_source(str(tmp_path / "snapshot"))]
-    assert list(source.stream("text")) == ["x"]
+    assert list(source.stream()) == ["x"]
 
 
 def test_a_glob_gives_the_matching_files(tmp_path):
@@ -448,12 +449,12 @@ def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
 
     monkeypatch.setattr(sources, "load_from_hub", load)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
-    resolve_source("org/name").check("text")
+    resolve_source("org/name").check()
     assert calls == []
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    resolve_source("org/name").check("body")
+    resolve_source("org/name", reading=Reading("body")).check()
     with pytest.raises(UserError, match="org/name: no column 'text'"):
-        resolve_source("org/name").check("text")
+        resolve_source("org/name").check()
 
 
 def test_a_stream_is_told_apart_by_its_revision_and_files(monkeypatch):
@@ -479,9 +480,9 @@ def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, colu
     rows = datasets.Dataset.from_dict({"body": ["a"], "n": [1]})
     loaded = rows.to_iterable_dataset() if streaming else rows
     monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: loaded)
-    source = resolve_source("org/name")
+    source = resolve_source("org/name", reading=Reading(column))
     with pytest.raises(UserError, match=f"org/name: {said}"):
-        list(source.stream(column)) if streaming else source.shards(column)
+        list(source.stream()) if streaming else source.shards()
 
 
 def test_a_stream_that_breaks_off_is_told_in_one_line(monkeypatch):
@@ -490,7 +491,7 @@ def test_a_stream_that_breaks_off_is_told_in_one_line(monkeypatch):
         raise OSError("Consistency check failed: file should be of size 9\nbut has size 4")
 
     monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
-    documents = resolve_source("org/name").stream("text")
+    documents = resolve_source("org/name").stream()
     assert next(documents) == "document 0"
     with pytest.raises(UserError) as caught:
         list(documents)

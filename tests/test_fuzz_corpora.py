@@ -15,6 +15,7 @@ from fuzz import fuzzed, mutated, or_refused, parted_by, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutorkd.data.documents import PLAIN_TEXT, Reading
 from tutorkd.data.readers import read_documents
 from tutorkd.errors import UserError
 
@@ -67,7 +68,7 @@ def nested_jsonl_files(draw):
 def read(tmp_path):
     def read(name, content, column="text"):
         (tmp_path / name).write_bytes(content)
-        return list(read_documents(tmp_path / name, column))
+        return list(read_documents(tmp_path / name, Reading(column)))
 
     return read
 
@@ -168,7 +169,7 @@ def test_any_parquet_is_read_as_arrow_reads_it_or_refused(read, content):
 def test_any_file_in_parts_is_read_as_the_whole_or_refused_alike(tmp_path, name, data):
     def outcome(spans):
         try:
-            return [text for span in spans for text in read_documents(tmp_path / name, "text", span) if text]
+            return [text for span in spans for text in read_documents(tmp_path / name, PLAIN_TEXT, span) if text]
         except UserError as error:
             return str(error)
 

@@ -21,8 +21,8 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
-from tutorkd.data.documents import batches
-from tutorkd.data.encoders import RowEncoder, tokenize_batch
+from tutorkd.data.documents import Reading, batches
+from tutorkd.data.encoders import RowEncoder, tokenize_batch, unknown_count
 from tutorkd.data.packing import require_known
 from tutorkd.data.shards import Shard
 from tutorkd.data.sources import Source, no_text
@@ -37,16 +37,15 @@ _CHARACTERS_PER_BATCH = 1 << 20
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What the rows depend on besides the data and the tokenizer.
-
-    Attributes:
-        text_column: the column of the documents, be they text or conversations.
-    """
+    """What the rows depend on besides the data and the tokenizer."""
 
     max_length: int
-    text_column: str
     heldout: float
     seed: int
+
+    def identity(self, reading: Reading) -> dict[str, Any]:
+        """Return these, with the column of the documents."""
+        return {**asdict(self), "text_column": reading.column}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def cached_corpus(
             can't be written, or is damaged; or a process was killed.
     """
     identity = source.identity(streaming=False)
-    folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), asdict(settings))
+    folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), settings.identity(source.reading))
 
     def build(new: Path, scratch: Path) -> None:
         _build(source, encoder, settings, num_proc, new, scratch)
@@ -117,7 +116,7 @@ def heldout_count(documents: int, share: float) -> int:
 def _build(
     source: Source, encoder: RowEncoder, settings: PackSettings, num_proc: int | None, new: Path, scratch: Path
 ) -> None:
-    shards = source.shards(settings.text_column)
+    shards = source.shards()
     for partial_file in scratch.glob(".*"):  # of processes that were killed
         partial_file.unlink()
     note = scratch / "progress.json"
@@ -192,9 +191,9 @@ def _pack(
             for rows, part in ((train, ~chosen), (heldout, chosen)):
                 written = batch.column(0).filter(pa.array(part))
                 rows.write(written)
-                ids = written.flatten().to_numpy()
+                ids = encoder.ids(written.flatten().to_numpy())
                 progress.tokens += len(ids)
-                progress.unknown += encoder.unknown(ids)
+                progress.unknown += unknown_count(encoder, ids)
             first += batch.num_rows
     progress.shards += 1
     progress.tokens -= documents * encoder.added

@@ -128,9 +128,9 @@ class ChatEncoder:
         parts = (coded >> 1).astype(self.id_dtype), (coded & 1).astype(np.int8)
         return [pa.ListArray.from_arrays(offsets, part) for part in parts]
 
-    def unknown(self, ids: np.ndarray) -> int:
-        """Return how many of some ids, with the bit behind them, are the unknown token."""
-        return 0 if self.unknown_id is None else int(np.count_nonzero(ids >> 1 == self.unknown_id))
+    def ids(self, tokens: np.ndarray) -> np.ndarray:
+        """Ids without the bit behind them."""
+        return tokens >> 1
 
     def tokens(self, conversation: Conversation) -> ChatTokens:
         """A conversation's tokens, of which there may be more than a row has.

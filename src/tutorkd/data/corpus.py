@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.chats import ChatEncoder
+from tutorkd.data.documents import Reading
 from tutorkd.data.encoders import encoder_for, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import require_known
@@ -198,11 +199,11 @@ def prepare_corpus(
         (16, True)
     """
     names = _names(sources)
-    _check(names, tokenizer, max_length, weights, heldout, num_proc)
-    chats = messages_column is not None
-    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
-    settings = PackSettings(max_length, messages_column or text_column, heldout, seed)
-    resolved = _resolved(names, split, revision, data_files, lines, chats)
+    _check(names, tokenizer, max_length, weights, heldout, num_proc, texts)
+    reading = _reading(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
+    settings = PackSettings(max_length, heldout, seed)
+    resolved = _resolved(names, split, revision, data_files, reading)
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -277,24 +278,24 @@ def check_corpus(
     Raises:
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
-    _check(sources, tokenizer, max_length, weights, heldout, num_proc)
-    chats, column = messages_column is not None, messages_column or text_column
-    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
-    resolved = _resolved(sources, split, revision, data_files, lines, chats)
+    _check(sources, tokenizer, max_length, weights, heldout, num_proc, texts)
+    reading = _reading(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
+    resolved = _resolved(sources, split, revision, data_files, reading)
     for source in resolved:
-        source.check(column)
+        source.check()
         if isinstance(source, LocalFiles):
-            require_known(source.name, unknown_at_beginning(encoder.split(source.stream(column)), encoder))
+            require_known(source.name, unknown_at_beginning(encoder.split(source.stream()), encoder))
     told = [f"{source.name}: {source.notice}" for source in resolved if source.notice]
     if isinstance(encoder, ChatEncoder):
         local = [source for source in resolved if isinstance(source, LocalFiles)]
-        told += filter(None, (_left_out(source, column, encoder) for source in local))
+        told += filter(None, (_left_out(source, encoder) for source in local))
     return told
 
 
-def _left_out(source: LocalFiles, column: str, encoder: ChatEncoder) -> str:
+def _left_out(source: LocalFiles, encoder: ChatEncoder) -> str:
     """What is told of the first conversations of a corpus if no answer of some is within a row."""
-    first = [*islice(encoder.split(source.stream(column)), _CONVERSATIONS_LOOKED_AT)]
+    first = [*islice(encoder.split(source.stream()), _CONVERSATIONS_LOOKED_AT)]
     without = sum(not [*encoder(conversation)] for conversation in first)
     if without <= len(first) * _NOTABLE:
         return ""
@@ -322,11 +323,11 @@ def expected_rows(
     Raises:
         UserError: as `prepare_corpus`, for what is found in these parts.
     """
-    chats, column = messages_column is not None, messages_column or text_column
-    encoder = encoder_for(tokenizer, max_length, framed, texts, chats)
-    resolved = [resolve_source(name, split, lines=lines, chats=chats) for name in sources]
+    reading = _reading(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
+    resolved = [resolve_source(name, split, reading=reading) for name in sources]
     local = [source for source in resolved if isinstance(source, LocalFiles)]
-    counts = [estimated_rows(source.shards(column), encoder, max_length) for source in local]
+    counts = [estimated_rows(source.shards(), encoder, max_length) for source in local]
     known = [count for count in counts if count is not None]
     return sum(known) * (1 - heldout) if len(known) == len(resolved) else None
 
@@ -344,19 +345,21 @@ def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
     return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
 
+def _reading(text_column: str, messages_column: str | None, lines: bool, texts: Texts | None) -> Reading:
+    beside = texts.taught.column if texts and texts.taught else None
+    return Reading(messages_column or text_column, lines, messages_column is not None, beside)
+
+
 def _resolved(
     names: Sequence[str | Dataset],
     split: str,
     revision: str | Sequence[str] | None,
     data_files: str | Sequence[str] | None,
-    lines: bool,
-    chats: bool,
+    reading: Reading,
 ) -> list[Source]:
     revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
     return [
-        GivenRows(name, chats)
-        if isinstance(name, Dataset)
-        else resolve_source(name, split, commit, chosen, lines, chats)
+        GivenRows(name, reading) if isinstance(name, Dataset) else resolve_source(name, split, commit, chosen, reading)
         for name, commit, chosen in zip(names, revisions, files, strict=True)
     ]
 
@@ -376,6 +379,7 @@ def _check(
     weights: Sequence[float] | None,
     heldout: float,
     num_proc: int | None,
+    texts: Texts | None,
 ) -> None:
     if not sources:
         raise UserError("no corpus given; name a file, a folder, a glob or a Hub data set")
@@ -385,8 +389,9 @@ def _check(
         raise UserError(f"max_length {max_length} is not a whole number of tokens")
     if max_length < SHORTEST_ROW:
         raise UserError(f"max_length {max_length} is too short for a row; use {SHORTEST_ROW} or more")
-    if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer doesn't know
-        limit = tokenizer.model_max_length
+    readers = [tokenizer, *([texts.taught.tokenizer] if texts and texts.taught else [])]
+    limit = min(each.model_max_length for each in readers)  # a huge number where no tokenizer knows
+    if max_length > limit:
         raise UserError(
             f"max_length {max_length} is more than the {limit} tokens that the model reads; use {limit} or less"
         )

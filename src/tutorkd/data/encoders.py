@@ -1,6 +1,8 @@
-"""What makes rows of documents: packed text, texts that stay apart, or conversations."""
+"""What makes rows of documents: packed text, texts that stay apart, those that a teacher reads otherwise, or
+conversations."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Document, characters
 from tutorkd.data.packing import Encoder
+from tutorkd.data.taught import TaughtEncoder
 from tutorkd.data.texts import TextEncoder, Texts
 from tutorkd.errors import UserError
 
-RowEncoder = Encoder | TextEncoder | ChatEncoder
+RowEncoder = Encoder | TextEncoder | TaughtEncoder | ChatEncoder
 
 _BEGINNING = 1 << 18  # characters
 
@@ -39,7 +42,8 @@ def encoder_for(
         return ChatEncoder.from_tokenizer(tokenizer, max_length)
     if texts is None:
         return Encoder.from_tokenizer(tokenizer, framed)
-    return TextEncoder.from_tokenizer(tokenizer, texts, max_length)
+    encoder = TextEncoder.from_tokenizer(tokenizer, texts._replace(taught=None), max_length)
+    return encoder if texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
 
 
 def tokenize_batch(encoder: RowEncoder, documents: Sequence[Document]) -> pa.ListArray:
@@ -57,6 +61,11 @@ def row_batch(encoder: RowEncoder, rows: pa.ListArray) -> pa.RecordBatch:
     return pa.record_batch(encoder.columns(rows), schema=encoder.features.arrow_schema)
 
 
+def unknown_count(encoder: RowEncoder, ids: np.ndarray) -> int:
+    """How many of some ids are the tokenizer's unknown token."""
+    return 0 if encoder.unknown_id is None else int(np.count_nonzero(ids == encoder.unknown_id))
+
+
 def unknown_at_beginning(documents: Iterable[Document], encoder: RowEncoder) -> float:
     """Return the share of unknown tokens at the beginning of a corpus, from 0 to 1.
 
@@ -66,9 +75,11 @@ def unknown_at_beginning(documents: Iterable[Document], encoder: RowEncoder) -> 
     tokens = unknown = 0
     left = _BEGINNING
     for document in documents:
-        for ids in list(encoder(document[:left]))[:-1]:
+        beginning: Any = document[:left] if isinstance(document, str) else document
+        for piece in list(encoder(beginning))[:-1]:
+            ids = encoder.ids(piece)
             tokens += len(ids)
-            unknown += encoder.unknown(ids)
+            unknown += unknown_count(encoder, ids)
         left -= characters(document)
         if left <= 0:
             break

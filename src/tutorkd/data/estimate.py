@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tutorkd.data.encoders import RowEncoder
 from tutorkd.data.packing import Encoder
 from tutorkd.data.shards import Shard
+from tutorkd.data.taught import TaughtEncoder
 
 _SHARDS = 4  # spread over the text, which may be another at its end than at its beginning
 _CHARACTERS = 100_000  # tokenised of each
@@ -28,7 +29,8 @@ def estimated_rows(shards: Sequence[Shard], encoder: RowEncoder, max_length: int
 
 def _rows_of(shard: Shard, encoder: RowEncoder, max_length: int) -> float:
     if not isinstance(encoder, Encoder):
-        return sum(1 for _ in encoder.split(shard.read()))  # each is a row
+        each = encoder.rows if isinstance(encoder, TaughtEncoder) else 1
+        return each * sum(1 for _ in encoder.split(shard.read()))
     texts = list(encoder.split(shard.read()))
     characters = sum(map(len, texts))
     some = texts[:: max(1, characters // _CHARACTERS)]

@@ -110,9 +110,9 @@ class Encoder:
         """The columns of rows: their ids."""
         return [rows]
 
-    def unknown(self, ids: np.ndarray) -> int:
-        """Return how many of some ids are the unknown token."""
-        return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
+    def ids(self, tokens: np.ndarray) -> np.ndarray:
+        """What tokenised documents have as ids: all of it."""
+        return tokens
 
     def __call__(self, text: str) -> Iterator[np.ndarray]:
         """Yield the ids of a text in pieces, (n,) of `dtype`, the last the separator; nothing if the text has no token.

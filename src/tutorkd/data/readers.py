@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutorkd.data.documents import Document, is_conversation
+from tutorkd.data.documents import CHATS_OPTION, TEXT_OPTION, Document, Reading, is_conversation
 from tutorkd.errors import UserError, closest, kind_of
 
 LONGEST_TXT_DOCUMENT = 1 << 20
@@ -43,38 +43,37 @@ A text without blank lines (one sentence a line, say) would otherwise be one doc
 LONGEST_CSV_FIELD = 1 << 28
 """Characters after which a csv field is refused: a quote that isn't closed would take the rest of the file with it."""
 
-TEXT_OPTION, CHATS_OPTION = "text_column", "messages_column"
-"""What names the column of a corpus, of text or of conversations, as an option of commands and in Python."""
-
 _COLUMNS_NAMED = 20  # in a message
 _BYTES_PER_READ = 1 << 18
 
 
-def read_documents(
-    path: Path, column: str, span: range | None = None, lines: bool = False, chats: bool = False
-) -> Iterator[Document]:
-    """Yield the documents of a file of which `kind_of_file` knows the kind; `column` is unused for txt.
+def read_documents(path: Path, reading: Reading, span: range | None = None) -> Iterator[Document]:
+    """Yield the documents of a file of which `kind_of_file` knows the kind.
 
     Args:
+        reading: what a document is: conversations only in jsonl or parquet, pairs of texts in all but txt.
         span: the part of the file to read: bytes of plain txt or jsonl, row groups of parquet; by default, all.
-        lines: whether each line of a txt is a document.
-        chats: whether documents are conversations, in jsonl or parquet.
 
     Raises:
         UserError: the file can't be read, isn't UTF-8, isn't what its extension says, or has no text (or
             conversations) in a column of that name.
     """
     kind = kind_of_file(path) or ""
-    if chats and kind not in _CHAT_READERS:
-        raise UserError(f"{path}: conversations are read from {' and '.join(_CHAT_READERS)} files, and from the Hub")
-    read = _read_txt_lines if lines and kind == ".txt" else (_CHAT_READERS if chats else READERS)[kind]
+    if reading.chats and kind not in _OF_CHATS:
+        raise UserError(f"{path}: conversations are read from {' and '.join(_OF_CHATS)} files, and from the Hub")
+    if reading.beside is not None and kind == ".txt":
+        raise UserError(
+            f"{path}: a txt has no columns, so it can't hold the text of {reading.beside!r} beside that of "
+            f"{reading.column!r}; pairs of texts are read from {', '.join(_OF_PAIRS)} files, and from the Hub"
+        )
+    read = READERS[kind]
     try:
-        with naming({column: CHATS_OPTION if chats else TEXT_OPTION}):
+        with naming(reading.options):
             try:
-                yield from read(path, column, span)
+                yield from read(path, reading, span)
             except UserError:
                 if span and span.start:  # where that is in the file is found by reading on from its beginning
-                    deque(read(path, column, range(span.stop)), maxlen=0)
+                    deque(read(path, reading, range(span.stop)), maxlen=0)
                 raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
@@ -161,10 +160,16 @@ def _dotted(
             yield from _dotted(inside(column), inside, depth - 1, f"{prefix}{name}.")
 
 
-def require_document(where: object, column: str, value: Document, chats: bool) -> None:
-    """Raise a `UserError` unless a value is a document, a text or a conversation as is asked for, or missing."""
-    if value is not None and not (is_conversation(value) if chats else isinstance(value, str)):
-        raise unlike(where, column, type(value).__name__, chats, is_conversation(value))
+def document_of(where: object, reading: Reading, values: Sequence[Any]) -> Document:
+    """The document that a row's values are, in the columns that are read.
+
+    Raises:
+        UserError: one of them is neither missing nor what is asked for, a text or a conversation.
+    """
+    for column, value in zip(reading.columns, values, strict=True):
+        if value is not None and not (is_conversation(value) if reading.chats else isinstance(value, str)):
+            raise unlike(where, column, type(value).__name__, reading.chats, is_conversation(value))
+    return reading.document(values)
 
 
 def unlike(where: object, column: str, kind: object, chats: bool, conversations: bool) -> UserError:
@@ -270,7 +275,10 @@ COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": 
 """What unpacks a file, by its extension."""
 
 
-def _read_txt(path: Path, column: str, span: range | None) -> Iterator[Document]:
+def _read_txt(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
+    if reading.lines:
+        yield from _txt_lines(path, span)
+        return
     document: list[str] = []
     length = 0
     for line in _txt_lines(path, span, behind_blank=True):
@@ -282,10 +290,6 @@ def _read_txt(path: Path, column: str, span: range | None) -> Iterator[Document]
         yield "".join(document)
         document, length = [], 0
     yield "".join(document)
-
-
-def _read_txt_lines(path: Path, column: str, span: range | None) -> Iterator[Document]:
-    return _txt_lines(path, span)
 
 
 def _txt_lines(path: Path, span: range | None, behind_blank: bool = False) -> Iterator[str]:
@@ -379,10 +383,9 @@ def _what_is_wrong(error: ValueError | RecursionError) -> str:
     return "a number has too many digits"  # Python refuses to convert it, since that could take forever
 
 
-def _read_jsonl(path: Path, column: str, span: range | None, chats: bool = False) -> Iterator[Document]:
-    for number, (document,) in json_rows(path, [column], span):
-        require_document(f"{path}: line {number}", column, document, chats)
-        yield document
+def _read_jsonl(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
+    for number, values in json_rows(path, reading.columns, span):
+        yield document_of(f"{path}: line {number}", reading, values)
 
 
 def _encodes(text: str) -> bool:
@@ -455,29 +458,39 @@ def _delimiter(header: str, columns: Iterable[str], tabs: bool) -> str:
     return max(fields, key=lambda mark: fields[mark])
 
 
-def _read_csv(path: Path, column: str, span: None) -> Iterator[Document]:
-    return (document for _, (document,) in csv_rows(path, [column]))
+def _read_csv(path: Path, reading: Reading, span: None) -> Iterator[Document]:
+    return (reading.document(values) for _, values in csv_rows(path, reading.columns))
 
 
-def _read_parquet(path: Path, column: str, span: range | None, chats: bool = False) -> Iterator[Document]:
+def _read_parquet(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
     with open_parquet(path) as file:
-        schema = file.schema_arrow
-        require_dotted(path, column, _fields(schema), _fields)
-        name, *inner = [column] if column in schema.names else column.split(".")
-        require_column(path, name, schema.names)
-        kind = schema.field(name).type
-        for each in inner:
-            kind = kind.field(each).type
-        if not (is_chat(kind) if chats else is_text(kind)):
-            raise unlike(path, column, kind, chats, is_chat(kind))
+        places = [_parquet_place(path, file.schema_arrow, column, reading.chats) for column in reading.columns]
         first = 0
         for batch in file.iter_batches(
-            batch_size=100, columns=[column], row_groups=None if span is None else list(span)
+            batch_size=100, columns=reading.columns, row_groups=None if span is None else list(span)
         ):
             # by name: the columns "text.a" and so on are read along with "text"
-            texts = batch.column(name)
-            yield from _parquet_texts(path, pc.struct_field(texts, inner) if inner else texts, first)
+            values = [_parquet_texts(path, field_inside(batch.column(name), inner), first) for name, *inner in places]
+            yield from map(reading.document, zip(*values, strict=True))
             first += len(batch)
+
+
+def _parquet_place(path: Path, schema: pa.Schema, column: str, chats: bool) -> list[str]:
+    """The name of a column and, where it is inside others, theirs before it; raises if it holds something else."""
+    require_dotted(path, column, _fields(schema), _fields)
+    name, *inner = [column] if column in schema.names else column.split(".")
+    require_column(path, name, schema.names)
+    kind = schema.field(name).type
+    for each in inner:
+        kind = kind.field(each).type
+    if not (is_chat(kind) if chats else is_text(kind)):
+        raise unlike(path, column, kind, chats, is_chat(kind))
+    return [name, *inner]
+
+
+def field_inside(column: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa.Array | pa.ChunkedArray:
+    """What a column has in a field of that name, inside its fields of the names before; by none the column."""
+    return pc.struct_field(column, names) if names else column
 
 
 def _fields(kind: Any) -> Iterable[tuple[str, Any]]:
@@ -527,7 +540,7 @@ def _parquet_texts(path: Path, column: pa.Array, first_row: int) -> list[Documen
         raise
 
 
-READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Path, Reading, Any], Iterator[Document]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,
@@ -536,8 +549,5 @@ READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
     ".parquet": _read_parquet,
 }
 
-_CHAT_READERS: dict[str, Callable[[Path, str, Any], Iterator[Document]]] = {
-    ".jsonl": partial(_read_jsonl, chats=True),
-    ".json": partial(_read_jsonl, chats=True),
-    ".parquet": partial(_read_parquet, chats=True),
-}
+_OF_CHATS = (".jsonl", ".json", ".parquet")
+_OF_PAIRS = tuple(kind for kind in READERS if kind != ".txt")

@@ -9,11 +9,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import pyarrow.compute as pc
 from datasets import Dataset
 
-from tutorkd.data.documents import Document
-from tutorkd.data.readers import kind_of_file, open_parquet, read_documents
+from tutorkd.data.documents import Document, Reading
+from tutorkd.data.readers import field_inside, kind_of_file, open_parquet, read_documents
 
 BYTES_PER_SHARD = 1 << 23
 """Bytes of text from which on a shard ends: seconds of tokenising, which is what a killed process loses."""
@@ -37,7 +36,7 @@ class Shard:
     read: Callable[[], Iterator[Document]]
 
 
-def cut_files(files: Sequence[Path], column: str, lines: bool = False, chats: bool = False) -> list[Shard]:
+def cut_files(files: Sequence[Path], reading: Reading) -> list[Shard]:
     """Return the shards of some files: many small files, a part of a large one, or what lies between.
 
     Plain txt and jsonl are cut at lines, parquet between row groups; what is compressed, and csv, in which a line end
@@ -48,7 +47,7 @@ def cut_files(files: Sequence[Path], column: str, lines: bool = False, chats: bo
     size = 0
 
     def close() -> None:
-        shards.append(Shard(size, partial(_read_parts, tuple(parts), column, lines, chats)))
+        shards.append(Shard(size, partial(_read_parts, tuple(parts), reading)))
 
     for file in files:
         for span, length in _spans(file):
@@ -66,12 +65,16 @@ def cut_files(files: Sequence[Path], column: str, lines: bool = False, chats: bo
     return shards
 
 
-def cut_rows(texts: Dataset, inside: Sequence[str]) -> list[Shard]:
-    """Return the shards of a data set of one column, which has the documents, maybe inside, in a field of that name."""
+def cut_rows(texts: Dataset, places: Sequence[Sequence[str]], reading: Reading) -> list[Shard]:
+    """Return the shards of a data set.
+
+    Args:
+        places: of each column that is read, its name and, where it is inside others, theirs before it.
+    """
     count = max(1, -(-texts.data.nbytes // BYTES_PER_SHARD))
     borders = [len(texts) * number // count for number in range(count + 1)]
     return [
-        Shard(texts.data.nbytes // count, partial(_read_rows, texts, range(*rows), inside))
+        Shard(texts.data.nbytes // count, partial(_read_rows, texts, range(*rows), places, reading))
         for rows in pairwise(borders)
     ]
 
@@ -91,12 +94,12 @@ def _spans(file: Path) -> list[tuple[range | None, int]]:
     return [(None, size)]
 
 
-def _read_parts(parts: Sequence[Part], column: str, lines: bool, chats: bool) -> Iterator[Document]:
+def _read_parts(parts: Sequence[Part], reading: Reading) -> Iterator[Document]:
     for file, span in parts:
-        yield from read_documents(file, column, span, lines, chats)
+        yield from read_documents(file, reading, span)
 
 
-def _read_rows(texts: Dataset, rows: range, inside: Sequence[str]) -> Iterator[Document]:
+def _read_rows(texts: Dataset, rows: range, places: Sequence[Sequence[str]], reading: Reading) -> Iterator[Document]:
     for table in texts.select(rows).with_format("arrow").iter(_DOCUMENTS_PER_READ):
-        column = table.column(0)
-        yield from (pc.struct_field(column, inside) if inside else column).to_pylist()
+        values = [field_inside(table.column(name), inner).to_pylist() for name, *inner in places]
+        yield from map(reading.document, zip(*values, strict=True))

@@ -12,20 +12,18 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
 
-from tutorkd.data.documents import Document, with_content
+from tutorkd.data.documents import PLAIN_TEXT, Document, Reading, with_content
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.readers import (
-    CHATS_OPTION,
     COMPRESSIONS,
     READERS,
-    TEXT_OPTION,
+    document_of,
     inner_items,
     is_chat,
     is_text,
     kind_of_file,
     naming,
     read_documents,
-    require_document,
     require_dotted,
     unlike,
     value_at,
@@ -47,15 +45,12 @@ class LocalFiles:
 
     Attributes:
         left_out: files of the folder or glob that aren't read, since `kind_of_file` doesn't know them.
-        lines: whether each line of a txt is a document.
-        chats: whether documents are conversations.
     """
 
     name: str
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
-    lines: bool = False
-    chats: bool = False
+    reading: Reading = PLAIN_TEXT
 
     @property
     def notice(self) -> str | None:
@@ -78,22 +73,22 @@ class LocalFiles:
         """
         stats = [(file.parent.resolve() / file.name, file.stat()) for file in self.files]
         known = {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
-        return {**known, "lines": True} if self.lines else known
+        return {**known, "lines": True} if self.reading.lines else known
 
-    def check(self, column: str) -> None:
+    def check(self) -> None:
         """Raise what reading would raise at the first document of each file, or if there is no text at all."""
         for file in self.files:
-            next(read_documents(file, column, lines=self.lines, chats=self.chats), None)
-        if next(with_content(self.stream(column), self.chats), None) is None:
+            next(read_documents(file, self.reading), None)
+        if next(with_content(self.stream(), self.reading), None) is None:
             raise no_text(self)
 
-    def stream(self, column: str) -> Iterator[Document]:
+    def stream(self) -> Iterator[Document]:
         """Yield every document, in order."""
-        return chain.from_iterable(read_documents(file, column, None, self.lines, self.chats) for file in self.files)
+        return chain.from_iterable(read_documents(file, self.reading) for file in self.files)
 
-    def shards(self, column: str) -> list[Shard]:
+    def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return cut_files(self.files, column, self.lines, self.chats)
+        return cut_files(self.files, self.reading)
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ class HubDataset:
     split: str
     revision: str | None = None
     data_files: str | None = None
-    chats: bool = False
+    reading: Reading = PLAIN_TEXT
 
     @property
     def offline(self) -> bool:
@@ -137,24 +132,25 @@ class HubDataset:
     def notice(self) -> None:
         """What isn't read: nothing."""
 
-    def check(self, column: str) -> None:
+    def check(self) -> None:
         """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
         if self.offline:
-            _names_of(self.name, column, self._dataset.features, self.chats)
+            _places(self.name, self.reading, self._dataset.features)
 
-    def stream(self, column: str) -> Iterator[Document]:
+    def stream(self) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
-        outer = None
+        columns, outer = self.reading.columns, list[str]()
         for batch in self._batches():
-            if outer is None:
+            if not outer:
                 known = self._iterable.features or {name: values[0] for name, values in batch.items()}
-                with naming(_option(column, self.chats)):
-                    require_dotted(self.name, column, known.items(), inner_items)
-                outer = column if column in batch else column.partition(".")[0]
-            for value in batch[outer]:
-                document = value_at({outer: value}, column, self.name)
-                require_document(self.name, column, document, self.chats)
-                yield document
+                with naming(self.reading.options):
+                    for column in columns:
+                        require_dotted(self.name, column, known.items(), inner_items)
+                outer = [column if column in batch else column.partition(".")[0] for column in columns]
+            for row in zip(*(batch[name] for name in outer), strict=True):
+                there = dict(zip(outer, row, strict=True))
+                values = [value_at(there, column, self.name) for column in columns]
+                yield document_of(self.name, self.reading, values)
 
     def _batches(self) -> Iterator[dict[str, list]]:
         """Raise a `UserError` where the download breaks off for longer than `datasets` waits."""
@@ -165,9 +161,9 @@ class HubDataset:
         except Exception as error:  # errors of the network, arrow and `datasets` share no base class
             raise unreadable(self.name, error) from error
 
-    def shards(self, column: str) -> list[Shard]:
+    def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards that are read from the cache of `datasets`."""
-        return _cut(self.name, self._dataset, column, self.chats)
+        return _cut(self.name, self._dataset, self.reading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +171,7 @@ class GivenRows:
     """Rows with a column of text, or of conversations, as a `Dataset` that was handed over."""
 
     dataset: Dataset
-    chats: bool = False
+    reading: Reading = PLAIN_TEXT
 
     @property
     def name(self) -> str:
@@ -189,31 +185,39 @@ class GivenRows:
         """Return what the content depends on: the fingerprint, made of the rows or of how they were made."""
         return {"fingerprint": self.dataset._fingerprint}
 
-    def check(self, column: str) -> None:
-        """Raise what reading would raise of the column."""
-        _names_of(self.name, column, self.dataset.features, self.chats)
+    def check(self) -> None:
+        """Raise what reading would raise of the columns."""
+        _places(self.name, self.reading, self.dataset.features)
 
-    def stream(self, column: str) -> Iterator[Document]:
+    def stream(self) -> Iterator[Document]:
         """Yield every document, in order."""
-        return chain.from_iterable(shard.read() for shard in self.shards(column))
+        return chain.from_iterable(shard.read() for shard in self.shards())
 
-    def shards(self, column: str) -> list[Shard]:
+    def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return _cut(self.name, self.dataset, column, self.chats)
+        return _cut(self.name, self.dataset, self.reading)
 
 
 Source = LocalFiles | HubDataset | GivenRows
 
 
-def _cut(name: str, rows: Dataset, column: str, chats: bool) -> list[Shard]:
-    outer, *inner = _names_of(name, column, rows.features, chats)
-    return cut_rows(rows.select_columns([outer]), inner)
+def _cut(name: str, rows: Dataset, reading: Reading) -> list[Shard]:
+    places = _places(name, reading, rows.features)
+    return cut_rows(rows.select_columns(list(dict.fromkeys(place[0] for place in places))), places, reading)
 
 
-def _names_of(where: str, column: str, features: Features, chats: bool) -> list[str]:
-    """The column's name and, where it is inside others, theirs before it; raises if it holds something else."""
-    with naming(_option(column, chats)):
-        require_dotted(where, column, features.items(), inner_items)
+def _places(where: str, reading: Reading, features: Features) -> list[list[str]]:
+    """Of each column that is read, its name and, where it is inside others, theirs before it.
+
+    Raises:
+        UserError: one isn't there, or holds something else.
+    """
+    with naming(reading.options):
+        return [_place(where, column, features, reading.chats) for column in reading.columns]
+
+
+def _place(where: str, column: str, features: Features, chats: bool) -> list[str]:
+    require_dotted(where, column, features.items(), inner_items)
     names = [column] if column in features else column.split(".")
     feature: Any = features
     for name in names:
@@ -224,17 +228,16 @@ def _names_of(where: str, column: str, features: Features, chats: bool) -> list[
     return names
 
 
-def _option(column: str, chats: bool) -> dict[str, str]:
-    return {column: CHATS_OPTION if chats else TEXT_OPTION}
-
-
 def no_text(source: Source) -> UserError:
     """Return the error for a corpus of blank documents alone, or of conversations in whose rows nobody answers."""
-    if source.chats:
+    if source.reading.chats:
         return UserError(
             f"corpus {source.name!r} holds no answer: no message with the role assistant is within the longest row; a "
             "larger --max_length may help"
         )
+    if source.reading.beside is not None:
+        columns = " and ".join(map(repr, source.reading.columns))
+        return UserError(f"corpus {source.name!r} holds no pair of texts: no row has text in both columns, {columns}")
     return UserError(f"corpus {source.name!r} holds no text: every document is empty")
 
 
@@ -243,10 +246,9 @@ def resolve_source(
     split: str = "train",
     revision: str | None = None,
     data_files: str | None = None,
-    lines: bool = False,
-    chats: bool = False,
+    reading: Reading = PLAIN_TEXT,
 ) -> LocalFiles | HubDataset:
-    """Return the source that a name stands for, of texts or, with `chats`, of conversations.
+    """Return the source that a name stands for.
 
     A name is local if it exists on disk, holds glob characters, ends as a text file does (compressed or not), or
     can't be the name of a Hub repository (`name` or `owner/name`, so "name/" and "./name" are local). Any other is
@@ -259,18 +261,18 @@ def resolve_source(
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], lines, chats)
+        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], reading)
     if path.exists():
         if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
             as_text = "; to read it as text, name a copy .txt" if path.suffix.lower() in _LIKE_TXT else ""
             raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}{as_text}")
-        return LocalFiles(name, (path.absolute(),), lines=lines, chats=chats)
+        return LocalFiles(name, (path.absolute(),), reading=reading)
     if set(name) & set("*?["):
-        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], lines, chats)
+        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], reading)
     if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
-    return HubDataset(name, split, revision, data_files, chats)
+    return HubDataset(name, split, revision, data_files, reading)
 
 
 def _ending(file: Path) -> str:
@@ -283,11 +285,11 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _local_files(name: str, candidates: list[Path], lines: bool, chats: bool) -> LocalFiles:
+def _local_files(name: str, candidates: list[Path], reading: Reading) -> LocalFiles:
     there = sorted(file.absolute() for file in candidates if file.is_file())
     files = [file for file in there if kind_of_file(file)]
     left_out = tuple(file for file in there if not kind_of_file(file))
-    source = LocalFiles(name, tuple(files), left_out, lines, chats)
+    source = LocalFiles(name, tuple(files), left_out, reading)
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
     return source

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
@@ -39,18 +39,18 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         UserError: the source can't be read, or the head of the stream holds no text or mostly unknown tokens.
     """
     # read again to be packed, not kept: documents may be large
-    documents = _with_rows(_documents(source, encoder, settings), encoder)
+    documents = _with_rows(_documents(source, encoder), encoder)
     count = sum(1 for _ in islice(documents, 2 * STREAM_HELDOUT_DOCUMENTS))
     if not count:
         raise no_text(source)
-    unknown_share = unknown_at_beginning(_documents(source, encoder, settings), encoder)
+    unknown_share = unknown_at_beginning(_documents(source, encoder), encoder)
     require_known(source.name, unknown_share)
     held = heldout_count(count, settings.heldout)
     if held and count == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
     heldout = pa.BufferOutputStream()
     with PackedWriter(heldout, encoder, settings.max_length) as rows:
-        for document in islice(_with_rows(_documents(source, encoder, settings), encoder), held):
+        for document in islice(_with_rows(_documents(source, encoder), encoder), held):
             rows.write(tokenize_batch(encoder, [document]))
     return StreamedPart(
         train=IterableDataset.from_generator(
@@ -62,7 +62,10 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         heldout_documents=held,
         unknown_share=unknown_share,
         digest=cache_key(
-            source.identity(streaming=True), encoder.identity(), asdict(settings), {"heldout": rows.digest}
+            source.identity(streaming=True),
+            encoder.identity(),
+            settings.identity(source.reading),
+            {"heldout": rows.digest},
         ),
     )
 
@@ -71,7 +74,7 @@ def _train_rows(
     source: Source, encoder: RowEncoder, settings: PackSettings, skip: int
 ) -> Iterator[dict[str, list[int]]]:
     packer = encoder.packer(settings.max_length, [])
-    documents = _documents(source, encoder, settings)
+    documents = _documents(source, encoder)
     deque(islice(_with_rows(documents, encoder), skip), maxlen=0)
     for document in documents:
         for rows in packer.push(tokenize_batch(encoder, [document])):
@@ -85,5 +88,5 @@ def _with_rows(documents: Iterable[Document], encoder: RowEncoder) -> Iterator[D
     return (document for document in documents if not chats or [*encoder(document)])
 
 
-def _documents(source: Source, encoder: RowEncoder, settings: PackSettings) -> Iterator[Document]:
-    return encoder.split(source.stream(settings.text_column))
+def _documents(source: Source, encoder: RowEncoder) -> Iterator[Document]:
+    return encoder.split(source.stream())

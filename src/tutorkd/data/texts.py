@@ -22,17 +22,36 @@ _LONGEST_TEXT = 1 << 17  # characters that are tokenised of one; a row holds far
 _SENTENCE_END = re.compile("(?<=[.!?\u2026])[\"'\u201d\u2019)\\]]*\\s+|(?<=[\u3002\uff01\uff1f])")
 
 
+class Taught(NamedTuple):
+    """What a teacher reads beside a student.
+
+    Attributes:
+        tokenizer: the teacher's.
+        column: holds what the teacher reads where a row has text in two columns, such as a sentence of which the
+            student reads a translation; `None` where both read the same text.
+        both: whether the student reads the texts of that column, too, as rows of their own.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    column: str | None = None
+    both: bool = True
+
+
 class Texts(NamedTuple):
     """What of a corpus becomes a row.
 
     Attributes:
         unit: a document as it is, each of its lines, or each sentence of these: what ends in . ! ? or an ellipsis, with
             white space behind. Rows are cut at their longest, so that of a long document the beginning alone is read.
+            Texts of two columns stay whole.
         prompt: stands before each text.
+        taught: where the teacher reads a text as another row than the student does; rows then have a second column,
+            `teacher_ids`.
     """
 
     unit: Unit = "line"
     prompt: str = ""
+    taught: Taught | None = None
 
 
 def units(documents: Iterable[str | None], unit: Unit) -> Iterator[str]:
@@ -97,7 +116,12 @@ class TextEncoder:
 
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on, beside their longest."""
-        return {"tokenizer": self.backend.to_str(), "unknown": self.unknown_id, **self.texts._asdict()}
+        return {
+            "tokenizer": self.backend.to_str(),
+            "unknown": self.unknown_id,
+            "unit": self.texts.unit,
+            "prompt": self.texts.prompt,
+        }
 
     def split(self, documents: Iterable[str | None]) -> Iterator[str]:
         """Yield the texts of some documents, of which each becomes a row."""
@@ -111,9 +135,9 @@ class TextEncoder:
         """The columns of rows: their ids."""
         return [rows]
 
-    def unknown(self, ids: np.ndarray) -> int:
-        """Return how many of some ids are the unknown token."""
-        return 0 if self.unknown_id is None else int(np.count_nonzero(ids == self.unknown_id))
+    def ids(self, tokens: np.ndarray) -> np.ndarray:
+        """What tokenised texts have as ids: all of it."""
+        return tokens
 
     def __call__(self, text: str) -> Iterator[np.ndarray]:
         """Yield a row in three pieces, each (n,) of `dtype`: what stands before the text, prompt and text, what behind.

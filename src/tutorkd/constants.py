@@ -38,6 +38,8 @@ _WHERE: Mapping[str, Callable[[Any], bool]] = {
     "divergence": lambda c: c.divergence_weight != 0,
     "skew": lambda c: c.divergence_weight != 0 and c.divergence == "skew-kl",
     "temperature": lambda c: c.soft_cross_entropy_weight != 0,
+    "text_unit": lambda c: c.teacher_text_column is None,
+    "learn_both": lambda c: c.teacher_text_column is not None,
 }
 
 

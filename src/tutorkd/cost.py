@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles, plain
 from tutorkd.config import PretrainingConfig
+from tutorkd.data.taught import TAUGHT
 from tutorkd.objective import CAUSAL
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
@@ -162,11 +163,11 @@ def _typical_row(trainer: PackedRowsTrainer, max_length: int) -> dict[str, Any]:
 
 
 def _row(collator: Any, max_length: int, draw: int, seed: int = 0) -> dict[str, Any]:
-    """A fabricated row of random tokens; where an embedding teacher has another tokenizer, as many of its tokens."""
+    """A fabricated row of random tokens; where an embedding teacher reads others, as many of these."""
     generator = np.random.Generator(np.random.Philox(seed))
     row = {"input_ids": generator.choice(collator.ordinary_ids, max_length), "draw": draw}
     if taught := getattr(collator, "taught", None):
-        row["teacher_ids"] = generator.choice(taught.ordinary_ids, max_length)
+        row[TAUGHT] = generator.choice(taught.ordinary_ids, max_length)
     return row
 
 

@@ -8,15 +8,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.batch import Batch
+from tutorkd.data.taught import TAUGHT
 from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 
 class TextCollator:
-    """Rows of one text each to a ``Batch``: padded, counted, and with a teacher's vectors where rows have a ``vector``.
+    """Rows of one text each to a ``Batch``: padded, counted, with what a teacher reads where rows have
+    ``teacher_ids``, and with its vectors where they have a ``vector``.
 
     Args:
-        taught: what does the same for a teacher with another tokenizer, whose ids are the rows' ``teacher_ids``. They
-            aren't asked for where rows have a vector.
+        taught: what does the same for a teacher whose ids aren't the student's. Rows then need one of the two.
 
     Attributes:
         full: rows of a batch that is to be of one shape with others, which texts never are.
@@ -36,11 +37,12 @@ class TextCollator:
         input_ids, first = torch.from_numpy(ids), torch.arange(len(rows)) * ids.shape[1]
         mask = None if real.all() else torch.from_numpy(real.astype(np.int64))
         batch = Batch.counted(input_ids, input_ids, first, mask)
-        if all("vector" in row for row in rows):
-            return batch._replace(vectors=torch.from_numpy(np.stack([row["vector"] for row in rows])))
-        if self.taught is None:
+        known = "vector" in rows[0]
+        if known:
+            batch = batch._replace(vectors=torch.from_numpy(np.stack([row["vector"] for row in rows])))
+        if self.taught is None or (known and TAUGHT not in rows[0]):
             return batch
-        taught = self.taught([{"input_ids": row["teacher_ids"]} for row in rows])
+        taught = self.taught([{"input_ids": row[TAUGHT]} for row in rows])
         return batch._replace(taught_ids=taught.input_ids, taught_mask=taught.attention_mask)
 
     def is_full(self, batch: Batch) -> bool:

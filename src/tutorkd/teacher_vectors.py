@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
-from tutorkd.data.rows import row_lengths
+from tutorkd.data.taught import TAUGHT
 from tutorkd.files import flush
 from tutorkd.padding import TextCollator
 from tutorkd.sentence_teacher import SentenceTeacher
@@ -80,13 +80,16 @@ def kept_vectors(teacher: SentenceTeacher, rows: Dataset, folder: Path, device: 
 
 
 def _vectors(teacher: SentenceTeacher, rows: Dataset, device: torch.device) -> np.ndarray:
-    """Of some rows, read with their like in length."""
+    """Of some rows, read with their like in length; of neighbours that the teacher reads alike, once."""
     collate = TextCollator(teacher.tokenizer, teacher.config.vocab_size)
-    order, ids = np.argsort(row_lengths(rows), kind="stable"), rows["input_ids"]
-    found = np.empty((len(rows), teacher.vector_size), _NUMBERS)
-    for start in range(0, len(rows), _ROWS_PER_BATCH):
+    read = rows[TAUGHT if TAUGHT in rows.column_names else "input_ids"][:]
+    new = np.array([index == 0 or ids != read[index - 1] for index, ids in enumerate(read)])
+    texts = [ids for ids, is_new in zip(read, new, strict=True) if is_new]
+    order = np.argsort([*map(len, texts)], kind="stable")
+    found = np.empty((len(texts), teacher.vector_size), _NUMBERS)
+    for start in range(0, len(texts), _ROWS_PER_BATCH):
         some = order[start : start + _ROWS_PER_BATCH]
-        batch = collate([{"input_ids": ids[index]} for index in some])
+        batch = collate([{"input_ids": texts[index]} for index in some])
         mask = None if batch.attention_mask is None else batch.attention_mask.to(device)
         found[some] = teacher.vectors(batch.input_ids.to(device), mask).float().cpu().numpy()
-    return found
+    return found[new.cumsum() - 1]

@@ -18,6 +18,7 @@ from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
 from tutorkd.data.rows import StreamedRows, column_names
+from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
@@ -92,7 +93,7 @@ class DistillationTrainer(PackedRowsTrainer):
         args: ``DistillationConfig``.
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's, but
             the student of an embedding model may have its own. Its rows then need a column ``vector``, the teacher's
-            vector of the text, or ``teacher_ids``, the ids that the teacher reads.
+            vector of the text, or ``teacher_ids``, the ids that the teacher reads. These may also be of another text.
         method: a name in one of these tables; by default Tutor-KD if ``args`` is a ``TutorKDConfig``, else MiniLM v2
             for an encoder, KD for a decoder, and "embedding" for an embedding model.
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
@@ -154,8 +155,9 @@ class DistillationTrainer(PackedRowsTrainer):
                 "takes yours"
             )
         named = isinstance(teacher_model, str)
-        taught = _own_reading(teacher, processing_class, train_dataset, eval_dataset)
-        for part in teacher.parts if taught is None else ():
+        own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
+        taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)
+        for part in () if own_tokenizer else teacher.parts:
             check_tokenizer(
                 "teacher", part.config.name_or_path, processing_class, fetch=named, objective=teacher.objective
             )
@@ -164,7 +166,7 @@ class DistillationTrainer(PackedRowsTrainer):
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
-            model, _ = started_student(model, teacher, head=head, own_tokenizer=taught is not None)
+            model, _ = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)
@@ -188,7 +190,7 @@ class DistillationTrainer(PackedRowsTrainer):
             taught=taught,
             **kwargs,
         )
-        for part in teacher.parts if taught is None else ():
+        for part in () if own_tokenizer else teacher.parts:
             self._check_rows(part.body, "teacher")
         self.teacher = teacher
         if args.teacher_dtype == "int8" and not teacher.quantised:
@@ -301,21 +303,27 @@ def _objective(method: str, teacher: Any) -> Objective | None:
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
 
 
-def _own_reading(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, *datasets: Any) -> TextCollator | None:
-    """What collates the rows of an embedding teacher whose tokenizer isn't the student's; None where they read the
-    same rows.
+def _taught(teacher: Teacher, settings: Any, own_tokenizer: bool, *datasets: Any) -> TextCollator | None:
+    """What collates the rows of an embedding teacher that reads others than the student does; None where they read the
+    same.
+
+    Args:
+        own_tokenizer: whether the student has another one than the teacher.
 
     Raises:
-        UserError: if it isn't, and rows don't say what the teacher reads of their texts, or its vectors of them.
+        UserError: if some rows don't say what the teacher reads, or its vectors of it, or layers are to be compared.
     """
-    if not isinstance(teacher, SentenceTeacher) or not embedding.reads_otherwise(teacher, tokenizer):
+    columns = [column_names(rows) for rows in datasets if rows is not None]
+    if not isinstance(teacher, SentenceTeacher) or not (own_tokenizer or any(TAUGHT in each for each in columns)):
         return None
-    for rows in datasets:
-        if rows is not None and not {"vector", "teacher_ids"} & column_names(rows):
-            raise UserError(
-                "student and teacher have different tokenizers, so each row needs a column vector (the teacher's "
-                "vector of its text) or teacher_ids (what the teacher reads of it); tutorkd distill adds them"
-            )
+    if not all({"vector", TAUGHT} & each for each in columns):
+        why = "student and teacher have different tokenizers" if own_tokenizer else f"some rows have {TAUGHT}"
+        raise UserError(
+            f"{why}, so each row needs a column vector (the teacher's vector of its text) or {TAUGHT} (what the "
+            "teacher reads of it); tutorkd distill adds them"
+        )
+    if not own_tokenizer:
+        embedding.refuse_layers(settings, f"with {TAUGHT} the teacher reads other tokens than the student")
     return TextCollator(teacher.tokenizer, teacher.config.vocab_size)
 
 

@@ -15,7 +15,9 @@ With vectors of length 1 L_sq = 2 L_cos. Beside them L_hid and L_att compare hid
 layer, as Tutor-KD does. The student's body is followed by a copy of what follows the teacher's. Where hidden sizes
 differ, a dense layer lies between pooling and the rest, so that the student's vectors are in the teacher's space and
 can be searched with among the teacher's. A student with a tokenizer of its own reads the same texts as other rows; a
-dense layer takes its pooled states straight to the teacher's vectors.
+dense layer takes its pooled states straight to the teacher's vectors. The student may also read another text than the
+teacher, such as a translation of it. Over as many rows of translations as of the teacher's own texts, L_sq is half of
+Reimers and Gurevych's loss.
 """
 
 from __future__ import annotations
@@ -53,6 +55,14 @@ CITATION = """\
   year = {2025},
   eprint = {2509.12539},
   archivePrefix = {arXiv}
+}
+
+@inproceedings{reimers2020multilingual,
+  title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
+  author = {Reimers, Nils and Gurevych, Iryna},
+  booktitle = {Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing (EMNLP)},
+  year = {2020},
+  doi = {10.18653/v1/2020.emnlp-main.365}
 }"""
 
 COSINE = Figure("loss_cosine", "L_cos", LOSS_AXIS)
@@ -82,6 +92,17 @@ class EmbeddingSettings(RelationSettings):
             "help": "Which of the teacher's prompts to put before each text, a name; by default the teacher's default."
         },
     )
+    teacher_text_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of what the teacher reads, where that isn't what the student reads in text_column: the "
+            "original of a translation, say. Each row of the text is then a pair of texts, which stay whole."
+        },
+    )
+    learn_both: bool = field(
+        default=True,
+        metadata={"help": "Whether the student also reads the texts of teacher_text_column, each as a row of its own."},
+    )
     cosine_weight: float = field(default=1.0, metadata={"help": "Weight of L_cos, 1 - cosine to the teacher's vector."})
     squared_weight: float = field(
         default=0.0, metadata={"help": "Weight of L_sq, the squared distance from that vector (LEAF's loss)."}
@@ -99,10 +120,37 @@ class EmbeddingSettings(RelationSettings):
         metadata={"help": "Weight of L_att, the loss on attention scores; needs such a depth, and as many heads."},
     )
 
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that can't go with texts of two columns."""
+        if self.teacher_text_column is None:
+            return
+        refuse_layers(self, "with --teacher_text_column student and teacher read different texts")
+        if self.text_unit == "sentence":
+            raise UserError(
+                "a text and what the teacher reads in its place can't be cut into sentences side by side: with "
+                "--teacher_text_column leave out text_unit, or set it to document"
+            )
+
     @property
     def layers_count(self) -> bool:
         """Whether the teacher's layers are asked for, and not its vectors alone."""
         return bool(self.hidden_state_weight or self.attention_score_weight or self.relation_weight)
+
+
+def refuse_layers(settings: EmbeddingSettings, why: str) -> None:
+    """Refuse to compare layers.
+
+    Args:
+        why: they can't be, in words.
+
+    Raises:
+        UserError: if they are asked for.
+    """
+    if settings.layers_count:
+        raise UserError(
+            f"hidden states, attention scores and relations are compared token by token, but {why}: leave out "
+            "--hidden_state_weight, --attention_score_weight and --relation_weight"
+        )
 
 
 def cosine_loss(student: Tensor, teacher: Tensor, num_items: Count = None) -> Tensor:
@@ -172,11 +220,8 @@ class Embedding(nn.Module):
         self.own_tokenizer = tokenizer if tokenizer is not None and reads_otherwise(teacher, tokenizer) else None
         if self.own_tokenizer is None:
             check_vocabulary(student, teacher)
-        elif c.layers_count:
-            raise UserError(
-                "hidden states, attention scores and relations are compared token by token, but this student has a "
-                "tokenizer of its own: leave out --hidden_state_weight, --attention_score_weight and --relation_weight"
-            )
+        else:
+            refuse_layers(c, "this student has a tokenizer of its own")
         if c.layers_count:
             check_heads(student, teacher, c.attention_score_weight)
         self.student = student
@@ -237,7 +282,9 @@ def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch])
         rows = batch.input_ids, batch.attention_mask
         own += module.head.pooled(module.reader(*rows).last, batch.mask).float()
         if module.own_tokenizer is None:
-            goal += teacher.sentence_head.pooled(teacher(*rows).last, batch.mask).float()
+            ids, mask = batch.for_teacher
+            real = torch.ones_like(ids) if mask is None else mask
+            goal += teacher.sentence_head.pooled(teacher(ids, mask).last, real).float()
         else:
             goal += _vectors(teacher, batch).float()
         if len(own) >= _ROWS_OF_START:

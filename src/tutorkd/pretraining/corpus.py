@@ -70,7 +70,8 @@ class CorpusArguments(NamedText):
     def described(self, packed: PackedCorpus, texts: Texts | None = None) -> list[str]:
         """What was loaded, a line for each corpus."""
         apart = texts is not None or self.messages_column is not None
-        noun = f"{texts.unit}s" if texts else "conversations" if apart else "documents"
+        pairs = texts is not None and texts.taught is not None and texts.taught.column is not None
+        noun = "pairs" if pairs else f"{texts.unit}s" if texts else "conversations" if apart else "documents"
         lines = []
         for part in packed.corpora:
             if part.tokens is None:

@@ -14,7 +14,8 @@ from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
 from tutorkd.data.cache import cache_root
 from tutorkd.data.rows import RowsBeside
-from tutorkd.data.texts import Texts
+from tutorkd.data.taught import TAUGHT
+from tutorkd.data.texts import Taught, Texts
 from tutorkd.errors import UserError
 from tutorkd.hub import CLASSIFICATION, load_tokenizer, loading
 from tutorkd.identity import with_contents
@@ -89,6 +90,7 @@ def prepare(options: Distillation) -> Prepared:
         UserError: if model, text or settings can't be used, or not together.
     """
     args, text, texts = options.args, options.text, None
+    lines: list[str] = []
     teacher: Teacher | None = None
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
     beside = text.beside
@@ -98,12 +100,13 @@ def prepare(options: Distillation) -> Prepared:
         tokenizer = own_tokenizer(options, teacher) or teacher.tokenizer
         texts = Texts(options.settings.text_unit, teacher.prompt(options.settings.prompt_name))
         rows = partial(with_vectors, options, teacher)
-        if tokenizer is not teacher.tokenizer:
-            rows = partial(with_teacher_rows, options, teacher, texts)
-            beside = {"teacher_ids": teacher.tokenizer.all_special_ids[:1] * 2}
+        if (taught := what_teacher_reads(options, teacher, tokenizer)) is not None:
+            texts = texts._replace(taught=taught)
+            beside = {TAUGHT: teacher.tokenizer.all_special_ids[:1] * 2}
+            lines.append(told_reading(options, taught, tokenizer))
     else:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
-    lines = text.check(tokenizer, options.objective, texts)
+    lines += text.check(tokenizer, options.objective, texts)
     pair = load_pair(options, tokenizer, teacher)
     for part in pair.teacher.parts:
         check_positions(part.body, "teacher", text.max_length)
@@ -128,8 +131,7 @@ def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrained
     """The tokenizer of a student that doesn't read as its teacher does; None of one that does.
 
     Raises:
-        UserError: if it can't make batches, a first stage needs the teacher's, or the text is streamed, which two
-            tokenizers can't read side by side.
+        UserError: if it can't make batches, or a first stage needs the teacher's.
     """
     args = options.args
     if args.student in PRESETS:
@@ -137,11 +139,6 @@ def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrained
     own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
     if own is None or not reads_otherwise(teacher, own):
         return None
-    if options.text.streaming:
-        raise UserError(
-            f"the student {args.student} has a tokenizer of its own, so the text must be read by both before training: "
-            "leave out --streaming"
-        )
     if options.first is not None and options.first.objective is not EMBEDDING:
         raise UserError(
             f"the student {args.student} has a tokenizer of its own, so a first stage by {options.first.args.method}, "
@@ -156,6 +153,32 @@ def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrained
     return load_tokenizer(args.student, "student", args.trust_remote_code, CLASSIFICATION)
 
 
+def what_teacher_reads(
+    options: Distillation, teacher: SentenceTeacher, tokenizer: PreTrainedTokenizerBase
+) -> Taught | None:
+    """What the teacher reads where that isn't what the student does, having another tokenizer or another text; else
+    None.
+
+    Args:
+        tokenizer: the student's.
+    """
+    column = options.settings.teacher_text_column
+    if column == options.text.text_column:
+        column = None
+    if column is None and tokenizer is teacher.tokenizer:
+        return None
+    return Taught(teacher.tokenizer, column, options.settings.learn_both)
+
+
+def told_reading(options: Distillation, taught: Taught, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Which texts student and teacher read where these aren't the same tokens, in a line."""
+    own = "" if tokenizer is taught.tokenizer else "; the student has a tokenizer of its own"
+    if taught.column is None:
+        return f"text     both read the same texts{own}"
+    students = [options.text.text_column, *[taught.column] * taught.both]
+    return f"text     the student reads {' and '.join(map(repr, students))}, the teacher {taught.column!r}{own}"
+
+
 def estimated_seconds(options: Distillation) -> float:
     """What the steps of a run will take on this machine, from timing one; what reads the text isn't counted.
 
@@ -165,25 +188,6 @@ def estimated_seconds(options: Distillation) -> float:
     prepared = prepare(options)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
-
-
-def with_teacher_rows(
-    options: Distillation, teacher: SentenceTeacher, texts: Texts, corpus: PackedCorpus
-) -> tuple[Any, Any]:
-    """The rows of a student with its own tokenizer, each with what the teacher reads of its text, or the teacher's
-    vector.
-
-    Raises:
-        UserError: as ``prepare_corpus``, for the teacher's tokenizer, and if vectors can't be written.
-    """
-    print("text     the student has a tokenizer of its own; the same texts are read with the teacher's")
-    taught = options.text.load(teacher.tokenizer, EMBEDDING, texts)
-    vectors = teachers_vectors(options, teacher, taught)
-    train, heldout = (
-        RowsBeside(rows, "teacher_ids", of_teacher["input_ids"])
-        for rows, of_teacher in ((corpus.train, taught.train), (corpus.heldout, taught.heldout))
-    )
-    return (train if vectors is None else RowsBeside(corpus.train, "vector", vectors)), heldout
 
 
 def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> tuple[Any, Any]:

@@ -50,7 +50,13 @@ COMBINATIONS: dict[str, list[dict[str, Any]]] = {
     "causal kd": [{}, {"divergence": "js"}, {"on_policy_share": 1.0}],
     "embedding": [{}, {"relation_weight": 1.0}],
 }
-OF_TEXT = {"text_unit", "prompt_name", "teacher_text_column", "learn_both"}  # which make the rows that a step reads
+OF_TEXT = {
+    "text_unit",
+    "prompt_name",
+    "teacher_text_column",
+    "learn_both",
+    "teacher_top_k",
+}  # which make the rows that a step reads
 
 
 METHODS_BY_NAME: dict[str, Method] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutorkd.divergence import divergence
+from tutorkd.divergence import divergence, top_and_rest
 
 KINDS = ["forward-kl", "reverse-kl", "js", "skew-kl"]
 
@@ -106,3 +106,53 @@ def test_autocast_rounds_nothing(kind):
     plain, _ = divergence(student, teacher, kind)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(divergence(student, teacher, kind)[0], plain)
+
+
+def _outcomes(logits: Tensor, ids: Tensor) -> Tensor:
+    """Probabilities of the tokens, and 1 minus their sum, in float64."""
+    chosen = logits.double().softmax(-1).gather(-1, ids)
+    return torch.cat([chosen, 1 - chosen.sum(-1, keepdim=True)], -1)
+
+
+def test_likely_tokens_and_the_rest_are_outcomes_of_their_probabilities():
+    student, teacher = _logits()
+    ids = teacher.topk(4).indices
+    torch.testing.assert_close(top_and_rest(student, ids).exp(), _outcomes(student, ids).float())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_divergence_of_likely_tokens_and_the_rest_is_that_of_these_outcomes_in_float64(kind):
+    student, teacher = _logits()
+    ids, weights = teacher.topk(4).indices, torch.linspace(-1, 2, len(student))
+    student.requires_grad_()
+    values, _ = divergence(top_and_rest(student, ids), top_and_rest(teacher, ids), kind)
+    (values * weights).sum().backward()
+
+    plain = student.detach().double().requires_grad_()
+    expected = _plain(_outcomes(plain, ids).log(), _outcomes(teacher, ids).log(), kind, 0.1)
+    (expected * weights.double()).sum().backward()
+    torch.testing.assert_close(values, expected.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(student.grad, plain.grad.float(), rtol=1e-4, atol=1e-6)
+    assert (values <= divergence(student, teacher, kind)[0] + 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_tokens_but_one_as_outcomes_give_the_divergence_over_the_vocabulary(kind):
+    student, teacher = _logits(vocabulary=7)
+    copies = [student.clone().requires_grad_() for _ in range(2)]
+    ids = teacher.topk(6).indices
+    few, _ = divergence(top_and_rest(copies[0], ids), top_and_rest(teacher, ids), kind)
+    whole, _ = divergence(copies[1], teacher, kind)
+    for each in (few, whole):
+        each.sum().backward()
+    torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(copies[0].grad, copies[1].grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rest_that_underflows_is_finite_and_has_finite_gradients(dtype):
+    student = torch.tensor([[300.0, 299.0, -300.0, 0.0]], dtype=dtype, requires_grad=True)
+    found = top_and_rest(student, torch.tensor([[0, 1]]))
+    assert float(found[0, 2]) == pytest.approx(-87.3, abs=0.1)
+    divergence(found, torch.tensor([[0.5, 0.25, 0.25]]).log(), "forward-kl")[0].sum().backward()
+    assert student.grad.isfinite().all()

@@ -14,7 +14,7 @@ from tutorkd import teacher_vectors
 from tutorkd.data.rows import DrawnRows, RowsBeside
 from tutorkd.errors import UserError
 from tutorkd.sentence_teacher import load_sentence_teacher
-from tutorkd.teacher_vectors import kept_vectors, vector_bytes
+from tutorkd.teacher_vectors import VECTORS, kept_vectors, vector_bytes
 
 TEXTS = [text[: 3 + 5 * i] for i, text in enumerate(tiny.documents(20))]
 RUN = [
@@ -40,9 +40,9 @@ def test_vectors_are_the_teacher_s_in_the_order_of_the_rows(folder, rows, tmp_pa
     teacher = load_sentence_teacher(str(folder))
     kept = kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu"))
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
-    assert kept.vectors.dtype == np.float16
-    assert kept.vectors.nbytes == vector_bytes(teacher, len(TEXTS))
-    np.testing.assert_allclose(kept.vectors, expected, atol=1e-3)
+    assert kept.arrays[VECTORS].dtype == np.float16
+    assert kept.arrays[VECTORS].nbytes == vector_bytes(teacher, len(TEXTS))
+    np.testing.assert_allclose(kept.arrays[VECTORS], expected, atol=1e-3)
     assert not kept.reused
     assert kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu")).reused
 
@@ -74,7 +74,7 @@ def test_what_a_killed_run_computed_is_not_computed_again(folder, rows, tmp_path
     assert not (tmp_path / "kept").exists()
     kept = kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu"))
     assert [each for each in seen if each] == [rows[start]["input_ids"] for start in (0, 5, 10, 15)]
-    np.testing.assert_allclose(kept.vectors, plain(teacher, rows, torch.device("cpu")), atol=1e-3)
+    np.testing.assert_allclose(kept.arrays[VECTORS], plain(teacher, rows, torch.device("cpu")), atol=1e-3)
 
 
 def test_each_row_comes_with_its_vector(rows):
@@ -95,7 +95,7 @@ def test_a_run_of_whole_passes_keeps_vectors_and_learns_as_one_that_does_not(fol
     complete(*command, "--num_train_epochs", "2", "--output_dir", str(tmp_path / "again"))
     assert "computed before in" in capsys.readouterr().out
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"))
-    monkeypatch.setattr("tutorkd.pretraining.distillation.MOST_BYTES", 0)
+    monkeypatch.setattr("tutorkd.pretraining.asked_before.MOST_BYTES", 0)
     complete(*command, "--num_train_epochs", "2", "--output_dir", str(tmp_path / "asked"))
     assert "vectors  the teacher's vectors are computed as the rows are read" in capsys.readouterr().out
     kept, asked = (weights(tmp_path / name) for name in ("kept", "asked"))

@@ -41,6 +41,10 @@ class Batch(NamedTuple):
     # (P,), flat indices of the answers in rows that are conversations, rising, which alone a causal model is asked
     # about; None of text.
     answers: Tensor | None = None
+    # (P, K) and (P, K + 1) at the positions that a causal model is asked about, where the rows say what the teacher
+    # finds likeliest there (``tutorkd.likeliest``).
+    likeliest_ids: Tensor | None = None
+    likeliest_log_probabilities: Tensor | None = None
 
     @classmethod
     def counted(

@@ -14,6 +14,7 @@ from tutorkd.batch import Batch
 from tutorkd.compilation import LEAST_STEPS, compiles, plain
 from tutorkd.config import PretrainingConfig
 from tutorkd.data.taught import TAUGHT
+from tutorkd.likeliest import fabricated
 from tutorkd.objective import CAUSAL
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import stored
@@ -168,6 +169,8 @@ def _row(collator: Any, max_length: int, draw: int, seed: int = 0) -> dict[str, 
     row = {"input_ids": generator.choice(collator.ordinary_ids, max_length), "draw": draw}
     if taught := getattr(collator, "taught", None):
         row[TAUGHT] = generator.choice(taught.ordinary_ids, max_length)
+    if k := getattr(collator, "likeliest", 0):
+        row |= fabricated(max_length - 1, k)
     return row
 
 
@@ -217,7 +220,7 @@ def share_of_rate(device: torch.device, compiled: bool) -> float:
 
 
 def _parameters(trainer: PackedRowsTrainer) -> list[nn.Parameter]:
-    parts = [trainer.model, *trainer._forward_arguments().values()]
+    parts = [trainer.model, *filter(None, trainer._forward_arguments().values())]
     return list({id(p): p for part in parts for p in part.parameters()}.values())
 
 

@@ -59,6 +59,7 @@ class PackedRowsTrainer(SavingTrainer):
         figures: what is shown of the log, in its order, beside the loss.
         objective: what the rows are read for; by default what ``model`` is for.
         spacing: of a causal model, the share of the tokens that a tutor replaces, and how many lie between two.
+        likeliest: of a causal model, how many of its teacher's likeliest tokens rows have beside them.
         taught: of an embedding model whose teacher has another tokenizer, what collates the teacher's rows.
 
     Raises:
@@ -81,6 +82,7 @@ class PackedRowsTrainer(SavingTrainer):
         figures: Sequence[Figure],
         objective: Objective | None = None,
         spacing: tuple[float, int] = (0.0, 0),
+        likeliest: int = 0,
         taught: TextCollator | None = None,
         **kwargs: Any,
     ):
@@ -101,7 +103,7 @@ class PackedRowsTrainer(SavingTrainer):
         of_rows = self.data_seed, model.config.vocab_size
         self.masking: MaskingCollator | SpacedCollator | TextCollator
         if self.objective is CAUSAL:
-            self.masking = SpacedCollator(processing_class, *spacing, *of_rows)
+            self.masking = SpacedCollator(processing_class, *spacing, *of_rows, likeliest)
         elif self.objective is EMBEDDING:
             self.masking = TextCollator(processing_class, model.config.vocab_size, taught)
         else:

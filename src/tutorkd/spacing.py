@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.batch import Batch
 from tutorkd.data.chats import ANSWERED
 from tutorkd.errors import UserError
+from tutorkd.likeliest import of_rows
 from tutorkd.row_ids import id_of, padded, special_and_ordinary_ids
 
 NOT_LEARNED = -100  # transformers' label of a token that isn't
@@ -27,13 +28,22 @@ class SpacedCollator:
     Args:
         share: of the tokens of a row that are chosen, as nearly as may be; 0 chooses none.
         window: tokens that must lie between two positions, 0 or more.
+        likeliest: K of the teacher's likeliest tokens, which rows then have beside them; none by default.
 
     Attributes:
         full: rows of a batch that is to have one shape; by default none is.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, share: float, window: int, seed: int, vocab_size: int):
-        self.share, self.window, self.seed = share, window, seed
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        share: float,
+        window: int,
+        seed: int,
+        vocab_size: int,
+        likeliest: int = 0,
+    ):
+        self.share, self.window, self.seed, self.likeliest = share, window, seed, likeliest
         self.full: int | None = None
         self.vocab_size = vocab_size
         self.pad_id = id_of(tokenizer, "pad_token", "eos_token")  # is masked, and never read
@@ -52,7 +62,7 @@ class SpacedCollator:
             fillers += missing
         whole = bool(real.all())
         ids = torch.from_numpy(input_ids)
-        return Batch.counted(
+        batch = Batch.counted(
             ids,
             ids,
             torch.from_numpy(np.concatenate(positions)),
@@ -61,6 +71,12 @@ class SpacedCollator:
             torch.full((fillers,), shape[1] - 1) if whole and len(rows) == self.full else None,
             None if asked is None else torch.from_numpy(np.flatnonzero(asked)),
         )
+        if not self.likeliest:
+            return batch
+        if asked is None:
+            asked = np.broadcast_to(np.arange(shape[1]) > 0, shape)
+        known = of_rows(rows, asked, self.likeliest)
+        return batch._replace(likeliest_ids=known.ids, likeliest_log_probabilities=known.log_probabilities)
 
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch has the shape that batches are filled up to."""

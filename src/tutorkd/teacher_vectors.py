@@ -1,34 +1,24 @@
-"""A teacher's vectors of all rows of a corpus, computed once and from then on mapped from the disk."""
+"""An embedding teacher's vectors of all rows of a corpus, computed once."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from datasets.utils import tqdm
 
-from tutorkd.data.cache import build_once, cache_key, kept
 from tutorkd.data.taught import TAUGHT
-from tutorkd.files import flush
+from tutorkd.kept_outputs import Kept, Output, folder_of_outputs, kept_outputs
 from tutorkd.padding import TextCollator
 from tutorkd.sentence_teacher import SentenceTeacher
 
+VECTORS = "vectors"  # the array that is kept, (rows, D) float16
 MOST_BYTES = 8 << 30  # of vectors; of more rows they are computed whenever these are read
 _FORMAT = 1  # raise it when the same rows come to have other vectors
-_FILE = "vectors.npy"
 _NUMBERS = np.dtype(np.float16)  # of vectors of length 1 it changes a cosine in the seventh place
-_ROWS_PER_BLOCK = 1 << 14  # whose vectors a killed process loses
+_ROWS_PER_BLOCK = 1 << 14
 _ROWS_PER_BATCH = 64
-
-
-class KeptVectors(NamedTuple):
-    """Vectors on disk."""
-
-    vectors: np.ndarray  # (rows, D) float16, mapped
-    folder: Path
-    reused: bool
 
 
 def vector_bytes(teacher: SentenceTeacher, rows: int) -> int:
@@ -37,46 +27,26 @@ def vector_bytes(teacher: SentenceTeacher, rows: int) -> int:
 
 
 def folder_of_vectors(identity: Mapping[str, Any], cache: Path) -> Path:
-    """Where vectors are kept.
-
-    Args:
-        identity: what they depend on, JSON-able: the teacher's content and number format, and the rows'.
-    """
-    return cache / cache_key({"vectors": _FORMAT}, dict(identity))
+    """Where vectors are kept, as ``folder_of_outputs``."""
+    return folder_of_outputs(VECTORS, _FORMAT, identity, cache)
 
 
-def kept_vectors(teacher: SentenceTeacher, rows: Dataset, folder: Path, device: torch.device) -> KeptVectors:
-    """The teacher's vectors of rows, from a folder if they are there; what a killed run computed is gone on from.
+def kept_vectors(teacher: SentenceTeacher, rows: Dataset, folder: Path, device: torch.device) -> Kept:
+    """The teacher's vectors of rows, from a folder if they are there.
 
     Args:
         device: where the teacher is to compute them.
 
     Raises:
-        UserError: the folder can't be written, or what is in it is damaged.
+        UserError: as ``kept_outputs``.
     """
 
-    def build(new: Path, scratch: Path) -> None:
-        for partial in scratch.glob(".*"):  # of a process that was killed
-            partial.unlink()
-        teacher.to(device)
-        starts = range(0, len(rows), _ROWS_PER_BLOCK)
-        target = np.lib.format.open_memmap(new / _FILE, "w+", _NUMBERS, (len(rows), teacher.vector_size))
-        with tqdm(total=len(rows), desc="Teacher's vectors", unit=" rows") as bar:
-            for start in starts:
-                block = rows.select(range(start, min(start + _ROWS_PER_BLOCK, len(rows))))
-                file = scratch / f"{start}.npy"
-                if not file.exists():
-                    partial = scratch / f".{start}.npy"
-                    np.save(partial, _vectors(teacher, block, device))
-                    flush(partial)
-                    partial.rename(file)
-                target[start : start + len(block)] = np.load(file)
-                bar.update(len(block))
-        target.flush()
+    def compute(block: Dataset) -> list[np.ndarray]:
+        return [_vectors(teacher.to(device), block, device)]
 
-    reused = build_once(folder, build)
-    with kept(folder):
-        return KeptVectors(np.load(folder / _FILE, mmap_mode="r"), folder, reused)
+    outputs = {VECTORS: Output(_NUMBERS, teacher.vector_size)}
+    counts = np.ones(len(rows), np.int64)
+    return kept_outputs(rows, counts, outputs, compute, folder, _ROWS_PER_BLOCK, "Teacher's vectors")
 
 
 def _vectors(teacher: SentenceTeacher, rows: Dataset, device: torch.device) -> np.ndarray:

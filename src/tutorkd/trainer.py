@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tutorkd import probe
+from tutorkd import likeliest, probe
 from tutorkd.arguments import check_trainable
 from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
@@ -94,6 +94,7 @@ class DistillationTrainer(PackedRowsTrainer):
         train_dataset, eval_dataset, processing_class: as for ``PackedRowsTrainer``; the tokenizer is the teacher's, but
             the student of an embedding model may have its own. Its rows then need a column ``vector``, the teacher's
             vector of the text, or ``teacher_ids``, the ids that the teacher reads. These may also be of another text.
+            With ``teacher_top_k`` rows have been through ``tutorkd.teacher_likeliest.with_likeliest``.
         method: a name in one of these tables; by default Tutor-KD if ``args`` is a ``TutorKDConfig``, else MiniLM v2
             for an encoder, KD for a decoder, and "embedding" for an embedding model.
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
@@ -156,6 +157,8 @@ class DistillationTrainer(PackedRowsTrainer):
             )
         named = isinstance(teacher_model, str)
         own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
+        if k := self.method.likeliest(self.settings):
+            _check_likeliest(k, train_dataset, eval_dataset)
         taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)
         for part in () if own_tokenizer else teacher.parts:
             check_tokenizer(
@@ -187,15 +190,17 @@ class DistillationTrainer(PackedRowsTrainer):
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
             objective=teacher.objective,
             spacing=self.method.spacing(self.settings),
+            likeliest=self.method.likeliest(self.settings),
             taught=taught,
             **kwargs,
         )
         for part in () if own_tokenizer else teacher.parts:
             self._check_rows(part.body, "teacher")
         self.teacher = teacher
-        if args.teacher_dtype == "int8" and not teacher.quantised:
-            self._quantise_teacher()
-        self.teacher.to(args.device)
+        if self._asks_teacher:
+            if args.teacher_dtype == "int8" and not teacher.quantised:
+                self._quantise_teacher()
+            self.teacher.to(args.device)
         self._probe_generator = torch.Generator(args.device)
         self.method.start(module, self.teacher, self._first_batches())
 
@@ -228,8 +233,13 @@ class DistillationTrainer(PackedRowsTrainer):
             batches = map(self._prepare_inputs, self.get_eval_dataloader())
             return probe.accuracy(teacher, batches, self.accelerator.gather_for_metrics)
 
+    @property
+    def _asks_teacher(self) -> bool:
+        """Whether a step needs the teacher, and the rows don't know what it would say."""
+        return not self.method.likeliest(self.settings)
+
     def _forward_arguments(self) -> dict[str, Any]:
-        return {"teacher": self.teacher}
+        return {"teacher": self.teacher if self._asks_teacher else None}
 
     def _gradient_parts(self) -> list[GradientPart]:
         """What the method clips apart, behind the rest, which is the student's."""
@@ -246,7 +256,7 @@ class DistillationTrainer(PackedRowsTrainer):
 
     def _look(self, module, batch):
         assert self.held_out is not None
-        return self.held_out.look(module, batch, self.teacher, self._probe_generator)
+        return self.held_out.look(module, batch, self._forward_arguments()["teacher"], self._probe_generator)
 
     def _save_model(self, folder: Path) -> None:
         self.method.write(self.accelerator.unwrap_model(self.model), self.saved_model, self.teacher, folder)
@@ -301,6 +311,21 @@ def _objective(method: str, teacher: Any) -> Objective | None:
         return EMBEDDING if is_sentence_encoder(teacher, "teacher") else None
     # Told by name, since the package is large and optional.
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
+
+
+def _check_likeliest(k: int, *datasets: Any) -> None:
+    """Refuse rows that don't know the teacher's k likeliest tokens.
+
+    Raises:
+        UserError: naming what adds them.
+    """
+    for rows in datasets:
+        if rows is not None and not {likeliest.IDS, likeliest.LOG_PROBABILITIES} <= column_names(rows):
+            raise UserError(
+                f"with teacher_top_k {k} each row needs the teacher's likeliest tokens, columns {likeliest.IDS} and "
+                f"{likeliest.LOG_PROBABILITIES}: tutorkd distill adds them, and so does "
+                "tutorkd.teacher_likeliest.with_likeliest"
+            )
 
 
 def _taught(teacher: Teacher, settings: Any, own_tokenizer: bool, *datasets: Any) -> TextCollator | None:

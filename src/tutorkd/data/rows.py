@@ -136,11 +136,11 @@ class RowsBeside(Dataset):
         UserError: if there are more values than rows, or fewer.
     """
 
-    def __init__(self, rows: datasets.Dataset, name: str, values: Any):
+    def __init__(self, rows: "datasets.Dataset | RowsBeside", name: str, values: Any):
         if len(values) != len(rows):
             raise UserError(f"there are {len(rows):,} rows, but {len(values):,} values of {name} beside them")
         self.rows, self.name, self.values = rows, name, values
-        self.column_names = [*rows.column_names, name]
+        self.column_names: list[str] = [*rows.column_names, name]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -155,7 +155,7 @@ class RowsBeside(Dataset):
 
 def row_lengths(rows: Any) -> np.ndarray:
     """Tokens of each row, (rows,)."""
-    if isinstance(rows, RowsBeside):
+    while isinstance(rows, RowsBeside):
         rows = rows.rows
     if not isinstance(rows, datasets.Dataset):
         return np.array([len(rows[index]["input_ids"]) for index in range(len(rows))])

@@ -51,6 +51,8 @@ class Method(NamedTuple):
     # Of module and batch, before a step: the batch that is learned from; by default the text.
     own_text: Callable[[Any, Batch], Batch] = lambda module, batch: batch
     share_written: Callable[[Any], float] = lambda settings: 0.0  # of the settings: of rows, how many that replaces
+    # Of the settings, for causal models: how many of the teacher's likeliest tokens rows have beside them.
+    likeliest: Callable[[Any], int] = lambda settings: 0
     # Of the settings, for causal models: the share of the tokens that a tutor replaces, and how many lie between two.
     spacing: Callable[[Any], tuple[float, int]] = lambda settings: (0.0, 0)
     # Of module, teacher and batches of the text, which needn't be read: before the first step.
@@ -143,6 +145,7 @@ CAUSAL_METHODS: dict[str, Method] = {
         held_out=_judged,
         own_text=causal_kd.own_text,
         share_written=lambda settings: settings.on_policy_share,
+        likeliest=lambda settings: settings.teacher_top_k,
     ),
     "distilbert": Method(
         "DistilBERT",

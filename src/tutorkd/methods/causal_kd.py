@@ -2,6 +2,8 @@
 
     L = mean over positions s of D(p_T(. | y_<s), q_S(. | y_<s))
 
+Where the teacher was asked before, D compares its K likeliest tokens and all others together (``tutorkd.divergence``).
+
 D is one of the divergences of ``tutorkd.divergence``. The rows y are the text (word-level KD) or, in a share of them,
 what the student goes on to write from the first half of the row, or its own last answer in a conversation, as
 on-policy GKD has it: it is then corrected where its own text leads it.
@@ -23,7 +25,7 @@ from tutorkd.continuation import DRAWN, continued, ends_of, up_to_end
 from tutorkd.divergence import Divergence
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
-from tutorkd.methods.next_token import DIVERGENCE, DIVERGENCE_HELP, Asked, DivergenceSettings, compare
+from tutorkd.methods.next_token import DIVERGENCE, DIVERGENCE_HELP, Asked, DivergenceSettings, Taught, compare
 from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
@@ -54,6 +56,13 @@ class CausalKDSettings(DivergenceSettings):
     student_head: ClassVar[Objective | None] = CAUSAL
 
     divergence: Divergence = field(default="forward-kl", metadata=DIVERGENCE_HELP)
+    teacher_top_k: int = field(
+        default=0,
+        metadata={
+            "help": "Ask the teacher once, before training, and keep its K likeliest tokens of each position on disk; "
+            "0: ask it at each step, and compare the whole vocabulary."
+        },
+    )
     on_policy_share: float = field(
         default=0.0,
         metadata={
@@ -82,18 +91,26 @@ class CausalKD(nn.Module):
         check_divergence(settings)
         if not 0 <= settings.on_policy_share <= 1:
             raise UserError(f"--on_policy_share must be from 0 to 1, not {settings.on_policy_share:g}")
+        common = min(student.config.vocab_size, teacher.config.vocab_size)
+        if not 0 <= settings.teacher_top_k < common:
+            raise UserError(f"--teacher_top_k must be from 0 to {common - 1}, not {settings.teacher_top_k}")
+        if settings.teacher_top_k and settings.on_policy_share:
+            raise UserError(
+                "the teacher has to read what the student writes, so it can't be asked before training: leave out "
+                "--teacher_top_k or --on_policy_share"
+            )
         self.student = student
         self.reader = Reader(student)
         self.args = settings
         # Spare ids that the teacher lacks, which the student mustn't write where the teacher reads it.
         self.unknown_ids = list(range(teacher.config.vocab_size, student.config.vocab_size))
 
-    def forward(self, batch: Batch, teacher: Teacher) -> StepOutput:
-        """One step on rows X."""
-        rows, asked = (batch.input_ids, batch.attention_mask), Asked.of(batch, batch.input_ids)
-        taught = teacher(*rows, positions=asked.positions)
-        learned = self.reader(*rows, Ask(logits=False), asked.positions)
-        divergences, _ = compare(self.reader, learned.features, taught.logits, self.args)
+    def forward(self, batch: Batch, teacher: Teacher | None) -> StepOutput:
+        """One step on rows X; a teacher isn't needed where the rows know its likeliest tokens."""
+        asked = Asked.of(batch, batch.input_ids)
+        taught = Taught.of(batch, asked, teacher)
+        learned = self.reader(batch.input_ids, batch.attention_mask, Ask(logits=False), asked.positions)
+        divergences, _ = compare(self.reader, learned.features, taught, self.args)
         loss = mean_over((divergences * asked.weights).sum(), asked.weights.sum(), batch.counts.predicted)
         return StepOutput(loss, {DIVERGENCE.name: loss.detach()})
 

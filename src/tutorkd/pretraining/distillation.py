@@ -5,35 +5,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from datasets import IterableDataset
 from transformers import AutoModel, IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
-from tutorkd.data.cache import cache_root
-from tutorkd.data.rows import RowsBeside
 from tutorkd.data.taught import TAUGHT
-from tutorkd.data.texts import Taught, Texts
+from tutorkd.data.texts import Texts
 from tutorkd.errors import UserError
-from tutorkd.hub import CLASSIFICATION, load_tokenizer, loading
-from tutorkd.identity import with_contents
+from tutorkd.hub import load_tokenizer, loading
+from tutorkd.likeliest import fabricated
 from tutorkd.methods import choose_method
 from tutorkd.methods.embedding import reads_otherwise
-from tutorkd.methods.pair import check_tokenizer, tokenizer_beside
+from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.positions import check_positions
+from tutorkd.pretraining.asked_before import check_likeliest, likeliest_rows, with_vectors
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
+from tutorkd.pretraining.teacher_text import own_tokenizer, told_reading, what_teacher_reads
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.students import PRESETS, sizes_of, started_student
 from tutorkd.teacher import Teacher
-from tutorkd.teacher_vectors import MOST_BYTES, folder_of_vectors, kept_vectors, vector_bytes
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
 
 
@@ -113,6 +110,10 @@ def prepare(options: Distillation) -> Prepared:
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
     method = choose_method(args.method, options.objective)
+    if k := method.likeliest(options.settings):
+        check_likeliest(options, pair.teacher)
+        rows = partial(likeliest_rows, options, pair.teacher, pair.student.config.vocab_size, tokenizer)
+        beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
     module = build_module(method, pair.student, pair.teacher, options.settings, tokenizer)
     return Prepared(
         tokenizer,
@@ -127,58 +128,6 @@ def prepare(options: Distillation) -> Prepared:
     )
 
 
-def own_tokenizer(options: Distillation, teacher: SentenceTeacher) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a student that doesn't read as its teacher does; None of one that does.
-
-    Raises:
-        UserError: if it can't make batches, or a first stage needs the teacher's.
-    """
-    args = options.args
-    if args.student in PRESETS:
-        return None
-    own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
-    if own is None or not reads_otherwise(teacher, own):
-        return None
-    if options.first is not None and options.first.objective is not EMBEDDING:
-        raise UserError(
-            f"the student {args.student} has a tokenizer of its own, so a first stage by {options.first.args.method}, "
-            f"which compares token by token, can't make it: take --method {args.method} without this recipe, which has "
-            "a single stage"
-        )
-    if args.student_init == "teacher":
-        raise UserError(
-            f"the student {args.student} has a tokenizer of its own, so the teacher's embeddings say nothing about its "
-            "tokens: leave out --student_init teacher"
-        )
-    return load_tokenizer(args.student, "student", args.trust_remote_code, CLASSIFICATION)
-
-
-def what_teacher_reads(
-    options: Distillation, teacher: SentenceTeacher, tokenizer: PreTrainedTokenizerBase
-) -> Taught | None:
-    """What the teacher reads where that isn't what the student does, having another tokenizer or another text; else
-    None.
-
-    Args:
-        tokenizer: the student's.
-    """
-    column = options.settings.teacher_text_column
-    if column == options.text.text_column:
-        column = None
-    if column is None and tokenizer is teacher.tokenizer:
-        return None
-    return Taught(teacher.tokenizer, column, options.settings.learn_both)
-
-
-def told_reading(options: Distillation, taught: Taught, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Which texts student and teacher read where these aren't the same tokens, in a line."""
-    own = "" if tokenizer is taught.tokenizer else "; the student has a tokenizer of its own"
-    if taught.column is None:
-        return f"text     both read the same texts{own}"
-    students = [options.text.text_column, *[taught.column] * taught.both]
-    return f"text     the student reads {' and '.join(map(repr, students))}, the teacher {taught.column!r}{own}"
-
-
 def estimated_seconds(options: Distillation) -> float:
     """What the steps of a run will take on this machine, from timing one; what reads the text isn't counted.
 
@@ -188,42 +137,6 @@ def estimated_seconds(options: Distillation) -> float:
     prepared = prepare(options)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
-
-
-def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> tuple[Any, Any]:
-    """The rows of a corpus with the teacher's vectors, where it pays to keep these.
-
-    Raises:
-        UserError: if they can't be written.
-    """
-    rows = corpus.train
-    if isinstance(rows, IterableDataset) or options.settings.layers_count:
-        return rows, corpus.heldout
-    vectors = teachers_vectors(options, teacher, corpus)
-    return (rows if vectors is None else RowsBeside(rows, "vector", vectors)), corpus.heldout
-
-
-def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> np.ndarray | None:
-    """The teacher's vectors of the rows of a corpus, where it pays to keep them; says whether they are kept.
-
-    They are where each row is read once or more, and the disk holds them easily.
-
-    Raises:
-        UserError: if they can't be written.
-    """
-    config, rows = options.config, corpus.train
-    size = vector_bytes(teacher, len(rows))
-    read = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
-    content = with_contents({"teacher": options.args.teacher})
-    identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
-    folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
-    if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
-        print("vectors  the teacher's vectors are computed as the rows are read")
-        return None
-    kept = kept_vectors(teacher, rows, folder, config.device)
-    known = "computed before" if kept.reused else "computed once and kept"
-    print(f"vectors  {len(rows):,} of the teacher, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
-    return kept.vectors
 
 
 class Pair(NamedTuple):

@@ -12,7 +12,6 @@ from tutorkd.objective import EMBEDDING
 from tutorkd.packed_rows import PackedRowsTrainer
 from tutorkd.quantization import quantised_bytes
 from tutorkd.sharding import gathered_bytes, weight_bytes
-from tutorkd.trainer import DistillationTrainer
 
 
 class Setting(NamedTuple):
@@ -26,9 +25,9 @@ class Setting(NamedTuple):
 def settings(trainer: PackedRowsTrainer, cost: StepCost) -> list[Setting]:
     """The run as it is and, if it has a teacher, with that held otherwise; in the order in which they are tried."""
     ways = [Setting("as it is", "as it is", cost.peak_bytes)]
-    if not isinstance(trainer, DistillationTrainer):
+    teacher, processes = trainer._forward_arguments().get("teacher"), trainer.args.world_size
+    if teacher is None:
         return ways
-    teacher, processes = trainer.teacher, trainer.args.world_size
     models = [part.model for part in teacher.parts]
     whole, rounded, gathered = (sum(map(size, models)) for size in (weight_bytes, quantised_bytes, gathered_bytes))
     sharded = whole // processes + gathered

@@ -1,0 +1,137 @@
+"""What a teacher is asked about a text before training, so that no step has to ask it."""
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import IterableDataset
+from transformers import IntervalStrategy, PreTrainedTokenizerBase
+
+from tutorkd.data import PackedCorpus
+from tutorkd.data.cache import cache_root
+from tutorkd.data.rows import RowsBeside
+from tutorkd.errors import UserError
+from tutorkd.identity import with_contents
+from tutorkd.kept_outputs import folder_of_outputs
+from tutorkd.pretraining.distill_arguments import Distillation
+from tutorkd.pretraining.memory import device_bytes
+from tutorkd.sentence_teacher import SentenceTeacher
+from tutorkd.sharding import weight_bytes
+from tutorkd.teacher import Teacher
+from tutorkd.teacher_likeliest import FORMAT, counts_of, likeliest_bytes, with_likeliest
+from tutorkd.teacher_vectors import MOST_BYTES, VECTORS, folder_of_vectors, kept_vectors, vector_bytes
+
+_SHARE_FOR_TEACHER = 0.7  # of a device's memory; a larger teacher runs layer by layer from the machine's
+
+
+def with_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> tuple[Any, Any]:
+    """The rows of a corpus with the teacher's vectors, where it pays to keep these.
+
+    Raises:
+        UserError: if they can't be written.
+    """
+    rows = corpus.train
+    if isinstance(rows, IterableDataset) or options.settings.layers_count:
+        return rows, corpus.heldout
+    vectors = teachers_vectors(options, teacher, corpus)
+    return (rows if vectors is None else RowsBeside(rows, "vector", vectors)), corpus.heldout
+
+
+def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: PackedCorpus) -> np.ndarray | None:
+    """The teacher's vectors of the rows of a corpus, where it pays to keep them; says whether they are kept.
+
+    They are where each row is read once or more, and the disk holds them easily.
+
+    Raises:
+        UserError: if they can't be written.
+    """
+    config, rows = options.config, corpus.train
+    size = vector_bytes(teacher, len(rows))
+    read = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    content = with_contents({"teacher": options.args.teacher})
+    identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
+    folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
+    if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
+        print("vectors  the teacher's vectors are computed as the rows are read")
+        return None
+    kept = kept_vectors(teacher, rows, folder, config.device)
+    known = "computed before" if kept.reused else "computed once and kept"
+    print(f"vectors  {len(rows):,} of the teacher, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
+    return kept.arrays[VECTORS]
+
+
+def check_likeliest(options: Distillation, teacher: Teacher) -> None:
+    """Refuse runs whose teacher can't be asked before training.
+
+    Raises:
+        UserError: if the text is streamed, or the teacher sharded.
+    """
+    if options.text.streaming:
+        raise UserError("--teacher_top_k asks the teacher about all rows before training: leave out --streaming")
+    if teacher.sharded:
+        raise UserError(
+            "--teacher_top_k asks the teacher in one process, in which its layers need not fit onto the device "
+            "together: leave out --shard_teacher"
+        )
+
+
+def likeliest_rows(
+    options: Distillation,
+    teacher: Teacher,
+    vocab_size: int,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: PackedCorpus,
+) -> tuple[Any, Any]:
+    """The rows of a corpus with the teacher's likeliest tokens; the teacher isn't needed any more then.
+
+    Args:
+        vocab_size: the student's.
+
+    Raises:
+        UserError: if these can't be written, or there is no room for them.
+    """
+    config, k = options.config, options.settings.teacher_top_k
+    common = min(teacher.config.vocab_size, vocab_size)
+    looked_at = config.eval_strategy != IntervalStrategy.NO and len(corpus.heldout) > 0
+    parts = {"train": corpus.train, **({"heldout": corpus.heldout} if looked_at else {})}
+    content = {**with_contents({"teacher": options.args.teacher}), "rows": corpus.digest, "dtype": config.teacher_dtype}
+    identity = {**content, "format": str(teacher.model.dtype), "top_k": k, "vocabulary": common}
+    cache = cache_root(options.text.cache_dir)
+    folders = {name: folder_of_outputs("likeliest", FORMAT, {**identity, "part": name}, cache) for name in parts}
+    size = sum(likeliest_bytes(int(counts_of(parts[name]).sum()), k, common) for name in parts)
+    known = all(folder.exists() for folder in folders.values())
+    if not known:
+        require_room(cache, size)
+
+    @functools.cache
+    def reader() -> Teacher:
+        if config.teacher_dtype == "int8" and not teacher.quantised:
+            teacher.quantise()
+        room = _SHARE_FOR_TEACHER * device_bytes(config.device)
+        fits = sum(weight_bytes(part.model) for part in teacher.parts) <= room
+        return teacher.to(config.device) if fits else teacher.visiting(config.device)
+
+    found = {
+        name: with_likeliest(rows, reader, tokenizer, k, common, folders[name], config.device)
+        for name, rows in parts.items()
+    }
+    teacher.to("cpu")
+    told = "computed before" if known else "computed once and kept"
+    print(f"teacher  its {k} likeliest tokens at each position, {size / 1e6:,.1f} MB, {told} in {cache}")
+    return found["train"], found.get("heldout", corpus.heldout)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse to fill a disk.
+
+    Raises:
+        UserError: if there isn't room for so many bytes where a folder is, or will be.
+    """
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if (free := shutil.disk_usage(there).free) < size:
+        raise UserError(
+            f"the teacher's likeliest tokens take {size / 1e9:,.1f} GB, and {there} has {free / 1e9:,.1f} GB left: "
+            "choose a smaller --teacher_top_k, less text, or another --cache_dir"
+        )

@@ -485,6 +485,17 @@ def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, colu
         list(source.stream()) if streaming else source.shards()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("names", [("de", "en"), ("both.de", "both.en"), ("both.de", "en")])
+def test_a_hub_data_set_gives_pairs_of_two_columns(monkeypatch, streaming, names):
+    texts = [{"en": f"text {i}", "de": f"Text {i}"} for i in range(150)]
+    rows = datasets.Dataset.from_list([{**text, "both": text} for text in texts])
+    monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: rows.to_iterable_dataset() if streaming else rows)
+    source = resolve_source("org/name", reading=Reading(names[0], beside=names[1]))
+    found = source.stream() if streaming else (pair for shard in source.shards() for pair in shard.read())
+    assert list(found) == [(text["de"], text["en"]) for text in texts]
+
+
 def test_a_stream_that_breaks_off_is_told_in_one_line(monkeypatch):
     def rows():
         yield from ({"text": f"document {i}"} for i in range(100))

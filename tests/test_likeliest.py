@@ -159,7 +159,9 @@ def test_a_run_asks_its_teacher_before_the_first_step_alone(teacher, corpus, tmp
     monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
     run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
     complete("distill", *run, "--output_dir", str(tmp_path / "first"))
-    assert "teacher  its 8 likeliest tokens at each position" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of which this run reads 16" in said
+    assert "teacher  its 8 likeliest tokens at each position" in said
     assert asked
     assert not any(asked)
     asked.clear()

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import IterableDataset
 from transformers import IntervalStrategy, PreTrainedTokenizerBase
 
+from tutorkd.config import DistillationConfig
 from tutorkd.data import PackedCorpus
 from tutorkd.data.cache import cache_root
 from tutorkd.data.rows import RowsBeside
@@ -49,7 +50,7 @@ def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Pa
     """
     config, rows = options.config, corpus.train
     size = vector_bytes(teacher, len(rows))
-    read = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    read = rows_read(config)
     content = with_contents({"teacher": options.args.teacher})
     identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
     folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
@@ -60,6 +61,11 @@ def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Pa
     known = "computed before" if kept.reused else "computed once and kept"
     print(f"vectors  {len(rows):,} of the teacher, {size / 1e6:,.1f} MB, {known} in {kept.folder}")
     return kept.arrays[VECTORS]
+
+
+def rows_read(config: DistillationConfig) -> int:
+    """How many rows a run of so many steps reads; below 0 where it goes by passes."""
+    return config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
 
 
 def check_likeliest(options: Distillation, teacher: Teacher) -> None:
@@ -104,6 +110,8 @@ def likeliest_rows(
     known = all(folder.exists() for folder in folders.values())
     if not known:
         require_room(cache, size)
+        if 0 < (read := rows_read(config)) < len(corpus.train):
+            print(f"teacher  is asked about all {len(corpus.train):,} rows, of which this run reads {read:,}")
 
     @functools.cache
     def reader() -> Teacher:

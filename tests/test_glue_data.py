@@ -146,7 +146,7 @@ def test_a_subset_of_the_training_rows_is_one_and_the_same(tmp_path):
 
 def test_a_pair_that_is_cut_keeps_both_texts():
     tokenizer = tiny.tokenizer()
-    rows = Dataset.from_dict({"text": [" ".join(["w1"] * 60)], "text_pair": ["w2 w3"]})
+    rows = Dataset.from_dict({"text": [" ".join(["w1"] * 60)], "text_pair": ["w2 w3"], "label": [0.5]})
     (ids,) = tokenize(rows, tokenizer, 16)["input_ids"]
     words = tokenizer.convert_ids_to_tokens(ids)
     assert len(words) == 16

@@ -20,7 +20,7 @@ from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArgum
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier, save_checkpoint
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
-from tutorkd.evaluation.finetune import build_trainer, run_training, tokenize
+from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
 from tutorkd.evaluation.labelled import (
     align_labels,
     column_options,
@@ -346,7 +346,7 @@ def evaluate_checkpoint(
     trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, title, teacher)
     (milliseconds,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
     train_seconds = run_training(trainer)
-    logits = _answer(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
+    logits = predict(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
     if not np.isfinite(np.ma.filled(logits, 0)).all():
         raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
     answers = answers_of(problem, logits)
@@ -369,12 +369,6 @@ def evaluate_checkpoint(
         train_seconds=train_seconds,
     )
     return result, partial(save_checkpoint, model, tokenizer)
-
-
-def _answer(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarray:
-    """Its logits of labelled rows, with a bar meanwhile."""
-    with tqdm(total=len(rows), desc=f"{classifier.name}: predicting", unit=" rows", leave=False) as bar:
-        return classifier.logits(*text_columns(rows), max_length=max_length, tell=bar.update)
 
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:

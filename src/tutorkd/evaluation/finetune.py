@@ -20,17 +20,16 @@ from transformers import (
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import FineTuneArguments
-from tutorkd.evaluation.labelled import labels_of, problem_of_labels
+from tutorkd.evaluation.classifier import Classifier
+from tutorkd.evaluation.labelled import labels_of, problem_of_labels, text_columns
 from tutorkd.evaluation.tagged_rows import LABELS, TaggedRowsCollator, tokenize_tagged
 from tutorkd.evaluation.task_teacher import LABELLED, SOFT_TARGET, TaskTeacher, TaughtTrainer
 from tutorkd.runtime import keep_freed_memory
 from tutorkd.words import one_line
 
-_PREDICTION_BATCH = 64
-
 
 class FineTuningBar(TrainerCallback):
-    """One bar for training (sentences, sentences a second, time left, loss) and a passing one for prediction.
+    """A bar for training: sentences, sentences a second, time left, loss.
 
     Args:
         title: what stands before the bar.
@@ -54,17 +53,6 @@ class FineTuningBar(TrainerCallback):
             self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._close()
-
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if self.bar is None:
-            self.bar = tqdm(total=len(eval_dataloader), desc=f"{self.title}: predicting", unit=" batches", leave=False)
-        self.bar.update()
-
-    def on_predict(self, args, state, control, metrics, **kwargs):
-        self._close()
-
-    def _close(self) -> None:
         if self.bar is not None:
             self.bar.close()
         self.bar = None
@@ -78,7 +66,8 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
     Raises:
         UserError: of words, as `tokenize_tagged`.
     """
-    if "label" in rows.column_names and problem_of_labels(rows) == "token_classification":
+    problem = problem_of_labels(rows)
+    if problem == "token_classification":
         return tokenize_tagged(rows, tokenizer, max_length)
     columns = [column for column in ("text", "text_pair") if column in rows.column_names]
     tokens = rows.map(
@@ -88,7 +77,7 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int)
         keep_in_memory=True,
         desc="tokenising",
     )
-    if "label" in rows.column_names and problem_of_labels(rows) == "multi_label_classification":
+    if problem == "multi_label_classification":
         hot = labels_of(rows).astype(np.float32).tolist()
         tokens = tokens.remove_columns("label").add_column("label", hot, feature=List(Value("float32")))
     return tokens
@@ -119,7 +108,6 @@ def build_trainer(
             output_dir=output_dir,
             learning_rate=args.learning_rate,
             per_device_train_batch_size=args.per_device_train_batch_size,
-            per_device_eval_batch_size=_PREDICTION_BATCH,
             num_train_epochs=args.num_train_epochs,
             lr_scheduler_type="linear",
             warmup_steps=args.warmup_ratio,  # below 1 it is a share of the steps
@@ -174,15 +162,7 @@ def run_training(trainer: Trainer) -> float:
     return seconds
 
 
-def predict(trainer: Trainer, rows: Dataset) -> np.ndarray:
-    """Logits (n, classes) for n tokenised rows, in the order of the rows."""
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    order = np.argsort(lengths, kind="stable")[::-1]
-    # Trainer would group the rows of a prediction by length too, and return them in an order of its own.
-    trainer.args.train_sampling_strategy = "sequential"
-    # Without labels: the loss of these rows isn't asked for.
-    unlabelled = rows.select(order).remove_columns([name for name in rows.column_names if name == "label"])
-    output = trainer.predict(unlabelled, ignore_keys=["hidden_states", "attentions"])
-    logits = np.empty_like(output.predictions)
-    logits[order] = output.predictions
-    return logits
+def predict(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarray:
+    """A classifier's logits of labelled rows, or of text alone, as `Classifier.logits` gives them; a bar meanwhile."""
+    with tqdm(total=len(rows), desc=f"{classifier.name}: predicting", unit=" rows", leave=False) as bar:
+        return classifier.logits(*text_columns(rows), max_length=max_length, tell=bar.update)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from tutorkd.evaluation.labelled import digest
 from tutorkd.files import write_text, writing
 from tutorkd.glue.metrics import answers
-from tutorkd.glue.runs import Run, Tokenised, Unit, fine_tune, finite_logits
+from tutorkd.glue.runs import Run, Unit, fine_tune, finite_logits, training_rows
 from tutorkd.glue.tasks import TASKS, Task
 
 FOLDER, _RECORD_FILE = "predictions", "made-of.json"
@@ -48,11 +48,11 @@ def predict_tests(unit: Unit, tests: Tests) -> None:
     if run is None:
         record.unlink(missing_ok=True)
         return
-    tokens = Tokenised(unit)
-    trainer, _ = fine_tune(unit, run, tokens)
+    classifier, _ = fine_tune(unit, run, training_rows(unit))
     record.unlink(missing_ok=True)
     for file, (index, rows) in tests.items():
-        write_text(folder / file, tsv(unit.task, index, answers(unit.task, finite_logits(trainer, tokens.of(rows)))))
+        logits = finite_logits(classifier, rows, run.settings.max_length)
+        write_text(folder / file, tsv(unit.task, index, answers(unit.task, logits)))
     write_text(record, _made_of(run, tests))
 
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import FineTuneArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier
+from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
 from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.problem import Problem
@@ -169,15 +169,15 @@ class Unit:
             and any(self.classifier.glob("*.safetensors"))
         )
 
-    def keep(self, run: Run, trainer: Trainer) -> None:
+    def keep(self, run: Run, classifier: Classifier) -> None:
         """Keep the classifier of a run, whole or not at all.
 
         Raises:
             UserError: if it can't be written.
         """
         with writing(self.classifier), written_whole(self.classifier) as scratch, quiet_transformers():
-            cast(PreTrainedModel, trainer.model).save_pretrained(scratch)
-            cast(PreTrainedTokenizerBase, trainer.processing_class).save_pretrained(scratch)
+            classifier.model.save_pretrained(scratch)
+            classifier.tokenizer.save_pretrained(scratch)
             (scratch / MADE_OF_FILE).write_text(json.dumps({"run": run.identity}, indent=2), encoding="utf-8")
 
     def finished(self) -> dict[str, list[tuple[Run, dict[str, Any]]]]:
@@ -223,7 +223,7 @@ def run_unit(unit: Unit) -> dict[str, str]:
     left = unit.to_do()
     if not left:
         return {}
-    rows = Tokenised(unit)
+    rows = training_rows(unit)
     failed = {}
     for number, run in enumerate(left):
         tqdm.write(f"{unit.name}: {run.name} ({len(left) - number} to go)", file=sys.stderr)
@@ -241,59 +241,65 @@ def run_unit(unit: Unit) -> dict[str, str]:
     return failed
 
 
-class Tokenised:
-    """The rows of a unit as token ids."""
+class TrainingRows(NamedTuple):
+    """The training rows of a unit as token ids, and the teacher that gave them soft targets."""
 
-    def __init__(self, unit: Unit):
-        self.tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
-        self.max_length = unit.settings[0].max_length
-        self.teacher, train = None, unit.rows.train
-        if unit.lesson:
-            soft = dataclasses.replace(unit.lesson.soft, distill_from=unit.lesson.classifier)
-            self.teacher = TaskTeacher(soft, problem_of_task(unit.task), unit.task.classes)
-            train = self.teacher.taught(train, self.max_length, unit.lesson.unlabelled)
-        self.train = self.of(train)
-        self.validation = {split: self.of(rows) for split, rows in unit.rows.validation.items()}
-
-    def of(self, rows: Dataset) -> Dataset:
-        return tokenize(rows, self.tokenizer, self.max_length)
+    tokens: Dataset
+    teacher: TaskTeacher | None
 
 
-def fine_tune(unit: Unit, run: Run, rows: Tokenised) -> tuple[Trainer, float]:
-    """A trainer that has trained a new classifier, to be asked, and the seconds that it took.
+def training_rows(unit: Unit) -> TrainingRows:
+    """Those that all runs of a unit share.
+
+    Raises:
+        UserError: if the rows can't be tokenised for this model, or not be learned from this teacher.
+    """
+    max_length, rows, teacher = unit.settings[0].max_length, unit.rows.train, None
+    if unit.lesson:
+        soft = dataclasses.replace(unit.lesson.soft, distill_from=unit.lesson.classifier)
+        teacher = TaskTeacher(soft, problem_of_task(unit.task), unit.task.classes)
+        rows = teacher.taught(rows, max_length, unit.lesson.unlabelled)
+    tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
+    return TrainingRows(tokenize(rows, tokenizer, max_length), teacher)
+
+
+def fine_tune(unit: Unit, run: Run, rows: TrainingRows) -> tuple[Classifier, float]:
+    """A new classifier that was trained, and the seconds that it took.
 
     Raises:
         UserError: if the checkpoint isn't a whole encoder.
     """
     model, tokenizer = load_classifier(unit.checkpoint, list(unit.task.classes), run.settings.seed)
     title = f"{unit.checkpoint.title}, {unit.task.title}"
-    trainer = build_trainer(model, tokenizer, rows.train, run.settings, str(run.folder), title, rows.teacher)
-    return trainer, run_training(trainer)
+    trainer = build_trainer(model, tokenizer, rows.tokens, run.settings, str(run.folder), title, rows.teacher)
+    seconds = run_training(trainer)
+    return Classifier(title, model.eval(), tokenizer, None), seconds
 
 
-def finite_logits(trainer: Trainer, rows: Dataset) -> np.ndarray:
-    """Logits (n, classes) for n tokenised rows.
+def finite_logits(classifier: Classifier, rows: Dataset, max_length: int) -> np.ndarray:
+    """Logits (n, classes) for n rows of text.
 
     Raises:
         UserError: if they aren't finite.
     """
-    logits = predict(trainer, rows)
+    logits = predict(classifier, rows, max_length)
     if not np.isfinite(logits).all():
         raise UserError("diverged: its answers aren't finite; lower the learning rate")
     return logits
 
 
-def _result(unit: Unit, run: Run, rows: Tokenised) -> dict[str, Any]:
-    trainer, seconds = fine_tune(unit, run, rows)
+def _result(unit: Unit, run: Run, rows: TrainingRows) -> dict[str, Any]:
+    classifier, seconds = fine_tune(unit, run, rows)
     if unit.keeps and run is unit.runs[0]:
-        unit.keep(run, trainer)
-    logits = {split: finite_logits(trainer, tokens) for split, tokens in rows.validation.items()}
+        unit.keep(run, classifier)
+    validation = unit.rows.validation
+    logits = {split: finite_logits(classifier, of, run.settings.max_length) for split, of in validation.items()}
     return {
         "identity": run.identity,
         "scores": score(unit.task, unit.rows.validation_labels, logits),
-        "rows": {"train": len(unit.rows.train), **{split: len(tokens) for split, tokens in rows.validation.items()}},
-        "parameters": cast(PreTrainedModel, trainer.model).num_parameters(),
+        "rows": {"train": len(unit.rows.train), **{split: len(of) for split, of in validation.items()}},
+        "parameters": classifier.model.num_parameters(),
         "train_seconds": seconds,
-        "device": str(trainer.args.device),
+        "device": str(classifier.model.device),
         "threads": torch.get_num_threads(),
     }

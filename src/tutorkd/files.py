@@ -15,6 +15,7 @@ from tutorkd.errors import UserError
 from tutorkd.words import one_line
 
 PARTIAL = ".partial"  # folder of what isn't whole yet
+RESULTS, RESULTS_TABLE = "results.json", "results.md"  # of a command, in its output folder
 _DIGITS = 300  # more than a float can stand for
 
 
@@ -80,6 +81,21 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error.strerror}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The same of what JSON can say."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_results(folder: Path, summary: Mapping[str, Any], tables: str) -> None:
+    """Write what a command found, as JSON and as Markdown.
+
+    Raises:
+        UserError: if it can't be written.
+    """
+    write_json(folder / RESULTS, summary)
+    write_text(folder / RESULTS_TABLE, tables)
 
 
 def stored_result(file: Path, types: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """``tutorkd demo --causal``: a causal teacher into a student of half its depth, and what came of it."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -16,7 +15,7 @@ from tutorkd.evaluation.checkpoint import save_checkpoint
 from tutorkd.evaluation.language_models import evaluate_language_models
 from tutorkd.evaluation.language_report import LanguageResult, language_table
 from tutorkd.examples import Example, tutor_examples
-from tutorkd.files import write_text
+from tutorkd.files import write_json
 from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.objective import CAUSAL
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
@@ -77,7 +76,7 @@ def demo_causal(
     told = [replace(result, is_teacher=False) for result in results]  # which the names say
     show(language_table(told, args, language), console)
     console.print(_verdict(*results))
-    write_text(out / "summary.json", json.dumps([asdict(result) for result in results], indent=2))
+    write_json(out / "summary.json", [asdict(result) for result in results])
     examples = _examples(distillation, data["heldout"])
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
     return examples

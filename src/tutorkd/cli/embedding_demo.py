@@ -1,6 +1,5 @@
 """``tutorkd demo --embedding``: an embedding model into one of half its depth, and what came of it."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ from tutorkd import demo_data
 from tutorkd.evaluation.arguments import parser as evaluation_parser
 from tutorkd.evaluation.embedding_models import evaluate_embeddings
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_table, summary
-from tutorkd.files import write_text
+from tutorkd.files import write_json
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, read_distillation
 from tutorkd.pretraining.distillation import distill, estimated_seconds
 from tutorkd.run_folder import lacking
@@ -69,7 +68,7 @@ def demo_embedding(
     console.rule("3. summary")
     show(embedding_table(results), console)
     console.print(_verdict(*results))
-    write_text(out / "summary.json", json.dumps([summary(result) for result in results], indent=2))
+    write_json(out / "summary.json", [summary(result) for result in results])
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
 
 

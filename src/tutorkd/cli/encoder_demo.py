@@ -1,7 +1,6 @@
 """``tutorkd demo``: all stages on data that come with two packages."""
 
 import dataclasses
-import json
 import math
 import shlex
 import sys
@@ -32,7 +31,7 @@ from tutorkd.evaluation.cost import fine_tuning_seconds
 from tutorkd.evaluation.labelled import load_labelled
 from tutorkd.evaluation.report import EvaluationResult, results_table
 from tutorkd.examples import Example, tutor_examples
-from tutorkd.files import write_text
+from tutorkd.files import write_json
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.locks import held
 from tutorkd.methods import AUTO, METHODS, named_method
@@ -168,8 +167,7 @@ def _demo(console: Console, args: DemoArguments, recipe: Mapping[str, Any], name
     if examples:
         _print_examples(console, examples, "masked words only")
         console.print(_LEGEND, style="dim")
-    summary = json.dumps([result.as_record() for result in results], indent=2)
-    write_text(out / "summary.json", summary)
+    write_json(out / "summary.json", [result.as_record() for result in results])
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")
 
 

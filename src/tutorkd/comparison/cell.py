@@ -1,7 +1,6 @@
 """One cell, from its student's first step to its result."""
 
 import filecmp
-import json
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, cast
@@ -13,7 +12,7 @@ from tutorkd.checkpoints import defect
 from tutorkd.comparison.bench import step_cost
 from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
 from tutorkd.errors import UserError
-from tutorkd.files import stored_result, write_text, writing, written_whole
+from tutorkd.files import stored_result, write_json, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import EMBEDDING
@@ -32,7 +31,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     """
     with held(cell.folder):
         if cell.result is None:
-            write_text(cell.folder / RESULT_FILE, json.dumps(_result(cell), indent=2))
+            write_json(cell.folder / RESULT_FILE, _result(cell))
     assert cell.result is not None
     return cell.result
 

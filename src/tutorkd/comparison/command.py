@@ -1,6 +1,5 @@
 """What ``tutorkd compare`` does: which cells are left, and the results of all."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from tutorkd.comparison.cell import run_cell
 from tutorkd.comparison.matrix import Cell, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.errors import UserError
-from tutorkd.files import write_text, writing
+from tutorkd.files import write_results, write_text, writing
 from tutorkd.locks import empty, held
 from tutorkd.options.recipes import check_keys, load_recipe
 from tutorkd.pretraining.outcome import few_steps
@@ -82,8 +81,7 @@ def _run_all(
         failed |= stop.failed
     summary = summarise(cells, failed, content.get("baseline"))
     write_text(out / "recipe.yaml", yaml.safe_dump(content, sort_keys=False))
-    write_text(out / "results.json", json.dumps(summary, indent=2))
-    write_text(out / "results.md", table := markdown(summary, cells[0].measures))
+    write_results(out, summary, table := markdown(summary, cells[0].measures))
     print(f"\n{fitted(table)}\nwritten to {out}: results.json, results.md{_plots(cells, summary, out)}")
     if stopped:
         raise stopped

@@ -1,6 +1,5 @@
 """Comparison of encoders by fine-tuning each on one labelled data set."""
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -36,7 +35,6 @@ from tutorkd.evaluation.labelled import (
 from tutorkd.evaluation.metrics import METRICS, answers_of, scores_of, standard_error_of
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.records import (
-    RESULTS,
     check_owner,
     earlier,
     machine,
@@ -56,7 +54,7 @@ from tutorkd.evaluation.report import (
 )
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import write_text, writing
+from tutorkd.files import write_json, write_results, writing
 from tutorkd.locks import held
 from tutorkd.words import listed
 
@@ -201,12 +199,12 @@ class _Run:
             "weights": self.checkpoint.identity,
             "result": result.as_record(),
         }
-        write_text(self.record, json.dumps({**content, "classifier": False}, indent=2))
+        write_json(self.record, {**content, "classifier": False})
         if self.classifier:  # the larger part, for which there may be no space, comes second
             remedy = f"the result is in {self.record}; free space, then the same command fine-tunes the model again"
             with writing(self.classifier, remedy):
                 save(self.classifier)
-            write_text(self.record, json.dumps({**content, "classifier": True}, indent=2))
+            write_json(self.record, {**content, "classifier": True})
         return result
 
 
@@ -242,8 +240,7 @@ def _evaluate(evaluation: _Evaluation) -> list[EvaluationResult]:
             {"name": model[0].name, **{name: spread._asdict() for name, spread in spreads(model).items()}}
             for model in by_model(results)
         ]
-    write_text(output / RESULTS, json.dumps(summary, indent=2))
-    write_text(output / "results.md", markdown_table(results))
+    write_results(output, summary, markdown_table(results))
     return results
 
 

@@ -24,8 +24,8 @@ from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markd
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
-from tutorkd.evaluation.records import RESULTS, earlier, machine, named_checkpoints, record_of, result_folders, take_up
-from tutorkd.files import write_text
+from tutorkd.evaluation.records import earlier, machine, named_checkpoints, record_of, result_folders, take_up
+from tutorkd.files import write_results, write_text
 from tutorkd.hub import files_of
 from tutorkd.locks import held
 from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
@@ -80,8 +80,7 @@ def evaluate_embeddings(
         measured = [model for model in ready if with_teacher or model.checkpoint.slug in asked]
         results = [_result(model, reference, of_mteb, settings, args) for model in measured]
         told = {"settings": settings, "results": [summary(result) for result in results]}
-        write_text(output / RESULTS, json.dumps(told, indent=2))
-        write_text(output / "results.md", embedding_markdown(results))
+        write_results(output, told, embedding_markdown(results))
     return results
 
 

@@ -25,7 +25,6 @@ from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
-    RESULTS,
     earlier,
     machine,
     named_checkpoints,
@@ -34,7 +33,7 @@ from tutorkd.evaluation.records import (
     take_up,
 )
 from tutorkd.evaluation.tasks import Tasks
-from tutorkd.files import write_text
+from tutorkd.files import write_json, write_results
 from tutorkd.hub import load_model, load_tokenizer
 from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.locks import held
@@ -145,8 +144,7 @@ def evaluate_language_models(
         take_up(output, evaluation.settings, args.restart)
         results = [_result(model, evaluation, args, language) for model in evaluation.models]
         summary = {"settings": evaluation.settings, "results": [asdict(result) for result in results]}
-        write_text(output / RESULTS, json.dumps(summary, indent=2))
-        write_text(output / "results.md", language_markdown(results, args, language))
+        write_results(output, summary, language_markdown(results, args, language))
     return results
 
 
@@ -302,7 +300,7 @@ def _result(
     if result is None:
         result = _measure(model, evaluation, args, language)
         content = {"settings": evaluation.settings, "weights": model.checkpoint.identity, "result": asdict(result)}
-        write_text(record, json.dumps(content, indent=2))
+        write_json(record, content)
         note = f"measured in {result.seconds:.0f} s"
     perplexity = "" if result.perplexity is None else f"perplexity {result.perplexity:,.2f}, "
     tqdm.write(f"{model.folder}: {perplexity}{note}", file=sys.stderr)

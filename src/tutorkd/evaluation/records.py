@@ -12,11 +12,10 @@ import torch
 
 from tutorkd.errors import Interrupted, UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
-from tutorkd.files import stored_result
+from tutorkd.files import RESULTS, RESULTS_TABLE, stored_result
 from tutorkd.identity import difference
 from tutorkd.runtime import usable_device
 
-RESULTS = "results.json"
 _FILE = "result.json"
 _RECORD = {"settings": dict[str, Any], "weights": dict[str, Any], "result": dict[str, Any]}  # of any kind of models
 _SUMMARY = {"settings": dict[str, Any], "results": list[Any]}
@@ -175,7 +174,7 @@ def take_up(output: Path, settings: Mapping[str, Any], restart: bool) -> None:
     """
     check_summary(output, _SUMMARY, "evaluate")
     if restart:
-        (output / "results.md").unlink(missing_ok=True)
+        (output / RESULTS_TABLE).unlink(missing_ok=True)
     for path in [*record_files(output), output / RESULTS]:
         content = stored_result(path, _SUMMARY if path.name == RESULTS else _RECORD)
         if content is None or not content["settings"]:  # damaged, or nothing of ours

@@ -1,6 +1,5 @@
 """What ``tutorkd distill-task`` does: student, export and a table of the three."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_distillation import TaskDistillation, prepare, train_student
 from tutorkd.evaluation.task_first_stage import first_stage
 from tutorkd.evaluation.task_plan import task_plan
-from tutorkd.files import stored_result, write_text
+from tutorkd.files import stored_result, write_results
 from tutorkd.locks import held
 from tutorkd.pretraining.distillation import distill
 from tutorkd.runtime import describe
@@ -75,8 +74,7 @@ def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights, section
     text = _table(task, measured)
     out = Path(args.output_dir)
     summary = {"settings": task.settings, "machine": describe(), "models": [asdict(each) for each in measured]}
-    write_text(out / "results.json", json.dumps(summary, indent=2))
-    write_text(out / "results.md", text)
+    write_results(out, summary, text)
     print(f"\n{fitted(text)}\nwritten to {out}: student, student/onnx, results.md, results.json")
 
 

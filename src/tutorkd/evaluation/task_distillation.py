@@ -23,7 +23,7 @@ from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments, SoftTa
 from tutorkd.evaluation.task_arguments import SUMMARY, TaskStudentArguments
 from tutorkd.evaluation.task_student import in_order_of, make_student, no_rows
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import stored_result, write_text, writing
+from tutorkd.files import stored_result, write_json, writing
 from tutorkd.hub import load_config
 from tutorkd.identity import difference
 from tutorkd.locks import contents, empty
@@ -166,10 +166,10 @@ def train_student(task: TaskDistillation) -> None:
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)
     # From here on the folder is this run's; what can't be trained at all leaves it as it is.
     empty(task.folder)
-    write_text(record, json.dumps({"settings": settings, "finished": False}, indent=2))
+    write_json(record, {"settings": settings, "finished": False})
     run_training(trainer)
     if not all(bool(torch.isfinite(weight).all()) for weight in student.parameters()):
         raise UserError("the student diverged: its weights aren't finite; lower the learning_rate")
     with writing(task.folder):
         save_checkpoint(student, tokenizer, task.folder)
-    write_text(record, json.dumps({"settings": settings, "finished": True}, indent=2))
+    write_json(record, {"settings": settings, "finished": True})

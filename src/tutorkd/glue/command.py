@@ -1,6 +1,5 @@
 """What ``tutorkd glue`` does: which models are left to be fine-tuned on which tasks, and the results of all."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,14 +15,14 @@ from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
 from tutorkd.evaluation.labelled import load_unlabelled
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import write_text, writing
+from tutorkd.files import write_results, writing
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.card import write_scores
 from tutorkd.glue.data import check_there, load_tests
 from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
 from tutorkd.glue.plan import plan
 from tutorkd.glue.report import markdown, unit_line
-from tutorkd.glue.runs import RESULT_FILE, RUNS_FOLDER, Lesson, Unit, problem_of_task, run_unit, units_of
+from tutorkd.glue.runs import RUNS_FOLDER, Lesson, Unit, problem_of_task, result_files, run_unit, units_of
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import contents, empty, held
@@ -93,11 +92,10 @@ def _run_all(
     settings = asdict(args) | (asdict(soft) if soft.distill_from is not None else {})
     summary = {"settings": settings, "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
-    write_text(out / "results.json", json.dumps(summary, indent=2))
-    write_text(out / "results.md", tables := markdown(summary))
+    write_results(out, summary, tables := markdown(summary))
     print(f"\n{fitted(tables)}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
     finished = sum(run.result is not None for run in runs)
-    if others := len(list(out.glob(f"{RUNS_FOLDER}/*/*/*/{RESULT_FILE}"))) - finished:
+    if others := len(result_files(out)) - finished:
         print(
             f"not in these results: {others} other finished runs in {out}; to have them in one table, name all models, "
             "tasks and settings in one command (nothing is run twice)"

@@ -25,7 +25,7 @@ from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
-from tutorkd.files import stored_result, write_text, writing, written_whole
+from tutorkd.files import stored_result, write_json, write_text, writing, written_whole
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.glue.data import TaskRows, load_task
 from tutorkd.glue.metrics import score
@@ -211,6 +211,11 @@ def units_of(checkpoints: Sequence[Checkpoint], tasks: Sequence[str], args: Glue
     ]
 
 
+def result_files(output_dir: Path) -> list[Path]:
+    """The results of all runs in an output folder."""
+    return sorted((output_dir / RUNS_FOLDER).glob(f"*/*/*/{RESULT_FILE}"))
+
+
 def run_unit(unit: Unit) -> dict[str, str]:
     """Run what isn't finished; a run that fails doesn't keep the others from running.
 
@@ -235,7 +240,7 @@ def run_unit(unit: Unit) -> dict[str, str]:
                 traceback.print_exc()
             write_text(run.folder / ERROR_FILE, failed[run.name])
         else:
-            write_text(run.folder / RESULT_FILE, json.dumps(result, indent=2))
+            write_json(run.folder / RESULT_FILE, result)
             (run.folder / ERROR_FILE).unlink(missing_ok=True)
         gc.collect()  # a trainer, its model and its optimizer hold one another
     return failed

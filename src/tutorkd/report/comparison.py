@@ -23,7 +23,7 @@ from tutorkd.comparison.measures import (
 )
 from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
-from tutorkd.files import stored_result
+from tutorkd.files import RESULTS, stored_result
 from tutorkd.glue.arguments import GlueArguments
 from tutorkd.locks import in_use
 from tutorkd.options.recipes import load_recipe
@@ -33,7 +33,7 @@ from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
 from tutorkd.run_folder import run_settings
 
-RESULTS, RECIPE, CELLS = "results.json", "recipe.yaml", "cells"
+RECIPE, CELLS = "recipe.yaml", "cells"
 TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
 _SCORES = (ENCODERS.score, CAUSAL_MODELS.score, on_embeddings.SCORE, glue_measures(GlueArguments()).score)
 _DISTILLED = "distilled"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from tutorkd.evaluation import arguments
 from tutorkd.evaluation.metrics import TITLES
-from tutorkd.evaluation.records import RESULTS, record_files, shown_names
-from tutorkd.files import stored_result
+from tutorkd.evaluation.records import record_files, shown_names
+from tutorkd.files import RESULTS, stored_result
 from tutorkd.locks import in_use
 from tutorkd.report import settings
 from tutorkd.report.charts import Point, bars

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tutorkd.files import stored_result
+from tutorkd.files import RESULTS, stored_result
 from tutorkd.glue import arguments
 from tutorkd.glue.report import SINGLE_ANSWER, figure_title
-from tutorkd.glue.runs import RESULT_FILE
+from tutorkd.glue.runs import result_files
 from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import in_use
 from tutorkd.report import settings
@@ -17,14 +17,13 @@ from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, RUNNING, STOPPED, Panel, Part, Section, table
 from tutorkd.words import duration
 
-RESULTS, RUNS = "results.json", "runs"
 TYPES = {"models": list[dict[str, Any]], "single_answer": dict[str, dict[str, float]], "settings": dict[str, Any]}
 _RUN_TYPES = {"scores": dict[str, float]}
 
 
 def is_glue(folder: Path) -> bool:
     """Whether a folder is one of ``tutorkd glue``, finished or not."""
-    return stored_result(folder / RESULTS, TYPES) is not None or any((folder / RUNS).glob(f"*/*/*/{RESULT_FILE}"))
+    return stored_result(folder / RESULTS, TYPES) is not None or bool(result_files(folder))
 
 
 def section(folder: Path, running: bool) -> Section:
@@ -63,7 +62,7 @@ def section(folder: Path, running: bool) -> Section:
 def _unfinished(folder: Path, running: bool) -> Section:
     """The runs so far, which are put together once the command ends."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for file in sorted((folder / RUNS).glob(f"*/*/*/{RESULT_FILE}")):
+    for file in result_files(folder):
         model, name = file.parts[-4:-2]
         result = stored_result(file, _RUN_TYPES)
         if result is not None and name in TASKS:

@@ -6,9 +6,9 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markupsafe import Markup
 
+from tutorkd.files import RESULTS_TABLE
 from tutorkd.report.section import Part
 
-RESULTS_TABLE = "results.md"
 _OUTER = 2  # the level of the headings that stand around it
 
 

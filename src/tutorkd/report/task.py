@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from tutorkd.evaluation.task_arguments import SUMMARY, parser
-from tutorkd.files import stored_result
+from tutorkd.files import RESULTS, stored_result
 from tutorkd.report import settings
 from tutorkd.report.evaluation import COSTS, SCORES, Bar, bars_of, tiles_of
 from tutorkd.report.markdown import results_table
 from tutorkd.report.section import FINISHED, Section, table
 
-RESULTS = "results.json"
 _AGREEMENT = {"agreement": Bar("same as teacher %", "", 100)}
 _TIME = {"milliseconds": Bar("ms a row", "median", 1, ".2f")}
 

@@ -248,10 +248,8 @@ def _take_up(evaluation: _Evaluation) -> None:
     """Raises UserError for a folder that holds results of others."""
     args = evaluation.args
     take_up(Path(args.output_dir), evaluation.settings, args.restart)
-    for problem in METRICS:
-        types = _record_types(problem)
-        for run in evaluation.runs:
-            check_owner(run.record, types, run.checkpoint)
+    for run in evaluation.runs:
+        check_owner(run.record, run.checkpoint)
 
 
 def classifier_folders(models: list[str], args: EvaluateArguments) -> dict[str, Path]:

@@ -4,11 +4,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +24,33 @@ from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markd
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.pairs import described, digest, read_data
-from tutorkd.evaluation.records import earlier, machine, named_checkpoints, record_of, result_folders, take_up
+from tutorkd.evaluation.records import earlier_result, machine, named_checkpoints, record_of, result_folders, take_up
 from tutorkd.files import write_results, write_text
 from tutorkd.hub import files_of
 from tutorkd.locks import held
 from tutorkd.sentence_encoder import is_sentence_encoder, load_sentence_encoder
 
-_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(EmbeddingResult)}
 _TIMED_TEXTS = 200
 _TEXTS_OF_ESTIMATE = 32
 _OF_OTHERS = ("train", "validation", "save_models", "text", "task_path")  # settings that are for other kinds of models
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """All that is measured, and how, checked before the first model is loaded."""
+
+    args: EvaluateArguments
+    models: list[EmbeddingModel]  # that are measured
+    teacher: EmbeddingModel | None
+    tasks: EmbeddingTasks | None
+    settings: dict[str, Any]  # all that a result depends on beside the weights
+
+    def record(self, model: EmbeddingModel) -> Path:
+        return record_of(Path(self.args.output_dir), model.folder)
+
+    def earlier(self, model: EmbeddingModel) -> EmbeddingResult | None:
+        """What an earlier run found."""
+        return earlier_result(EmbeddingResult, self.record(model), self.settings, model.checkpoint)
 
 
 def are_embeddings(models: Sequence[str], language: LanguageArguments, embedding: EmbeddingArguments) -> bool:
@@ -71,15 +88,12 @@ def evaluate_embeddings(
     Raises:
         UserError: for a model or data that can't be used, and for a folder that holds results of others.
     """
-    ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
+    evaluation = _prepare(models, args, teacher, embedding, tasks, with_teacher)
     output = Path(args.output_dir)
     with held(output):
-        take_up(output, settings, args.restart)
-        reference = ready[0] if teacher else None
-        asked = {checkpoint.slug for checkpoint in named_checkpoints(models, args.names)}
-        measured = [model for model in ready if with_teacher or model.checkpoint.slug in asked]
-        results = [_result(model, reference, of_mteb, settings, args) for model in measured]
-        told = {"settings": settings, "results": [summary(result) for result in results]}
+        take_up(output, evaluation.settings, args.restart)
+        results = [_result(model, evaluation) for model in evaluation.models]
+        told = {"settings": evaluation.settings, "results": [summary(result) for result in results]}
         write_results(output, told, embedding_markdown(results))
     return results
 
@@ -121,18 +135,17 @@ def embedding_plan(
     Raises:
         UserError: as `evaluate_embeddings`, before it loads a model.
     """
-    ready, settings, of_mteb = _prepare(models, args, teacher, embedding, tasks)
-    output = Path(args.output_dir)
+    evaluation = _prepare(models, args, teacher, embedding, tasks)
     if not args.restart:
-        take_up(output, settings, restart=False)
+        take_up(Path(args.output_dir), evaluation.settings, restart=False)
     plan = {}
-    for model in ready:
-        done = not args.restart and _earlier(model, settings, output)
+    for model in evaluation.models:
+        done = not args.restart and evaluation.earlier(model)
         notes = [", mean-pooled"] * model.mean_pooled + [", finished"] * bool(done)
         plan[f"model {model.folder}"] = f"{model.checkpoint.bytes / 1e6:.1f} MB{''.join(notes)}"
-    data = ready[0].data
+    data = evaluation.models[0].data
     plan |= {name: said.removeprefix(f"{name}: ") for name, said in zip(data, described(data), strict=True)}
-    return plan | ({"tasks": ", ".join(of_mteb.names)} if of_mteb else {})
+    return plan | ({"tasks": ", ".join(evaluation.tasks.names)} if evaluation.tasks else {})
 
 
 def check_options(args: EvaluateArguments, language: LanguageArguments, embedding: EmbeddingArguments) -> None:
@@ -151,8 +164,8 @@ def _prepare(
     teacher: str | None,
     embedding: EmbeddingArguments,
     tasks: Sequence[str],
-) -> tuple[list[EmbeddingModel], dict[str, Any], EmbeddingTasks | None]:
-    """Models to measure, the teacher first, all that a result depends on beside the weights, and tasks of mteb."""
+    with_teacher: bool = True,
+) -> _Evaluation:
     if not models and not teacher:
         raise UserError("no model to evaluate: give one or more paths or Hub names")
     if find_spec("sentence_transformers") is None:
@@ -167,46 +180,30 @@ def _prepare(
     for name in [*([teacher] if teacher else []), *models]:
         model = find_embedding_model(name, data)
         ready.setdefault(model.checkpoint.slug, model)
-    found = list(ready.values())
     checkpoints = {**named, **{slug: model.checkpoint for slug, model in ready.items() if slug not in named}}
-    with_others = list(checkpoints.values())
-    folders = result_folders(with_others, args.names, Path(args.output_dir), _RECORD_TYPES, args.restart)
+    folders = result_folders(list(checkpoints.values()), args.names, Path(args.output_dir), args.restart)
     for slug, folder in folders.items():
         model = ready[slug]
         model.folder, model.checkpoint = folder, replace(model.checkpoint, name=checkpoints[slug].name)
+    reference = next(iter(ready.values())) if teacher else None
     settings = {
         **{f"{name}_sha256": digest(each) for name, each in data.items()},
-        "teacher": found[0].checkpoint.identity if teacher else None,
+        "teacher": reference and reference.checkpoint.identity,
         "tasks": of_mteb and of_mteb.names,
         "seed": args.seed,
         **machine(),
     }
-    return found, settings, of_mteb
+    measured = [model for slug, model in ready.items() if with_teacher or slug in named]
+    return _Evaluation(args, measured, reference, of_mteb, settings)
 
 
-def _earlier(model: EmbeddingModel, settings: Mapping[str, Any], output: Path) -> EmbeddingResult | None:
-    content = earlier(record_of(output, model.folder), _RECORD_TYPES, settings, model.checkpoint)
-    if content is None:
-        return None
-    figures = {key: content["result"][key] for key in get_type_hints(EmbeddingResult)}
-    return EmbeddingResult(**{**figures, "name": model.checkpoint.name})
-
-
-def _result(
-    model: EmbeddingModel,
-    teacher: EmbeddingModel | None,
-    tasks: EmbeddingTasks | None,
-    settings: Mapping[str, Any],
-    args: EvaluateArguments,
-) -> EmbeddingResult:
+def _result(model: EmbeddingModel, evaluation: _Evaluation) -> EmbeddingResult:
     """What an earlier run found, or else what is measured now and kept."""
-    output = Path(args.output_dir)
-    result = _earlier(model, settings, output)
-    record = record_of(output, model.folder)
+    result, record = evaluation.earlier(model), evaluation.record(model)
     note = f"finished before, in {record}"
     if result is None:
-        result = _measure(model, teacher, tasks, args.seed)
-        content = {"settings": settings, "weights": model.checkpoint.identity, "result": asdict(result)}
+        result = _measure(model, evaluation)
+        content = {"settings": evaluation.settings, "weights": model.checkpoint.identity, "result": asdict(result)}
         write_text(record, json.dumps(content))
         note = f"measured in {result.seconds:.0f} s"
     name, value = next(iter((result.figures or result.tasks).items()))
@@ -214,10 +211,9 @@ def _result(
     return result
 
 
-def _measure(
-    model: EmbeddingModel, teacher: EmbeddingModel | None, tasks: EmbeddingTasks | None, seed: int
-) -> EmbeddingResult:
+def _measure(model: EmbeddingModel, evaluation: _Evaluation) -> EmbeddingResult:
     start = time.perf_counter()
+    teacher = evaluation.teacher
     encoder = model.encoder
     dimension = encoder.encode("a text").shape[-1]
     milliseconds = milliseconds_in_turns([encoder.encode], _timed_texts(model))[0] if model.data else None
@@ -228,7 +224,7 @@ def _measure(
         size = next(iter(theirs.values()))[0].shape[1]
         if size != dimension:
             theirs, reason = None, f"its vectors have {dimension} numbers, the teacher's {size}"
-    found = figures_of(model.data, vectors, theirs, seed)
+    found = figures_of(model.data, vectors, theirs, evaluation.args.seed)
     result = EmbeddingResult(
         name=model.checkpoint.name,
         is_teacher=model is teacher,
@@ -240,7 +236,7 @@ def _measure(
         data=described(model.data),
         figures={name: each.value for name, each in found.items()},
         resampled={name: each.resampled for name, each in found.items()},
-        tasks=tasks.run(encoder) if tasks else {},
+        tasks=evaluation.tasks.run(encoder) if evaluation.tasks else {},
         not_compared=reason,
         milliseconds_per_text=milliseconds and milliseconds.median,
         milliseconds_first_quartile=milliseconds and milliseconds.first_quartile,

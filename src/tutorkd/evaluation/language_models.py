@@ -5,8 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
 from tutorkd.evaluation.language_report import LanguageResult, language_markdown
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
-    earlier,
+    earlier_result,
     machine,
     named_checkpoints,
     record_of,
@@ -39,7 +38,6 @@ from tutorkd.kinds import kind_of_checkpoint
 from tutorkd.locks import held
 from tutorkd.runtime import usable_device
 
-_RECORD_TYPES = {"settings": dict[str, Any], "weights": dict[str, Any], "result": get_type_hints(LanguageResult)}
 _TIMED_PROMPTS = 5
 _ROWS_OF_ESTIMATE = 4
 _OF_ENCODERS = ("train", "validation", "save_models", "seeds")  # settings that are theirs alone
@@ -111,15 +109,24 @@ class _Model:
         return "its tokens aren't the teacher's; compare bits per byte"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Evaluation:
-    """All that is measured, checked before the first model is loaded."""
+    """All that is measured, and how, checked before the first model is loaded."""
 
+    args: EvaluateArguments
+    language: LanguageArguments
     models: list[_Model]  # that are measured
     teacher: _Model | None
     text: HeldoutText | None
     tasks: Tasks | None
     settings: dict[str, Any]
+
+    def record(self, model: _Model) -> Path:
+        return record_of(Path(self.args.output_dir), model.folder)
+
+    def earlier(self, model: _Model) -> LanguageResult | None:
+        """What an earlier run found."""
+        return earlier_result(LanguageResult, self.record(model), self.settings, model.checkpoint)
 
 
 def evaluate_language_models(
@@ -142,7 +149,7 @@ def evaluate_language_models(
     output = Path(args.output_dir)
     with held(output):
         take_up(output, evaluation.settings, args.restart)
-        results = [_result(model, evaluation, args, language) for model in evaluation.models]
+        results = [_result(model, evaluation) for model in evaluation.models]
         summary = {"settings": evaluation.settings, "results": [asdict(result) for result in results]}
         write_results(output, summary, language_markdown(results, args, language))
     return results
@@ -160,7 +167,7 @@ def language_plan(models: Sequence[str], args: EvaluateArguments, language: Lang
         take_up(output, evaluation.settings, restart=False)
     plan = {}
     for model in evaluation.models:
-        done = not args.restart and _earlier(model, evaluation, output)
+        done = not args.restart and evaluation.earlier(model)
         tokens = f", {sum(len(row.targets) for row in model.rows):,} tokens to read" if model.text else ""
         size = f"{model.checkpoint.bytes / 1e6:.1f} MB"
         plan[f"model {model.folder}"] = size + tokens + (", finished" if done else "")
@@ -263,7 +270,7 @@ def _prepare(
     for model in ready.values() if text else []:
         _prompts(cast(HeldoutText, text), model.rows, args, language)
     with_others = [*named, *(each for each in teachers if each.slug not in {one.slug for one in named})]
-    folders = result_folders(with_others, args.names, Path(args.output_dir), _RECORD_TYPES, args.restart)
+    folders = result_folders(with_others, args.names, Path(args.output_dir), args.restart)
     for slug, folder in folders.items():
         ready[slug].folder = folder
     teacher = ready[teachers[0].slug] if teachers else None
@@ -278,27 +285,15 @@ def _prepare(
         **{name: getattr(language, name) for name in ("prompts", "prompt_length", "new_tokens")},
         **machine(),
     }
-    return _Evaluation(measured, teacher, text, tasks, settings)
+    return _Evaluation(args, language, measured, teacher, text, tasks, settings)
 
 
-def _earlier(model: _Model, evaluation: _Evaluation, output: Path) -> LanguageResult | None:
-    content = earlier(record_of(output, model.folder), _RECORD_TYPES, evaluation.settings, model.checkpoint)
-    if content is None:
-        return None
-    figures = {key: content["result"][key] for key in get_type_hints(LanguageResult)}
-    return LanguageResult(**{**figures, "name": model.checkpoint.name})
-
-
-def _result(
-    model: _Model, evaluation: _Evaluation, args: EvaluateArguments, language: LanguageArguments
-) -> LanguageResult:
+def _result(model: _Model, evaluation: _Evaluation) -> LanguageResult:
     """What an earlier run found, or else what is measured now and kept."""
-    output = Path(args.output_dir)
-    result = _earlier(model, evaluation, output)
-    record = record_of(output, model.folder)
+    result, record = evaluation.earlier(model), evaluation.record(model)
     note = f"finished before, in {record}"
     if result is None:
-        result = _measure(model, evaluation, args, language)
+        result = _measure(model, evaluation)
         content = {"settings": evaluation.settings, "weights": model.checkpoint.identity, "result": asdict(result)}
         write_json(record, content)
         note = f"measured in {result.seconds:.0f} s"
@@ -309,15 +304,13 @@ def _result(
     return result
 
 
-def _measure(
-    model: _Model, evaluation: _Evaluation, args: EvaluateArguments, language: LanguageArguments
-) -> LanguageResult:
+def _measure(model: _Model, evaluation: _Evaluation) -> LanguageResult:
     start = time.perf_counter()
     teacher = evaluation.teacher if model is not evaluation.teacher else None
     reason = model.why_not_compared(teacher) if teacher else None
     figures: dict[str, Any] = dict.fromkeys(get_type_hints(LanguageResult))
     if evaluation.text:
-        figures |= _on_text(model, evaluation.text, None if reason else teacher, args, language)
+        figures |= _on_text(model, evaluation.text, None if reason else teacher, evaluation)
     weights = model.weights
     figures |= {
         "name": model.checkpoint.name,
@@ -326,7 +319,7 @@ def _measure(
         "bytes": model.checkpoint.bytes,
         "number_format": str(weights.dtype).removeprefix("torch."),
         "not_compared": reason,
-        "tasks": evaluation.tasks.run(weights, model.tokenizer, args.seed) if evaluation.tasks else {},
+        "tasks": evaluation.tasks.run(weights, model.tokenizer, evaluation.args.seed) if evaluation.tasks else {},
         "threads": torch.get_num_threads(),
         "device": str(weights.device),
         "seconds": time.perf_counter() - start,
@@ -336,16 +329,11 @@ def _measure(
     return LanguageResult(**figures)
 
 
-def _on_text(
-    model: _Model,
-    text: HeldoutText,
-    teacher: _Model | None,
-    args: EvaluateArguments,
-    language: LanguageArguments,
-) -> dict[str, Any]:
+def _on_text(model: _Model, text: HeldoutText, teacher: _Model | None, evaluation: _Evaluation) -> dict[str, Any]:
     """Figures on held-out text, on the model's own, and of generation."""
     weights, title = model.weights, model.folder
-    prompts = _prompts(text, model.rows, args, language)
+    language, seed = evaluation.language, evaluation.args.seed
+    prompts = _prompts(text, model.rows, evaluation.args, language)
     # first of all, so that nothing else has left memory to be used again
     occupied = generation_bytes(weights, prompts[0], language.new_tokens)
     timed = prompts[:_TIMED_PROMPTS]
@@ -368,7 +356,7 @@ def _on_text(
     if teacher is None:
         return figures
     with _bar(f"{title}: own text", len(prompts), " prompts") as bar:
-        written = continue_prompts(weights, model.tokenizer, prompts, language.new_tokens, args.seed, bar.update)
+        written = continue_prompts(weights, model.tokenizer, prompts, language.new_tokens, seed, bar.update)
     with _bar(f"{title}: own text, read", len(written), " rows") as bar:
         own = score(teacher.weights, written, weights, tell=bar.update)
     error = own.divergence_standard_error
@@ -382,7 +370,5 @@ def _on_text(
     }
 
 
-@contextmanager
-def _bar(title: str, total: int, unit: str) -> Iterator[tqdm]:
-    with tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True) as bar:
-        yield bar
+def _bar(title: str, total: int, unit: str) -> tqdm:
+    return tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True)

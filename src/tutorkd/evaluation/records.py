@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
@@ -16,6 +16,7 @@ from tutorkd.files import RESULTS, RESULTS_TABLE, stored_result
 from tutorkd.identity import difference
 from tutorkd.runtime import usable_device
 
+Result = TypeVar("Result")
 _FILE = "result.json"
 _RECORD = {"settings": dict[str, Any], "weights": dict[str, Any], "result": dict[str, Any]}  # of any kind of models
 _SUMMARY = {"settings": dict[str, Any], "results": list[Any]}
@@ -131,28 +132,27 @@ def record_files(output: Path) -> list[Path]:
     return sorted([*output.glob(f"*/{_FILE}"), *output.glob(f"*/seed*/{_FILE}")])
 
 
-def check_owner(record: Path, types: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def check_owner(record: Path, checkpoint: Checkpoint) -> None:
     """Refuse to put a model's result in the place of another's.
 
     Raises:
         UserError: if the record there is of another model.
     """
-    content = stored_result(record, types)
-    if content is not None and content["weights"].get("source") != checkpoint.identity["source"]:
+    content = stored_result(record, {"weights": {"source": str}})
+    if content is not None and content["weights"]["source"] != checkpoint.identity["source"]:
         raise UserError(
-            f"{record.parent} holds the result of {content['weights'].get('source')}, not of {checkpoint.name}: give "
+            f"{record.parent} holds the result of {content['weights']['source']}, not of {checkpoint.name}: give "
             "each model a name of its own with --names, or --restart to throw the results away"
         )
 
 
 def result_folders(
-    checkpoints: Sequence[Checkpoint], given: Sequence[str], output: Path, types: Mapping[str, Any], restart: bool
+    checkpoints: Sequence[Checkpoint], given: Sequence[str], output: Path, restart: bool
 ) -> dict[str, str]:
     """The folder of each checkpoint's result in ``output``, by its slug.
 
     Args:
         given: as ``result_names`` takes them.
-        types: as ``check_owner`` takes them.
         restart: whether what stands there will be thrown away.
 
     Raises:
@@ -161,7 +161,7 @@ def result_folders(
     folders = {}
     for checkpoint, name in zip(checkpoints, result_names(checkpoints, given), strict=True):
         if not restart:
-            check_owner(record_of(output, name), types, checkpoint)
+            check_owner(record_of(output, name), checkpoint)
         folders[checkpoint.slug] = name
     return folders
 
@@ -224,3 +224,18 @@ def earlier(
     if content is None or content["weights"] != checkpoint.identity or difference(content["settings"], settings):
         return None
     return content
+
+
+def earlier_result(
+    kind: type[Result], record: Path, settings: Mapping[str, Any], checkpoint: Checkpoint
+) -> Result | None:
+    """The result of an earlier run, if it had the same settings, machine and weights; under today's name.
+
+    Args:
+        kind: a dataclass with a name.
+    """
+    types = get_type_hints(kind)
+    content = earlier(record, {**_RECORD, "result": types}, settings, checkpoint)
+    if content is None:
+        return None
+    return kind(**{**{key: content["result"][key] for key in types}, "name": checkpoint.name})

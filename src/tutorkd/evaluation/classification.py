@@ -20,6 +20,7 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_cla
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
 from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
+from tutorkd.evaluation.heldout import evenly_spread
 from tutorkd.evaluation.labelled import (
     align_labels,
     column_options,
@@ -389,5 +390,4 @@ def _tell_whole_numbers(rows: Dataset) -> None:
 
 def timed_sentences(rows: Dataset) -> list[tuple[Any, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), _TIMED_SENTENCES)).astype(int)
-    return list(zip(*text_columns(rows.select(chosen)), strict=True))
+    return evenly_spread(list(zip(*text_columns(rows), strict=True)), _TIMED_SENTENCES)

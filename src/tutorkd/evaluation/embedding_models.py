@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -23,7 +22,8 @@ from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding
 from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
-from tutorkd.evaluation.pairs import described, digest, read_data
+from tutorkd.evaluation.heldout import evenly_spread
+from tutorkd.evaluation.pairs import Data, described, digest, read_data
 from tutorkd.evaluation.records import earlier_result, machine, named_checkpoints, record_of, result_folders, take_up
 from tutorkd.files import write_results, write_text
 from tutorkd.hub import files_of
@@ -107,7 +107,7 @@ def encoding_seconds(
         model: the encoder without what stands behind it, with the tokenizer of the teacher ``name``.
         teacher: that it would be held against, whose vectors are needed, too; None for the teacher itself.
     """
-    texts = [text for data in read_data(embedding).values() for side in data.sides for text in side]
+    texts = _texts(read_data(embedding))
     rows = load_sentence_encoder(name, "teacher").tokenizer(
         texts[:: math.ceil(len(texts) / _TEXTS_OF_ESTIMATE)], padding=True, truncation=True, return_tensors="pt"
     )
@@ -216,7 +216,8 @@ def _measure(model: EmbeddingModel, evaluation: _Evaluation) -> EmbeddingResult:
     teacher = evaluation.teacher
     encoder = model.encoder
     dimension = encoder.encode("a text").shape[-1]
-    milliseconds = milliseconds_in_turns([encoder.encode], _timed_texts(model))[0] if model.data else None
+    timed = evenly_spread(_texts(model.data), _TIMED_TEXTS)
+    milliseconds = milliseconds_in_turns([encoder.encode], timed)[0] if timed else None
     vectors, speed = model.vectors
     theirs, reason = None, None
     if teacher and teacher is not model and model.data:
@@ -252,8 +253,5 @@ def _measure(model: EmbeddingModel, evaluation: _Evaluation) -> EmbeddingResult:
     return result
 
 
-def _timed_texts(model: EmbeddingModel) -> list[str]:
-    """Texts spread evenly over all of them."""
-    texts = [text for data in model.data.values() for side in data.sides for text in side]
-    chosen = np.linspace(0, len(texts) - 1, min(len(texts), _TIMED_TEXTS)).astype(int)
-    return [texts[index] for index in chosen]
+def _texts(data: Data) -> list[str]:
+    return [text for each in data.values() for side in each.sides for text in side]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -18,6 +19,7 @@ from tutorkd.hub import quiet_transformers
 
 NOT_SCORED = -100  # torch's own index for a target that doesn't count
 _DOCUMENTS_AT_ONCE = 100
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ def prompts_of(rows: Sequence[Row], count: int, length: int) -> list[list[int]]:
     return [prompt[:length] for prompt in evenly_spread(long, count)]
 
 
-def evenly_spread(prompts: Sequence[list[int]], count: int) -> list[list[int]]:
-    """So many of some prompts, or all if there are fewer, spread evenly over them."""
-    chosen = np.linspace(0, len(prompts) - 1, min(count, len(prompts))).astype(int)
-    return [prompts[index] for index in chosen]
+def evenly_spread(items: Sequence[Item], count: int) -> list[Item]:
+    """So many of some items, or all if there are fewer, spread evenly over them."""
+    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)
+    return [items[index] for index in chosen]
 
 
 def _tokenized(text: HeldoutText, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data import PackedCorpus
 from tutorkd.data.texts import TextEncoder, Texts, units
 from tutorkd.errors import UserError
-from tutorkd.evaluation.heldout import read_text
+from tutorkd.evaluation.heldout import evenly_spread, read_text
 
 _ROWS = 2000  # held-out rows that sentences are taken from
 _FEWEST_TOKENS = 8  # of a sentence that is chosen; the typed ones may be shorter
@@ -86,8 +86,7 @@ class SentenceReader:
         fair = [text for text in texts if len(self._encoded(text[:MOST_CHARACTERS]).ids) >= _FEWEST_TOKENS]
         if not fair:
             raise UserError(f"no sentence of the text has {_FEWEST_TOKENS} tokens: name another with --text")
-        places = np.linspace(0, len(fair) - 1, min(count, len(fair))).astype(int)
-        return [self.read(self._beginning(fair[place])) for place in places]
+        return [self.read(self._beginning(text)) for text in evenly_spread(fair, count)]
 
 
 def sentences_of_files(names: Sequence[str], column: str) -> list[str]:

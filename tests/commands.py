@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+import yaml
 from transformers import PreTrainedModel
 
 from tutorkd import functional
@@ -72,6 +73,16 @@ def by_tutor_kd(teacher: str | Path, corpus: str | Path, out: str | Path, *more:
     """``tutorkd distill`` by Tutor-KD into a folder."""
     given = ["--teacher", str(teacher), "--corpus", str(corpus), "--output_dir", str(out)]
     return ["distill", "--method", "tutor-kd", *given, *more]
+
+
+def compare(recipe: Mapping[str, Any], *flags: str, **changes) -> list[str]:
+    """``tutorkd compare`` on a recipe with sections changed, or keys of one; None takes a key away."""
+    changed = dict(recipe)
+    for section, value in changes.items():
+        merged = {**changed.get(section, {}), **value} if isinstance(value, dict) else value
+        changed[section] = {k: v for k, v in merged.items() if v is not None} if isinstance(value, dict) else value
+    Path("recipe.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+    return ["compare", "recipe.yaml", "--output_dir", "out", *flags]
 
 
 def complete(*argv: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 from browser import CHROMIUM
-from commands import save, save_corpus
+from commands import run_here, save, save_corpus
 
 from tutorkd import runtime
 
@@ -94,3 +94,11 @@ def place(tmp_path, monkeypatch):
 def corpus_file(tmp_path):
     """Sixty documents, blank-line separated."""
     return Path(save_corpus(tmp_path / "corpus.txt"))
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Cells of a comparison run here, and their names are told."""
+    ran: list[str] = []
+    monkeypatch.setattr("tutorkd.comparison.command.run_processes", run_here(ran, lambda cell: cell.name))
+    return ran

@@ -2,16 +2,15 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-import yaml
-from commands import complete, fail, run_here, save_causal, save_corpus
+from commands import compare, complete, fail, save_causal, save_corpus
 from transformers import AutoModelForCausalLM
 
-from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.measures import CAUSAL_MODELS
 from tutorkd.comparison.report import markdown, summarise
@@ -49,22 +48,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Cells run here, and their names are told."""
-    ran: list[str] = []
-    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
-    return ran
-
-
-def _command(*flags, **changes):
-    """The command line of the recipe with sections changed, or keys of one; None takes a key away."""
-    recipe = dict(RECIPE)
-    for section, value in changes.items():
-        merged = {**recipe[section], **value} if isinstance(value, dict) else value
-        recipe[section] = {k: v for k, v in merged.items() if v is not None} if isinstance(value, dict) else value
-    Path("recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return ["compare", "recipe.yaml", "--output_dir", "out", *flags]
+_command = partial(compare, RECIPE)
 
 
 def _evaluation(name):

@@ -7,7 +7,6 @@ import signal
 import pytest
 import tiny
 import torch
-from commands import run_here
 
 import tutorkd
 from tutorkd.cli.main import main
@@ -33,7 +32,7 @@ BROKEN = "{name: broken, method: minilm-v2, relation_heads: 7}"
 
 @pytest.fixture
 def matrix(tmp_path, teacher_folder, corpus_file):
-    """Makes the command line of a recipe."""
+    """Makes the command line of a recipe, part of which may be left out, and more added."""
     draw = random.Random(0)
     for name, count in (("train", 24), ("validation", 12)):
         with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -41,10 +40,10 @@ def matrix(tmp_path, teacher_folder, corpus_file):
             rows.writerow(["text", "label"])
             rows.writerows([" ".join(draw.choices(tiny.WORDS, k=12)), i % 2] for i in range(count))
 
-    def command(variants, references=False):
+    def command(variants, references=False, without="", more=""):
         recipe = tmp_path / "recipe.yaml"
-        text = RECIPE.replace("VARIANTS", variants).replace("REFERENCES", str(references).lower())
-        recipe.write_text(text, encoding="utf-8")
+        text = RECIPE.replace(without, "").replace("VARIANTS", variants).replace("REFERENCES", str(references).lower())
+        recipe.write_text(text + more, encoding="utf-8")
         data = ["--train", str(tmp_path / "train.csv"), "--validation", str(tmp_path / "validation.csv")]
         model = ["--teacher", str(teacher_folder), "--corpus", str(corpus_file)]
         return ["compare", str(recipe), "--output_dir", str(tmp_path / "out"), *model, *data]
@@ -53,12 +52,10 @@ def matrix(tmp_path, teacher_folder, corpus_file):
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """Cells run here, and their names are told; nothing is drawn."""
-    ran = []
-    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
+def in_process(in_process, monkeypatch):
+    """Nothing is drawn."""
     monkeypatch.setattr("tutorkd.comparison.plots.draw", lambda *arguments: [])
-    return ran
+    return in_process
 
 
 def _without_times(result):
@@ -136,16 +133,9 @@ def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkey
 
 
 @pytest.fixture
-def of_operations(matrix, tmp_path):
+def of_operations(matrix):
     """The command line of a recipe with a budget in operations."""
-
-    def command(variants, flops):
-        made = matrix(variants)
-        recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(recipe.read_text().replace("max_steps: 4, ", "") + f"flops: {flops}\n")
-        return made
-
-    return command
+    return lambda variants, flops: matrix(variants, without="max_steps: 4, ", more=f"flops: {flops}\n")
 
 
 def test_a_method_whose_step_costs_less_has_more_steps_of_a_budget_in_operations(of_operations, in_process, tmp_path):
@@ -167,16 +157,9 @@ def test_a_method_whose_step_costs_less_has_more_steps_of_a_budget_in_operations
 
 
 @pytest.fixture
-def of_points(matrix, tmp_path):
+def of_points(matrix):
     """The command line of a recipe that measures students on their way."""
-
-    def command(variants, points):
-        made = matrix(variants)
-        recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(recipe.read_text().replace(", save_steps: 4", "") + f"points: {points}\n")
-        return made
-
-    return command
+    return lambda variants, points: matrix(variants, without=", save_steps: 4", more=f"points: {points}\n")
 
 
 def test_students_are_kept_and_measured_on_their_way(of_points, in_process, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,10 @@ import pytest
 import tiny
 import torch
 import yaml
-from commands import complete, fail, run_here, save_corpus
+from commands import compare, complete, fail, save_corpus
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import evaluation
 
-from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE
 from tutorkd.comparison.on_embeddings import EMBEDDINGS, ERROR, MEAN, embedding_measures
 from tutorkd.evaluation import embedding_models
@@ -48,22 +48,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Cells run here, and their names are told."""
-    ran: list[str] = []
-    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
-    return ran
-
-
-def command(*flags, **changes):
-    """The command line of the recipe with sections changed; None takes a key of one away."""
-    recipe = dict(RECIPE)
-    for section, value in changes.items():
-        merged = {**recipe.get(section, {}), **value} if isinstance(value, dict) else value
-        recipe[section] = {k: v for k, v in merged.items() if v is not None} if isinstance(value, dict) else value
-    Path("recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return ["compare", "recipe.yaml", "--output_dir", "out", *flags]
+command = partial(compare, RECIPE)
 
 
 def result(name):

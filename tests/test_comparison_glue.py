@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import yaml
-from commands import complete, fail, lines_of, run_here, save, save_corpus
+from commands import compare, complete, fail, lines_of, run_here, save, save_corpus
 
 from tutorkd.cli.main import main
 from tutorkd.comparison import bench, on_glue
-from tutorkd.comparison import command as comparing
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
 from tutorkd.comparison.report import markdown, summarise
 from tutorkd.comparison.score_plots import score_against_cost
@@ -57,14 +57,12 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """Cells run here, and their names are told; nothing is drawn."""
-    ran: list[str] = []
-    monkeypatch.setattr(comparing, "run_processes", run_here(ran, lambda cell: cell.name))
+def in_process(in_process, monkeypatch):
+    """Units run here too; nothing is drawn."""
     monkeypatch.setattr(fine_tuning, "run_processes", run_here([], lambda unit: unit.name))
     for draw in ("tutorkd.comparison.plots.draw", "tutorkd.glue.plots.draw"):
         monkeypatch.setattr(draw, lambda *arguments: [])
-    return ran
+    return in_process
 
 
 @pytest.fixture
@@ -81,11 +79,7 @@ def tuned(monkeypatch):
     return done
 
 
-def _command(*flags, **changes):
-    """The command line of the recipe with sections changed, or keys of one."""
-    recipe = {**RECIPE, **{k: {**RECIPE[k], **v} if isinstance(v, dict) else v for k, v in changes.items()}}
-    Path("recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return ["compare", "recipe.yaml", "--output_dir", "out", *flags]
+_command = partial(compare, RECIPE)
 
 
 def test_students_are_fine_tuned_as_tutorkd_glue_does_and_references_once(here, in_process, tuned):

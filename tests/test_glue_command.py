@@ -31,13 +31,6 @@ ONE_SETTING = ["--learning_rates", "1e-3", "--batch_sizes", "8", "--epochs", "1"
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Where commands run."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def in_process(monkeypatch):
     """Units run here, and their tasks are told; nothing is drawn."""
     ran = []

@@ -4,7 +4,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tutorkd.glue.metrics import METRICS, answers, score, single_answer
+from tutorkd.evaluation.metrics import answers_of
+from tutorkd.glue.metrics import METRICS, score, single_answer
 from tutorkd.glue.tasks import TASKS
 
 # 3 true and 1 false positive, 2 true and 2 false negatives.
@@ -47,8 +48,8 @@ def test_a_class_that_is_never_answered_gives_numbers_and_no_warning(answered):
 
 
 def test_answers_are_classes_or_the_score_itself():
-    assert answers(TASKS["cola"], np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
-    assert answers(TASKS["stsb"], np.array([[0.5], [5.5]])).tolist() == [0.5, 5.5]
+    assert answers_of(TASKS["cola"].problem, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
+    assert answers_of(TASKS["stsb"].problem, np.array([[0.5], [5.5]])).tolist() == [0.5, 5.5]
 
 
 def test_each_validation_split_counts_by_itself():

@@ -22,7 +22,7 @@ from tutorkd.glue.data import check_there, load_tests
 from tutorkd.glue.leaderboard import answered, lacking, predict_tests, write_zip
 from tutorkd.glue.plan import plan
 from tutorkd.glue.report import markdown, unit_line
-from tutorkd.glue.runs import RUNS_FOLDER, Lesson, Unit, problem_of_task, result_files, run_unit, units_of
+from tutorkd.glue.runs import RUNS_FOLDER, Lesson, Unit, result_files, run_unit, units_of
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import contents, empty, held
@@ -137,7 +137,7 @@ def _taught(units: Sequence[Unit], teacher: Checkpoint | None, soft: TaskDistill
         made, identity = str(of_teacher.classifier), of_teacher.runs[0].identity
     else:
         made, identity = classifier.name, classifier.identity
-        TaskTeacher(soft, problem_of_task(task), task.classes)
+        TaskTeacher(soft, task.problem, task.classes)
     lesson = Lesson(made, identity, classifier.title, soft, _unlabelled(units[0], soft.unlabelled))
     keeps = made != classifier.name
     return [replace(unit, keeps=keeps) if unit is of_teacher else replace(unit, lesson=lesson) for unit in units]

@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset
 
 from tutorkd.evaluation.labelled import digest
+from tutorkd.evaluation.metrics import answers_of
 from tutorkd.files import write_text, writing
-from tutorkd.glue.metrics import answers
 from tutorkd.glue.runs import Run, Unit, fine_tune, finite_logits, training_rows
 from tutorkd.glue.tasks import TASKS, Task
 
@@ -52,7 +52,7 @@ def predict_tests(unit: Unit, tests: Tests) -> None:
     record.unlink(missing_ok=True)
     for file, (index, rows) in tests.items():
         logits = finite_logits(classifier, rows, run.settings.max_length)
-        write_text(folder / file, tsv(unit.task, index, answers(unit.task, logits)))
+        write_text(folder / file, tsv(unit.task, index, answers_of(unit.task.problem, logits)))
     write_text(record, _made_of(run, tests))
 
 

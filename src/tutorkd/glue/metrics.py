@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from tutorkd.evaluation.metrics import pearson, spearman
+from tutorkd.evaluation.metrics import answers_of, pearson, spearman
 from tutorkd.glue.tasks import Task
 
 
@@ -33,11 +33,6 @@ METRIC_NAMES = {
 }
 
 
-def answers(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Classes (n,) of logits (n, classes); of a regression the scores (n,) themselves."""
-    return logits[:, 0].astype(np.float64) if task.regression else logits.argmax(-1)
-
-
 def score(task: Task, labels: dict[str, np.ndarray], logits: dict[str, np.ndarray]) -> dict[str, float]:
     """All figures of a task by name.
 
@@ -45,7 +40,7 @@ def score(task: Task, labels: dict[str, np.ndarray], logits: dict[str, np.ndarra
         labels, logits: by validation split.
     """
     return {
-        figure.name: METRICS[figure.metric](labels[figure.split], answers(task, logits[figure.split]))
+        figure.name: METRICS[figure.metric](labels[figure.split], answers_of(task.problem, logits[figure.split]))
         for figure in task.figures
     }
 

@@ -22,7 +22,6 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_cla
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.finetune import build_trainer, predict, run_training, tokenize
 from tutorkd.evaluation.labelled import digest
-from tutorkd.evaluation.problem import Problem
 from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
 from tutorkd.evaluation.task_teacher import TaskTeacher
 from tutorkd.files import stored_result, write_json, write_text, writing, written_whole
@@ -39,10 +38,6 @@ RUNS_FOLDER = "runs"  # in that of the results
 RESULT_FILE, ERROR_FILE = "result.json", "error.txt"
 CLASSIFIER, MADE_OF_FILE = "classifier", "made-of.json"
 _RESULT_TYPES = {"identity": dict[str, Any], "parameters": int, "train_seconds": float, "device": str, "threads": int}
-
-
-def problem_of_task(task: Task) -> Problem:
-    return "regression" if task.regression else "single_label_classification"
 
 
 @dataclass(frozen=True)
@@ -262,7 +257,7 @@ def training_rows(unit: Unit) -> TrainingRows:
     max_length, rows, teacher = unit.settings[0].max_length, unit.rows.train, None
     if unit.lesson:
         soft = dataclasses.replace(unit.lesson.soft, distill_from=unit.lesson.classifier)
-        teacher = TaskTeacher(soft, problem_of_task(unit.task), unit.task.classes)
+        teacher = TaskTeacher(soft, unit.task.problem, unit.task.classes)
         rows = teacher.taught(rows, max_length, unit.lesson.unlabelled)
     tokenizer = load_tokenizer(unit.checkpoint.folder, "model", needed=CLASSIFICATION)
     return TrainingRows(tokenize(rows, tokenizer, max_length), teacher)

@@ -1,7 +1,10 @@
 """The tasks of GLUE (Wang et al., 2019): names, columns, classes and metrics as the Hub's ``nyu-mll/glue`` has them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tutorkd.evaluation.problem import Problem
 
 HUB_NAME = "nyu-mll/glue"
 _LARGE = 50_000  # training rows
@@ -67,6 +70,10 @@ class Task:
     @property
     def regression(self) -> bool:
         return len(self.classes) == 1
+
+    @property
+    def problem(self) -> "Problem":
+        return "regression" if self.regression else "single_label_classification"
 
     @property
     def selected(self) -> Figure:

@@ -1,6 +1,6 @@
 """How durations, figures, errors and lists are put into words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MOST_LISTED, _MOST_CHARACTERS = 8, 40
@@ -29,6 +29,11 @@ def listed(words: Sequence[str]) -> str:
     shown = [word if len(word) <= _MOST_CHARACTERS else f"{word[: _MOST_CHARACTERS - 3]}..." for word in words]
     rest = len(words) - _MOST_LISTED
     return ", ".join(shown[:_MOST_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def by_error(errors: Mapping[str, str]) -> dict[str, list[str]]:
+    """Each error once, with all that it is told of."""
+    return {error: [what for what in errors if errors[what] == error] for error in errors.values()}
 
 
 def one_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from tutorkd.comparison.measures import ENCODERS, Column, Measures, learned_noth
 from tutorkd.seeds import nested, over_seeds
 from tutorkd.step import LOSS
 from tutorkd.tables import aligned, escaped
+from tutorkd.words import by_error
 
 ON_THE_WAY = (
     "The plot's curves show students in the middle of their training. Their learning rate is still high, so a student "
@@ -153,7 +154,7 @@ def markdown(summary: Mapping[str, Any], measures: Measures = ENCODERS) -> str:
         parts.append(in_words(summary["baseline"], list(differences.values()), measures.score))
     errors = {cell["name"]: cell["error"] for cell in summary["cells"] if "error" in cell}
     if errors:
-        listed = escaped("; ".join(f"{', '.join(names)} ({error})" for error, names in _by_error(errors).items()))
+        listed = escaped("; ".join(f"{', '.join(names)} ({error})" for error, names in by_error(errors).items()))
         parts.append(f"Missing, {len(errors)} of {len(summary['cells'])} cells: {listed}.")
     return "\n\n".join(parts) + "\n"
 
@@ -176,8 +177,4 @@ def _steps(summary: Mapping[str, Any]) -> list[int]:
 
 def _failures(errors: Mapping[str, str]) -> str:
     """Each error once, with its seeds."""
-    return "; ".join(f"seed {', '.join(seeds)}: {error}" for error, seeds in _by_error(errors).items()) or "-"
-
-
-def _by_error(errors: Mapping[str, str]) -> dict[str, list[str]]:
-    return {error: [what for what in errors if errors[what] == error] for error in errors.values()}
+    return "; ".join(f"seed {', '.join(seeds)}: {error}" for error, seeds in by_error(errors).items()) or "-"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from tutorkd.glue.report import SINGLE_ANSWER, figure_title
+from tutorkd.glue.report import SINGLE_ANSWER, figure_title, selected_spread
 from tutorkd.glue.tasks import TASKS
 from tutorkd.plotting import COLOURS, as_it_is, save_figure
 
@@ -27,17 +27,19 @@ def draw(summary: Mapping[str, Any], folder: Path) -> list[Path]:
 def scores_by_task(summary: Mapping[str, Any]) -> Figure:
     """Medians of each task's first figure as bars, lowest and highest seed as whiskers."""
     models = summary["models"]
-    names = [name for name in TASKS if any(_spread(model, name) for model in models)]
+    names = [name for name in TASKS if any(selected_spread(model, name) for model in models)]
     lined = [model for model in models if model["is_teacher"] and len(models) > 1]
     barred = [model for model in models if model not in lined]
     figure = Figure(figsize=(max(6.0, 1.4 * len(names) * max(1.0, len(barred) / 2) + 1.5), 4.2), layout="constrained")
     axes = figure.add_subplot()
     width = _GROUP / len(barred)
-    teachers = {name: [100 * found["median"] for each in lined if (found := _spread(each, name))] for name in names}
+    teachers = {
+        name: [100 * found["median"] for each in lined if (found := selected_spread(each, name))] for name in names
+    }
     lowest = 0.0
     for number, model in enumerate(barred):
         for place, name in enumerate(names):
-            if (found := _spread(model, name)) is None:
+            if (found := selected_spread(model, name)) is None:
                 continue
             x = place - _GROUP / 2 + (number + 0.5) * width
             median, low, high = (100 * found[key] for key in ("median", "min", "max"))
@@ -78,7 +80,3 @@ def scores_by_task(summary: Mapping[str, Any]) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _spread(model: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    return model["tasks"].get(name, {"figures": {}})["figures"].get(TASKS[name].selected.name)

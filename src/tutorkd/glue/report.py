@@ -10,7 +10,7 @@ from tutorkd.glue.runs import Unit
 from tutorkd.glue.tasks import TASKS, USUAL, Task
 from tutorkd.seeds import over_seeds
 from tutorkd.tables import aligned, escaped
-from tutorkd.words import duration
+from tutorkd.words import by_error, duration
 
 SINGLE_ANSWER = "no model: the same answer to every row"
 _HOW = (
@@ -29,13 +29,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 def _beside_published(summary: Mapping[str, Any]) -> str:
     models = summary["models"]
-    columns = [name for name in published.COLUMNS if any(_figures(model, name) for model in models)]
+    columns = [name for name in published.COLUMNS if any(selected_spread(model, name) for model in models)]
     if not columns:
         return "No task of the paper's table was finished."
     rows: list[tuple[str, str, Mapping[str, float]]] = []
     for model in models:
         for key, words in (("median", "median over seeds"), ("best_of_all_runs", "best of all runs")):
-            found = {name: 100 * _first(model, name)[key] for name in columns if _figures(model, name)}
+            found = {name: 100 * spread[key] for name in columns if (spread := selected_spread(model, name))}
             teacher = ", teacher" if model["is_teacher"] else ""
             rows.append((f"{model['title']}{teacher}: {words}", _size(model), found))
     constant = {name: 100 * summary["single_answer"][name][TASKS[name].selected.name] for name in columns}
@@ -190,12 +190,9 @@ def figure_title(task: Task, name: str) -> str:
     return METRIC_NAMES[figure.metric] + suffix
 
 
-def _figures(model: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return model["tasks"].get(name, {"figures": {}})["figures"]
-
-
-def _first(model: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return _figures(model, name)[TASKS[name].selected.name]
+def selected_spread(model: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A task's first figure over a model's seeds; None where no run was finished."""
+    return model["tasks"].get(name, {"figures": {}})["figures"].get(TASKS[name].selected.name)
 
 
 def _size(row: Mapping[str, Any]) -> str:
@@ -213,9 +210,7 @@ def _percent(value: float) -> str:
 
 def _errors(failed: Mapping[str, str]) -> str:
     """Each error once, with its runs."""
-    runs: dict[str, list[str]] = {}
-    for run, error in failed.items():
-        runs.setdefault(error, []).append(run)
     return "; ".join(
-        f"{error} ({those[0]}{f' and {len(those) - 1} more' * (len(those) > 1)})" for error, those in runs.items()
+        f"{error} ({those[0]}{f' and {len(those) - 1} more' * (len(those) > 1)})"
+        for error, those in by_error(failed).items()
     )

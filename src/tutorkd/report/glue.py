@@ -7,7 +7,7 @@ from typing import Any
 
 from tutorkd.files import RESULTS, stored_result
 from tutorkd.glue import arguments
-from tutorkd.glue.report import SINGLE_ANSWER, figure_title
+from tutorkd.glue.report import SINGLE_ANSWER, figure_title, selected_spread
 from tutorkd.glue.runs import result_files
 from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import in_use
@@ -94,11 +94,7 @@ def _scores(summary: Mapping[str, Any]) -> list[Part]:
     points: dict[str, list[Point]] = {}
     lowest = {}
     for name, task in TASKS.items():
-        found = [
-            (model, spread)
-            for model in models
-            if (spread := model["tasks"].get(name, {"figures": {}})["figures"].get(task.selected.name))
-        ]
+        found = [(model, spread) for model in models if (spread := selected_spread(model, name))]
         if found:
             points[task.title] = [
                 Point(_name(model), *(100 * spread[key] for key in ("median", "min", "max"))) for model, spread in found

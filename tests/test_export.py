@@ -314,8 +314,8 @@ def test_the_folder_of_another_checkpoint_is_left_alone_though_it_has_an_export(
     assert (place / "student-0" / "config.json").read_bytes() == config
 
 
-@pytest.mark.parametrize(("error", "code"), [(OSError(28, "No space left on device"), 2), (None, 128 + signal.SIGTERM)])
-def test_nothing_is_left_of_an_export_that_ends_early(place, capfd, monkeypatch, error, code):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), None])
+def test_nothing_is_left_of_an_export_that_ends_early(place, capfd, monkeypatch, error):
     def ends(float32, path):
         assert float32.is_file()
         if error:
@@ -329,9 +329,7 @@ def test_nothing_is_left_of_an_export_that_ends_early(place, capfd, monkeypatch,
         said = r"out, or .+, where ONNX Runtime has files meanwhile, can't be written: No space left on device"
         assert re.fullmatch(said, told.splitlines()[-1])
     else:
-        with pytest.raises(SystemExit) as stop:
-            main(["export", "--model", path, "--output_dir", "out"])
-        assert stop.value.code == code
+        assert main(["export", "--model", path, "--output_dir", "out"]) == 128 + signal.SIGTERM
     assert not (place / "out").exists()
 
 

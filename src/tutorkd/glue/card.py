@@ -1,6 +1,5 @@
 """Scores in a model card, in the form that the Hub shows: ``model-index``."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub.repocard import metadata_load, metadata_save
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from tutorkd.errors import UserError
+from tutorkd.files import replacing
 from tutorkd.glue.report import figure_title, rows_judged, rows_used
 from tutorkd.glue.tasks import HUB_NAME, TASKS
 from tutorkd.words import one_line
@@ -37,22 +37,19 @@ def write_scores(folder: Path, model: Mapping[str, Any]) -> Path:
         UserError: if the card can't be read or written; it is as it was.
     """
     card = folder / "README.md"
-    partial = folder / ".README.md.partial"
     try:
-        if card.exists():
-            shutil.copyfile(card, partial)
-        data = (metadata_load(partial) if card.exists() else None) or {}
-        data[_KEY] = _merged(data.get(_KEY), results(model), folder.name)
-        metadata_save(partial, data)
-        if card.exists():
-            shutil.copymode(card, partial)
-        os.replace(partial, card)
+        with replacing(card) as partial:
+            if card.exists():
+                shutil.copyfile(card, partial)
+            data = (metadata_load(partial) if card.exists() else None) or {}
+            data[_KEY] = _merged(data.get(_KEY), results(model), folder.name)
+            metadata_save(partial, data)
+            if card.exists():
+                shutil.copymode(card, partial)
     except OSError as error:
         raise UserError(f"the card {card} can't be written: {error.strerror}") from error
     except Exception as error:  # YAML's errors and the Hub client's share no base class
         raise UserError(f"the head of the card {card} can't be read: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return card
 
 

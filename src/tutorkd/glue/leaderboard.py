@@ -1,7 +1,6 @@
 """Answers to GLUE's test sets in the files that its leaderboard takes (gluebenchmark.com/faq)."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from datasets import Dataset
 
 from tutorkd.evaluation.labelled import digest
 from tutorkd.evaluation.metrics import answers_of
-from tutorkd.files import write_text, writing
+from tutorkd.files import replacing, write_text, writing
 from tutorkd.glue.runs import Run, Unit, fine_tune, finite_logits, training_rows
 from tutorkd.glue.tasks import TASKS, Task
 
@@ -88,11 +87,9 @@ def write_zip(units: Sequence[Unit], path: Path) -> list[str]:
         for submission in unit.task.submissions
         if (unit.folder / FOLDER / _RECORD_FILE).is_file()
     }
-    partial = path.with_name(f"{path.name}.partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, file in files.items():
                 archive.write(file, name)
-        os.replace(partial, path)
     return list(files)

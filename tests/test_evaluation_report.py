@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tutorkd.errors import UserError
-from tutorkd.evaluation.columns import in_columns, in_markdown_columns
+from tutorkd.evaluation.columns import ModelColumns
 from tutorkd.evaluation.report import EvaluationResult, markdown_table, results_table
 from tutorkd.files import write_text
 
@@ -119,12 +119,12 @@ def test_a_class_whose_name_is_markup_is_called_by_it():
     assert "the same class: run[1] ([/b] *x* [red])." in " ".join(printed(results).split())
     html = MarkdownIt().render(markdown_table(results))
     assert "the same class: run[1] ([/b] *x* [red])." in html
-    table = in_columns(["a"], [("size", ["1"])], "No KL for [/b]: it isn't.")
+    table = ModelColumns(["a"], [("size", ["1"])], "No KL for [/b]: it isn't.").table()
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
     assert "No KL for [/b]: it isn't." in " ".join(capture.get().split())
-    assert "No KL for &lt;b&gt;:" in MarkdownIt().render(in_markdown_columns(["a"], [], "No KL for <b>: it isn't."))
+    assert "No KL for &lt;b&gt;:" in MarkdownIt().render(ModelColumns(["a"], [], "No KL for <b>: it isn't.").markdown())
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from tutorkd import demo_data
 from tutorkd.evaluation.arguments import student_parser
 from tutorkd.evaluation.checkpoint import save_checkpoint
 from tutorkd.evaluation.language_models import evaluate_language_models
-from tutorkd.evaluation.language_report import LanguageResult, language_table
+from tutorkd.evaluation.language_report import LanguageResult, language_columns
 from tutorkd.examples import Example, tutor_examples
 from tutorkd.files import write_json
 from tutorkd.hub import load_model, load_tokenizer
@@ -74,7 +74,7 @@ def demo_causal(
     results = _named(evaluate_language_models(models, args, language))
     console.rule("3. summary")
     told = [replace(result, is_teacher=False) for result in results]  # which the names say
-    show(language_table(told, args, language), console)
+    show(language_columns(told, args, language).table(), console)
     console.print(_verdict(*results))
     write_json(out / "summary.json", [asdict(result) for result in results])
     examples = _examples(distillation, data["heldout"])

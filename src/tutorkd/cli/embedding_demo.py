@@ -11,7 +11,7 @@ from rich.console import Console
 from tutorkd import demo_data
 from tutorkd.evaluation.arguments import parser as evaluation_parser
 from tutorkd.evaluation.embedding_models import evaluate_embeddings
-from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_table, summary
+from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_columns, summary
 from tutorkd.files import write_json
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, read_distillation
 from tutorkd.pretraining.distillation import distill, estimated_seconds
@@ -66,7 +66,7 @@ def demo_embedding(
     results = evaluate_embeddings(models, args, language.teacher, embedding)
     results = [replace(result, name=name, is_teacher=False) for result, name in zip(results, _NAMES, strict=True)]
     console.rule("3. summary")
-    show(embedding_table(results), console)
+    show(embedding_columns(results).table(), console)
     console.print(_verdict(*results))
     write_json(out / "summary.json", [summary(result) for result in results])
     console.print(f"This run took {duration(time.perf_counter() - started)}; models and figures are in {out}.")

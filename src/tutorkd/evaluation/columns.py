@@ -1,8 +1,8 @@
 """Tables with a column for each model and a row for each figure that any of them has."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -12,8 +12,6 @@ from tutorkd.evaluation.records import shown_names
 from tutorkd.tables import aligned, escaped
 
 Result = TypeVar("Result")  # a dataclass with a name
-Rows = Iterable[tuple[str, Sequence[str]]]
-"""What each row is called, and its cells, one for each model."""
 
 
 def shown(results: Sequence[Result]) -> list[Result]:
@@ -28,17 +26,28 @@ def captioned(caption: str) -> Table:
     return Table(caption=words, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
-def in_columns(models: Iterable[str], rows: Rows, caption: str) -> Table:
-    """The table for the terminal."""
-    table = captioned(caption)
-    table.add_column("")
-    for model in models:
-        table.add_column(Text(model), justify="right", overflow="fold")
-    for label, cells in rows:
-        table.add_row(Text(label), *map(Text, cells))
-    return table
+class ModelColumns(NamedTuple):
+    """A table with a column for each model.
 
+    Attributes:
+        models: what they are called.
+        rows: what each row is called, and its cells, one for each model.
+    """
 
-def in_markdown_columns(models: Iterable[str], rows: Rows, caption: str) -> str:
-    """The table in Markdown."""
-    return f"{aligned(['', *models], [[label, *cells] for label, cells in rows], words=1)}\n\n{escaped(caption)}\n"
+    models: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    caption: str
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = captioned(self.caption)
+        table.add_column("")
+        for model in self.models:
+            table.add_column(Text(model), justify="right", overflow="fold")
+        for label, cells in self.rows:
+            table.add_row(Text(label), *map(Text, cells))
+        return table
+
+    def markdown(self) -> str:
+        lines = [[label, *cells] for label, cells in self.rows]
+        return f"{aligned(['', *self.models], lines, words=1)}\n\n{escaped(self.caption)}\n"

@@ -5,9 +5,9 @@ from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.classification import classifier_folders, evaluate_models, evaluation_plan
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_models import are_embeddings, check_options, embedding_plan, evaluate_embeddings
-from tutorkd.evaluation.embedding_report import embedding_table
+from tutorkd.evaluation.embedding_report import embedding_columns
 from tutorkd.evaluation.language_models import are_causal, evaluate_language_models, language_plan
-from tutorkd.evaluation.language_report import language_table
+from tutorkd.evaluation.language_report import language_columns
 from tutorkd.evaluation.records import going_on
 from tutorkd.evaluation.report import results_table
 from tutorkd.evaluation.soft_target_arguments import TaskDistillationArguments
@@ -55,7 +55,7 @@ def _causal(args: EvaluateArguments, language: LanguageArguments) -> None:
         return
     with going_on(args.restart):
         results = evaluate_language_models(args.models, args, language)
-    show(language_table(results, args, language))
+    show(language_columns(results, args, language).table())
     _print_written(args)
 
 
@@ -66,7 +66,7 @@ def _embeddings(args: EvaluateArguments, language: LanguageArguments, embedding:
         return
     with going_on(args.restart):
         results = evaluate_embeddings(args.models, args, language.teacher, embedding, language.tasks)
-    show(embedding_table(results))
+    show(embedding_columns(results).table())
     _print_written(args)
 
 

@@ -19,7 +19,7 @@ from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.cost import milliseconds_in_turns
 from tutorkd.evaluation.embedding_arguments import EmbeddingArguments
 from tutorkd.evaluation.embedding_encoders import EmbeddingModel, find_embedding_model
-from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_markdown, summary
+from tutorkd.evaluation.embedding_report import EmbeddingResult, embedding_columns, summary
 from tutorkd.evaluation.embedding_scores import figures_of
 from tutorkd.evaluation.embedding_tasks import EmbeddingTasks
 from tutorkd.evaluation.heldout import evenly_spread
@@ -94,7 +94,7 @@ def evaluate_embeddings(
         take_up(output, evaluation.settings, args.restart)
         results = [_result(model, evaluation) for model in evaluation.models]
         told = {"settings": evaluation.settings, "results": [summary(result) for result in results]}
-        write_results(output, told, embedding_markdown(results))
+        write_results(output, told, embedding_columns(results).markdown())
     return results
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from tutorkd.evaluation.columns import in_columns, in_markdown_columns, shown
+from tutorkd.evaluation.columns import ModelColumns, shown
 from tutorkd.evaluation.embedding_scores import ASYMMETRIC, CLOSENESS
 
 
@@ -76,16 +75,10 @@ def summary(result: EmbeddingResult) -> dict[str, Any]:
     return {**told, "standard_errors": {name: result.standard_error(name) for name in result.figures}}
 
 
-def embedding_table(results: Sequence[EmbeddingResult]) -> Table:
-    """For the terminal."""
+def embedding_columns(results: Sequence[EmbeddingResult]) -> ModelColumns:
+    """The table of embedding models."""
     results = shown(results)
-    return in_columns(map(_heading, results), _rows(results), _caption(results))
-
-
-def embedding_markdown(results: Sequence[EmbeddingResult]) -> str:
-    """The same as Markdown."""
-    results = shown(results)
-    return in_markdown_columns(map(_heading, results), _rows(results), _caption(results))
+    return ModelColumns(list(map(_heading, results)), list(_rows(results)), _caption(results))
 
 
 def _heading(result: EmbeddingResult) -> str:

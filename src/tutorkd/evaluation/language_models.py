@@ -21,7 +21,7 @@ from tutorkd.evaluation.checkpoint import Checkpoint, check_language_model, find
 from tutorkd.evaluation.generation import AT_ONCE, continue_prompts, generation_bytes, generation_speed
 from tutorkd.evaluation.heldout import HeldoutText, Row, prompts_of, read_text, rows_of, start_token
 from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
-from tutorkd.evaluation.language_report import LanguageResult, language_markdown
+from tutorkd.evaluation.language_report import LanguageResult, language_columns
 from tutorkd.evaluation.likelihood import score
 from tutorkd.evaluation.records import (
     earlier_result,
@@ -151,7 +151,7 @@ def evaluate_language_models(
         take_up(output, evaluation.settings, args.restart)
         results = [_result(model, evaluation) for model in evaluation.models]
         summary = {"settings": evaluation.settings, "results": [asdict(result) for result in results]}
-        write_results(output, summary, language_markdown(results, args, language))
+        write_results(output, summary, language_columns(results, args, language).markdown())
     return results
 
 

@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rich.table import Table
-
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
-from tutorkd.evaluation.columns import in_columns, in_markdown_columns, shown
+from tutorkd.evaluation.columns import ModelColumns, shown
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,12 @@ class LanguageResult:
     seconds: float
 
 
-def language_table(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> Table:
-    """For the terminal."""
+def language_columns(
+    results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments
+) -> ModelColumns:
+    """The table of causal language models."""
     results = shown(results)
-    return in_columns(map(_heading, results), _rows(results), _caption(results, args, language))
-
-
-def language_markdown(results: Sequence[LanguageResult], args: EvaluateArguments, language: LanguageArguments) -> str:
-    """The same as Markdown."""
-    results = shown(results)
-    return in_markdown_columns(map(_heading, results), _rows(results), _caption(results, args, language))
+    return ModelColumns(list(map(_heading, results)), list(_rows(results)), _caption(results, args, language))
 
 
 def text_measured(documents: int | None, size: int | None, chats: bool) -> str:

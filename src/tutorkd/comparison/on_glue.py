@@ -30,6 +30,7 @@ GLUE = Section(
     data={("tasks",): "no tasks: name some of GLUE's under evaluate"},
 )
 MEAN, ERROR = "mean", "mean_error"
+SCORE = Score(MEAN, "mean over GLUE's tasks, %", 100, standard_error=ERROR)
 
 
 def glue_measures(args: GlueArguments) -> Measures:
@@ -64,7 +65,7 @@ def glue_measures(args: GlueArguments) -> Measures:
         section=GLUE,
         types={**per_task, "failed_runs": int, "parameters": int, "device": str, "threads": int},
         with_head=False,
-        score=Score(MEAN, "mean over GLUE's tasks, %", 100, standard_error=ERROR),
+        score=SCORE,
         figures=figures,
         columns=(
             *(Column(TASKS[name].title, name, _with_error) for name in args.tasks),

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tutorkd.comparison import on_embeddings
+from tutorkd.comparison import on_embeddings, on_glue
 from tutorkd.comparison.matrix import RESULT_FILE, STUDENT_FOLDER
 from tutorkd.comparison.measures import (
     CAUSAL_MODELS,
@@ -21,10 +21,8 @@ from tutorkd.comparison.measures import (
     learned_nothing,
     same_cost,
 )
-from tutorkd.comparison.on_glue import glue_measures
 from tutorkd.errors import UserError
 from tutorkd.files import RESULTS, stored_result
-from tutorkd.glue.arguments import GlueArguments
 from tutorkd.locks import in_use
 from tutorkd.options.recipes import load_recipe
 from tutorkd.report import log, settings, training
@@ -35,7 +33,7 @@ from tutorkd.run_folder import run_settings
 
 RECIPE, CELLS = "recipe.yaml", "cells"
 TYPES = {"rows": list[dict[str, Any]], "cells": list[dict[str, Any]]}
-_SCORES = (ENCODERS.score, CAUSAL_MODELS.score, on_embeddings.SCORE, glue_measures(GlueArguments()).score)
+_SCORES = (ENCODERS.score, CAUSAL_MODELS.score, on_embeddings.SCORE, on_glue.SCORE)
 _DISTILLED = "distilled"
 # What students cost: a title, and what the axis says.
 _COSTS = {

@@ -80,20 +80,19 @@ def distill_task(args: TaskStudentArguments, weights: SoftTargetWeights, section
 
 def _export(task: TaskDistillation) -> Classifier:
     """The student's int8 file, which is made unless it stands there."""
-    from tutorkd.export.arguments import ExportArguments  # whose dependencies are an extra
+    from tutorkd.export.arguments import SHORTEST, ExportArguments  # whose dependencies are an extra
     from tutorkd.export.classifier import OnnxClassifier
     from tutorkd.export.exporter import INT8, ONNX_FOLDER, RECORD_FILE, export
 
     folder, args = task.folder / ONNX_FOLDER, task.args
     types = {"inputs": list[str], "files": list[Any]}
     if stored_result(folder / RECORD_FILE, types) is None or not (folder / INT8).is_file():
-        length = max(args.max_length, 8)  # the shortest that an export is checked on
         told = ExportArguments(
             model=str(task.folder),
             output_dir=str(task.folder),
             texts=None if task.classifier.problem == "token_classification" else args.validation,
             text_column=args.text_column,
-            max_length=length,
+            max_length=max(args.max_length, SHORTEST),
         )
         export(told)
     record = stored_result(folder / RECORD_FILE, types)

@@ -10,7 +10,7 @@ DESCRIPTION = (
     "Writes a checkpoint as ONNX files, which run without PyTorch: in float32, and in int8 at about a "
     "quarter of the size. Both are compared with PyTorch on the same rows before they are kept."
 )
-_SHORTEST = 8
+SHORTEST = 8  # max_length of a check, in tokens
 
 
 @dataclass
@@ -45,8 +45,8 @@ class ExportArguments(LabelledColumns):
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
-        if self.max_length < _SHORTEST:
-            raise UserError(f"max_length must be {_SHORTEST} or more, not {self.max_length}")
+        if self.max_length < SHORTEST:
+            raise UserError(f"max_length must be {SHORTEST} or more, not {self.max_length}")
         if self.texts is not None and self.validation is not None:
             raise UserError("texts and validation both say what to check on: give one of them")
 

@@ -11,13 +11,12 @@ from tutorkd.data.documents import Reading, nonblank
 from tutorkd.data.readers import naming
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.evaluation.labelled import column_options
-from tutorkd.export.arguments import ExportArguments
+from tutorkd.export.arguments import SHORTEST, ExportArguments
 from tutorkd.export.check import Rows
 from tutorkd.export.labelled import Scores, labelled_rows
 from tutorkd.export.source import Source
 
 _COUNT = 64
-_SHORTEST_RANDOM = 8
 _SEED = 0
 
 
@@ -80,7 +79,7 @@ def _random(tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[st
     special = set(tokenizer.all_special_ids)
     words = [token for token in range(len(tokenizer)) if token not in special]
     rows = []
-    for length in generator.integers(_SHORTEST_RANDOM, max_length + 1, _COUNT):
+    for length in generator.integers(SHORTEST, max_length + 1, _COUNT):
         ids = [tokenizer.cls_token_id, *generator.choice(words, length - 2).tolist(), tokenizer.sep_token_id]
         ids = [token for token in ids if token is not None]  # some tokenizers lack one or both
         rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)})

@@ -5,7 +5,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,18 @@ def write_rows(path: Path, rows: Iterable[Any]) -> str:
     return str(path)
 
 
+@contextmanager
+def edited(file: Path) -> Iterator[Any]:
+    """Within, what a JSON file holds; what is changed of it is written at the end."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    yield content
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
 def set_json(file: Path, **values) -> None:
     """Give keys of a JSON file other values."""
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
+    with edited(file) as content:
+        content |= values
 
 
 def save_corpus(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from commands import compare, complete, fail, save_causal, save_corpus
+from commands import compare, complete, edited, fail, save_causal, save_corpus
 from transformers import AutoModelForCausalLM
 
 from tutorkd.comparison.matrix import RESULT_FILE, read_cells
@@ -243,10 +243,8 @@ def test_the_plot_of_distances_says_that_lower_is_better(finished, seeds):
 
 
 def test_a_result_of_an_encoder_is_none_of_a_causal_cell(finished):
-    file = finished[0].folder / RESULT_FILE
-    result = json.loads(file.read_text())
-    del result["evaluation"]["perplexity"]
-    file.write_text(json.dumps(result))
+    with edited(finished[0].folder / RESULT_FILE) as result:
+        del result["evaluation"]["perplexity"]
     assert finished[0].result is None
     assert finished[1].result is not None
 

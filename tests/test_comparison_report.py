@@ -5,6 +5,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+from commands import edited
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 from transformers import TrainerState
@@ -159,10 +160,9 @@ def test_a_score_that_is_no_number_comes_last_and_isn_t_drawn(cells, tmp_path, v
 
 
 def test_all_machines_that_cells_ran_on_are_told(cells):
-    file = cells[-2].folder / RESULT_FILE
-    result = json.loads(file.read_text())
-    result["evaluation"] |= {"device": "cuda:0", "threads": 8}
-    file.write_text(json.dumps({**result, "machine": {"torch": "2.1"}}))
+    with edited(cells[-2].folder / RESULT_FILE) as result:
+        result["evaluation"] |= {"device": "cuda:0", "threads": 8}
+        result["machine"] = {"torch": "2.1"}
     summary = summarise(cells, {})
     assert "of matrix products, on cpu, threads: 1 and cuda:0, threads: 8." in markdown(summary)
     assert summary["cells"][-2]["machine"] == {"torch": "2.1"}
@@ -214,9 +214,8 @@ def test_bars_are_the_deviation_over_seeds_or_of_one_seed_the_standard_error(cel
 def test_a_reference_that_is_far_off_is_told_and_not_drawn(cells, accuracy, drawn):
     for cell in cells:
         if cell.kind == "undistilled":
-            file = cell.folder / RESULT_FILE
-            result = json.loads(file.read_text())
-            file.write_text(json.dumps({**result, "evaluation": {**result["evaluation"], "accuracy": accuracy}}))
+            with edited(cell.folder / RESULT_FILE) as result:
+                result["evaluation"]["accuracy"] = accuracy
     (axes,) = score_against_cost(summarise(cells, {}), dict.fromkeys(NAMES, ("black", "-"))).axes
     # The variants are at 70, 75 and 85, so that 25 is three times their spread below them.
     heights = {round(float(line.get_ydata()[0]), 6) for line in axes.get_lines() if line.get_linestyle() == "--"}
@@ -257,10 +256,8 @@ def test_a_reference_far_off_doesn_t_squash_the_scores_at_equal_cost(cells):
 
 def test_a_cell_that_gives_one_class_alone_is_told_ahead_of_all_else(cells):
     assert "learned nothing" not in markdown(summarise(cells, {}))
-    folder = cells[2].folder / RESULT_FILE
-    result = json.loads(folder.read_text())
-    result["evaluation"]["only_class"] = "1"
-    folder.write_text(json.dumps(result))
+    with edited(cells[2].folder / RESULT_FILE) as result:
+        result["evaluation"]["only_class"] = "1"
     _, first, *_ = markdown(summarise(cells, {})).split("\n\n")
     assert first == f"These learned nothing and give every row the same class: {cells[2].name}."
 
@@ -356,11 +353,9 @@ def test_differences_stand_in_the_table_and_in_words(cells):
 
 
 def test_a_difference_of_less_than_two_errors_tells_nothing_apart(cells):
-    file = cells[-2].folder / RESULT_FILE  # a|b with seed 1
     assert cells[-2].name == "a-b-half-seed1"
-    result = json.loads(file.read_text())
-    result["evaluation"]["accuracy"] = 0.89
-    file.write_text(json.dumps(result))  # differences -0.1 and -0.01: mean -0.055, error 0.045
+    with edited(cells[-2].folder / RESULT_FILE) as result:
+        result["evaluation"]["accuracy"] = 0.89  # differences -0.1 and -0.01: mean -0.055, error 0.045
     assert "standard error 4.5: not more than two standard errors, so these seeds don't tell" in markdown(
         summarise(cells, {})
     )
@@ -369,10 +364,8 @@ def test_a_difference_of_less_than_two_errors_tells_nothing_apart(cells):
 def _with_accuracies(cells, variant, *accuracies):
     """Writes them into a variant's results, in the order of the seeds; returns the table."""
     for cell, accuracy in zip([cell for cell in cells if cell.variant == variant], accuracies, strict=True):
-        file = cell.folder / RESULT_FILE
-        result = json.loads(file.read_text())
-        result["evaluation"]["accuracy"] = accuracy
-        file.write_text(json.dumps(result))
+        with edited(cell.folder / RESULT_FILE) as result:
+            result["evaluation"]["accuracy"] = accuracy
     return markdown(summarise(cells, {}))
 
 
@@ -405,10 +398,9 @@ def test_a_student_that_was_measured_on_its_way_has_a_curve_that_ends_in_its_poi
     """plain: 60 and 70 % at half the operations; 80 and 90 % at their end."""
     for cell in cells:
         if cell.variant == "plain":
-            file = cell.folder / RESULT_FILE
-            result = json.loads(file.read_text())
-            evaluation = {**result["evaluation"], "accuracy": 0.6 + cell.seed / 10}
-            file.write_text(json.dumps({**result, "on_the_way": {"2": {"flops": 1e12, "evaluation": evaluation}}}))
+            with edited(cell.folder / RESULT_FILE) as result:
+                evaluation = {**result["evaluation"], "accuracy": 0.6 + cell.seed / 10}
+                result["on_the_way"] = {"2": {"flops": 1e12, "evaluation": evaluation}}
     summary = summarise(cells, {})
     (axes,) = score_against_cost(summary, dict.fromkeys(NAMES, ("black", "-"))).axes
     curves = [line.get_xydata().tolist() for line in axes.get_lines() if len(line.get_xydata()) == 2]

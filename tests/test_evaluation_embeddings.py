@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from commands import complete, fail, save, save_causal
+from commands import complete, fail, save, save_causal, set_json
 from scipy.stats import norm, pearsonr, spearmanr
 
 from tutorkd.evaluation import embedding_models
@@ -280,8 +280,7 @@ def test_another_pooling_is_another_model(here):
     complete(*flags)
     before = results(here / "out")["student"]["figures"]
     (folder,) = (here / "student").glob("1_Pooling")
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**settings, "pooling_mode": "cls"}))
+    set_json(folder / "config.json", pooling_mode="cls")
     complete(*flags)
     assert results(here / "out")["student"]["figures"] != before
 
@@ -295,8 +294,7 @@ def test_rows_of_another_length_and_another_prompt_make_another_model(here):
         "config_sentence_transformers.json": {"prompts": {"it": "w1 w2 "}, "default_prompt_name": "it"},
     }
     for name, change in changes.items():
-        settings = json.loads((here / "student" / name).read_text())
-        (here / "student" / name).write_text(json.dumps({**settings, **change}))
+        set_json(here / "student" / name, **change)
         complete(*flags)
         found.append(results(here / "out")["student"]["figures"])
     model, data = SentenceTransformer("student"), pairs()

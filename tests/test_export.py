@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from commands import complete, fail, save, save_causal, write_rows
+from commands import complete, fail, save, save_causal, set_json, write_rows
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from tutorkd.cli import export as command
@@ -381,9 +381,7 @@ def test_a_head_without_weights_is_refused(place, capfd):
     model = encoder()
     model.config.architectures = ["BertForSequenceClassification"]
     path = save(model, place / "student")
-    config = json.loads((place / "student" / "config.json").read_text())
-    config["architectures"] = ["BertForSequenceClassification"]
-    (place / "student" / "config.json").write_text(json.dumps(config))
+    set_json(place / "student" / "config.json", architectures=["BertForSequenceClassification"])
     assert "lacks weights of its head, such as classifier" in fail(capfd, "export", "--model", path)
 
 

@@ -1,6 +1,5 @@
 """Students of embedding models that cut texts into other tokens than their teacher does."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import assert_goes_on_exactly, complete, fail, history, set_json, weights
+from commands import assert_goes_on_exactly, complete, edited, fail, history, set_json, weights
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
@@ -252,9 +251,8 @@ def test_rows_without_what_the_teacher_reads_are_refused(teacher, student, tmp_p
 def test_a_teacher_that_reads_texts_as_chats_is_refused_with_the_reason(teacher, student, corpus, tmp_path, capfd):
     chats = Path(shutil.copytree(teacher, tmp_path / "chats"))
     (chats / "chat_template.jinja").write_text("{% for m in messages %}w9 {{ m.content }}{% endfor %}")
-    settings = json.loads((chats / "sentence_bert_config.json").read_text())
-    settings["modality_config"]["message"] = {**settings["modality_config"]["text"], "format": "flat"}
-    (chats / "sentence_bert_config.json").write_text(json.dumps(settings))
+    with edited(chats / "sentence_bert_config.json") as settings:
+        settings["modality_config"]["message"] = {**settings["modality_config"]["text"], "format": "flat"}
     run = ["--method", "embedding", "--teacher", str(chats), "--student", student, "--corpus", corpus, "--lines"]
     said = fail(capfd, "distill", *run, "--max_length", "16", "--output_dir", str(tmp_path / "run"))
     assert "puts each text into the chat template" in said

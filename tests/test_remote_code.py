@@ -1,12 +1,11 @@
 """Models whose code comes with their checkpoint: run where that is asked for, and never otherwise."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from commands import SHORT, by_tutor_kd, complete, fail, save
+from commands import SHORT, by_tutor_kd, complete, fail, save, set_json
 from transformers import AutoModel
 
 CODE = """
@@ -40,10 +39,8 @@ def teacher(tmp_path, monkeypatch, ran) -> str:
     monkeypatch.setattr(sys, "path", list(sys.path))
     folder = Path(save(tiny.masked_lm(), tmp_path / "teacher"))
     (folder / "modeling_own.py").write_text(CODE.format(mark=str(ran)))
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "architectures": ["OwnForMaskedLM"]}
-    config["auto_map"] = {kind: f"modeling_own.{name}" for kind, name in CLASSES.items()}
-    (folder / "config.json").write_text(json.dumps(config))
+    auto_map = {kind: f"modeling_own.{name}" for kind, name in CLASSES.items()}
+    set_json(folder / "config.json", model_type="own", architectures=["OwnForMaskedLM"], auto_map=auto_map)
     return str(folder)
 
 

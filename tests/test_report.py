@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from commands import SHORT, complete, fail
+from commands import SHORT, complete, edited, fail
 from fuzz import damaged_json, fuzzed, or_refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,12 +199,10 @@ def test_the_losses_of_different_methods_have_panels_of_their_own():
     [((), ""), ((0,), ", which learned nothing with 1 of 2 seeds"), ((0, 1), ", which learned nothing")],
 )
 def test_the_best_is_told_to_have_learned_nothing_where_every_row_got_the_same_class(tmp_path, seeds, caveat):
-    file = write_comparison(tmp_path) / "results.json"
-    summary = json.loads(file.read_text())
-    costly = [cell for cell in summary["cells"] if cell["variant"] == "costly"]
-    for seed in seeds:
-        costly[seed]["evaluation"]["only_class"] = "1"
-    file.write_text(json.dumps(summary))
+    with edited(write_comparison(tmp_path) / "results.json") as summary:
+        costly = [cell for cell in summary["cells"] if cell["variant"] == "costly"]
+        for seed in seeds:
+            costly[seed]["evaluation"]["only_class"] = "1"
     (section,) = sections(tmp_path)
     assert dict(section.tiles) == {f"best mean: costly{caveat}": "90.0 %", "teacher": "95.0 %"}
 
@@ -219,12 +217,10 @@ def test_runs_of_one_title_in_a_folder_are_told_apart_by_their_folders(tmp_path)
 
 
 def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path):
-    file = write_comparison(tmp_path) / "results.json"
-    summary = json.loads(file.read_text())
-    for each in summary["rows"]:
-        if "training_flops" in each["figures"]:
-            each["figures"]["training_flops"]["mean"] = 1e12
-    file.write_text(json.dumps(summary))
+    with edited(write_comparison(tmp_path) / "results.json") as summary:
+        for each in summary["rows"]:
+            if "training_flops" in each["figures"]:
+                each["figures"]["training_flops"]["mean"] = 1e12
     (section,) = sections(tmp_path)
     costs = panels(section, "Score against cost")
     assert list(costs) == ["At equal operations", "training, time"]
@@ -239,10 +235,8 @@ def test_variants_of_equal_operations_stand_side_by_side_the_best_first(tmp_path
 
 
 def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_path):
-    file = write_comparison(tmp_path) / "results.json"
-    summary = json.loads(file.read_text())
-    summary["rows"][0]["figures"]["accuracy"]["mean"] = 0.1  # the teacher's; the variants have 0.8 and 0.9
-    file.write_text(json.dumps(summary))
+    with edited(write_comparison(tmp_path) / "results.json") as summary:
+        summary["rows"][0]["figures"]["accuracy"]["mean"] = 0.1  # the teacher's; the variants have 0.8 and 0.9
     (section,) = sections(tmp_path)
     names = {row["name"] for row in data(panels(section, "Score against cost")["training, operations"])}
     assert names == {"plain", "costly"}
@@ -250,20 +244,16 @@ def test_a_reference_that_is_far_from_the_variants_is_told_and_not_drawn(tmp_pat
 
 
 def test_a_score_that_is_no_number_isn_t_the_best(tmp_path):
-    file = write_comparison(tmp_path) / "results.json"
-    summary = json.loads(file.read_text())
-    summary["rows"][1]["figures"]["accuracy"]["mean"] = math.nan  # of plain, which stands first
-    file.write_text(json.dumps(summary))
+    with edited(write_comparison(tmp_path) / "results.json") as summary:
+        summary["rows"][1]["figures"]["accuracy"]["mean"] = math.nan  # of plain, which stands first
     (section,) = sections(tmp_path)
     assert dict(section.tiles) == {"best mean: costly": "90.0 %", "teacher": "95.0 %"}
 
 
 def test_a_comparison_shows_the_versions_and_machines_of_its_cells_each_once(tmp_path):
-    file = write_comparison(tmp_path) / "results.json"
-    summary = json.loads(file.read_text())
-    for number, cell in enumerate(summary["cells"][1:]):
-        cell["machine"] = {"torch": "2.9", "processor": f"processor {number % 2}"}
-    file.write_text(json.dumps(summary))
+    with edited(write_comparison(tmp_path) / "results.json") as summary:
+        for number, cell in enumerate(summary["cells"][1:]):
+            cell["machine"] = {"torch": "2.9", "processor": f"processor {number % 2}"}
     (section,) = sections(tmp_path)
     assert part(section, "Environment").rows == [["torch", "2.9"], ["processor", "processor 0; processor 1"]]
 

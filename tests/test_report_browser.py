@@ -1,10 +1,10 @@
 """Reports in a real browser: what is drawn, sorted, shown and refused there."""
 
-import json
 from pathlib import Path
 
 import pytest
 from browser import CONTRASTS, DRAWN, MARKS, TEXT, watched
+from commands import set_json
 from report_folders import HOSTILE, HOSTILE_MODEL, LOG, write_comparison, write_evaluation, write_glue, write_run
 
 from tutorkd.report.folders import sections
@@ -165,8 +165,7 @@ def test_a_page_of_a_run_that_goes_on_is_read_again_and_keeps_what_was_chosen(sh
     tab = show(folder, refresh=4)
     tab.select_option("select[name=smoothing]", "2")
     write_text = (tmp_path / "report.html").write_text
-    state = json.loads((folder / "checkpoint-10" / "trainer_state.json").read_text(encoding="utf-8"))
-    (folder / "checkpoint-10" / "trainer_state.json").write_text(json.dumps({**state, "global_step": 15}))
+    set_json(folder / "checkpoint-10" / "trainer_state.json", global_step=15)
     write_text(page(folder, sections(folder)), encoding="utf-8")
     tab.wait_for_function("() => document.body.innerText.includes('step 15 of 20')")
     tab.wait_for_selector("body[data-drawn]")

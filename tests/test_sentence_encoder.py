@@ -1,13 +1,11 @@
 """Models of sentence-transformers: which checkpoints are some, and what keeps one from being loaded."""
 
-import json
-
 import pandas as pd
 import pytest
 import safetensors.torch
 import tiny
 import torch
-from commands import complete, save, save_corpus
+from commands import complete, edited, save, save_corpus
 from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -66,9 +64,8 @@ def test_a_model_that_lacks_weights_is_refused(tmp_path):
 
 def test_code_that_comes_with_a_model_is_not_run_unasked(tmp_path):
     folder = tiny.sentence_encoder(tmp_path)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[1]["type"] = "own.Pooling"
-    (folder / "modules.json").write_text(json.dumps(modules))
+    with edited(folder / "modules.json") as modules:
+        modules[1]["type"] = "own.Pooling"
     (folder / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
     with pytest.raises(UserError, match=r"^the teacher .*encoder has a module of a class of its own, own.Pooling, who"):
         load_sentence_encoder(str(folder), "teacher")

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from commands import SHORT, complete, fail, save, save_causal, set_json
+from commands import SHORT, complete, edited, fail, save, save_causal, set_json
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -279,14 +279,13 @@ def test_an_embedding_model_whose_encoder_lies_in_a_folder_below_is_told_to_be_w
     from sentence_transformers import SentenceTransformer
 
     encoder = tiny.sentence_encoder(tmp_path)
-    listed = json.loads((encoder / "modules.json").read_text())
     names = [file.name for file in encoder.iterdir() if file.is_file() and file.name != "modules.json"]
     (encoder / "0_Transformer").mkdir()
     for name in names:
         if name != "config_sentence_transformers.json":
             (encoder / name).rename(encoder / "0_Transformer" / name)
-    listed[0]["path"] = "0_Transformer"
-    (encoder / "modules.json").write_text(json.dumps(listed))
+    with edited(encoder / "modules.json") as listed:
+        listed[0]["path"] = "0_Transformer"
     read = ["--corpus", _write(tmp_path, TEXT), "--lines", *_to(tmp_path)]
     said = fail(capfd, "trim", "--model", str(encoder), *read)
     assert f'SentenceTransformer("{encoder}").save_pretrained("FOLDER")' in said
@@ -357,8 +356,7 @@ def _refusals(folder: Path) -> dict[str, tuple[list[str], str]]:
     unknown = folder / "unknown.txt"
     unknown.write_text("x y z")
     own = Path(shutil.copytree(model, folder / "own_class"))
-    config = json.loads((own / "config.json").read_text())
-    (own / "config.json").write_text(json.dumps(config | {"architectures": ["BertForDreaming"]}))
+    set_json(own / "config.json", architectures=["BertForDreaming"])
     few = save(_model("BertForMaskedLM", vocab_size=90), folder / "few")
     return {
         "no model": (read, "no model: name the one to trim"),

@@ -673,7 +673,7 @@ def test_a_full_disk_while_a_classifier_is_kept_leaves_its_result(bert, argument
     assert json.loads(record.read_text())["result"]["accuracy"] >= 0
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     with monkeypatch.context() as patch:
-        patch.setattr("tutorkd.evaluation.classification.evaluate_checkpoint", None)  # isn't called
+        patch.setattr("tutorkd.evaluation.classification._Run._measure", None)  # isn't called
         evaluate_models([bert], replace(arguments, save_models=False))
     evaluate_models([bert], replace(arguments, save_models=True))
     assert (record.parent / "classifier" / "model.safetensors").is_file()

@@ -2,9 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 
 from tutorkd.data.readers import naming
 from tutorkd.errors import UserError
-from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments, FineTuneArguments
+from tutorkd.evaluation.arguments import CLASSIFIER, NOT_SETTINGS, EvaluateArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_checkpoint, load_classifier, save_checkpoint
 from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.cost import milliseconds_per_sentence
@@ -181,22 +180,20 @@ class _Run:
         return replace(
             result,
             name=self.checkpoint.name,
-            train_rows=len(self.evaluation.train),
             seed=self.seed,
             distilled_from=teacher.checkpoint.title if teacher else None,
             unlabelled_rows=len(unlabelled) if unlabelled else None,
         )
 
     def make(self) -> EvaluationResult:
-        """Fine-tune and measure it, and keep what came of it."""
-        evaluation, folder = self.evaluation, str(self.record.parent)
-        args = evaluation.args if self.seed is None else replace(evaluation.args, seed=self.seed)
-        result, save = evaluate_checkpoint(
-            self.checkpoint, self.name, evaluation.taught, evaluation.validation, args, folder, evaluation.teacher
-        )
-        result = self._named(result)
+        """Fine-tune and measure it, and keep what came of it.
+
+        Raises:
+            UserError: if the checkpoint isn't a whole encoder, training diverges, or the classifier can't be written.
+        """
+        result, tuned = self._measure()
         content = {
-            "settings": evaluation.settings,
+            "settings": self.evaluation.settings,
             "weights": self.checkpoint.identity,
             "result": result.as_record(),
         }
@@ -204,9 +201,46 @@ class _Run:
         if self.classifier:  # the larger part, for which there may be no space, comes second
             remedy = f"the result is in {self.record}; free space, then the same command fine-tunes the model again"
             with writing(self.classifier, remedy):
-                save(self.classifier)
+                save_checkpoint(tuned.model, tuned.tokenizer, self.classifier)
             write_json(self.record, {**content, "classifier": True})
         return result
+
+    def _measure(self) -> tuple[EvaluationResult, Classifier]:
+        evaluation = self.evaluation
+        args = evaluation.args if self.seed is None else replace(evaluation.args, seed=self.seed)
+        train, validation = evaluation.taught, evaluation.validation
+        problem, names = problem_of_labels(train), names_of_labels(train)
+        model, tokenizer = load_classifier(self.checkpoint, names, args.seed, problem)
+        rows = tokenize(train, tokenizer, args.max_length)
+        trainer = build_trainer(model, tokenizer, rows, args, str(self.record.parent), self.name, evaluation.teacher)
+        (took,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
+        train_seconds = run_training(trainer)
+        tuned = Classifier(self.name, model.eval(), tokenizer, None)
+        logits = predict(tuned, validation, args.max_length)
+        if not np.isfinite(np.ma.filled(logits, 0)).all():
+            raise UserError(
+                f"fine-tuning {self.checkpoint.name} diverged: its answers aren't finite; lower the learning_rate"
+            )
+        answers = answers_of(problem, logits)
+        scores = scores_of(problem, names, labels_of(validation), answers)
+        one_class = problem == "single_label_classification" and len(set(answers)) == 1
+        result = EvaluationResult(
+            name=self.checkpoint.name,
+            parameters=model.num_parameters(),
+            bytes=self.checkpoint.bytes,
+            scores=scores,
+            standard_error=standard_error_of(scores, len(answers)),
+            train_rows=len(evaluation.train),
+            validation_rows=len(validation),
+            milliseconds_per_sentence=took.median,
+            milliseconds_first_quartile=took.first_quartile,
+            milliseconds_third_quartile=took.third_quartile,
+            only_class=names[int(answers[0])] if one_class else None,
+            threads=torch.get_num_threads(),
+            device=str(model.device),
+            train_seconds=train_seconds,
+        )
+        return self._named(result), tuned
 
 
 def _record_types(problem: Problem) -> dict[str, Any]:
@@ -313,58 +347,6 @@ def _prepare(models: list[str], args: EvaluateArguments, soft: TaskDistillationA
             unlabelled, left_out = load_unlabelled(soft.unlabelled, *args.text_columns, [validation])
     teacher = TaskTeacher(soft, problem_of_labels(train), names_of_labels(train))
     return _Evaluation(args, checkpoints, names, train, validation, teacher, unlabelled, left_out)
-
-
-def evaluate_checkpoint(
-    checkpoint: Checkpoint,
-    title: str,
-    train: Dataset,
-    validation: Dataset,
-    args: FineTuneArguments,
-    output_dir: str,
-    teacher: TaskTeacher | None = None,
-) -> tuple[EvaluationResult, Callable[[Path], None]]:
-    """Fine-tune one checkpoint on ``train`` and measure it on ``validation``, as `load_task` gives them.
-
-    Args:
-        title: of the model beside its progress.
-        teacher: that gave ``train`` its soft targets.
-
-    Returns:
-        The result, and what keeps the fine-tuned model and its tokenizer in a folder.
-
-    Raises:
-        UserError: if the checkpoint isn't a whole encoder, or training diverges.
-    """
-    problem, names = problem_of_labels(train), names_of_labels(train)
-    model, tokenizer = load_classifier(checkpoint, names, args.seed, problem)
-    tokenized = tokenize(train, tokenizer, args.max_length)
-    trainer = build_trainer(model, tokenizer, tokenized, args, output_dir, title, teacher)
-    (milliseconds,) = milliseconds_per_sentence([(model, tokenizer)], timed_sentences(validation), args.max_length)
-    train_seconds = run_training(trainer)
-    logits = predict(Classifier(title, model.eval(), tokenizer, None), validation, args.max_length)
-    if not np.isfinite(np.ma.filled(logits, 0)).all():
-        raise UserError(f"fine-tuning {checkpoint.name} diverged: its answers aren't finite; lower the learning_rate")
-    answers = answers_of(problem, logits)
-    scores = scores_of(problem, names, labels_of(validation), answers)
-    one_class = problem == "single_label_classification" and len(set(answers)) == 1
-    result = EvaluationResult(
-        name=checkpoint.name,
-        parameters=model.num_parameters(),
-        bytes=checkpoint.bytes,
-        scores=scores,
-        standard_error=standard_error_of(scores, len(answers)),
-        train_rows=len(train),
-        validation_rows=len(validation),
-        milliseconds_per_sentence=milliseconds.median,
-        milliseconds_first_quartile=milliseconds.first_quartile,
-        milliseconds_third_quartile=milliseconds.third_quartile,
-        only_class=names[int(answers[0])] if one_class else None,
-        threads=torch.get_num_threads(),
-        device=str(model.device),
-        train_seconds=train_seconds,
-    )
-    return result, partial(save_checkpoint, model, tokenizer)
 
 
 def _load_data(args: EvaluateArguments) -> tuple[Dataset, Dataset]:

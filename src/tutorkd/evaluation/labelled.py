@@ -242,27 +242,21 @@ def _of_classes(rows: Dataset, texts: dict[str, list[str]], label_column: str, s
     return Dataset.from_dict({**texts, "label": [class_of[label] for label in labels]}, features=features)
 
 
-def load_texts(source: str, split: str, text_column: str, text_pair_column: str | None) -> Dataset:
-    """Read text, or lists of words, without labels into the columns ``text`` and ``text_pair`` (if asked for).
-
-    Raises:
-        UserError: if the data can't be found or read, are empty, lack a column, or hold missing values or what is
-            neither text nor lists of words.
-    """
-    columns = _columns(text_column, text_pair_column)
-    texts = _texts_or_words(read_rows(source, split, list(columns.values())), columns, source)
-    return Dataset.from_dict(texts, features=_features(texts))
-
-
 def load_unlabelled(
     source: str, text_column: str, text_pair_column: str | None, validation: Sequence[Dataset]
 ) -> tuple[Dataset, int]:
-    """Text to train on without labels, of which none is a row of a validation set; and how many rows were.
+    """Text, or lists of words, to train on without labels, of which none is a row of a validation set; and how many
+    rows were.
+
+    Its columns are ``text`` and ``text_pair`` (if asked for).
 
     Raises:
-        UserError: as `load_texts`, if nothing is left, or if one of them holds texts and the other lists of words.
+        UserError: if the data can't be found or read, are empty, lack a column, hold missing values or what is neither
+            text nor lists of words; if nothing is left, or if one of them holds texts and the other lists of words.
     """
-    texts = load_texts(source, "train", text_column, text_pair_column)
+    columns = _columns(text_column, text_pair_column)
+    read = _texts_or_words(read_rows(source, "train", list(columns.values())), columns, source)
+    texts = Dataset.from_dict(read, features=_features(read))
     if _holds_lists(texts, "text") != _holds_lists(validation[0], "text"):
         ours, theirs = ("lists of words" if _holds_lists(rows, "text") else "texts" for rows in (texts, validation[0]))
         raise UserError(f"{source}: column {text_column!r} holds {ours}, but that of the validation set {theirs}")

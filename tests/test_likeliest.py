@@ -173,6 +173,13 @@ def test_a_run_asks_its_teacher_before_the_first_step_alone(teacher, corpus, tmp
     AutoModelForCausalLM.from_pretrained(tmp_path / "first")
 
 
+@pytest.mark.parametrize("changes", [["--heldout", "0"], ["--eval_strategy", "no"]])
+def test_without_a_look_at_held_out_rows_these_need_not_be_asked_about(changes, teacher, corpus, tmp_path):
+    run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8", *changes]
+    complete("distill", *run, "--output_dir", str(tmp_path / "out"))
+    assert not any("eval_loss" in entry for entry in history(tmp_path / "out"))
+
+
 def test_conversations_are_asked_about_in_the_answers(teacher, tmp_path, capsys):
     folder = tmp_path / "teacher"
     save_causal(tiny.tiny_causal(), folder)

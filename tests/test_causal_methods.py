@@ -485,3 +485,19 @@ def test_a_step_is_one_graph_that_computes_the_same(method, family):
     assert counter.frame_count == 1
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_nothing_compiled_yet")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_attention_of_rows_without_padding_is_told_to_be_causal_where_it_is_compiled(family):
+    module, teacher = _module("kd", family)
+    told = []
+
+    def backend(graph, _):
+        calls = [node for node in graph.graph.nodes if "scaled_dot_product_attention" in str(node.target)]
+        told.extend((node.kwargs["attn_mask"], node.kwargs["is_causal"]) for node in calls)
+        return graph
+
+    torch.compile(module, dynamic=False, backend=backend)(_batch(), teacher)
+    # With a mask in its place, which says the same, a GPU couldn't run its fastest kernel.
+    assert told == [(None, True)] * 6

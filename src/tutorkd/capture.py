@@ -98,11 +98,19 @@ def _register() -> None:
     from transformers.masking_utils import sdpa_mask
 
     def mask(**kwargs) -> Tensor | None:
-        """As transformers', and none where all is attended: transformers 5.17 makes one of ones while it is compiled,
-        with which attention wouldn't be fused.
+        """As transformers', but for two things. There is none where all is attended, or all before: transformers makes
+        one while it is compiled, with which attention wouldn't be fused. And whether a mask of whole rows on a GPU
+        hides anything isn't looked up, for which the GPU would be waited for: where there is one, there is padding.
         """
-        skipped = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("local_size") is None
-        return None if skipped and kwargs["attention_mask"] is None else sdpa_mask(**kwargs)
+        real, whole = kwargs["attention_mask"], kwargs["q_length"] == kwargs["kv_length"]
+        if real is not None and not any(real.stride()):  # of `no_padding`
+            real = kwargs["attention_mask"] = None
+        skippable = kwargs.get("allow_is_bidirectional_skip") or (kwargs.get("allow_is_causal_skip") and whole)
+        if skippable and real is None and kwargs.get("local_size") is None:
+            return None
+        if whole and real is not None and real.device.type != "cpu":
+            kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(**kwargs)
 
     AttentionInterface.register(IMPLEMENTATION, _captured_sdpa)
     AttentionMaskInterface.register(IMPLEMENTATION, mask)
@@ -117,6 +125,18 @@ def take_attention(model: PreTrainedModel) -> None:
     _register()
     with quiet_transformers():
         model.set_attn_implementation(IMPLEMENTATION)
+
+
+def no_padding(model: PreTrainedModel, input_ids: Tensor) -> Tensor | None:
+    """The attention mask of rows (B, L) without padding; None if ``take_attention`` hasn't prepared the model.
+
+    A causal model that is given none looks at its positions for rows that several texts share, for which a GPU would be
+    waited for, and while it is compiled makes a mask for them. This one is a single number in the place of B * L, by
+    whose strides it is known without being read.
+    """
+    if model.config._attn_implementation != IMPLEMENTATION:
+        return None
+    return torch.ones((), dtype=torch.bool, device=input_ids.device).expand(input_ids.shape)
 
 
 def shared_window(first: AttentionInputs, second: AttentionInputs) -> Tensor | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from tutorkd.capture import AttentionInputs, Recording, take_attention
-from tutorkd.objective import objective_of
+from tutorkd.capture import AttentionInputs, Recording, no_padding, take_attention
+from tutorkd.objective import CAUSAL, objective_of
 from tutorkd.sharding import is_sharded, outline
 from tutorkd.step import at_positions
 
@@ -132,6 +132,8 @@ class Reader(nn.Module):
         asked["use_cache"] = False
         if ask.attention:
             asked["recording"] = recording
+        if attention_mask is None and self.objective is CAUSAL:
+            attention_mask = no_padding(self.body, input_ids)
         output = self.body(input_ids=input_ids, attention_mask=attention_mask, **asked)
         recording.close()
         last = output.last_hidden_state.to(input_ids.device)  # from a model that is spread over devices

@@ -9,8 +9,10 @@ from contextlib import nullcontext
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutorkd.batch import Batch
+from tutorkd.functional import mean_over
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import CAUSAL_METHODS, METHODS
 from tutorkd.methods.embedding import Embedding, EmbeddingSettings
@@ -73,3 +75,15 @@ def test_a_step_of_an_embedding_model_reads_nothing(tmp_path, layers, padded):
     settings = EmbeddingSettings(squared_weight=1.0, similarity_weight=1.0, **layers)
     module = Embedding(build_student("half", teacher.config), teacher, settings)
     _step(module, teacher, TextCollator(tiny.tokenizer(), tiny.VOCABULARY)(_rows(4, padded)))
+
+
+def test_a_mean_over_a_number_of_rows_makes_no_tensor_of_it():
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    called, total = [], torch.empty((), device="meta")
+    with Calls():
+        mean_over(total, 4, None)
+    assert called == [torch.ops.aten.div]  # a tensor of the number would be copied to the device

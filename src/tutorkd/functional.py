@@ -34,7 +34,8 @@ def mean_over(total: Tensor, items: Tensor | float, num_items: Count) -> Tensor:
         (tensor(2.), tensor(0.5000))
     """
     count = items if num_items is None else num_items
-    return total / torch.as_tensor(count, dtype=total.dtype, device=total.device).clamp(min=1)
+    # A number stays one: made into a tensor, it would be copied to the GPU, and waited for.
+    return total / (count.to(total).clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def weighted(values: Tensor, weight: Tensor | None) -> Tensor:

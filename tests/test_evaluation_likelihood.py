@@ -49,6 +49,13 @@ def test_sums_are_those_of_a_plain_loop_in_float64(family):
     assert scores.divergence_per_token == pytest.approx(expected[2].sum() / expected[0].sum(), rel=1e-5)
 
 
+def test_figures_of_a_piece_are_read_from_the_device_at_once(monkeypatch):
+    read, copied = torch.Tensor.cpu, []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(tensor.shape) or read(tensor))
+    score(tiny.tiny_causal(), rows()[:4], tiny.tiny_causal(seed=1))
+    assert copied == [(3, 4 * 16)]  # of all rows and positions
+
+
 @pytest.mark.parametrize("family", tiny.CAUSAL_FAMILIES)
 @pytest.mark.parametrize("positions", [5, 40, 100])
 def test_pieces_change_nothing(family, positions):

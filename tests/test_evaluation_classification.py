@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from tutorkd.errors import UserError
+from tutorkd.evaluation import finetune
 from tutorkd.evaluation.arguments import EvaluateArguments, FineTuneArguments
 from tutorkd.evaluation.checkpoint import check_checkpoint, find_checkpoint, load_classifier
 from tutorkd.evaluation.classification import evaluate_models, evaluation_plan
@@ -380,6 +381,20 @@ def make_trainer(path, rows, tmp_path, **options):
     model, tokens = load_classifier(find_checkpoint(path), ["0", "1"], seed=0)
     args = FineTuneArguments(**{"bf16": False, **options})
     return build_trainer(model, tokens, tokenize(rows, tokens, args.max_length), args, str(tmp_path / "t"), "t")
+
+
+def test_copies_to_a_gpu_are_from_pinned_memory_and_nobody_waits_for_them(bert, tmp_path, monkeypatch):
+    def arguments(**given):
+        told.update(given)
+        raise ValueError("seen")
+
+    told = {}
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(finetune, "TrainingArguments", arguments)
+    with pytest.raises(UserError, match="seen"):
+        make_trainer(bert, rows_of(*sentences(4, seed=0)), tmp_path)
+    assert told["dataloader_pin_memory"]
+    assert told["accelerator_config"] == {"non_blocking": True}
 
 
 def test_predictions_keep_the_order_of_the_rows(bert, tmp_path):

@@ -116,6 +116,7 @@ def build_trainer(
             bf16=args.uses_bfloat16(),
             use_cpu=not accelerator,
             dataloader_pin_memory=accelerator,
+            accelerator_config={"non_blocking": accelerator},  # nothing waits for copies from pinned memory
             label_names=["labels", SOFT_TARGET, LABELLED],
             save_strategy="no",
             logging_steps=0.05,  # of all steps

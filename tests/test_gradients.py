@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator, PartialState
 from commands import spoil
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
@@ -14,6 +15,7 @@ from tutorkd.config import DistillationConfig, PretrainingConfig
 from tutorkd.errors import UserError
 from tutorkd.methods import METHODS
 from tutorkd.packed_rows import PackedRowsTrainer
+from tutorkd.settings import resolved
 from tutorkd.trainer import DistillationTrainer, MaskedLMTrainer
 
 COMMON = {"per_device_train_batch_size": 4, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
@@ -249,3 +251,11 @@ def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
 def test_a_processor_that_accelerate_numbers_is_the_processor(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "device", torch.device("cpu:0"))
     assert PretrainingConfig(str(tmp_path), use_cpu=True).device == torch.device("cpu")
+
+
+def test_telling_the_settings_of_a_run_on_the_processor_doesn_t_have_it_train_on_the_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))  # in the place of a GPU
+    config = DistillationConfig(str(tmp_path), use_cpu=True, bf16=False)
+    assert resolved([config])["use_cpu"] is True
+    assert Accelerator().device == torch.device("cpu")

@@ -18,13 +18,18 @@ def resolved(arguments: Sequence[Any], in_full: Collection[str] = ()) -> dict[st
         arguments: dataclass instances.
         in_full: options of ``Trainer`` that are told at their defaults, too.
     """
-    from transformers import TrainingArguments  # loads torch, which whoever asks for help doesn't wait for
+    import torch  # which whoever asks for help doesn't wait for
+    from transformers import TrainingArguments
 
     values = {}
     for instance in arguments:
         inherited = instance if isinstance(instance, TrainingArguments) else None
-        # Constructed, since TrainingArguments changes some of its own defaults on the way.
-        reference = type(inherited)(output_dir="") if inherited else None
+        reference = None
+        if inherited:
+            # Constructed, since TrainingArguments changes some of its own defaults on the way. For the same device, as
+            # accelerate takes that of the arguments that were constructed last for all that this process does.
+            reference = type(inherited)(output_dir="", use_cpu=inherited.use_cpu)
+            reference.use_cpu = not torch.accelerator.is_available()
         told = {*_OWN_DEFAULTS, *in_full, *own_fields(type(instance))}
         for field in dataclasses.fields(instance):
             value = getattr(instance, field.name)

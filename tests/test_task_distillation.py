@@ -250,7 +250,14 @@ def test_the_step_s_loss_is_that_of_soft_targets_and_labels_and_the_teacher_stay
     model.eval()
     found = trainer.compute_loss(model, batch)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    wanted = task_loss("single_label_classification", logits, batch["labels"], torch.ones(4), batch[SOFT_TARGET], soft)
+    wanted = task_loss(
+        "single_label_classification",
+        logits,
+        batch["labels"],
+        torch.ones_like(batch["labels"]),
+        batch[SOFT_TARGET],
+        soft,
+    )
     torch.testing.assert_close(found, wanted)
     trainer.train()
     assert (tmp_path / "teacher" / "model.safetensors").read_bytes() == before

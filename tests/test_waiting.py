@@ -12,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutorkd.batch import Batch
+from tutorkd.evaluation.soft_target_arguments import SoftTargetArguments
+from tutorkd.evaluation.soft_targets import task_loss
 from tutorkd.functional import mean_over
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import CAUSAL_METHODS, METHODS
@@ -77,13 +79,30 @@ def test_a_step_of_an_embedding_model_reads_nothing(tmp_path, layers, padded):
     _step(module, teacher, TextCollator(tiny.tokenizer(), tiny.VOCABULARY)(_rows(4, padded)))
 
 
-def test_a_mean_over_a_number_of_rows_makes_no_tensor_of_it():
-    class Calls(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append(function.overloadpacket)
-            return function(*args, **(kwargs or {}))
+class Calls(TorchDispatchMode):
+    """What torch computes, and of what."""
 
-    called, total = [], torch.empty((), device="meta")
-    with Calls():
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.called.append((function.overloadpacket, args))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mean_over_a_number_of_rows_makes_no_tensor_of_it():
+    total = torch.empty((), device="meta")
+    with Calls() as calls:
         mean_over(total, 4, None)
-    assert called == [torch.ops.aten.div]  # a tensor of the number would be copied to the device
+    assert [name for name, _ in calls.called] == [torch.ops.aten.div]  # a tensor would be copied to the device
+
+
+def test_words_that_have_a_label_are_looked_for_once():
+    labels = torch.tensor([[-100, 1, 0, -100], [2, -100, -100, -100]])
+    soft = SoftTargetArguments(soft_target_weight=0.5)
+    with Calls() as calls:
+        task_loss("token_classification", torch.zeros(2, 4, 3), labels, torch.ones(2), torch.zeros(3, 3), soft)
+    assert [name for name, _ in calls.called].count(torch.ops.aten.nonzero) == 1
+    indices = [index for name, args in calls.called if name is torch.ops.aten.index for index in args[1]]
+    assert {index.dtype for index in indices} == {torch.int64}  # a mask would be searched again

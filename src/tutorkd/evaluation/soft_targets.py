@@ -134,9 +134,8 @@ def task_loss(
         labelled: (n,) or (rows,), 1 of a row whose label counts and 0 of one that has none.
     """
     if problem == "token_classification":
-        places = labels != -100
-        labelled = labelled.unsqueeze(-1).expand_as(labels)[places]
-        logits, labels = logits[places], labels[places]
+        rows, places = (labels != -100).nonzero(as_tuple=True)  # looked for once: each time a GPU is waited for
+        labelled, logits, labels = labelled[rows], logits[rows, places], labels[rows, places]
     loss = soft.soft_target_weight * soft_target_loss(problem, logits, targets, soft.temperature)
     if soft.soft_target_weight < 1:
         of_labels = torch.where(labelled.bool(), label_losses(problem, logits, labels), 0.0).mean()

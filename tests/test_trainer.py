@@ -89,7 +89,7 @@ def test_a_student_that_is_named_starts_as_that_of_the_command_does(tmp_path, me
 
 def _equal(one, other) -> bool:
     others = other.state_dict()
-    return all(torch.equal(value, others[name]) for name, value in one.state_dict().items())
+    return all(torch.equal(value.cpu(), others[name]) for name, value in one.state_dict().items())
 
 
 def test_rows_that_a_model_can_t_read_are_refused_before_the_first_step(tmp_path):

@@ -190,6 +190,14 @@ def test_conversations_are_asked_about_in_the_answers(teacher, tmp_path, capsys)
     assert "20 conversations" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("nothing_held_out", [["--heldout", "0"], []])
+def test_a_run_that_looks_at_no_held_out_text_needs_none(nothing_held_out, teacher, corpus, tmp_path):
+    run = ["--teacher", teacher, "--corpus", corpus, *RUN, *nothing_held_out, "--eval_strategy", "no"]
+    cache = ["--cache_dir", str(tmp_path / "cache")]
+    complete("distill", *run, "--teacher_top_k", "8", *cache, "--output_dir", str(tmp_path / "out"))
+    assert len(history(tmp_path / "out")) > 4
+
+
 def test_a_run_that_was_stopped_goes_on_exactly(teacher, corpus, tmp_path):
     run = ["distill", "--teacher", teacher, "--corpus", corpus, *RUN, "--save_steps", "2", "--teacher_top_k", "8"]
     complete(*run, "--output_dir", str(tmp_path / "whole"))
@@ -238,6 +246,7 @@ def test_what_is_kept_takes_as_many_bytes_as_it_is_said_to(tmp_path):
     assert sum(array.nbytes for array in arrays) == likeliest_bytes(7 * 23 + 8, 5, 320)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

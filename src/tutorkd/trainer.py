@@ -158,9 +158,7 @@ class DistillationTrainer(PackedRowsTrainer):
         named = isinstance(teacher_model, str)
         own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
         if k := self.method.likeliest(self.settings):
-            _check_likeliest(k, train_dataset)
-            if args.eval_strategy != "no" and hasattr(eval_dataset, "__len__") and len(eval_dataset):
-                _check_likeliest(k, eval_dataset)
+            _check_likeliest(k, train_dataset, eval_dataset)
         taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)
         for part in () if own_tokenizer else teacher.parts:
             check_tokenizer(
@@ -315,18 +313,20 @@ def _objective(method: str, teacher: Any) -> Objective | None:
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
 
 
-def _check_likeliest(k: int, rows: Any) -> None:
+def _check_likeliest(k: int, *datasets: Any) -> None:
     """Refuse rows that don't know the teacher's k likeliest tokens.
 
     Raises:
         UserError: naming what adds them.
     """
-    if not {likeliest.IDS, likeliest.LOG_PROBABILITIES} <= column_names(rows):
-        raise UserError(
-            f"with teacher_top_k {k} each row needs the teacher's likeliest tokens, columns {likeliest.IDS} and "
-            f"{likeliest.LOG_PROBABILITIES}: tutorkd distill adds them, and so does "
-            "tutorkd.teacher_likeliest.with_likeliest"
-        )
+    for rows in datasets:
+        empty = rows is None or (hasattr(rows, "__len__") and not len(rows))
+        if not empty and not {likeliest.IDS, likeliest.LOG_PROBABILITIES} <= column_names(rows):
+            raise UserError(
+                f"with teacher_top_k {k} each row needs the teacher's likeliest tokens, columns {likeliest.IDS} and "
+                f"{likeliest.LOG_PROBABILITIES}: tutorkd distill adds them, and so does "
+                "tutorkd.teacher_likeliest.with_likeliest"
+            )
 
 
 def _taught(teacher: Teacher, settings: Any, own_tokenizer: bool, *datasets: Any) -> TextCollator | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import IterableDataset
-from transformers import IntervalStrategy, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tutorkd.config import DistillationConfig
 from tutorkd.data import PackedCorpus
@@ -100,8 +100,7 @@ def likeliest_rows(
     """
     config, k = options.config, options.settings.teacher_top_k
     common = min(teacher.config.vocab_size, vocab_size)
-    looked_at = config.eval_strategy != IntervalStrategy.NO and len(corpus.heldout) > 0
-    parts = {"train": corpus.train, **({"heldout": corpus.heldout} if looked_at else {})}
+    parts = {"train": corpus.train, **({"heldout": corpus.heldout} if len(corpus.heldout) else {})}
     content = {**with_contents({"teacher": options.args.teacher}), "rows": corpus.digest, "dtype": config.teacher_dtype}
     identity = {**content, "format": str(teacher.model.dtype), "top_k": k, "vocabulary": common}
     cache = cache_root(options.text.cache_dir)

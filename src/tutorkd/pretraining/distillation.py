@@ -110,11 +110,11 @@ def prepare(options: Distillation) -> Prepared:
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
     method = choose_method(args.method, options.objective)
+    module = build_module(method, pair.student, pair.teacher, options.settings, tokenizer)
     if k := method.likeliest(options.settings):
         check_likeliest(options, pair.teacher)
         rows = partial(likeliest_rows, options, pair.teacher, pair.student.config.vocab_size, tokenizer)
         beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
-    module = build_module(method, pair.student, pair.teacher, options.settings, tokenizer)
     return Prepared(
         tokenizer,
         partial(trainer_of(options, pair, tokenizer), module=module),

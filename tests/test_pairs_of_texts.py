@@ -102,13 +102,15 @@ def test_the_student_reads_translations_alone_if_that_is_asked_for(corpus, tmp_p
     assert list(_prepared(corpus, tmp_path, _taught(both=False)).train) == _by_hand()[::2]
 
 
-def test_both_texts_of_a_pair_are_held_out(corpus, tmp_path):
-    packed = _prepared(corpus, tmp_path, _taught(), heldout=0.25)
-    assert (len(packed.train), len(packed.heldout)) == (60, 20)
-    for rows in (packed.train, packed.heldout):
-        ids = rows["teacher_ids"][:]
-        assert ids[::2] == ids[1::2]
-    assert sorted([*packed.train, *packed.heldout], key=str) == sorted(_by_hand(), key=str)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_of_held_out_pairs_the_student_is_asked_about_its_own_text_and_learns_neither(streaming, corpus, tmp_path):
+    packed = _prepared(corpus, tmp_path, _taught(), heldout=0.25, streaming=streaming)
+    pairs = [*zip(_by_hand()[::2], _by_hand()[1::2], strict=True)]
+    held = [pair for pair in pairs if pair[0] in [*packed.heldout]]
+    assert [*packed.heldout] == [own for own, _ in held]
+    assert packed.corpora[0].heldout_rows == packed.corpora[0].heldout_documents == len(held) > 1
+    learned = [row for pair in pairs if pair not in held for row in pair]
+    assert sorted(packed.train, key=str) == sorted(learned, key=str)
 
 
 def test_columns_inside_another_are_read(tmp_path):

@@ -9,7 +9,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
-from tutorkd.files import flush
+from tutorkd.files import flush, write_text
 
 
 class Output(NamedTuple):
@@ -78,32 +78,29 @@ def kept_outputs(
     """
 
     def build(new: Path, scratch: Path) -> None:
-        for partial in scratch.glob(".*"):  # of a process that was killed
-            partial.unlink()
-        size = int(counts.sum())
-        targets = [
-            np.lib.format.open_memmap(new / f"{name}.npy", "w+", output.dtype, (size, output.width))
-            for name, output in outputs.items()
-        ]
-        done = 0
-        with tqdm(total=len(rows), desc=title, unit=" rows") as bar:
-            for start in range(0, len(rows), rows_a_block):
+        note = scratch / "rows"  # whose outputs are on the disk
+        start = int(note.read_text()) if note.exists() else 0
+        files, ends = {new / f"{name}.npy": output for name, output in outputs.items()}, np.append(0, counts.cumsum())
+        for file, output in files.items() if not start else ():
+            np.lib.format.open_memmap(file, "w+", output.dtype, (int(ends[-1]), output.width))
+        with tqdm(total=len(rows), initial=start, desc=title, unit=" rows") as bar:
+            while start < len(rows):
                 block = rows.select(range(start, min(start + rows_a_block, len(rows))))
-                entries = int(counts[start : start + len(block)].sum())
-                files = [scratch / f"{start}.{name}.npy" for name in outputs]
-                if not all(file.exists() for file in files):
-                    for file, array in zip(files, compute(block), strict=True):
-                        partial = file.with_name(f".{file.name}")
-                        np.save(partial, array)
-                        flush(partial)
-                        partial.rename(file)
-                for target, file in zip(targets, files, strict=True):
-                    target[done : done + entries] = np.load(file)
-                done += entries
+                for (file, output), array in zip(files.items(), compute(block), strict=True):
+                    _write(file, int(ends[start]), array.astype(output.dtype, copy=False))
+                start += len(block)
+                write_text(note, str(start))
                 bar.update(len(block))
-        for target in targets:
-            target.flush()
 
     reused = build_once(folder, build)
     with kept(folder):
         return Kept({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in outputs}, folder, reused)
+
+
+def _write(file: Path, first: int, entries: np.ndarray) -> None:
+    """Put entries into an array on disk, from the first on, not through a map: a full disk would kill the process."""
+    begin = np.load(file, mmap_mode="r").offset
+    with file.open("r+b") as written:
+        written.seek(begin + first * entries[:1].nbytes)
+        written.write(np.ascontiguousarray(entries))
+    flush(file)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tutorkd.identity import difference
+from tutorkd.identity import difference, with_contents
 
 RUN = {"seed": 1, "top_k": None, "teacher": "t", "teacher_sha256": "a", "student": "half", "corpus": ["c"]}
 ROWS, FILES = {"corpus_sha256": "r"}, {"corpus_files_sha256": "f"}
@@ -56,3 +56,13 @@ def test_what_gives_the_same_is_no_difference(there, now):
 )
 def test_the_first_difference_is_told_and_how_many_more_there_are(there, now, told):
     assert difference(RUN | there, RUN | now) == told
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "2_Dense/pytorch_model.bin"])
+def test_other_weights_are_another_model(file, tmp_path):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / file).write_bytes(b"one")
+    before = with_contents({"teacher": str(tmp_path)})
+    (tmp_path / file).write_bytes(b"another")
+    assert with_contents({"teacher": str(tmp_path)}) != before

@@ -23,6 +23,7 @@ TEXT_DIGEST, TEXT_FILES, HELDOUT_FILES = f"{TEXT}_sha256", f"{TEXT}_files_sha256
 _MODEL_FILES = (
     "config.json",
     "*.safetensors",
+    "pytorch_model*.bin",
     "tokenizer*",
     "special_tokens_map.json",
     "vocab*",
@@ -30,7 +31,7 @@ _MODEL_FILES = (
     "*.model",
     # Of sentence-transformers: what follows the encoder, and how it is used.
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-    *("[0-9]_*/config.json", "[0-9]_*/*.safetensors"),
+    *("[0-9]_*/config.json", "[0-9]_*/*.safetensors", "[0-9]_*/pytorch_model.bin"),
 )
 _DIGITS = 16
 

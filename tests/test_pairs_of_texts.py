@@ -157,7 +157,8 @@ def test_what_holds_no_pairs_is_refused(name, content, said, teacher, tmp_path, 
     ("changes", "said"),
     [
         (["--relation_weight", "1"], "with --teacher_text_column student and teacher read different texts"),
-        (["--text_unit", "sentence"], "can't be cut into sentences side by side"),
+        (["--text_unit", "sentence"], "with --teacher_text_column set --text_unit document"),
+        (["--config", "embedding-half"], "with --teacher_text_column set --text_unit document"),
         (["--max_length", "30"], "use 24 or less"),
     ],
 )

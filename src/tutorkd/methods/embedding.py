@@ -128,7 +128,7 @@ class EmbeddingSettings(RelationSettings):
         if self.text_unit == "sentence":
             raise UserError(
                 "a text and what the teacher reads in its place can't be cut into sentences side by side: with "
-                "--teacher_text_column leave out text_unit, or set it to document"
+                "--teacher_text_column set --text_unit document"
             )
 
     @property

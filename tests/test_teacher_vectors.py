@@ -1,5 +1,6 @@
 """A teacher's vectors on disk: those it gives, computed once, gone on from where a run was killed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,5 +118,16 @@ def test_a_run_that_reads_a_part_of_the_text_keeps_none(folder, tmp_path, capsys
     text = tmp_path / "text.txt"
     text.write_text("\n".join(tiny.documents()))
     command = ["distill", "--teacher", str(folder), "--corpus", str(text), *RUN, "--cache_dir", str(tmp_path / "cache")]
-    complete(*command, "--max_steps", "2", "--output_dir", str(tmp_path / "out"))
-    assert "are computed as the rows are read" in capsys.readouterr().out
+    for number, length in enumerate(["--max_steps", "--num_train_epochs"]):
+        complete(*command, length, ["2", "0.5"][number], "--output_dir", str(tmp_path / str(number)))
+        assert "are computed as the rows are read" in capsys.readouterr().out
+
+
+def test_vectors_are_those_of_the_teacher_wherever_it_lies(folder, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(tiny.documents()))
+    command = ["distill", "--corpus", str(text), *RUN, "--cache_dir", str(tmp_path / "cache"), "--teacher"]
+    complete(*command, str(folder), "--output_dir", str(tmp_path / "first"))
+    shutil.copytree(folder, tmp_path / "moved")
+    complete(*command, str(tmp_path / "moved"), "--output_dir", str(tmp_path / "second"))
+    assert "computed before in" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """What a teacher is asked about a text before training, so that no step has to ask it."""
 
 import functools
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,11 @@ def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Pa
     """
     config, rows = options.config, corpus.train
     size = vector_bytes(teacher, len(rows))
-    read = rows_read(config)
-    content = with_contents({"teacher": options.args.teacher})
+    read = rows_read(config, len(rows))
+    content = _content(options.args.teacher)
     identity = {**content, "rows": corpus.digest, "dtype": str(teacher.model.dtype)}
     folder = folder_of_vectors(identity, cache_root(options.text.cache_dir))
-    if len(content) < 2 or size > MOST_BYTES or (0 < read < len(rows) and not folder.exists()):
+    if not content or size > MOST_BYTES or (read < len(rows) and not folder.exists()):
         print("vectors  the teacher's vectors are computed as the rows are read")
         return None
     kept = kept_vectors(teacher, rows, folder, config.device)
@@ -63,9 +64,17 @@ def teachers_vectors(options: Distillation, teacher: SentenceTeacher, corpus: Pa
     return kept.arrays[VECTORS]
 
 
-def rows_read(config: DistillationConfig) -> int:
-    """How many rows a run of so many steps reads; below 0 where it goes by passes."""
+def rows_read(config: DistillationConfig, rows: int) -> int:
+    """How many rows a run reads, of so many, some of them several times."""
+    if config.max_steps <= 0:
+        return math.ceil(config.num_train_epochs * rows)
     return config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+
+
+def _content(teacher: str) -> dict[str, Any]:
+    """What a teacher is, however its name is spelled; nothing where that isn't known."""
+    named = {"teacher": teacher}
+    return {key: value for key, value in with_contents(named).items() if key not in named}
 
 
 def check_likeliest(options: Distillation, teacher: Teacher) -> None:
@@ -101,15 +110,16 @@ def likeliest_rows(
     config, k = options.config, options.settings.teacher_top_k
     common = min(teacher.config.vocab_size, vocab_size)
     parts = {"train": corpus.train, **({"heldout": corpus.heldout} if len(corpus.heldout) else {})}
-    content = {**with_contents({"teacher": options.args.teacher}), "rows": corpus.digest, "dtype": config.teacher_dtype}
+    content = _content(options.args.teacher) or {"teacher": options.args.teacher}
+    content = {**content, "rows": corpus.digest, "dtype": config.teacher_dtype}
     identity = {**content, "format": str(teacher.model.dtype), "top_k": k, "vocabulary": common}
     cache = cache_root(options.text.cache_dir)
     folders = {name: folder_of_outputs("likeliest", FORMAT, {**identity, "part": name}, cache) for name in parts}
-    size = sum(likeliest_bytes(int(counts_of(parts[name]).sum()), k, common) for name in parts)
-    known = all(folder.exists() for folder in folders.values())
-    if not known:
-        require_room(cache, size)
-        if 0 < (read := rows_read(config)) < len(corpus.train):
+    sizes = {name: likeliest_bytes(int(counts_of(parts[name]).sum()), k, common) for name in parts}
+    missing = [name for name in parts if not folders[name].exists()]
+    if missing:
+        require_room(cache, sum(sizes[name] for name in missing))
+        if (read := rows_read(config, len(corpus.train))) < len(corpus.train):
             print(f"teacher  is asked about all {len(corpus.train):,} rows, of which this run reads {read:,}")
 
     @functools.cache
@@ -125,8 +135,8 @@ def likeliest_rows(
         for name, rows in parts.items()
     }
     teacher.to("cpu")
-    told = "computed before" if known else "computed once and kept"
-    print(f"teacher  its {k} likeliest tokens at each position, {size / 1e6:,.1f} MB, {told} in {cache}")
+    told = "computed once and kept" if missing else "computed before"
+    print(f"teacher  its {k} likeliest tokens at each position, {sum(sizes.values()) / 1e6:,.1f} MB, {told} in {cache}")
     return found["train"], found.get("heldout", corpus.heldout)
 
 

@@ -20,7 +20,7 @@ from tutorkd.methods.causal_kd import CausalKDSettings
 from tutorkd.pretraining import asked_before
 from tutorkd.spacing import SpacedCollator
 from tutorkd.teacher import Teacher
-from tutorkd.teacher_likeliest import likeliest_bytes, with_likeliest
+from tutorkd.teacher_likeliest import counts_of, likeliest_bytes, with_likeliest
 from tutorkd.trainer import DistillationTrainer
 
 RUN = [
@@ -238,6 +238,14 @@ def test_a_dry_run_leaves_the_teacher_out_of_a_step(teacher, corpus, tmp_path, c
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("operations a step"))
         told[k] = float(line.split()[3])
     assert told["8"] < 0.75 * told["0"]
+
+
+def test_answers_are_counted_behind_the_first_token(monkeypatch):
+    monkeypatch.setattr("tutorkd.teacher_likeliest._ROWS_PER_LOOK", 2)
+    masks = [[1, 1, 0, 1], [0], [1], [0, 1, 1], [1, 0, 1, 1, 1]]
+    rows = Dataset.from_dict({"input_ids": masks, "assistant_masks": masks})
+    assert counts_of(rows).tolist() == [2, 0, 0, 2, 3]
+    assert counts_of(rows.select([4, 1, 3])).tolist() == [3, 0, 2]
 
 
 def test_what_is_kept_takes_as_many_bytes_as_it_is_said_to(tmp_path):

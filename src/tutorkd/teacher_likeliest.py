@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
@@ -24,6 +25,7 @@ from tutorkd.spacing import SpacedCollator
 from tutorkd.teacher import Teacher
 
 FORMAT = 1  # raise it when the same rows come to have others
+_ROWS_PER_LOOK = 1 << 16
 _POSITIONS_PER_BLOCK = 1 << 19
 _POSITIONS_PER_BATCH = 1 << 13
 _NUMBERS = np.dtype(np.float16)  # of log-probabilities
@@ -33,7 +35,16 @@ def counts_of(rows: Dataset) -> np.ndarray:
     """How many tokens of each row are asked about, (rows,): all but the first, or those of a conversation's answers."""
     if ANSWERED not in rows.column_names:
         return row_lengths(rows) - 1
-    return np.array([int(np.sum(mask[1:])) for mask in rows.with_format("numpy")[ANSWERED]])
+    masks = rows.select_columns([ANSWERED]).with_format("arrow")
+    return np.concatenate([_answered(table.column(0).combine_chunks()) for table in masks.iter(_ROWS_PER_LOOK)])
+
+
+def _answered(masks: pa.ListArray) -> np.ndarray:
+    """How many of the tokens behind the first one are marked in each row."""
+    marked = masks.flatten().to_numpy().astype(np.int64)
+    ends = masks.value_lengths().to_numpy().cumsum()
+    starts, before = np.append(0, ends[:-1]), np.append(0, marked.cumsum())
+    return before[ends] - before[starts] - marked[starts]
 
 
 def likeliest_bytes(positions: int, k: int, vocabulary: int) -> int:

@@ -1,6 +1,7 @@
 """Students of decoders whose teacher was asked before training: its likeliest tokens, and all others together."""
 
 import copy
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,6 +239,19 @@ def test_a_dry_run_leaves_the_teacher_out_of_a_step(teacher, corpus, tmp_path, c
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("operations a step"))
         told[k] = float(line.split()[3])
     assert told["8"] < 0.75 * told["0"]
+
+
+def test_a_dry_run_tells_what_asking_the_teacher_takes(teacher, corpus, tmp_path, capsys):
+    run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8", "--dry_run", "--heldout", "0"]
+    complete("distill", *run, "--output_dir", str(tmp_path / "out"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("before the steps"))
+    told = re.search(r"all (\S+) M tokens, .* about (\S+) TFLOP, .* (\S+) GB of the cache", line)
+    assert told is not None
+    tokens, flops, size = map(float, told.groups())
+    ids = tiny.causal_tokenizer()(tiny.documents(40))["input_ids"]
+    assert 1e6 * tokens == pytest.approx(sum(len(each) + 1 for each in ids), rel=0.02)
+    assert 1e12 * flops == pytest.approx(2 * tiny.tiny_causal().num_parameters() * 1e6 * tokens, rel=0.02)
+    assert 1e9 * size == pytest.approx((8 * 2 + 9 * 2) * 1e6 * tokens, rel=0.02)
 
 
 def test_answers_are_counted_behind_the_first_token(monkeypatch):

@@ -92,6 +92,18 @@ def check_likeliest(options: Distillation, teacher: Teacher) -> None:
         )
 
 
+def cost_of_asking(teacher: Teacher, k: int, vocab_size: int, tokens: float) -> tuple[float, float]:
+    """About what it takes to ask a teacher about so many tokens: floating-point operations, two for each parameter
+    (Kaplan et al., "Scaling Laws for Neural Language Models", 2020, section 2.1), and bytes on disk.
+
+    Args:
+        vocab_size: the student's.
+    """
+    parameters = sum(p.numel() for part in teacher.parts for p in part.model.parameters())
+    common = min(teacher.config.vocab_size, vocab_size)
+    return 2 * parameters * tokens, tokens * likeliest_bytes(1, k, common)
+
+
 def likeliest_rows(
     options: Distillation,
     teacher: Teacher,

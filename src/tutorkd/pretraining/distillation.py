@@ -21,7 +21,7 @@ from tutorkd.methods.pair import check_tokenizer
 from tutorkd.objective import CAUSAL, EMBEDDING, Objective
 from tutorkd.options.recipes import FIRST_STAGE_SECTION
 from tutorkd.positions import check_positions
-from tutorkd.pretraining.asked_before import check_likeliest, likeliest_rows, with_vectors
+from tutorkd.pretraining.asked_before import check_likeliest, cost_of_asking, likeliest_rows, with_vectors
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.pretraining.outcome import few_steps
@@ -90,6 +90,7 @@ def prepare(options: Distillation) -> Prepared:
     lines: list[str] = []
     teacher: Teacher | None = None
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
+    asking: Callable[[float], tuple[float, float]] | None = None
     beside = text.beside
     if options.objective is EMBEDDING:  # its tokenizer is set up when the model is loaded
         teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, EMBEDDING)
@@ -114,6 +115,7 @@ def prepare(options: Distillation) -> Prepared:
     if k := method.likeliest(options.settings):
         check_likeliest(options, pair.teacher)
         rows = partial(likeliest_rows, options, pair.teacher, pair.student.config.vocab_size, tokenizer)
+        asking = partial(cost_of_asking, pair.teacher, k, pair.student.config.vocab_size)
         beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
     return Prepared(
         tokenizer,
@@ -125,6 +127,7 @@ def prepare(options: Distillation) -> Prepared:
         partial(few_steps, objective=options.objective),
         rows,
         beside,
+        asking=asking,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import yaml
@@ -28,8 +29,8 @@ def plan(options: Adaptation | Distillation, prepared: Prepared) -> str:
     text, config = options.text, options.config
     values = resolved(options.arguments, _SHOWN)
     recipe = {key: value for key, value in values.items() if key not in _NOT_OF_A_RECIPE and value != []}
-    rows = None  # of a pass over the text, where steps go by passes and it is known
-    if config.max_steps <= 0:
+    rows = None  # of a pass over the text, where it is needed and known
+    if config.max_steps <= 0 or prepared.asking is not None:
         rows = text.expected_rows(prepared.tokenizer, prepared.objective, prepared.texts)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, config, prepared.beside) as trainer:
         cost, compiled = measure_step(trainer, text.max_length), will_compile(trainer.args)
@@ -61,9 +62,21 @@ def plan(options: Adaptation | Distillation, prepared: Prepared) -> str:
         "time": f"{seconds:.3f} s a {'compiled ' * compiled}step at {share:.0%} of this machine's "
         f"{rate / 1e9:,.0f} GFLOP/s (a median, quartiles {low / 1e9:,.0f} and {high / 1e9:,.0f}), {total}",
     }
+    if prepared.asking is not None:
+        facts["before the steps"] = _told_asking(prepared.asking, rows and rows * text.max_length, share * rate)
     if steps > 0 and (note := prepared.few_steps(steps)):
         facts["few steps"] = note
     if names := text.not_looked_up():
         facts["not looked up"] = f"{', '.join(names)}: not a file or folder, so taken for a data set of the Hub"
     written = yaml.safe_dump(recipe, sort_keys=False).rstrip()
     return "\n".join(["", "# resolved recipe", written, "", *(f"{name:<20} {fact}" for name, fact in facts.items())])
+
+
+def _told_asking(asking: Callable[[float], tuple[float, float]], tokens: float | None, rate: float) -> str:
+    """What asking a teacher about a text takes, of so many tokens where that is known, at a rate in operations/s."""
+    flops, size = asking(tokens or 1e6)
+    of = "each million tokens" if tokens is None else f"all {tokens / 1e6:,.3g} M tokens"
+    return (
+        f"the teacher is asked about {of}, unless that was done before: about {flops / 1e12:,.3g} TFLOP, "
+        f"{duration(flops / rate)}, and {size / 1e9:,.3g} GB of the cache"
+    )

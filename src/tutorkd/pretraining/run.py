@@ -46,6 +46,8 @@ class Prepared(NamedTuple):
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
     beside: Mapping[str, list[int]] = MappingProxyType({})  # what a row of two tokens has beside these
     start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts
+    # Of so many tokens, where a teacher is asked about all text before training: operations, and bytes on disk.
+    asking: Callable[[float], tuple[float, float]] | None = None
 
 
 def run_training(options: Adaptation | Distillation, prepare: Callable[[], Prepared]) -> Path:

@@ -351,7 +351,7 @@ ROWS = "a,b,n\nw1,w2,1\nw3,w4,0\n"
         (
             ROWS,
             ["--sts", "d.csv", "--sts_columns", "a", "b", "m"],
-            "d.csv: no column 'm' among a, b, n; did you mean 'n'? Name it with --sts_columns",
+            "d.csv: line 1, the header: no column 'm' among a, b, n; did you mean 'n'? Name it with --sts_columns",
         ),
         (ROWS, ["--sts", "nowhere.csv"], "data nowhere.csv: there is no such file"),
         (ROWS, ["--retrieval", "d.csv", "--retrieval_columns", "a"], "retrieval_columns takes 2 or 3 names of columns"),

@@ -141,6 +141,7 @@ def test_a_pair_is_counted_twice_in_what_a_pass_is_expected_to_have(corpus, tmp_
     ("name", "content", "said"),
     [
         ("a.txt", "w1 w2", "pairs of texts are read from .jsonl, .json, .csv, .tsv, .parquet files"),
+        ("a.tsv", "w1 w2\tw3 w4\n", "line 1, the header: no column 'there' among w1 w2, w3 w4"),
         ("a.jsonl", '{"hre": "w1", "there": "w2"}', "did you mean 'hre'? Name it with --teacher_text_column hre"),
         ("a.jsonl", '{"here": "w1", "away": "w2"}', "did you mean 'away'? Name it with --text_column away"),
         ("a.jsonl", '{"here": 1, "there": "w2"}', "column 'here' holds int, not text"),

@@ -420,7 +420,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str
                 f"{path}: the header {header[0]!r} has no separator that can be read; separate fields by {_PARTED_BY}"
             )
         for column in columns:
-            require_column(path, column, header)
+            require_column(f"{path}: line 1, the header" if header else path, column, header)
         indices = [header.index(column) for column in columns]
         begins = rows.line_num + 1
         for row in rows:

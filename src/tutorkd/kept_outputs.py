@@ -102,5 +102,5 @@ def _write(file: Path, first: int, entries: np.ndarray) -> None:
     begin = np.load(file, mmap_mode="r").offset
     with file.open("r+b") as written:
         written.seek(begin + first * entries[:1].nbytes)
-        written.write(np.ascontiguousarray(entries))
+        written.write(np.ascontiguousarray(entries).data)
     flush(file)

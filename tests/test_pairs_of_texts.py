@@ -230,7 +230,9 @@ def test_rows_of_other_tokens_than_the_student_s_can_t_be_compared_layer_by_laye
 def test_one_column_for_both_is_as_none(teacher, corpus, tmp_path, capsys):
     run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--text_column", "here", "--max_steps", "1"]
     complete("distill", *run, "--eval_strategy", "no", "--output_dir", str(tmp_path / "out"))
-    assert "40 lines" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "'here' is the column of the student and of the teacher" in said
+    assert "40 lines" in said
 
 
 def test_a_resumed_run_equals_one_that_was_never_interrupted(teacher, corpus, tmp_path):

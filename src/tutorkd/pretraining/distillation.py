@@ -102,6 +102,10 @@ def prepare(options: Distillation) -> Prepared:
             texts = texts._replace(taught=taught)
             beside = {TAUGHT: teacher.tokenizer.all_special_ids[:1] * 2}
             lines.append(told_reading(options, taught, tokenizer))
+        if (column := options.text.text_column) == options.settings.teacher_text_column:
+            lines.append(
+                f"text     {column!r} is the column of the student and of the teacher: both read the same text"
+            )
     else:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
     lines += text.check(tokenizer, options.objective, texts)

@@ -175,7 +175,7 @@ def test_a_run_asks_its_teacher_before_the_first_step_alone(teacher, corpus, tmp
 
 
 @pytest.mark.parametrize("changes", [["--heldout", "0"], ["--eval_strategy", "no"]])
-def test_without_a_look_at_held_out_rows_these_need_not_be_asked_about(changes, teacher, corpus, tmp_path):
+def test_a_run_that_looks_at_no_held_out_text_needs_none(changes, teacher, corpus, tmp_path):
     run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8", *changes]
     complete("distill", *run, "--output_dir", str(tmp_path / "out"))
     assert not any("eval_loss" in entry for entry in history(tmp_path / "out"))
@@ -189,14 +189,6 @@ def test_conversations_are_asked_about_in_the_answers(teacher, tmp_path, capsys)
     run = ["--teacher", str(folder), "--corpus", chats, "--messages_column", "messages", *RUN, "--max_length", "48"]
     complete("distill", *run, "--teacher_top_k", "8", "--output_dir", str(tmp_path / "out"))
     assert "20 conversations" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("nothing_held_out", [["--heldout", "0"], []])
-def test_a_run_that_looks_at_no_held_out_text_needs_none(nothing_held_out, teacher, corpus, tmp_path):
-    run = ["--teacher", teacher, "--corpus", corpus, *RUN, *nothing_held_out, "--eval_strategy", "no"]
-    cache = ["--cache_dir", str(tmp_path / "cache")]
-    complete("distill", *run, "--teacher_top_k", "8", *cache, "--output_dir", str(tmp_path / "out"))
-    assert len(history(tmp_path / "out")) > 4
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(teacher, corpus, tmp_path):

@@ -26,7 +26,7 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tutorkd import prepare_corpus
-from tutorkd.data.documents import Reading
+from tutorkd.data.documents import Layout
 from tutorkd.data.packing import Encoder, nonblank
 from tutorkd.data.sources import resolve_source
 from tutorkd.runtime import describe
@@ -87,7 +87,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerBase:
 def beginning(folder: Path, column: str) -> list[str]:
     """Documents from the beginning of a text."""
     texts, left = [], CHARACTERS_ALONE
-    for text in nonblank(resolve_source(str(folder), reading=Reading(column)).stream()):
+    for text in nonblank(resolve_source(str(folder), layout=Layout(column)).stream()):
         texts.append(text[:left])
         left -= len(text)
         if left <= 0:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tutorkd.data import readers, sources
-from tutorkd.data.documents import PLAIN_TEXT, Reading
+from tutorkd.data.documents import PLAIN_TEXT, Layout
 from tutorkd.data.readers import read_documents
 from tutorkd.data.sources import HubDataset, LocalFiles, resolve_source
 from tutorkd.errors import UserError
@@ -27,7 +27,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(path: Path, column: str = "text") -> list[str | None]:
-    return list(read_documents(path, Reading(column)))
+    return list(read_documents(path, Layout(column)))
 
 
 def error_of(path: Path, column: str = "text") -> str:
@@ -49,7 +49,7 @@ def test_txt_documents_are_parted_by_blank_lines_of_any_kind(tmp_path):
 def test_of_a_txt_each_line_may_be_a_document(tmp_path, ending):
     content = "\ufeffone\r\ntwo words\n\n  \nthree".encode()
     path = write(tmp_path / f"a{ending}", gzip.compress(content) if ending.endswith(".gz") else content)
-    assert [text for each in read_documents(path, Reading(lines=True)) if (text := each.strip())] == [
+    assert [text for each in read_documents(path, Layout(lines=True)) if (text := each.strip())] == [
         "one",
         "two words",
         "three",
@@ -60,7 +60,7 @@ def test_lines_are_documents_in_the_parts_of_a_large_file_too(tmp_path, monkeypa
     monkeypatch.setattr("tutorkd.data.shards.BYTES_PER_SHARD", 50)
     texts = [f"line {number}" for number in range(100)]
     path = write(tmp_path / "a.txt", "\n".join(texts))
-    source = resolve_source(str(path), reading=Reading(lines=True))
+    source = resolve_source(str(path), layout=Layout(lines=True))
     shards = source.shards()
     assert len(shards) > 5
     assert [text.strip() for shard in shards for text in shard.read()] == texts
@@ -315,7 +315,7 @@ def test_carriage_returns_alone_end_lines_of_txt(tmp_path):
 
 def test_carriage_returns_alone_end_lines_that_are_documents(tmp_path):
     path = write(tmp_path / "a.txt", "one\rtwo\r\rthree\r\nfour\n")
-    found = [text.strip() for text in read_documents(path, Reading(lines=True))]
+    found = [text.strip() for text in read_documents(path, Layout(lines=True))]
     assert [text for text in found if text] == ["one", "two", "three", "four"]
 
 
@@ -452,7 +452,7 @@ def test_a_check_asks_the_hub_nothing_unless_it_is_offline(monkeypatch):
     resolve_source("org/name").check()
     assert calls == []
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    resolve_source("org/name", reading=Reading("body")).check()
+    resolve_source("org/name", layout=Layout("body")).check()
     with pytest.raises(UserError, match="org/name: no column 'text'"):
         resolve_source("org/name").check()
 
@@ -480,7 +480,7 @@ def test_a_hub_data_set_without_that_text(tmp_path, monkeypatch, streaming, colu
     rows = datasets.Dataset.from_dict({"body": ["a"], "n": [1]})
     loaded = rows.to_iterable_dataset() if streaming else rows
     monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: loaded)
-    source = resolve_source("org/name", reading=Reading(column))
+    source = resolve_source("org/name", layout=Layout(column))
     with pytest.raises(UserError, match=f"org/name: {said}"):
         list(source.stream()) if streaming else source.shards()
 
@@ -491,7 +491,7 @@ def test_a_hub_data_set_gives_pairs_of_two_columns(monkeypatch, streaming, names
     texts = [{"en": f"text {i}", "de": f"Text {i}"} for i in range(150)]
     rows = datasets.Dataset.from_list([{**text, "both": text} for text in texts])
     monkeypatch.setattr(sources, "load_from_hub", lambda *_, **__: rows.to_iterable_dataset() if streaming else rows)
-    source = resolve_source("org/name", reading=Reading(names[0], beside=names[1]))
+    source = resolve_source("org/name", layout=Layout(names[0], beside=names[1]))
     found = source.stream() if streaming else (pair for shard in source.shards() for pair in shard.read())
     assert list(found) == [(text["de"], text["en"]) for text in texts]
 

@@ -15,7 +15,7 @@ from fuzz import fuzzed, mutated, or_refused, parted_by, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutorkd.data.documents import PLAIN_TEXT, Reading
+from tutorkd.data.documents import PLAIN_TEXT, Layout
 from tutorkd.data.readers import read_documents
 from tutorkd.errors import UserError
 
@@ -68,7 +68,7 @@ def nested_jsonl_files(draw):
 def read(tmp_path):
     def read(name, content, column="text"):
         (tmp_path / name).write_bytes(content)
-        return list(read_documents(tmp_path / name, Reading(column)))
+        return list(read_documents(tmp_path / name, Layout(column)))
 
     return read
 

@@ -21,7 +21,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
-from tutorkd.data.documents import Reading, batches
+from tutorkd.data.documents import Layout, batches
 from tutorkd.data.encoders import RowEncoder, tokenize_batch, unknown_count
 from tutorkd.data.packing import require_known
 from tutorkd.data.shards import Shard
@@ -43,9 +43,9 @@ class PackSettings:
     heldout: float
     seed: int
 
-    def identity(self, reading: Reading) -> dict[str, Any]:
+    def identity(self, layout: Layout) -> dict[str, Any]:
         """Return these, with the column of the documents."""
-        return {**asdict(self), "text_column": reading.column}
+        return {**asdict(self), "text_column": layout.column}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def cached_corpus(
             can't be written, or is damaged; or a process was killed.
     """
     identity = source.identity(streaming=False)
-    folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), settings.identity(source.reading))
+    folder = cache / cache_key({"format": _FORMAT}, identity, encoder.identity(), settings.identity(source.layout))
 
     def build(new: Path, scratch: Path) -> None:
         _build(source, encoder, settings, num_proc, new, scratch)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.chats import ChatEncoder
-from tutorkd.data.documents import Reading
+from tutorkd.data.documents import Layout
 from tutorkd.data.encoders import RowEncoder, encoder_for, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import require_known
@@ -201,10 +201,10 @@ def prepare_corpus(
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc, texts)
-    reading = _reading(text_column, messages_column, lines, texts)
-    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
+    layout = _layout(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
     settings = PackSettings(max_length, heldout, seed)
-    resolved = _resolved(names, split, revision, data_files, reading)
+    resolved = _resolved(names, split, revision, data_files, layout)
     if streaming:
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
@@ -280,9 +280,9 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc, texts)
-    reading = _reading(text_column, messages_column, lines, texts)
-    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
-    resolved = _resolved(sources, split, revision, data_files, reading)
+    layout = _layout(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
+    resolved = _resolved(sources, split, revision, data_files, layout)
     for source in resolved:
         source.check()
         if isinstance(source, LocalFiles):
@@ -324,9 +324,9 @@ def expected_rows(
     Raises:
         UserError: as `prepare_corpus`, for what is found in these parts.
     """
-    reading = _reading(text_column, messages_column, lines, texts)
-    encoder = encoder_for(tokenizer, max_length, framed, texts, reading.chats)
-    resolved = [resolve_source(name, split, reading=reading) for name in sources]
+    layout = _layout(text_column, messages_column, lines, texts)
+    encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
+    resolved = [resolve_source(name, split, layout=layout) for name in sources]
     local = [source for source in resolved if isinstance(source, LocalFiles)]
     counts = [estimated_rows(source.shards(), encoder, max_length) for source in local]
     known = [count for count in counts if count is not None]
@@ -346,9 +346,9 @@ def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
     return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
 
-def _reading(text_column: str, messages_column: str | None, lines: bool, texts: Texts | None) -> Reading:
+def _layout(text_column: str, messages_column: str | None, lines: bool, texts: Texts | None) -> Layout:
     beside = texts.taught.column if texts and texts.taught else None
-    return Reading(messages_column or text_column, lines, messages_column is not None, beside)
+    return Layout(messages_column or text_column, lines, messages_column is not None, beside)
 
 
 def _resolved(
@@ -356,11 +356,11 @@ def _resolved(
     split: str,
     revision: str | Sequence[str] | None,
     data_files: str | Sequence[str] | None,
-    reading: Reading,
+    layout: Layout,
 ) -> list[Source]:
     revisions, files = _each(names, revision, "revisions"), _each(names, data_files, "data files")
     return [
-        GivenRows(name, reading) if isinstance(name, Dataset) else resolve_source(name, split, commit, chosen, reading)
+        GivenRows(name, layout) if isinstance(name, Dataset) else resolve_source(name, split, commit, chosen, layout)
         for name, commit, chosen in zip(names, revisions, files, strict=True)
     ]
 

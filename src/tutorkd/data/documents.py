@@ -17,8 +17,8 @@ OneDocument = TypeVar("OneDocument")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What of a corpus is a document.
+class Layout:
+    """Where the documents of a corpus are, and what each is.
 
     Attributes:
         column: holds the texts or, with `chats`, the conversations; txt has no columns.
@@ -48,7 +48,7 @@ class Reading:
         return values[0] if self.beside is None else tuple(values)
 
 
-PLAIN_TEXT = Reading()
+PLAIN_TEXT = Layout()
 
 
 def is_conversation(value: Any) -> bool:
@@ -65,11 +65,11 @@ def nonblank(texts: Iterable[str | None]) -> Iterator[str]:
             yield text
 
 
-def with_content(documents: Iterable[Document], reading: Reading) -> Iterator[Document]:
+def with_content(documents: Iterable[Document], layout: Layout) -> Iterator[Document]:
     """Yield the documents that hold anything: texts as `nonblank` does, pairs of which both do, or conversations."""
-    if reading.beside is not None:
+    if layout.beside is not None:
         return nonblank_pairs(documents)
-    return filter(None, documents) if reading.chats else nonblank(documents)
+    return filter(None, documents) if layout.chats else nonblank(documents)
 
 
 def nonblank_pairs(pairs: Iterable[Sequence[str | None]]) -> Iterator[tuple[str, ...]]:

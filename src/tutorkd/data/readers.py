@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutorkd.data.documents import CHATS_OPTION, TEXT_OPTION, Document, Reading, is_conversation
+from tutorkd.data.documents import CHATS_OPTION, TEXT_OPTION, Document, Layout, is_conversation
 from tutorkd.errors import UserError, closest, kind_of
 
 LONGEST_TXT_DOCUMENT = 1 << 20
@@ -47,11 +47,11 @@ _COLUMNS_NAMED = 20  # in a message
 _BYTES_PER_READ = 1 << 18
 
 
-def read_documents(path: Path, reading: Reading, span: range | None = None) -> Iterator[Document]:
+def read_documents(path: Path, layout: Layout, span: range | None = None) -> Iterator[Document]:
     """Yield the documents of a file of which `kind_of_file` knows the kind.
 
     Args:
-        reading: what a document is: conversations only in jsonl or parquet, pairs of texts in all but txt.
+        layout: what a document is: conversations only in jsonl or parquet, pairs of texts in all but txt.
         span: the part of the file to read: bytes of plain txt or jsonl, row groups of parquet; by default, all.
 
     Raises:
@@ -59,21 +59,21 @@ def read_documents(path: Path, reading: Reading, span: range | None = None) -> I
             conversations) in a column of that name.
     """
     kind = kind_of_file(path) or ""
-    if reading.chats and kind not in _OF_CHATS:
+    if layout.chats and kind not in _OF_CHATS:
         raise UserError(f"{path}: conversations are read from {' and '.join(_OF_CHATS)} files, and from the Hub")
-    if reading.beside is not None and kind == ".txt":
+    if layout.beside is not None and kind == ".txt":
         raise UserError(
-            f"{path}: a txt has no columns, so it can't hold the text of {reading.beside!r} beside that of "
-            f"{reading.column!r}; pairs of texts are read from {', '.join(_OF_PAIRS)} files, and from the Hub"
+            f"{path}: a txt has no columns, so it can't hold the text of {layout.beside!r} beside that of "
+            f"{layout.column!r}; pairs of texts are read from {', '.join(_OF_PAIRS)} files, and from the Hub"
         )
     read = READERS[kind]
     try:
-        with naming(reading.options):
+        with naming(layout.options):
             try:
-                yield from read(path, reading, span)
+                yield from read(path, layout, span)
             except UserError:
                 if span and span.start:  # where that is in the file is found by reading on from its beginning
-                    deque(read(path, reading, range(span.stop)), maxlen=0)
+                    deque(read(path, layout, range(span.stop)), maxlen=0)
                 raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {str(error.strerror or error).splitlines()[0]}") from error
@@ -160,16 +160,16 @@ def _dotted(
             yield from _dotted(inside(column), inside, depth - 1, f"{prefix}{name}.")
 
 
-def document_of(where: object, reading: Reading, values: Sequence[Any]) -> Document:
+def document_of(where: object, layout: Layout, values: Sequence[Any]) -> Document:
     """The document that a row's values are, in the columns that are read.
 
     Raises:
         UserError: one of them is neither missing nor what is asked for, a text or a conversation.
     """
-    for column, value in zip(reading.columns, values, strict=True):
-        if value is not None and not (is_conversation(value) if reading.chats else isinstance(value, str)):
-            raise unlike(where, column, type(value).__name__, reading.chats, is_conversation(value))
-    return reading.document(values)
+    for column, value in zip(layout.columns, values, strict=True):
+        if value is not None and not (is_conversation(value) if layout.chats else isinstance(value, str)):
+            raise unlike(where, column, type(value).__name__, layout.chats, is_conversation(value))
+    return layout.document(values)
 
 
 def unlike(where: object, column: str, kind: object, chats: bool, conversations: bool) -> UserError:
@@ -275,8 +275,8 @@ COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".bz2": 
 """What unpacks a file, by its extension."""
 
 
-def _read_txt(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
-    if reading.lines:
+def _read_txt(path: Path, layout: Layout, span: range | None) -> Iterator[Document]:
+    if layout.lines:
         yield from _txt_lines(path, span)
         return
     document: list[str] = []
@@ -383,9 +383,9 @@ def _what_is_wrong(error: ValueError | RecursionError) -> str:
     return "a number has too many digits"  # Python refuses to convert it, since that could take forever
 
 
-def _read_jsonl(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
-    for number, values in json_rows(path, reading.columns, span):
-        yield document_of(f"{path}: line {number}", reading, values)
+def _read_jsonl(path: Path, layout: Layout, span: range | None) -> Iterator[Document]:
+    for number, values in json_rows(path, layout.columns, span):
+        yield document_of(f"{path}: line {number}", layout, values)
 
 
 def _encodes(text: str) -> bool:
@@ -458,20 +458,20 @@ def _delimiter(header: str, columns: Iterable[str], tabs: bool) -> str:
     return max(fields, key=lambda mark: fields[mark])
 
 
-def _read_csv(path: Path, reading: Reading, span: None) -> Iterator[Document]:
-    return (reading.document(values) for _, values in csv_rows(path, reading.columns))
+def _read_csv(path: Path, layout: Layout, span: None) -> Iterator[Document]:
+    return (layout.document(values) for _, values in csv_rows(path, layout.columns))
 
 
-def _read_parquet(path: Path, reading: Reading, span: range | None) -> Iterator[Document]:
+def _read_parquet(path: Path, layout: Layout, span: range | None) -> Iterator[Document]:
     with open_parquet(path) as file:
-        places = [_parquet_place(path, file.schema_arrow, column, reading.chats) for column in reading.columns]
+        places = [_parquet_place(path, file.schema_arrow, column, layout.chats) for column in layout.columns]
         first = 0
         for batch in file.iter_batches(
-            batch_size=100, columns=reading.columns, row_groups=None if span is None else list(span)
+            batch_size=100, columns=layout.columns, row_groups=None if span is None else list(span)
         ):
             # by name: the columns "text.a" and so on are read along with "text"
             values = [_parquet_texts(path, field_inside(batch.column(name), inner), first) for name, *inner in places]
-            yield from map(reading.document, zip(*values, strict=True))
+            yield from map(layout.document, zip(*values, strict=True))
             first += len(batch)
 
 
@@ -540,7 +540,7 @@ def _parquet_texts(path: Path, column: pa.Array, first_row: int) -> list[Documen
         raise
 
 
-READERS: dict[str, Callable[[Path, Reading, Any], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Path, Layout, Any], Iterator[Document]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,

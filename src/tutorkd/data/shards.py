@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from tutorkd.data.documents import Document, Reading
+from tutorkd.data.documents import Document, Layout
 from tutorkd.data.readers import field_inside, kind_of_file, open_parquet, read_documents
 
 BYTES_PER_SHARD = 1 << 23
@@ -36,7 +36,7 @@ class Shard:
     read: Callable[[], Iterator[Document]]
 
 
-def cut_files(files: Sequence[Path], reading: Reading) -> list[Shard]:
+def cut_files(files: Sequence[Path], layout: Layout) -> list[Shard]:
     """Return the shards of some files: many small files, a part of a large one, or what lies between.
 
     Plain txt and jsonl are cut at lines, parquet between row groups; what is compressed, and csv, in which a line end
@@ -47,7 +47,7 @@ def cut_files(files: Sequence[Path], reading: Reading) -> list[Shard]:
     size = 0
 
     def close() -> None:
-        shards.append(Shard(size, partial(_read_parts, tuple(parts), reading)))
+        shards.append(Shard(size, partial(_read_parts, tuple(parts), layout)))
 
     for file in files:
         for span, length in _spans(file):
@@ -65,7 +65,7 @@ def cut_files(files: Sequence[Path], reading: Reading) -> list[Shard]:
     return shards
 
 
-def cut_rows(texts: Dataset, places: Sequence[Sequence[str]], reading: Reading) -> list[Shard]:
+def cut_rows(texts: Dataset, places: Sequence[Sequence[str]], layout: Layout) -> list[Shard]:
     """Return the shards of a data set.
 
     Args:
@@ -74,7 +74,7 @@ def cut_rows(texts: Dataset, places: Sequence[Sequence[str]], reading: Reading) 
     count = max(1, -(-texts.data.nbytes // BYTES_PER_SHARD))
     borders = [len(texts) * number // count for number in range(count + 1)]
     return [
-        Shard(texts.data.nbytes // count, partial(_read_rows, texts, range(*rows), places, reading))
+        Shard(texts.data.nbytes // count, partial(_read_rows, texts, range(*rows), places, layout))
         for rows in pairwise(borders)
     ]
 
@@ -94,12 +94,12 @@ def _spans(file: Path) -> list[tuple[range | None, int]]:
     return [(None, size)]
 
 
-def _read_parts(parts: Sequence[Part], reading: Reading) -> Iterator[Document]:
+def _read_parts(parts: Sequence[Part], layout: Layout) -> Iterator[Document]:
     for file, span in parts:
-        yield from read_documents(file, reading, span)
+        yield from read_documents(file, layout, span)
 
 
-def _read_rows(texts: Dataset, rows: range, places: Sequence[Sequence[str]], reading: Reading) -> Iterator[Document]:
+def _read_rows(texts: Dataset, rows: range, places: Sequence[Sequence[str]], layout: Layout) -> Iterator[Document]:
     for table in texts.select(rows).with_format("arrow").iter(_DOCUMENTS_PER_READ):
         values = [field_inside(table.column(name), inner).to_pylist() for name, *inner in places]
-        yield from map(reading.document, zip(*values, strict=True))
+        yield from map(layout.document, zip(*values, strict=True))

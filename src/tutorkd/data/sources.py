@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
 
-from tutorkd.data.documents import PLAIN_TEXT, Document, Reading, with_content
+from tutorkd.data.documents import PLAIN_TEXT, Document, Layout, with_content
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.readers import (
     COMPRESSIONS,
@@ -50,7 +50,7 @@ class LocalFiles:
     name: str
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
-    reading: Reading = PLAIN_TEXT
+    layout: Layout = PLAIN_TEXT
 
     @property
     def notice(self) -> str | None:
@@ -73,22 +73,22 @@ class LocalFiles:
         """
         stats = [(file.parent.resolve() / file.name, file.stat()) for file in self.files]
         known = {"files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
-        return {**known, "lines": True} if self.reading.lines else known
+        return {**known, "lines": True} if self.layout.lines else known
 
     def check(self) -> None:
         """Raise what reading would raise at the first document of each file, or if there is no text at all."""
         for file in self.files:
-            next(read_documents(file, self.reading), None)
-        if next(with_content(self.stream(), self.reading), None) is None:
+            next(read_documents(file, self.layout), None)
+        if next(with_content(self.stream(), self.layout), None) is None:
             raise no_text(self)
 
     def stream(self) -> Iterator[Document]:
         """Yield every document, in order."""
-        return chain.from_iterable(read_documents(file, self.reading) for file in self.files)
+        return chain.from_iterable(read_documents(file, self.layout) for file in self.files)
 
     def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return cut_files(self.files, self.reading)
+        return cut_files(self.files, self.layout)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class HubDataset:
     split: str
     revision: str | None = None
     data_files: str | None = None
-    reading: Reading = PLAIN_TEXT
+    layout: Layout = PLAIN_TEXT
 
     @property
     def offline(self) -> bool:
@@ -135,22 +135,22 @@ class HubDataset:
     def check(self) -> None:
         """Raise what reading would raise if that can be known offline, with `HF_HUB_OFFLINE`; else nothing."""
         if self.offline:
-            _places(self.name, self.reading, self._dataset.features)
+            _places(self.name, self.layout, self._dataset.features)
 
     def stream(self) -> Iterator[Document]:
         """Yield every document, in order, downloading as it goes."""
-        columns, outer = self.reading.columns, list[str]()
+        columns, outer = self.layout.columns, list[str]()
         for batch in self._batches():
             if not outer:
                 known = self._iterable.features or {name: values[0] for name, values in batch.items()}
-                with naming(self.reading.options):
+                with naming(self.layout.options):
                     for column in columns:
                         require_dotted(self.name, column, known.items(), inner_items)
                 outer = [column if column in batch else column.partition(".")[0] for column in columns]
             for row in zip(*(batch[name] for name in outer), strict=True):
                 there = dict(zip(outer, row, strict=True))
                 values = [value_at(there, column, self.name) for column in columns]
-                yield document_of(self.name, self.reading, values)
+                yield document_of(self.name, self.layout, values)
 
     def _batches(self) -> Iterator[dict[str, list]]:
         """Raise a `UserError` where the download breaks off for longer than `datasets` waits."""
@@ -163,7 +163,7 @@ class HubDataset:
 
     def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards that are read from the cache of `datasets`."""
-        return _cut(self.name, self._dataset, self.reading)
+        return _cut(self.name, self._dataset, self.layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ class GivenRows:
     """Rows with a column of text, or of conversations, as a `Dataset` that was handed over."""
 
     dataset: Dataset
-    reading: Reading = PLAIN_TEXT
+    layout: Layout = PLAIN_TEXT
 
     @property
     def name(self) -> str:
@@ -187,7 +187,7 @@ class GivenRows:
 
     def check(self) -> None:
         """Raise what reading would raise of the columns."""
-        _places(self.name, self.reading, self.dataset.features)
+        _places(self.name, self.layout, self.dataset.features)
 
     def stream(self) -> Iterator[Document]:
         """Yield every document, in order."""
@@ -195,25 +195,25 @@ class GivenRows:
 
     def shards(self) -> list[Shard]:
         """Return all documents, in order, cut into shards."""
-        return _cut(self.name, self.dataset, self.reading)
+        return _cut(self.name, self.dataset, self.layout)
 
 
 Source = LocalFiles | HubDataset | GivenRows
 
 
-def _cut(name: str, rows: Dataset, reading: Reading) -> list[Shard]:
-    places = _places(name, reading, rows.features)
-    return cut_rows(rows.select_columns(list(dict.fromkeys(place[0] for place in places))), places, reading)
+def _cut(name: str, rows: Dataset, layout: Layout) -> list[Shard]:
+    places = _places(name, layout, rows.features)
+    return cut_rows(rows.select_columns(list(dict.fromkeys(place[0] for place in places))), places, layout)
 
 
-def _places(where: str, reading: Reading, features: Features) -> list[list[str]]:
+def _places(where: str, layout: Layout, features: Features) -> list[list[str]]:
     """Of each column that is read, its name and, where it is inside others, theirs before it.
 
     Raises:
         UserError: one isn't there, or holds something else.
     """
-    with naming(reading.options):
-        return [_place(where, column, features, reading.chats) for column in reading.columns]
+    with naming(layout.options):
+        return [_place(where, column, features, layout.chats) for column in layout.columns]
 
 
 def _place(where: str, column: str, features: Features, chats: bool) -> list[str]:
@@ -230,13 +230,13 @@ def _place(where: str, column: str, features: Features, chats: bool) -> list[str
 
 def no_text(source: Source) -> UserError:
     """Return the error for a corpus of blank documents alone, or of conversations in whose rows nobody answers."""
-    if source.reading.chats:
+    if source.layout.chats:
         return UserError(
             f"corpus {source.name!r} holds no answer: no message with the role assistant is within the longest row; a "
             "larger --max_length may help"
         )
-    if source.reading.beside is not None:
-        columns = " and ".join(map(repr, source.reading.columns))
+    if source.layout.beside is not None:
+        columns = " and ".join(map(repr, source.layout.columns))
         return UserError(f"corpus {source.name!r} holds no pair of texts: no row has text in both columns, {columns}")
     return UserError(f"corpus {source.name!r} holds no text: every document is empty")
 
@@ -246,7 +246,7 @@ def resolve_source(
     split: str = "train",
     revision: str | None = None,
     data_files: str | None = None,
-    reading: Reading = PLAIN_TEXT,
+    layout: Layout = PLAIN_TEXT,
 ) -> LocalFiles | HubDataset:
     """Return the source that a name stands for.
 
@@ -261,18 +261,18 @@ def resolve_source(
         raise UserError("a corpus has an empty name; name a file, a folder, a glob or a Hub data set")
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], reading)
+        return _local_files(name, [file for file in path.rglob("*") if not _hidden(file, path)], layout)
     if path.exists():
         if kind_of_file(path) is None:
             packed = "unpack it" if path.suffix.lower() in _PACKED else "unknown kind of file"
             as_text = "; to read it as text, name a copy .txt" if path.suffix.lower() in _LIKE_TXT else ""
             raise UserError(f"{name}: {packed}; the extension must be one of {_KNOWN}{as_text}")
-        return LocalFiles(name, (path.absolute(),), reading=reading)
+        return LocalFiles(name, (path.absolute(),), layout=layout)
     if set(name) & set("*?["):
-        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], reading)
+        return _local_files(name, [Path(file) for file in glob.glob(str(path), recursive=True)], layout)
     if looks_like_path(name_and_config(name)[0]) or path.name.lower().endswith((*READERS, *_PACKED)):
         raise UserError(f"{name}: no such file or folder{nearest_path(name)}")
-    return HubDataset(name, split, revision, data_files, reading)
+    return HubDataset(name, split, revision, data_files, layout)
 
 
 def _ending(file: Path) -> str:
@@ -285,11 +285,11 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _local_files(name: str, candidates: list[Path], reading: Reading) -> LocalFiles:
+def _local_files(name: str, candidates: list[Path], layout: Layout) -> LocalFiles:
     there = sorted(file.absolute() for file in candidates if file.is_file())
     files = [file for file in there if kind_of_file(file)]
     left_out = tuple(file for file in there if not kind_of_file(file))
-    source = LocalFiles(name, tuple(files), left_out, reading)
+    source = LocalFiles(name, tuple(files), left_out, layout)
     if not files:
         raise UserError(f"{name}: no file with one of the extensions {_KNOWN}" + f"; {source.notice}" * bool(there))
     return source

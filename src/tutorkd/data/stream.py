@@ -64,7 +64,7 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
         digest=cache_key(
             source.identity(streaming=True),
             encoder.identity(),
-            settings.identity(source.reading),
+            settings.identity(source.layout),
             {"heldout": rows.digest},
         ),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.documents import Document, Reading, with_content
+from tutorkd.data.documents import Document, Layout, with_content
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.errors import UserError
 from tutorkd.hub import quiet_transformers
@@ -74,13 +74,13 @@ def read_text(names: Sequence[str], column: str, chats: bool = False) -> Heldout
     Raises:
         UserError: if they can't be found or read, or one of them holds no text.
     """
-    reading, documents = Reading(column, chats=chats), list[Document]()
+    layout, documents = Layout(column, chats=chats), list[Document]()
     for name in names:
-        source = resolve_source(name, "validation", reading=reading)
+        source = resolve_source(name, "validation", layout=layout)
         if source.notice:
             tqdm.write(f"{name}: {source.notice}", file=sys.stderr)
         before = len(documents)
-        documents += tqdm(with_content(source.stream(), reading), f"reading {name}", unit=" documents")
+        documents += tqdm(with_content(source.stream(), layout), f"reading {name}", unit=" documents")
         if len(documents) == before:
             raise no_text(source)
     return HeldoutText(tuple(documents), chats)

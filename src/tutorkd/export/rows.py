@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data.columns import read_rows
-from tutorkd.data.documents import Reading, nonblank
+from tutorkd.data.documents import Layout, nonblank
 from tutorkd.data.readers import naming
 from tutorkd.data.sources import no_text, resolve_source
 from tutorkd.evaluation.labelled import column_options
@@ -39,7 +39,7 @@ def check_given(args: ExportArguments) -> None:
         with naming(options):
             read_rows(args.validation, "validation", list(options))
     elif args.texts is not None:
-        next(resolve_source(args.texts, reading=Reading(args.text_column)).stream(), None)
+        next(resolve_source(args.texts, layout=Layout(args.text_column)).stream(), None)
 
 
 def rows_to_check_on(args: ExportArguments, source: Source) -> CheckedOn:
@@ -61,7 +61,7 @@ def _rows(args: ExportArguments, source: Source, max_length: int) -> tuple[Rows,
     if args.texts is None:
         rows = _random(tokenizer, max_length)
         return rows, None, f"{len(rows)} rows of random tokens"
-    text = resolve_source(args.texts, reading=Reading(args.text_column))
+    text = resolve_source(args.texts, layout=Layout(args.text_column))
     documents = list(islice(nonblank(text.stream()), _COUNT))
     if not documents:
         raise no_text(text)

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tutorkd.card import trimmed_card
-from tutorkd.data.documents import Reading, nonblank
+from tutorkd.data.documents import Layout, nonblank
 from tutorkd.data.sources import resolve_source
 from tutorkd.errors import UserError
 from tutorkd.evaluation.checkpoint import Checkpoint, find_checkpoint
@@ -102,7 +102,7 @@ def _beginnings(text: NamedText) -> Iterator[str]:
         text.corpus_split,
         text.corpus_revision[0] if text.corpus_revision else None,
         text.corpus_data_files[0] if text.corpus_data_files else None,
-        Reading(text.messages_column or text.text_column, text.lines, text.messages_column is not None),
+        Layout(text.messages_column or text.text_column, text.lines, text.messages_column is not None),
     )
     documents = source.stream()
     if text.messages_column is not None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tutorkd import functional
-from tutorkd.sampling import likeliest, sample_replacements, without
+from tutorkd.sampling import cut_to_top_k, sample_replacements, without
 
 FORBIDDEN = torch.tensor([0, 3, 6])
 # What can be drawn of 7 tokens, in two rows of logits.
@@ -18,7 +18,7 @@ ORDINARY = [1, 2, 4, 5]
 
 def _policy(logits: torch.Tensor, kind: str) -> torch.Tensor:
     logits = without(logits, FORBIDDEN)
-    return likeliest(logits, 2) if kind == "top-k" else logits
+    return cut_to_top_k(logits, 2) if kind == "top-k" else logits
 
 
 def _support(row: list[float], kind: str) -> list[int]:
@@ -146,7 +146,7 @@ def test_losses_and_gradients_of_a_restricted_policy_are_finite(kind, size, dtyp
     for tutor in (signs * size, -signs * size, torch.full_like(signs, -size)):
         x = tutor.clone().requires_grad_()
         logits = without(x, FORBIDDEN)
-        policy = likeliest(logits, 2) if kind == "top-k" else logits
+        policy = cut_to_top_k(logits, 2) if kind == "top-k" else logits
         actions = sample_replacements(policy)
         loss = functional.policy_loss(policy, actions, torch.ones(2))
         loss = loss + functional.plausibility_loss(logits, without(signs * size, FORBIDDEN))

@@ -27,7 +27,7 @@ def without(logits: Tensor, forbidden_ids: Tensor) -> Tensor:
     return logits.masked_fill(forbidden, _lowest(logits.dtype))
 
 
-def likeliest(logits: Tensor, k: int) -> Tensor:
+def cut_to_top_k(logits: Tensor, k: int) -> Tensor:
     """Rule out all but the k likeliest tokens of each row, (n, V) -> (n, V)."""
     values, ids = logits.topk(k, dim=-1)
     return torch.full_like(logits, _lowest(logits.dtype)).scatter(-1, ids, values)

@@ -16,7 +16,7 @@ from tutorkd.functional import Count
 from tutorkd.gradients import GradientPart
 from tutorkd.reader import Head
 from tutorkd.row_ids import special_ids
-from tutorkd.sampling import likeliest, sample_replacements, without
+from tutorkd.sampling import cut_to_top_k, sample_replacements, without
 from tutorkd.step import LOSS_AXIS, Figure, Term
 from tutorkd.teacher import Teacher
 
@@ -125,7 +125,7 @@ def act(
 
 
 def _policy(settings: TutorSettings, logits: Tensor) -> Tensor:
-    return likeliest(logits, settings.top_k) if settings.sampling == "top-k" else logits
+    return cut_to_top_k(logits, settings.top_k) if settings.sampling == "top-k" else logits
 
 
 def _draw(settings: TutorSettings, policy_logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The likeliest next tokens by a teacher that was asked before, on their way from rows to a batch."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +15,14 @@ an answer) the K likeliest ids, (n, K), and the log-probabilities of these and o
 """
 
 
-class Likeliest(NamedTuple):
-    """What a teacher finds likeliest at the positions that a causal model is asked about, padding among them."""
-
-    ids: Tensor  # (P, K)
-    log_probabilities: Tensor  # (P, K + 1) float32, the last of all other tokens together
-
-
-def of_rows(rows: Sequence[dict[str, Any]], asked: np.ndarray, k: int) -> Likeliest:
+def of_rows(rows: Sequence[dict[str, Any]], asked: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
     """What rows have in these columns.
 
     Args:
-        asked: (B, L) bool, the positions of padded rows, rising, that the batch asks about; on padding anything stands.
+        asked: (B, L) bool, the P positions of padded rows that the batch asks about.
+
+    Returns:
+        Ids (P, K) and log-probabilities (P, K + 1) float32; on padding anything stands.
 
     Raises:
         UserError: a row doesn't have K tokens for each token that is asked about.
@@ -44,7 +40,7 @@ def of_rows(rows: Sequence[dict[str, Any]], asked: np.ndarray, k: int) -> Likeli
                 "of these rows with this teacher_top_k"
             )
         ids[start : start + wanted], logs[start : start + wanted] = known
-    return Likeliest(torch.from_numpy(ids), torch.from_numpy(logs))
+    return torch.from_numpy(ids), torch.from_numpy(logs)
 
 
 def fabricated(count: int, k: int) -> dict[str, np.ndarray]:

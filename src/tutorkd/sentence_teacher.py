@@ -89,8 +89,17 @@ class SentenceTeacher(Teacher):
     @torch.no_grad()
     def vectors(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The rows' vectors, (B, L) -> (B, D)."""
+        return self.sentence_head(*self._states(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """What the pooling gives of the rows, (B, L) -> (B, d)."""
+        return self.sentence_head.pooled(*self._states(input_ids, attention_mask))
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The last hidden states, (B, L, d), and a mask of the real tokens, (B, L)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self.sentence_head(self(input_ids, attention_mask).last, mask)
+        return self(input_ids, attention_mask).last, mask
 
     def prompt(self, name: str | None) -> str:
         """The prompt of this name, by default the encoder's default; empty if it has none.

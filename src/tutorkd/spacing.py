@@ -73,10 +73,10 @@ class SpacedCollator:
         )
         if not self.likeliest:
             return batch
-        if asked is None:
-            asked = np.broadcast_to(np.arange(shape[1]) > 0, shape)
-        known = of_rows(rows, asked, self.likeliest)
-        return batch._replace(likeliest_ids=known.ids, likeliest_log_probabilities=known.log_probabilities)
+        predicted = np.zeros(shape, bool)
+        predicted.flat[batch.predicted_positions.numpy()] = True
+        ids_known, logs_known = of_rows(rows, predicted, self.likeliest)
+        return batch._replace(likeliest_ids=ids_known, likeliest_log_probabilities=logs_known)
 
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch has the shape that batches are filled up to."""

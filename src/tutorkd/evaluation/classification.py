@@ -372,4 +372,5 @@ def _tell_whole_numbers(rows: Dataset) -> None:
 
 def timed_sentences(rows: Dataset) -> list[tuple[Any, ...]]:
     """Rows spread evenly over the data, so that sorted data give all kinds."""
-    return evenly_spread(list(zip(*text_columns(rows), strict=True)), _TIMED_SENTENCES)
+    chosen = rows.select(evenly_spread(range(len(rows)), _TIMED_SENTENCES))
+    return list(zip(*text_columns(chosen), strict=True))

@@ -25,7 +25,7 @@ from tutorkd.continuation import DRAWN, continued, ends_of, up_to_end
 from tutorkd.divergence import Divergence
 from tutorkd.errors import UserError
 from tutorkd.functional import mean_over
-from tutorkd.methods.next_token import DIVERGENCE, DIVERGENCE_HELP, Asked, DivergenceSettings, Taught, compare
+from tutorkd.methods.next_token import DIVERGENCE, DIVERGENCE_HELP, Asked, DivergenceSettings, Targets, compare
 from tutorkd.methods.pair import check_head, check_vocabulary
 from tutorkd.objective import CAUSAL, Objective
 from tutorkd.reader import Ask, Reader
@@ -108,7 +108,7 @@ class CausalKD(nn.Module):
     def forward(self, batch: Batch, teacher: Teacher | None) -> StepOutput:
         """One step on rows X; a teacher isn't needed where the rows know its likeliest tokens."""
         asked = Asked.of(batch, batch.input_ids)
-        taught = Taught.of(batch, asked, teacher)
+        taught = Targets.of(batch, asked, teacher)
         learned = self.reader(batch.input_ids, batch.attention_mask, Ask(logits=False), asked.positions)
         divergences, _ = compare(self.reader, learned.features, taught, self.args)
         loss = mean_over((divergences * asked.weights).sum(), asked.weights.sum(), batch.counts.predicted)

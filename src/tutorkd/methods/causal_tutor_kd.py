@@ -37,7 +37,7 @@ from tutorkd.methods.internal import (
     matched_layers,
 )
 from tutorkd.methods.modified_logit import MODIFIED_LOGIT, ModifiedLogitHead
-from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, Taught, compare
+from tutorkd.methods.next_token import DIVERGENCE, Asked, DivergenceSettings, Targets, compare
 from tutorkd.methods.pair import check_head, check_heads, check_vocabulary
 from tutorkd.methods.tutor import (
     PLAUSIBILITY,
@@ -205,7 +205,7 @@ class CausalTutorKD(nn.Module):
         # 4. The student reads X'.
         tutored = Asked.of(batch, tutored_ids)
         learned = self.reader(tutored_ids, mask, self.asked_of_student, asked.positions)
-        divergences, distances = compare(self.reader, learned.features, Taught(taught.logits), self.args)
+        divergences, distances = compare(self.reader, learned.features, Targets(taught.logits), self.args)
 
         easier = functional.token_log_probability(taught.logits, tutored.ids)
         counted = spread(tutored.weights, tutored.positions, like=batch.input_ids, elsewhere=0.0)

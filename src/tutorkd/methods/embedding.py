@@ -279,12 +279,9 @@ def start(module: Embedding, teacher: SentenceTeacher, batches: Iterable[Batch])
     training = module.training
     module.eval()
     for batch in batches:
-        rows = batch.input_ids, batch.attention_mask
-        own += module.head.pooled(module.reader(*rows).last, batch.mask).float()
+        own += module.head.pooled(module.reader(batch.input_ids, batch.attention_mask).last, batch.mask).float()
         if module.own_tokenizer is None:
-            ids, mask = batch.for_teacher
-            real = torch.ones_like(ids) if mask is None else mask
-            goal += teacher.sentence_head.pooled(teacher(ids, mask).last, real).float()
+            goal += teacher.pooled(*batch.for_teacher).float()
         else:
             goal += _vectors(teacher, batch).float()
         if len(own) >= _ROWS_OF_START:

@@ -55,14 +55,14 @@ class Asked(NamedTuple):
         return cls(positions, input_ids.flatten()[positions], batch.mask.flatten()[positions].float())
 
 
-class Taught(NamedTuple):
+class Targets(NamedTuple):
     """What a teacher says at the positions that are asked about."""
 
     logits: Tensor  # (P, V); of the likeliest tokens and of all others together, (P, K + 1)
     ids: Tensor | None = None  # (P, K), the likeliest tokens
 
     @classmethod
-    def of(cls, batch: Batch, asked: Asked, teacher: Teacher | None) -> "Taught":
+    def of(cls, batch: Batch, asked: Asked, teacher: Teacher | None) -> "Targets":
         """What the rows know of the teacher, or what it says now, if they know nothing."""
         if batch.likeliest_log_probabilities is not None:
             return cls(batch.likeliest_log_probabilities, batch.likeliest_ids)
@@ -86,7 +86,7 @@ def logits_in_parts(reader: Reader, features: Tensor, *others: Tensor) -> Iterat
         yield (reader.head(part), *rest)
 
 
-def compare(reader: Reader, features: Tensor, taught: Taught, settings: DivergenceSettings) -> tuple[Tensor, Tensor]:
+def compare(reader: Reader, features: Tensor, taught: Targets, settings: DivergenceSettings) -> tuple[Tensor, Tensor]:
     """The divergence at each position and the total variation distance, which has no gradient: (P,), (P,).
 
     Args:
@@ -104,7 +104,7 @@ def compare(reader: Reader, features: Tensor, taught: Taught, settings: Divergen
 def judge(module: Any, batch: Batch, teacher: Teacher | None, generator: Any = None) -> tuple[Tensor, ...]:
     """What held-out text is judged by: cross-entropy of its tokens and KL(p || q), (P,) each; ignored on padding."""
     rows, asked = (batch.input_ids, batch.attention_mask), Asked.of(batch, batch.input_ids)
-    taught = Taught.of(batch, asked, teacher)
+    taught = Targets.of(batch, asked, teacher)
     features = module.reader(*rows, _WITHOUT_LOGITS, asked.positions).features
     entropies, divergences = [], []
     for logits, ids, teacher_logits, *likeliest in logits_in_parts(module.reader, features, asked.ids, *taught.tensors):

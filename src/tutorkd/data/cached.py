@@ -22,7 +22,7 @@ from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
 from tutorkd.data.documents import Layout, batches
-from tutorkd.data.encoders import RowEncoder, tokenize_batch, unknown_count
+from tutorkd.data.encoders import RowEncoder, of_heldout, tokenize_batch, unknown_count
 from tutorkd.data.packing import require_known
 from tutorkd.data.shards import Shard
 from tutorkd.data.sources import Source, no_text
@@ -124,7 +124,9 @@ def _build(
     left = range(progress.shards, len(shards))
     with (
         PackedWriter.resumed(new / "train.arrow", encoder, settings.max_length, progress.train) as train,
-        PackedWriter.resumed(new / "heldout.arrow", encoder, settings.max_length, progress.heldout) as heldout,
+        PackedWriter.resumed(
+            new / "heldout.arrow", of_heldout(encoder), settings.max_length, progress.heldout
+        ) as heldout,
         _bar(shards, progress.shards) as bar,
     ):
         tokenize = partial(_tokenize, shards, encoder, scratch)

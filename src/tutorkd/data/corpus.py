@@ -16,12 +16,11 @@ from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Layout
-from tutorkd.data.encoders import RowEncoder, encoder_for, unknown_at_beginning
+from tutorkd.data.encoders import encoder_for, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import require_known
 from tutorkd.data.sources import GivenRows, LocalFiles, Source, resolve_source
 from tutorkd.data.stream import StreamedPart, streamed_corpus
-from tutorkd.data.taught import TaughtEncoder
 from tutorkd.data.texts import Texts
 from tutorkd.data.writer import ROWS_PER_BATCH
 from tutorkd.errors import UserError, kind_of
@@ -209,7 +208,7 @@ def prepare_corpus(
         streams = [streamed_corpus(source, encoder, settings) for source in resolved]
         return PackedCorpus(
             train=_mixed_stream(streams, weights, seed).shuffle(seed, buffer_size=STREAM_SHUFFLE_ROWS),
-            heldout=concatenate_datasets([_of_students(part.heldout, encoder) for part in streams]),
+            heldout=concatenate_datasets([part.heldout for part in streams]),
             corpora=tuple(
                 CorpusCounts(
                     source=source.name,
@@ -218,7 +217,7 @@ def prepare_corpus(
                     tokens=None,
                     unknown_share=part.unknown_share,
                     train_rows=None,
-                    heldout_rows=len(_of_students(part.heldout, encoder)),
+                    heldout_rows=len(part.heldout),
                     cache_path=None,
                     reused=False,
                     notice=source.notice,
@@ -232,7 +231,7 @@ def prepare_corpus(
     parts = [cached_corpus(source, encoder, settings, cache, num_proc) for source in resolved]
     return PackedCorpus(
         train=_mixed(parts, weights),
-        heldout=concatenate_datasets([_of_students(part.heldout, encoder) for part in parts]),
+        heldout=concatenate_datasets([part.heldout for part in parts]),
         corpora=tuple(
             CorpusCounts(
                 source=source.name,
@@ -241,7 +240,7 @@ def prepare_corpus(
                 tokens=part.tokens,
                 unknown_share=part.unknown / part.tokens,
                 train_rows=len(part.train),
-                heldout_rows=len(_of_students(part.heldout, encoder)),
+                heldout_rows=len(part.heldout),
                 cache_path=part.path,
                 reused=part.reused,
                 notice=source.notice,
@@ -432,12 +431,6 @@ def _repeated(rows: Dataset, count: int) -> list[Dataset]:
         rows = Dataset(pa.concat_tables([rows.data.table] * copies).combine_chunks())
     times, rest = divmod(count, len(rows))
     return [*[rows] * times, rows.select(range(rest))]
-
-
-def _of_students(heldout: Dataset, encoder: RowEncoder) -> Dataset:
-    """Held-out rows, of pairs of texts those in which the student reads its own text: a figure is of one language."""
-    both = isinstance(encoder, TaughtEncoder) and encoder.both
-    return heldout.select(range(0, len(heldout), 2)) if both else heldout
 
 
 def _mixed_stream(parts: Sequence[StreamedPart], weights: Sequence[float] | None, seed: int) -> IterableDataset:

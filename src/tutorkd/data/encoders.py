@@ -2,6 +2,7 @@
 conversations."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,13 @@ def encoder_for(
         return Encoder.from_tokenizer(tokenizer, framed)
     encoder = TextEncoder.from_tokenizer(tokenizer, texts._replace(taught=None), max_length)
     return encoder if texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
+
+
+def of_heldout(encoder: RowEncoder) -> RowEncoder:
+    """What makes the rows that are held out, of the same tokenised documents: of pairs of texts those in which the
+    student reads its own text, so that a figure is of one language.
+    """
+    return replace(encoder, both=False) if isinstance(encoder, TaughtEncoder) else encoder
 
 
 def tokenize_batch(encoder: RowEncoder, documents: Sequence[Document]) -> pa.ListArray:

@@ -12,7 +12,7 @@ from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
 from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Document
-from tutorkd.data.encoders import RowEncoder, row_batch, tokenize_batch, unknown_at_beginning
+from tutorkd.data.encoders import RowEncoder, of_heldout, row_batch, tokenize_batch, unknown_at_beginning
 from tutorkd.data.packing import require_known
 from tutorkd.data.sources import Source, no_text
 from tutorkd.data.writer import PackedWriter
@@ -49,7 +49,7 @@ def streamed_corpus(source: Source, encoder: RowEncoder, settings: PackSettings)
     if held and count == 2 * STREAM_HELDOUT_DOCUMENTS:
         held = STREAM_HELDOUT_DOCUMENTS
     heldout = pa.BufferOutputStream()
-    with PackedWriter(heldout, encoder, settings.max_length) as rows:
+    with PackedWriter(heldout, of_heldout(encoder), settings.max_length) as rows:
         for document in islice(_with_rows(_documents(source, encoder), encoder), held):
             rows.write(tokenize_batch(encoder, [document]))
     return StreamedPart(

@@ -71,7 +71,7 @@ class TaughtEncoder:
 
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on, beside their longest."""
-        of_teacher = {"taught": self.teachers.identity(), "column": self.column, "both": self.both}
+        of_teacher = {"taught": self.teachers.identity(), "column": self.column, "learn_both": self.both}
         return {**self.own.identity(), **of_teacher}
 
     def split(self, documents: Iterable[Any]) -> Iterator[Any]:

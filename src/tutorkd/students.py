@@ -286,7 +286,7 @@ def started_student(
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"
-    if head is CAUSAL:
+    if head is CAUSAL and not own_tokenizer:
         _write_as(student, teacher.model)
     at_random = start == "random" or own_tokenizer
     return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher))

@@ -22,7 +22,9 @@ from tutorkd.likeliest import IDS, LOG_PROBABILITIES
 from tutorkd.methods.next_token import AT_ONCE, Asked
 from tutorkd.reader import Ask
 from tutorkd.spacing import SpacedCollator
+from tutorkd.spelling import Spelling
 from tutorkd.teacher import Teacher
+from tutorkd.teacher_respelled import likeliest_respelled
 
 FORMAT = 1  # raise it when the same rows come to have others
 _ROWS_PER_LOOK = 1 << 16
@@ -60,6 +62,7 @@ def with_likeliest(
     vocabulary: int,
     folder: Path,
     device: torch.device,
+    spelling: Callable[[], Spelling] | None = None,
 ) -> RowsBeside:
     """Rows, each with the teacher's likeliest tokens, from a folder if they are there.
 
@@ -67,15 +70,20 @@ def with_likeliest(
         rows: of text or of conversations.
         teacher: gives it once it is needed, ready to read rows on the device.
         k: how many tokens at each position, fewer than the vocabulary.
-        vocabulary: ids that teacher and student have in common.
+        tokenizer: of the rows.
+        vocabulary: ids that teacher and student have in common; with ``spelling`` the student's.
+        spelling: gives, once it is needed, the teacher's tokens in the student's, where the rows are of a student with
+            another tokenizer. They must be of packed text then.
 
     Raises:
-        UserError: as ``kept_outputs``.
+        UserError: as ``kept_outputs`` and ``likeliest_respelled``.
     """
     counts = counts_of(rows)
 
     def compute(block: Dataset) -> list[np.ndarray]:
-        return _likeliest(teacher(), block, tokenizer, k, vocabulary, device)
+        if spelling is None:
+            return _likeliest(teacher(), block, tokenizer, k, vocabulary, device)
+        return _respelled(teacher(), block, spelling(), k, device)
 
     outputs = {IDS: Output(dtype_of(vocabulary - 1), k), LOG_PROBABILITIES: Output(_NUMBERS, k + 1)}
     a_block = max(1, _POSITIONS_PER_BLOCK // int(counts.max()))
@@ -106,6 +114,14 @@ def _likeliest(
             top = logits[:, :vocabulary].topk(k).indices
             ids[into], logs[into] = top.cpu().numpy(), top_and_rest(logits, top).cpu().numpy()
     return [ids, logs]
+
+
+def _respelled(teacher: Teacher, rows: Dataset, spelling: Spelling, k: int, device: torch.device) -> list[np.ndarray]:
+    """The same of rows of a student with another tokenizer."""
+    at_once = max(1, _POSITIONS_PER_BATCH // int(row_lengths(rows).max()))
+    batches = (rows[start : start + at_once]["input_ids"] for start in range(0, len(rows), at_once))
+    found = [likeliest_respelled(teacher, some, spelling, k, device) for some in batches]
+    return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
 def _alike(lengths: np.ndarray) -> Iterator[np.ndarray]:

@@ -26,7 +26,7 @@ from tutorkd.methods import ALL_METHODS, AUTO, METHODS, Method, choose_method, e
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
 from tutorkd.methods.masked_lm import FIGURES, MaskedLM
-from tutorkd.methods.pair import check_apart, check_tokenizer
+from tutorkd.methods.pair import check_apart, check_tokenizer, differing, tokenizer_beside
 from tutorkd.methods.tutor_kd import TutorKDSettings
 from tutorkd.objective import EMBEDDING, Objective
 from tutorkd.packed_rows import PackedRowsTrainer
@@ -156,8 +156,9 @@ class DistillationTrainer(PackedRowsTrainer):
                 "takes yours"
             )
         named = isinstance(teacher_model, str)
-        own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
-        if k := self.method.likeliest(self.settings):
+        k = self.method.likeliest(self.settings)
+        own_tokenizer = _has_own_tokenizer(processing_class, teacher, bool(k), named)
+        if k:
             _check_likeliest(k, train_dataset, eval_dataset)
         taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)
         for part in () if own_tokenizer else teacher.parts:
@@ -190,7 +191,7 @@ class DistillationTrainer(PackedRowsTrainer):
             compute_metrics=None if self.held_out is None else self.held_out.metrics,
             objective=teacher.objective,
             spacing=self.method.spacing(self.settings),
-            likeliest=self.method.likeliest(self.settings),
+            likeliest=k,
             taught=taught,
             **kwargs,
         )
@@ -313,6 +314,20 @@ def _objective(method: str, teacher: Any) -> Objective | None:
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
 
 
+def _has_own_tokenizer(tokenizer: PreTrainedTokenizerBase, teacher: Teacher, asked_before: bool, fetch: bool) -> bool:
+    """Whether a student may have, and has, another tokenizer than its teacher.
+
+    Args:
+        asked_before: whether a causal teacher was asked about the rows before training.
+        fetch: ask the Hub for the teacher's if it isn't here.
+    """
+    if isinstance(teacher, SentenceTeacher):
+        return embedding.reads_otherwise(teacher, tokenizer)
+    name = teacher.config.name_or_path
+    teachers = tokenizer_beside("teacher", name, fetch) if asked_before and name else None
+    return teachers is not None and differing(tokenizer, teachers, teacher.objective) is not None
+
+
 def _check_likeliest(k: int, *datasets: Any) -> None:
     """Refuse rows that don't know the teacher's k likeliest tokens.
 
@@ -401,7 +416,8 @@ def build_module(
         _check_head(method, teacher)
     check_apart(student, teacher)
     readers, remedy = {"student": student.config}, "use the student's own tokenizer, and all that belongs to it"
-    if not (isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, tokenizer)):
+    reads_otherwise = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, tokenizer)
+    if not reads_otherwise and not method.likeliest(settings):
         readers["teacher"] = teacher.config
         remedy = "use the teacher's own tokenizer, and a student of its vocabulary, such as --student half"
     for role, config in readers.items():

@@ -50,6 +50,8 @@ def check_tokenizer(
         return
     given = tokenizer.name_or_path or "that is trained with"
     remedy = ", or build the student by --student half" if role == "student" else ""
+    if remedy and objective is CAUSAL:
+        remedy += ", or ask the teacher before training: --method kd --teacher_top_k 64"
     raise UserError(
         f"the {difference.what} of the {role} {name} and of the tokenizer {given} differ: {difference.how}; choose "
         f"models that share {difference.share}{remedy}"

@@ -3,6 +3,7 @@
 import functools
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tutorkd.pretraining.distill_arguments import Distillation
 from tutorkd.pretraining.memory import device_bytes
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.sharding import weight_bytes
+from tutorkd.spelling import FORMAT as SPELLED
+from tutorkd.spelling import Spelling
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_likeliest import FORMAT, counts_of, likeliest_bytes, with_likeliest
 from tutorkd.teacher_vectors import MOST_BYTES, VECTORS, folder_of_vectors, kept_vectors, vector_bytes
@@ -92,42 +95,42 @@ def check_likeliest(options: Distillation, teacher: Teacher) -> None:
         )
 
 
-def cost_of_asking(teacher: Teacher, k: int, vocab_size: int, tokens: float) -> tuple[float, float]:
+def cost_of_asking(teacher: Teacher, k: int, vocabulary: int, tokens: float) -> tuple[float, float]:
     """About what it takes to ask a teacher about so many tokens: floating-point operations, two for each parameter
     (Kaplan et al., "Scaling Laws for Neural Language Models", 2020, section 2.1), and bytes on disk.
 
     Args:
-        vocab_size: the student's.
+        vocabulary: as for ``likeliest_rows``.
     """
     parameters = sum(p.numel() for part in teacher.parts for p in part.model.parameters())
-    common = min(teacher.config.vocab_size, vocab_size)
-    return 2 * parameters * tokens, tokens * likeliest_bytes(1, k, common)
+    return 2 * parameters * tokens, tokens * likeliest_bytes(1, k, vocabulary)
 
 
 def likeliest_rows(
     options: Distillation,
     teacher: Teacher,
-    vocab_size: int,
+    vocabulary: int,
     tokenizer: PreTrainedTokenizerBase,
+    spelling: Callable[[], Spelling] | None,
     corpus: PackedCorpus,
 ) -> tuple[Any, Any]:
     """The rows of a corpus with the teacher's likeliest tokens; the teacher isn't needed any more then.
 
     Args:
-        vocab_size: the student's.
+        vocabulary, tokenizer, spelling: as for ``with_likeliest``.
 
     Raises:
         UserError: if these can't be written, or there is no room for them.
     """
     config, k = options.config, options.settings.teacher_top_k
-    common = min(teacher.config.vocab_size, vocab_size)
     parts = {"train": corpus.train, **({"heldout": corpus.heldout} if len(corpus.heldout) else {})}
     content = _content(options.args.teacher) or {"teacher": options.args.teacher}
     content = {**content, "rows": corpus.digest, "dtype": config.teacher_dtype}
-    identity = {**content, "format": str(teacher.model.dtype), "top_k": k, "vocabulary": common}
+    identity = {**content, "format": str(teacher.model.dtype), "top_k": k, "vocabulary": vocabulary}
+    identity |= {"spelled": SPELLED} if spelling else {}
     cache = cache_root(options.text.cache_dir)
     folders = {name: folder_of_outputs("likeliest", FORMAT, {**identity, "part": name}, cache) for name in parts}
-    sizes = {name: likeliest_bytes(int(counts_of(parts[name]).sum()), k, common) for name in parts}
+    sizes = {name: likeliest_bytes(int(counts_of(parts[name]).sum()), k, vocabulary) for name in parts}
     missing = [name for name in parts if not folders[name].exists()]
     if missing:
         require_room(cache, sum(sizes[name] for name in missing))
@@ -143,7 +146,7 @@ def likeliest_rows(
         return teacher.to(config.device) if fits else teacher.visiting(config.device)
 
     found = {
-        name: with_likeliest(rows, reader, tokenizer, k, common, folders[name], config.device)
+        name: with_likeliest(rows, reader, tokenizer, k, vocabulary, folders[name], config.device, spelling)
         for name, rows in parts.items()
     }
     teacher.to("cpu")

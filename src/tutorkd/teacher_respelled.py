@@ -1,0 +1,122 @@
+"""The likeliest next tokens of a causal teacher, said in the tokens of a student that has another tokenizer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutorkd.errors import UserError
+from tutorkd.positions import longest_row
+from tutorkd.reader import Ask
+from tutorkd.spelling import UNKNOWN, Places, Spelling
+from tutorkd.teacher import Teacher
+
+_AT_ONCE = 256  # positions whose distributions over both vocabularies are there at once
+_LEAST = 1e-30  # a probability whose logarithm float16 holds, far below any that counts
+
+
+@torch.no_grad()
+def likeliest_respelled(
+    teacher: Teacher, rows: Sequence[Sequence[int]], spelling: Spelling, k: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """What ``teacher_likeliest`` keeps, of rows of the student's: ids (P, K) and log-probabilities (P, K + 1).
+
+    Where the teacher knows nothing of a token, that of the text has probability 1.
+
+    Raises:
+        UserError: a row has more of the teacher's tokens than it can read.
+    """
+    read, places = zip(*map(spelling.read, rows), strict=True)
+    lengths = np.array([len(each) for each in read])
+    _require_positions(teacher, int(lengths.max()), len(rows[int(lengths.argmax())]))
+    said = _together(places, np.cumsum(lengths) - lengths)
+    asked, tokens = np.concatenate([row[1:] for row in rows]), np.concatenate(read)
+    following = np.append(tokens[1:], 0)  # the teacher's, behind each of its positions
+
+    ids, values = _of_text(asked, k)
+    logs = np.empty(len(following))  # of the teacher's own next token
+    known = np.flatnonzero(said.speaks != UNKNOWN)
+    start = 0
+    for features in _features(teacher, tokens, lengths, device).split(_AT_ONCE):
+        probabilities = teacher.head(features).float().softmax(-1)
+        end = start + len(features)
+        of_next = probabilities.gather(-1, torch.from_numpy(following[start:end, None]).to(device)).squeeze(-1)
+        logs[start:end] = of_next.clamp(min=_LEAST).log().cpu().numpy()
+        some = known[slice(*np.searchsorted(said.speaks[known], (start, end)))]
+        if len(some):
+            here = Places(*(each[some] for each in said))
+            distribution = spelling.said(probabilities[torch.from_numpy(here.speaks - start).to(device)], here)
+            # A token that holds several of the teacher's is kept whatever it has: more will come to it.
+            sure = torch.from_numpy((2.0 * (here.last != UNKNOWN)).astype(np.float32)).to(device).unsqueeze(-1)
+            top = distribution.scatter_add(-1, torch.from_numpy(asked[some, None]).to(device), sure).topk(k).indices
+            ids[some], values[some] = top.cpu().numpy(), distribution.gather(-1, top).cpu().numpy()
+        start = end
+    _give_to_several(ids, values, said, asked, logs, spelling.first[following])
+    outcomes = np.concatenate([values, np.maximum(1 - values.sum(-1, keepdims=True), 0)], -1)
+    return ids, np.log(np.maximum(outcomes / outcomes.sum(-1, keepdims=True), _LEAST))
+
+
+def _require_positions(teacher: Teacher, length: int, own_length: int) -> None:
+    positions = longest_row(teacher.body)
+    if positions is not None and length > positions:
+        raise UserError(
+            f"a row of {own_length} of the student's tokens has {length} of the teacher's, which reads {positions} at "
+            "most: set a smaller --max_length"
+        )
+
+
+def _features(teacher: Teacher, tokens: np.ndarray, lengths: np.ndarray, device: torch.device) -> Tensor:
+    """What the teacher's head reads at all positions of rows that are padded to be read together, (P, d)."""
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(real.shape, np.int64)
+    ids[real] = tokens
+    mask = None if real.all() else torch.from_numpy(real.astype(np.int64)).to(device)
+    positions = torch.from_numpy(np.flatnonzero(real) + 1).to(device)  # logits stand before what they are about
+    features = teacher(torch.from_numpy(ids).to(device), mask, Ask(logits=False), positions).features
+    assert features is not None
+    return features
+
+
+def _together(places: Sequence[Places], before: np.ndarray) -> Places:
+    """The places of several rows, with positions counted through all of them.
+
+    Args:
+        before: of each row, how many positions are those of the rows before it.
+    """
+    shifted = [
+        each._replace(**{name: np.where(old == UNKNOWN, UNKNOWN, old + shift) for name, old in positions.items()})
+        for each, shift in zip(places, before, strict=True)
+        for positions in [{"speaks": each.speaks, "last": each.last}]
+    ]
+    return Places(*map(np.concatenate, zip(*shifted, strict=True)))
+
+
+def _of_text(tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """K tokens (n, K) of which the first is that of the text, and has probability 1, (n, K)."""
+    others = np.tile(np.arange(k), (len(tokens), 1))
+    others[:, 0] = np.where(tokens < k, 0, tokens)
+    ids = np.where(others == tokens[:, None], others[:, :1], others)
+    ids[:, 0] = tokens
+    values = np.zeros(ids.shape, np.float32)
+    values[:, 0] = 1
+    return ids, values
+
+
+def _give_to_several(
+    ids: np.ndarray, values: np.ndarray, said: Places, asked: np.ndarray, logs: np.ndarray, first: np.ndarray
+) -> None:
+    """Give to tokens that hold several of the teacher's what these have together, and take it from the first, in place.
+
+    Args:
+        ids, values: (n, K), tokens and their probabilities.
+        asked: (n,), what stands in the text.
+        logs: the log-probability of the teacher's token behind each of its positions, and of that token
+        first: the first of its spelling.
+    """
+    several = np.flatnonzero(said.last != UNKNOWN)
+    sums = np.append(0, np.cumsum(logs))
+    likely = np.exp(sums[said.last[several]] - sums[said.speaks[several]])[:, None].astype(np.float32)
+    here, before = asked[several, None], first[said.speaks[several], None]
+    change = likely * (ids[several] == here) - likely * (ids[several] == before)
+    values[several] = np.maximum(values[several] + change, 0)

@@ -66,37 +66,35 @@ class Spelling:
 
     Args:
         teachers, own: the tokenizers of the teacher and of the student.
-        teachers_size, own_size: how many logits their models give.
+
+    Attributes:
+        own: the student's.
+        teachers_size, own_size: how many ids they have, V_t and V_s.
+        first: of each of the teacher's tokens the first of its spelling, (V_t,); UNKNOWN where it has none.
 
     Raises:
         UserError: if one isn't a fast tokenizer with an end-of-text token, or its tokens don't say which bytes of a
             text they stand for.
     """
 
-    def __init__(
-        self,
-        teachers: PreTrainedTokenizerBase,
-        own: PreTrainedTokenizerBase,
-        teachers_size: int,
-        own_size: int,
-    ):
-        self.sizes = teachers_size, own_size
+    def __init__(self, teachers: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase):
+        self.own = own
         self._teachers, self._own = (_Tokens.of(each) for each in (teachers, own))
+        self.teachers_size, self.own_size = len(self._teachers.texts), len(self._own.texts)
         spelled = sorted((spelling, token) for token, spelling in self._spelled())
         self._order = np.array([token for _, token in spelled])
         lengths = np.array([len(spelling) for spelling, _ in spelled])
         self._starts = np.cumsum(lengths) - lengths
         self._flat = np.concatenate([np.array(spelling) for spelling, _ in spelled])
         self._beginnings = _beginnings([spelling for spelling, _ in spelled])
-        self.first = np.full(teachers_size, UNKNOWN)
-        """Of each of the teacher's tokens the first of its spelling, (V_t,); UNKNOWN where it has none."""
+        self.first = np.full(self.teachers_size, UNKNOWN)
         self.first[self._order] = self._flat[self._starts]
 
     def _spelled(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The teacher's tokens that have a spelling, and that."""
         ends = self._teachers.encoder.sep_id, self._own.encoder.sep_id
         yield ends[0], (ends[1],)
-        for token, text in enumerate(self._teachers.texts[: self.sizes[0]]):
+        for token, text in enumerate(self._teachers.texts):
             if text and token != ends[0] and (spelling := self._own.spelled(text)):
                 yield token, spelling
 
@@ -177,13 +175,13 @@ class Spelling:
         """What the teacher says of the student's tokens at some places, before what is known of the text is added.
 
         Args:
-            probabilities: (n, V_t) float32, the teacher's where it speaks of each.
+            probabilities: (n, V_t) float32, the teacher's where it speaks of each, or of more ids.
             places: n of them, all known.
 
         Returns:
             (n, V_s) float32.
         """
-        device, (_, own_size) = probabilities.device, self.sizes
+        device, own_size = probabilities.device, self.own_size
         found = probabilities.new_zeros(len(probabilities), own_size)
         at_start = places.depth == 0
         order = torch.from_numpy(self._order).to(device)
@@ -201,6 +199,39 @@ class Spelling:
             new = torch.from_numpy(of_place * own_size + following).to(device)
             found.view(-1).index_add_(0, new, probabilities[row, old])
         return found / found.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def averaged(self, weight: Tensor) -> Tensor:
+        """Embeddings of the student's tokens: of each the mean of those of the teacher's tokens for its text.
+
+        Gee et al., "Fast Vocabulary Transfer for Language Model Compression", EMNLP 2022 (industry track), section 3.
+
+        Args:
+            weight: (V_t, ...), the teacher's, or of more ids.
+
+        Returns:
+            (V_s, ...) in the same number format; of tokens that stand for no text the mean of all.
+        """
+        pieces: list[Sequence[int]] = [self._pieces(token) for token in range(self.own_size)]
+        lengths = torch.tensor([len(each) for each in pieces])
+        rows = torch.repeat_interleave(torch.arange(len(pieces)), lengths).to(weight.device)
+        tokens = torch.tensor([token for each in pieces for token in each], device=weight.device)
+        values = weight.float()
+        sums = values.new_zeros(len(pieces), *weight.shape[1:]).index_add_(0, rows, values[tokens])
+        shape = -1, *[1] * (weight.dim() - 1)
+        lengths = lengths.to(weight.device).view(shape)
+        mean = values[: self.teachers_size].mean(0)
+        return torch.where(lengths > 0, sums / lengths.clamp(min=1), mean).to(weight.dtype)
+
+    def _pieces(self, token: int) -> Sequence[int]:
+        """The teacher's tokens for the text of one of the student's."""
+        own, teachers = self._own.encoder, self._teachers
+        if token == own.sep_id:
+            return [teachers.encoder.sep_id]
+        if token == own.begin_id:
+            return [teachers.encoder.sep_id if teachers.encoder.begin_id is None else teachers.encoder.begin_id]
+        text = self._own.texts[token] or b""
+        single = (text[place : place + 1] for place in range(len(text)))
+        return teachers.spelled(text) or [teachers.by_bytes[byte] for byte in single if byte in teachers.by_bytes]
 
 
 class _Tokens(NamedTuple):

@@ -22,7 +22,9 @@ from tutorkd.sharding import whole
 from tutorkd.slices import Slices
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tutorkd.spelling import Spelling
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
 EXTREME_LAYERS = {"extreme-12": 12, "extreme-6": 6, "extreme-2": 2}
@@ -59,13 +61,15 @@ class Initialisation:
     sliced: int  # of these, as slices of larger ones
     total: int
     layers: list[int]  # for each of the student's layers the teacher's, counted from 1; empty if none fits
+    respelled: bool = False  # whether embeddings are means of the teacher's
 
     def __str__(self) -> str:
         if not self.tensors:
             return "nothing of the teacher's fits; it starts at random"
         layers = f", its layers from the teacher's {', '.join(map(str, self.layers))}" if self.layers else ""
         sliced = f", {self.sliced} of them as evenly spaced slices" if self.sliced else ""
-        return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}"
+        means = ", its embeddings means of those of the teacher's tokens" if self.respelled else ""
+        return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}{means}"
 
 
 def student_config(
@@ -262,6 +266,7 @@ def started_student(
     head: Objective | None = None,
     trust_remote_code: bool = False,
     own_tokenizer: bool = False,
+    spelling: Spelling | None = None,
 ) -> tuple[PreTrainedModel, str]:
     """A student by name as its training finds it, and how it starts, in words.
 
@@ -270,6 +275,8 @@ def started_student(
         start: "teacher" (``initialise_from_teacher``), "random", or "auto": a checkpoint's own weights, else "teacher".
         own_tokenizer: whether its tokenizer isn't the teacher's, whose embeddings then say nothing about its tokens.
             What would start from the teacher then starts at random.
+        spelling: of a causal student whose tokenizer isn't the teacher's. It takes over layers, and has embeddings for
+            the tokens of that tokenizer.
 
     Raises:
         UserError: what ``build_student`` raises, for a number in the place of a name, or for sizes of a checkpoint that
@@ -280,16 +287,32 @@ def started_student(
             f"there is no student {name}: choose {', '.join(PRESETS)}, a Hub name or a path; its number of layers is "
             f"--student_layers {name}"
         )
-    pretrained = has_weights(name) and start == "auto"
+    pretrained = keeps_weights(name, start)
     if pretrained and sizes:
         raise UserError(f"{name} has weights, which fix its sizes; leave the sizes out, or set --student_init random")
+    if spelling is not None and not pretrained:
+        sizes = {**(sizes or {}), "vocab_size": len(spelling.own)}
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"
-    if head is CAUSAL and not own_tokenizer:
+    if spelling is not None:
+        _write_tokens_of(student, spelling.own)
+    elif head is CAUSAL:
         _write_as(student, teacher.model)
     at_random = start == "random" or own_tokenizer
-    return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher))
+    return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher, spelling))
+
+
+def keeps_weights(name: str, start: Start) -> bool:
+    """Whether a student by name starts with its own weights."""
+    return has_weights(name) and start == "auto"
+
+
+def _write_tokens_of(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name the special tokens of a tokenizer in a student's configuration and in its settings for generation."""
+    for settings in (student.config, student.generation_config):
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(settings, token, getattr(tokenizer, token))
 
 
 def _write_as(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
@@ -307,7 +330,9 @@ def _write_as(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initialisation:
+def initialise_from_teacher(
+    student: PreTrainedModel, teacher: Reader, spelling: Spelling | None = None
+) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, head, wherever names and shapes allow it.
 
     A student that is narrower, or has fewer heads, gets evenly spaced slices of the teacher's weights, as
@@ -317,6 +342,10 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     differently (ModernBERT's first layer has no norm), from the nearest that is built in the same way. This works for
     any two models of one family: a layer is an item of the module list that is as long as the model is deep. A head
     that the teacher's own model doesn't have stays as it is.
+
+    Args:
+        spelling: of the teacher's tokens in those of a student with another tokenizer, whose embeddings are then means
+            of the teacher's (``Spelling.averaged``).
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -335,6 +364,9 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     if layers and (parts := _layer_parts(body)):
         layers = _alike(parts, _layer_parts(teacher.body), layers)
     source, target = teacher.body.state_dict(), body.state_dict()
+    if spelling is not None:
+        embeddings = cast(nn.Embedding, teacher.body.get_input_embeddings()).weight.data_ptr()
+        source = {k: spelling.averaged(v) if v.data_ptr() == embeddings else v for k, v in source.items()}
     student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
     slices, copied, sliced, used = Slices(teacher.config, body.config), 0, 0, False
     for key, value in target.items():
@@ -348,13 +380,15 @@ def initialise_from_teacher(student: PreTrainedModel, teacher: Reader) -> Initia
     total = len(target)
     if body is not student:
         head = teacher.head.state_dict() if hasattr(teacher, "head") else {}
+        if spelling is not None:
+            head = {k: spelling.averaged(v) if len(v) == teacher.config.vocab_size else v for k, v in head.items()}
         # A head tied to the embeddings is filled by then; the teacher's may be another matrix, which reads no tokens.
         tied = {value.data_ptr() for value in target.values()}
         own = {key: value for key, value in Head(student).state_dict().items() if value.data_ptr() not in tied}
         fitting = [key for key, value in own.items() if key in head and slices.copy(key, whole(head[key]), value)]
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)
-    return Initialisation(copied, sliced, total, layers if used else [])
+    return Initialisation(copied, sliced, total, layers if used else [], spelling is not None)
 
 
 def _layer_stack(model: PreTrainedModel) -> str | None:

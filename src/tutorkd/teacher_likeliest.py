@@ -62,7 +62,7 @@ def with_likeliest(
     vocabulary: int,
     folder: Path,
     device: torch.device,
-    spelling: Callable[[], Spelling] | None = None,
+    spelling: Spelling | None = None,
 ) -> RowsBeside:
     """Rows, each with the teacher's likeliest tokens, from a folder if they are there.
 
@@ -72,8 +72,8 @@ def with_likeliest(
         k: how many tokens at each position, fewer than the vocabulary.
         tokenizer: of the rows.
         vocabulary: ids that teacher and student have in common; with ``spelling`` the student's.
-        spelling: gives, once it is needed, the teacher's tokens in the student's, where the rows are of a student with
-            another tokenizer. They must be of packed text then.
+        spelling: of the teacher's tokens in the student's, where that has another tokenizer. The rows must be of packed
+            text then.
 
     Raises:
         UserError: as ``kept_outputs`` and ``likeliest_respelled``.
@@ -83,7 +83,7 @@ def with_likeliest(
     def compute(block: Dataset) -> list[np.ndarray]:
         if spelling is None:
             return _likeliest(teacher(), block, tokenizer, k, vocabulary, device)
-        return _respelled(teacher(), block, spelling(), k, device)
+        return _respelled(teacher(), block, spelling, k, device)
 
     outputs = {IDS: Output(dtype_of(vocabulary - 1), k), LOG_PROBABILITIES: Output(_NUMBERS, k + 1)}
     a_block = max(1, _POSITIONS_PER_BLOCK // int(counts.max()))

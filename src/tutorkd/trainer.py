@@ -36,6 +36,7 @@ from tutorkd.quantization import check_quantizer
 from tutorkd.run_folder import FINISHED_FILE, lacking, run_settings
 from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
+from tutorkd.spelling import Spelling
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
@@ -157,11 +158,13 @@ class DistillationTrainer(PackedRowsTrainer):
             )
         named = isinstance(teacher_model, str)
         k = self.method.likeliest(self.settings)
-        own_tokenizer = _has_own_tokenizer(processing_class, teacher, bool(k), named)
+        spelling = _spelling(processing_class, teacher, named) if k else None
+        own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
+        apart = own_tokenizer or spelling is not None  # the teacher doesn't read these rows
         if k:
             _check_likeliest(k, train_dataset, eval_dataset)
         taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)
-        for part in () if own_tokenizer else teacher.parts:
+        for part in () if apart else teacher.parts:
             check_tokenizer(
                 "teacher", part.config.name_or_path, processing_class, fetch=named, objective=teacher.objective
             )
@@ -170,7 +173,7 @@ class DistillationTrainer(PackedRowsTrainer):
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
-            model, _ = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer)
+            model, _ = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer, spelling=spelling)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)
@@ -195,7 +198,7 @@ class DistillationTrainer(PackedRowsTrainer):
             taught=taught,
             **kwargs,
         )
-        for part in () if own_tokenizer else teacher.parts:
+        for part in () if apart else teacher.parts:
             self._check_rows(part.body, "teacher")
         self.teacher = teacher
         if self._asks_teacher:
@@ -314,18 +317,17 @@ def _objective(method: str, teacher: Any) -> Objective | None:
     return EMBEDDING if "SentenceTransformer" in {kind.__name__ for kind in type(teacher).__mro__} else None
 
 
-def _has_own_tokenizer(tokenizer: PreTrainedTokenizerBase, teacher: Teacher, asked_before: bool, fetch: bool) -> bool:
-    """Whether a student may have, and has, another tokenizer than its teacher.
+def _spelling(tokenizer: PreTrainedTokenizerBase, teacher: Teacher, fetch: bool) -> Spelling | None:
+    """The tokens of a causal teacher that was asked before in those of a student that has another tokenizer.
 
     Args:
-        asked_before: whether a causal teacher was asked about the rows before training.
         fetch: ask the Hub for the teacher's if it isn't here.
     """
-    if isinstance(teacher, SentenceTeacher):
-        return embedding.reads_otherwise(teacher, tokenizer)
     name = teacher.config.name_or_path
-    teachers = tokenizer_beside("teacher", name, fetch) if asked_before and name else None
-    return teachers is not None and differing(tokenizer, teachers, teacher.objective) is not None
+    teachers = tokenizer_beside("teacher", name, fetch) if name else None
+    if teachers is None or differing(tokenizer, teachers, teacher.objective) is None:
+        return None
+    return Spelling(teachers, tokenizer)
 
 
 def _check_likeliest(k: int, *datasets: Any) -> None:

@@ -3,7 +3,6 @@
 import functools
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def likeliest_rows(
     teacher: Teacher,
     vocabulary: int,
     tokenizer: PreTrainedTokenizerBase,
-    spelling: Callable[[], Spelling] | None,
+    spelling: Spelling | None,
     corpus: PackedCorpus,
 ) -> tuple[Any, Any]:
     """The rows of a corpus with the teacher's likeliest tokens; the teacher isn't needed any more then.

@@ -66,6 +66,13 @@ class DistillArguments:
         default="half",
         metadata={"help": f"{', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
     )
+    student_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub name or path of a tokenizer that isn't the teacher's, for a decoder that starts from its "
+            "layers; with --method kd --teacher_top_k."
+        },
+    )
     student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})
     student_hidden_size: int | None = field(default=None, metadata={"help": "Hidden size, in dimensions."})
     student_heads: int | None = field(default=None, metadata={"help": "Attention heads a layer, a number."})

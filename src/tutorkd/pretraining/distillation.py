@@ -24,12 +24,13 @@ from tutorkd.positions import check_positions
 from tutorkd.pretraining.asked_before import check_likeliest, cost_of_asking, likeliest_rows, with_vectors
 from tutorkd.pretraining.distill_arguments import DistillArguments, Distillation
 from tutorkd.pretraining.fabricated import on_fabricated_rows
-from tutorkd.pretraining.other_tokenizer import spelling_of, students_tokenizer
+from tutorkd.pretraining.other_tokenizer import check_named, spelling_of
 from tutorkd.pretraining.outcome import few_steps
 from tutorkd.pretraining.run import Prepared, run_training, whole_text
 from tutorkd.pretraining.teacher_text import own_tokenizer, told_reading, what_teacher_reads
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
+from tutorkd.spelling import Spelling
 from tutorkd.students import PRESETS, sizes_of, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
@@ -92,7 +93,8 @@ def prepare(options: Distillation) -> Prepared:
     teacher: Teacher | None = None
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
     asking: Callable[[float], tuple[float, float]] | None = None
-    beside, spelled = text.beside, None  # the tokenizer of a teacher whose tokens are spelled in the student's
+    beside, spelling = text.beside, None
+    check_named(options)
     if options.objective is EMBEDDING:  # its tokenizer is set up when the model is loaded
         teacher = prepare_teacher(args.teacher, options.config, args.trust_remote_code, EMBEDDING)
         assert isinstance(teacher, SentenceTeacher)
@@ -109,12 +111,12 @@ def prepare(options: Distillation) -> Prepared:
             )
     else:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
-        if options.objective is CAUSAL and (own := students_tokenizer(options, tokenizer)) is not tokenizer:
-            spelled, tokenizer = tokenizer, own
+        if (spelling := spelling_of(options, tokenizer)) is not None:
+            tokenizer = spelling.own
             lines.append("text     the student has a tokenizer of its own; what the teacher says is said in its tokens")
     lines += text.check(tokenizer, options.objective, texts)
-    pair = load_pair(options, tokenizer, teacher, spelled is not None)
-    for part in () if spelled else pair.teacher.parts:
+    pair = load_pair(options, tokenizer, teacher, spelling)
+    for part in () if spelling else pair.teacher.parts:
         check_positions(part.body, "teacher", text.max_length)
     check_positions(pair.student, "student", text.max_length)
     torch.manual_seed(options.config.seed)  # the heads' start, as the trainer would draw it
@@ -123,8 +125,7 @@ def prepare(options: Distillation) -> Prepared:
     if k := method.likeliest(options.settings):
         check_likeliest(options, pair.teacher)
         sizes = pair.teacher.config.vocab_size, pair.student.config.vocab_size
-        vocabulary = min(sizes) if spelled is None else sizes[1]
-        spelling = None if spelled is None else spelling_of(spelled, tokenizer, *sizes)
+        vocabulary = spelling.own_size if spelling else min(sizes)
         rows = partial(likeliest_rows, options, pair.teacher, vocabulary, tokenizer, spelling)
         asking = partial(cost_of_asking, pair.teacher, k, vocabulary)
         beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
@@ -165,21 +166,21 @@ def load_pair(
     options: Distillation,
     tokenizer: PreTrainedTokenizerBase,
     teacher: Teacher | None = None,
-    own_tokenizer: bool = False,
+    spelling: Spelling | None = None,
 ) -> Pair:
     """The frozen teacher, and the student as training finds it.
 
     Args:
         tokenizer: the student's.
         teacher: the options', where it is loaded already.
-        own_tokenizer: as for ``make_student``.
+        spelling: as for ``started_student``.
 
     Raises:
         UserError: if one of them can't be loaded or made, or they don't belong together.
     """
     args = options.args
     teacher = teacher or _load_teacher(options, tokenizer)
-    of_student = options.config.seed, options.settings.student_head, own_tokenizer
+    of_student = options.config.seed, options.settings.student_head, spelling
     student, lines = make_student(args, teacher, tokenizer, *of_student)
     return Pair(teacher, student, lines)
 
@@ -247,12 +248,12 @@ def make_student(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     head: Objective | None,
-    own_tokenizer: bool = False,
+    spelling: Spelling | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The student that the options ask for, with a head or without one.
 
     Args:
-        own_tokenizer: whether a causal teacher has another one; an embedding model says itself what it has.
+        spelling: as for ``started_student``.
 
     Returns:
         The student, and lines that say what it and the teacher are, and how it starts.
@@ -260,11 +261,11 @@ def make_student(
     Raises:
         UserError: if there is no such student, or it can't learn from this teacher.
     """
-    if args.student not in PRESETS:
+    if args.student not in PRESETS and not (spelling and args.student_tokenizer):
         check_tokenizer("student", args.student, tokenizer, True, args.trust_remote_code, teacher.objective)
-    own = own_tokenizer or (isinstance(teacher, SentenceTeacher) and reads_otherwise(teacher, tokenizer))
+    own = isinstance(teacher, SentenceTeacher) and reads_otherwise(teacher, tokenizer)
     set_seed(seed)
-    how = sizes_of(args), args.student_init, head, args.trust_remote_code, own
+    how = sizes_of(args), args.student_init, head, args.trust_remote_code, own, spelling
     student, start = started_student(args.student, teacher, *how)
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]

@@ -1,8 +1,5 @@
 """A decoder that learns from a teacher with another tokenizer."""
 
-from collections.abc import Callable
-from functools import cache
-
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.errors import UserError
@@ -12,42 +9,56 @@ from tutorkd.methods.pair import differing, tokenizer_beside
 from tutorkd.objective import CAUSAL
 from tutorkd.pretraining.distill_arguments import Distillation
 from tutorkd.spelling import Spelling
-from tutorkd.students import PRESETS
-from tutorkd.token_bytes import bytes_of_tokens
+from tutorkd.students import PRESETS, keeps_weights
 
 
-def students_tokenizer(options: Distillation, teachers: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer of a decoder's rows: the teacher's or, where the student has another and the teacher is asked
-    before training, that of the student.
+def check_named(options: Distillation) -> None:
+    """Refuse a tokenizer for a student that can't have another than its teacher's.
+
+    Raises:
+        UserError: saying which students can.
+    """
+    args = options.args
+    if args.student_tokenizer is None:
+        return
+    if not choose_method(args.method, options.objective).likeliest(options.settings):
+        raise UserError(
+            "--student_tokenizer is for decoders whose teacher is asked before training: add --method kd "
+            "--teacher_top_k 64, or leave it out"
+        )
+    if keeps_weights(args.student, args.student_init):
+        raise UserError(
+            f"the student {args.student} has weights for the tokens of the tokenizer beside it: leave out "
+            "--student_tokenizer, or add --student_init teacher"
+        )
+
+
+def spelling_of(options: Distillation, teachers: PreTrainedTokenizerBase) -> Spelling | None:
+    """The teacher's tokens in those of a student that has another tokenizer; None of one that has the teacher's.
 
     Raises:
         UserError: if a student with another tokenizer can't learn in this way.
     """
-    args = options.args
-    if args.student in PRESETS or not choose_method(args.method, CAUSAL).likeliest(options.settings):
-        return teachers
-    own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
+    args, named = options.args, options.args.student_tokenizer
+    if not choose_method(args.method, options.objective).likeliest(options.settings):
+        return None
+    if named is None and args.student in PRESETS:
+        return None
+    if named is None:
+        own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
+    else:
+        own = load_tokenizer(named, "tokenizer", args.trust_remote_code, CAUSAL.special_tokens)
     if own is None or differing(own, teachers, CAUSAL) is None:
-        return teachers
-    why = f"the student {args.student} has a tokenizer of its own"
+        return None
+    why = f"the student has another tokenizer than the teacher, {named or args.student}"
     if options.text.messages_column:
         raise UserError(
-            f"{why}, and with it another chat template than the teacher: conversations can't be learned from it; give "
-            "texts, or a student with the teacher's tokenizer"
+            f"{why}, and so other chat templates: conversations can't be learned from that teacher; give texts, or a "
+            "student with the teacher's tokenizer"
         )
     if options.settings.divergence == "reverse-kl":
         raise UserError(
             f"{why}, so the teacher gives no probability to some of its tokens, which reverse KL can't compare: choose "
             "forward-kl, js or skew-kl as --divergence"
         )
-    tokenizer = load_tokenizer(args.student, "student", args.trust_remote_code, CAUSAL.special_tokens)
-    for each in (teachers, tokenizer):
-        bytes_of_tokens(each)  # raises if a token doesn't say them
-    return tokenizer
-
-
-def spelling_of(
-    teachers: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, teachers_size: int, own_size: int
-) -> Callable[[], Spelling]:
-    """What makes the teacher's tokens in the student's, once it is asked for; as ``Spelling``."""
-    return cache(lambda: Spelling(teachers, own, teachers_size, own_size))
+    return Spelling(teachers, own)

@@ -28,7 +28,7 @@ from tutorkd.teacher_respelled import likeliest_respelled
 
 FORMAT = 1  # raise it when the same rows come to have others
 _ROWS_PER_LOOK = 1 << 16
-_POSITIONS_PER_BLOCK = 1 << 19
+_POSITIONS_PER_BLOCK = 1 << 16
 _POSITIONS_PER_BATCH = 1 << 13
 _NUMBERS = np.dtype(np.float16)  # of log-probabilities
 

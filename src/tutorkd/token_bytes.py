@@ -30,8 +30,8 @@ def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         >>> from transformers import AutoTokenizer
         >>> from tutorkd.token_bytes import bytes_of_tokens
         >>> tokenizer = AutoTokenizer.from_pretrained("decoder")
-        >>> b"".join(bytes_of_tokens(tokenizer)[token] for token in tokenizer("ein Äpfelchen")["input_ids"]).decode()
-        'ein Äpfelchen'
+        >>> b"".join(bytes_of_tokens(tokenizer)[token] for token in tokenizer("Äpfel, Käse")["input_ids"]).decode()
+        'Äpfel, Käse'
     """
     backend, letters = backend_of(tokenizer), None
     if "ByteLevel" in (rules := _rules(backend)):  # one letter for each byte, as in GPT-2, Llama 3 and Qwen

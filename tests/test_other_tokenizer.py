@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import assert_same, complete, fail, history, save_causal, weights, write_rows
+from commands import assert_same, complete, fail, history, save_causal, weights
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from tutorkd.alignment import read_text
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
@@ -69,6 +70,10 @@ def packed(tokenizer: PreTrainedTokenizerFast, texts: list[str], length: int) ->
     for text in texts:
         ids += tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
     return [ids[start : start + length] for start in range(0, len(ids) - 1, length)]
+
+
+def as_rows(rows: list[list[int]]) -> list[dict[str, list[int]]]:
+    return [{"input_ids": row} for row in rows]
 
 
 def probabilities(model, ids: list[int]) -> np.ndarray:
@@ -133,7 +138,7 @@ def test_bytes_learn_what_a_teacher_of_larger_tokens_says_of_each(begin):
     text = "w3 w4 w14 w15\nwé"
     row = [*own(text)["input_ids"], own.eos_token_id, *own("w5 w6")["input_ids"]]
     spelling = Spelling(teachers, own)
-    ids, logs = likeliest_respelled(Teacher(model.double()), [row], spelling, 256, CPU)
+    ids, logs = likeliest_respelled(Teacher(model.double()), as_rows([row]), spelling, 256, CPU)
     found = of_ids(ids, logs, 257)
 
     strings = [
@@ -165,7 +170,7 @@ def test_a_token_that_holds_several_of_the_teacher_s_is_as_likely_as_these_toget
     model = tiny.tiny_causal(vocab_size=257, eos_token_id=256)
     text = " ".join(tiny.documents(1)[0].split()[:16])
     row = [*own(text)["input_ids"], own.eos_token_id]
-    ids, logs = likeliest_respelled(Teacher(model.double()), [row], Spelling(teachers, own), 319, CPU)
+    ids, logs = likeliest_respelled(Teacher(model.double()), as_rows([row]), Spelling(teachers, own), 319, CPU)
     found = of_ids(ids, logs, 320)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
     read = [*teachers(text)["input_ids"], teachers.eos_token_id]
@@ -197,7 +202,7 @@ def test_the_teacher_speaks_of_a_token_where_it_has_read_the_text_before_it(own,
     texts = [TEXT, "日本語", *tiny.documents(3)]
     speaks = 0
     for row in packed(own, texts, 17):  # most of them begin amid a text, some amid a character
-        read, places = spelling.read(row)
+        read, places = read_text(spelling, row)
         for place, position in enumerate(places.speaks):
             if position == UNKNOWN:
                 continue
@@ -217,10 +222,10 @@ def test_the_teacher_speaks_of_a_token_where_it_has_read_the_text_before_it(own,
 def test_text_that_the_teacher_s_tokenizer_changes_is_learned_as_it_is():
     own, teachers = byte_tokenizer(320), byte_tokenizer(300, normalizer=normalizers.Lowercase())
     row = own("w1 W2 w3 w4")["input_ids"]
-    _, places = Spelling(teachers, own).read(row)
+    _, places = read_text(Spelling(teachers, own), row)
     assert (places.speaks == UNKNOWN).all()
     teacher = Teacher(tiny.tiny_causal(vocab_size=300))
-    ids, logs = likeliest_respelled(teacher, [row], Spelling(teachers, own), 4, CPU)
+    ids, logs = likeliest_respelled(teacher, as_rows([row]), Spelling(teachers, own), 4, CPU)
     assert ids[:, 0].tolist() == row[1:]
     assert all(len(set(each)) == 4 for each in ids.tolist())
     np.testing.assert_allclose(np.exp(logs), np.tile([1, 0, 0, 0, 0], (len(ids), 1)), atol=1e-6)
@@ -230,8 +235,8 @@ def test_rows_read_together_say_what_they_say_alone():
     own, teachers = byte_tokenizer(300), tiny.causal_tokenizer()
     teacher, spelling = Teacher(tiny.tiny_causal()), Spelling(teachers, own)
     rows = packed(own, tiny.documents(3), 19)
-    together = likeliest_respelled(teacher, rows, spelling, 8, CPU)
-    alone = [likeliest_respelled(teacher, [row], spelling, 8, CPU) for row in rows]
+    together = likeliest_respelled(teacher, as_rows(rows), spelling, 8, CPU)
+    alone = [likeliest_respelled(teacher, as_rows([row]), spelling, 8, CPU) for row in rows]
     apart = [np.concatenate(each) for each in zip(*alone, strict=True)]
     np.testing.assert_array_equal(together[0], apart[0])
     np.testing.assert_allclose(np.exp(together[1]), np.exp(apart[1]), atol=1e-5)
@@ -241,7 +246,7 @@ def test_a_row_of_one_part_of_a_character_can_be_read():
     own = byte_tokenizer()
     part = own("é")["input_ids"][0]
     for row in ([part, part], [own.eos_token_id, part], [part]):
-        read, places = Spelling(tiny.causal_tokenizer(), own).read(row)
+        read, places = read_text(Spelling(tiny.causal_tokenizer(), own), row)
         assert read
         assert len(places.speaks) == len(row) - 1
 
@@ -344,7 +349,7 @@ def test_a_trainer_takes_rows_of_a_student_with_its_own_tokenizer(teacher, stude
     ("changes", "said"),
     [
         (["--teacher_top_k", "0"], "or ask the teacher before training: --method kd --teacher_top_k 64"),
-        (["--divergence", "reverse-kl"], "choose forward-kl, js or skew-kl as --divergence"),
+        (["--divergence", "reverse-kl"], "choose --divergence forward-kl, js or skew-kl"),
         (["--streaming"], "leave out --streaming"),
         (["--on_policy_share", "0.5"], "leave out --teacher_top_k or --on_policy_share"),
     ],
@@ -378,13 +383,6 @@ def test_the_teacher_s_own_tokenizer_is_no_other(teacher, corpus, tmp_path, caps
     assert "a tokenizer of its own" not in capsys.readouterr().out
     complete("distill", *run, "--output_dir", str(tmp_path / "plain"))
     assert_same(weights(tmp_path / "named"), weights(tmp_path / "plain"))
-
-
-def test_conversations_of_two_templates_are_refused(teacher, student, tmp_path, capfd):
-    chats = write_rows(tmp_path / "chats.jsonl", [{"messages": [{"role": "user", "content": "w1"}]}])
-    run = ["--teacher", teacher, "--student", student, "--corpus", chats, *RUN, "--teacher_top_k", "8"]
-    said = fail(capfd, "distill", *run, "--messages_column", "messages", "--output_dir", str(tmp_path / "out"))
-    assert "conversations can't be learned from that teacher" in said
 
 
 def test_a_row_that_is_longer_in_the_teacher_s_tokens_than_it_can_read_is_told(student, corpus, tmp_path, capfd):

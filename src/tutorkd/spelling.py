@@ -27,7 +27,6 @@ Distillation via Approximate Likelihood Matching", NeurIPS 2025, arXiv 2503.2008
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,30 +34,33 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tutorkd.data.packing import Encoder
-from tutorkd.token_bytes import SPACE, bytes_of_tokens
+from tutorkd.token_bytes import Tokens
 
 FORMAT = 1  # raise it when the same tokenizers come to be compared otherwise
-_END = b"\xff"  # of a document; no text has this byte
 UNKNOWN = -1
 
 
 class Places(NamedTuple):
-    """Where a teacher speaks about the tokens of a student's row, all but the first, (n - 1,) each.
+    """Where a teacher speaks about the tokens that a student is asked about in a row, (n,) each.
 
     Attributes:
         speaks: the position of its row whose logits are about what begins there; UNKNOWN where none are.
         last: the position of the last of its tokens that the student's holds, where these are two or more; else
             UNKNOWN.
-        start, end, depth: the teacher's tokens, in the order of ``Spelling``, that begin with what the student has read
-            of one, so many of its own tokens.
+        depth: how many tokens the student has read of one of the teacher's; 0 where it is at the start of one.
+        start, end: elsewhere, the teacher's tokens that begin with these, in the order of ``Spelling``.
     """
 
     speaks: np.ndarray
     last: np.ndarray
+    depth: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    depth: np.ndarray
+
+    @classmethod
+    def unknown(cls, count: int) -> "Places":
+        """Of so many tokens of which nothing is known."""
+        return cls(*np.full((2, count), UNKNOWN), *np.zeros((3, count), np.int64))
 
 
 class Spelling:
@@ -66,9 +68,11 @@ class Spelling:
 
     Args:
         teachers, own: the tokenizers of the teacher and of the student.
+        chats: whether it is for conversations, in which other tokens end an answer than end a text.
 
     Attributes:
-        own: the student's.
+        tokenizer: the student's.
+        teachers, own: both, with their tokens in bytes.
         teachers_size, own_size: how many ids they have, V_t and V_s.
         first: of each of the teacher's tokens the first of its spelling, (V_t,); UNKNOWN where it has none.
 
@@ -77,10 +81,10 @@ class Spelling:
             text they stand for.
     """
 
-    def __init__(self, teachers: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase):
-        self.own = own
-        self._teachers, self._own = (_Tokens.of(each) for each in (teachers, own))
-        self.teachers_size, self.own_size = len(self._teachers.texts), len(self._own.texts)
+    def __init__(self, teachers: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, chats: bool = False):
+        self.tokenizer = own
+        self.teachers, self.own = (Tokens.of(each, chats) for each in (teachers, own))
+        self.teachers_size, self.own_size = len(self.teachers.texts), len(self.own.texts)
         spelled = sorted((spelling, token) for token, spelling in self._spelled())
         self._order = np.array([token for _, token in spelled])
         lengths = np.array([len(spelling) for spelling, _ in spelled])
@@ -92,84 +96,16 @@ class Spelling:
 
     def _spelled(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The teacher's tokens that have a spelling, and that."""
-        ends = self._teachers.encoder.sep_id, self._own.encoder.sep_id
-        yield ends[0], (ends[1],)
-        for token, text in enumerate(self._teachers.texts):
-            if text and token != ends[0] and (spelling := self._own.spelled(text)):
+        yield self.teachers.end_id, (self.own.end_id,)
+        for token, text in enumerate(self.teachers.texts):
+            if text and token != self.teachers.end_id and (spelling := self.own.spelled(text)):
                 yield token, spelling
 
-    def read(self, ids: Sequence[int]) -> tuple[list[int], Places]:
-        """What the teacher reads in the place of a student's row of packed text, and where it speaks of its tokens.
-
-        Args:
-            ids: (n,), the student's.
+    def begun(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+        """The first of the teacher's tokens, in the order of their spellings, that begin with some of the student's and
+        go on, and the one behind the last of them; None where there are none.
         """
-        read, ends, own_ends = self._retokenised(ids)
-        starts, stops = own_ends[:-1], own_ends[1:]
-        # Behind the last of its tokens that end there: one that begins a text has no length.
-        speaks = np.searchsorted(ends, starts, side="right") - 1
-        aligned = (speaks >= 0) & (ends[speaks] == starts) & (stops > starts)
-        last = np.searchsorted(ends, stops, side="left")
-        several = aligned & (last - speaks >= 2) & (ends[np.minimum(last, len(ends) - 1)] == stops)
-        speaks[~aligned] = UNKNOWN
-        places = Places(speaks, np.where(several, last, UNKNOWN), *np.zeros((3, len(ids) - 1), np.int64))
-        places.end[aligned] = len(self._order)
-        before = np.maximum.accumulate(np.where(aligned, np.arange(len(aligned)), UNKNOWN))
-        for place in np.flatnonzero(~aligned & (before >= 0) & (stops > starts)):
-            begun = before[place]
-            known = self._beginnings.get(tuple(ids[int(begun) + 1 : int(place) + 1]))
-            if known is not None:
-                places.speaks[place] = speaks[begun]
-                places.start[place], places.end[place] = known
-                places.depth[place] = place - begun
-        return read, places
-
-    def _retokenised(self, ids: Sequence[int]) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """The teacher's ids, and where the tokens of both end in the text of a row, in bytes."""
-        read: list[int] = []
-        lengths: list[int] = []
-        own_lengths = np.array([len(self._own.texts[token] or b"") for token in ids])
-        documents = np.flatnonzero(np.asarray(ids) == self._own.encoder.sep_id)
-        own_lengths[documents] = len(_END)
-        bounds = [0, *(documents + 1).tolist(), len(ids)]
-        for number, (first, behind) in enumerate(pairwise(bounds)):
-            closed = behind > first and ids[behind - 1] == self._own.encoder.sep_id
-            inside = range(first, behind - closed)
-            text = b"".join(self._own.texts[ids[place]] or b"" for place in inside)
-            begins = number or ids[first] == self._own.encoder.begin_id
-            if self._own.prefixed and begins and text.startswith(b" "):
-                text = text[1:]
-                own_lengths[next(place for place in inside if own_lengths[place])] -= 1
-            if number == 0 or len(inside):
-                self._begin(read, lengths)
-            self._append(text, read, lengths)
-            if closed:
-                read.append(self._teachers.encoder.sep_id)
-                lengths.append(len(_END))
-        return read, np.cumsum(lengths), np.cumsum(own_lengths)
-
-    def _begin(self, read: list[int], lengths: list[int]) -> None:
-        if (begin := self._teachers.encoder.begin_id) is not None:
-            read.append(begin)
-            lengths.append(0)
-
-    def _append(self, text: bytes, read: list[int], lengths: list[int]) -> None:
-        """Add the teacher's tokens of a text, which may begin and end amid a character."""
-        whole, before, behind = _whole_characters(text)
-        tokens = self._teachers.encode(whole.decode(errors="replace"))
-        sizes = [len(self._teachers.texts[token] or b"") for token in tokens]
-        if tokens:
-            written = b"".join(self._teachers.texts[token] or b"" for token in tokens)
-            if self._teachers.prefixed and written == b" " + whole:
-                sizes[0] -= 1
-            elif written != whole:  # it changes what it reads, and speaks of nothing within
-                sizes = [len(whole), *[0] * (len(tokens) - 1)]
-            sizes[0] += before
-            sizes[-1] += behind
-        elif not read or text:  # it must read something
-            tokens, sizes = [self._teachers.encoder.sep_id], [len(text)]
-        read += tokens
-        lengths += sizes
+        return self._beginnings.get(tuple(tokens))
 
     def said(self, probabilities: Tensor, places: Places) -> Tensor:
         """What the teacher says of the student's tokens at some places, before what is known of the text is added.
@@ -224,51 +160,14 @@ class Spelling:
 
     def _pieces(self, token: int) -> Sequence[int]:
         """The teacher's tokens for the text of one of the student's."""
-        own, teachers = self._own.encoder, self._teachers
-        if token == own.sep_id:
-            return [teachers.encoder.sep_id]
-        if token == own.begin_id:
+        own, teachers = self.own, self.teachers
+        if token in (own.end_id, own.encoder.sep_id):
+            return [teachers.end_id if token == own.end_id else teachers.encoder.sep_id]
+        if token == own.encoder.begin_id:
             return [teachers.encoder.sep_id if teachers.encoder.begin_id is None else teachers.encoder.begin_id]
-        text = self._own.texts[token] or b""
+        text = own.texts[token] or b""
         single = (text[place : place + 1] for place in range(len(text)))
         return teachers.spelled(text) or [teachers.by_bytes[byte] for byte in single if byte in teachers.by_bytes]
-
-
-class _Tokens(NamedTuple):
-    """A tokenizer, its tokens in bytes, and the tokens by these.
-
-    Attributes:
-        prefixed: whether it puts a space before a text.
-    """
-
-    encoder: Encoder
-    texts: list[bytes | None]
-    by_bytes: dict[bytes, int]
-    prefixed: bool
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "_Tokens":
-        encoder, found = Encoder.from_tokenizer(tokenizer, framed=False), bytes_of_tokens(tokenizer)
-        encoder.backend.encode_special_tokens = True  # a special token's name in a text is text
-        begun = b"".join(found[token] or b"" for token in encoder.backend.encode("a", add_special_tokens=False).ids)
-        by_bytes = {text: token for token, text in enumerate(found) if text}
-        return cls(encoder, found, by_bytes, begun == b" a")
-
-    def encode(self, text: str) -> list[int]:
-        return self.encoder.backend.encode(text, add_special_tokens=False).ids
-
-    def spelled(self, text: bytes) -> tuple[int, ...]:
-        """The tokens of what stands amid a text; none where these don't give it back."""
-        try:
-            tokens = self.encode(text.decode())
-        except UnicodeDecodeError:  # a part of a character
-            tokens = [self.by_bytes[text]] if text in self.by_bytes else []
-        written = b"".join(self.texts[token] or b"" for token in tokens)
-        if self.prefixed and written == b" " + text:
-            model = self.encoder.backend.model
-            tokens = [token.id for token in model.tokenize(text.decode().replace(" ", SPACE))]
-            written = b"".join(self.texts[token] or b"" for token in tokens)
-        return tuple(tokens) if written == text else ()
 
 
 def _beginnings(spellings: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, int]]:
@@ -279,16 +178,3 @@ def _beginnings(spellings: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], t
             start, _ = found.get(spelling[:depth], (place, place))
             found[spelling[:depth]] = start, place + 1
     return found
-
-
-def _whole_characters(text: bytes) -> tuple[bytes, int, int]:
-    """A text without the parts of characters at its ends, and how many bytes these have."""
-    before = 0
-    while before < min(len(text), 3) and 0x80 <= text[before] < 0xC0:
-        before += 1
-    behind = 0
-    for count in range(1, min(3, len(text) - before) + 1):
-        if (lead := text[-count]) >= 0xC0:
-            behind = count if count < (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) else 0
-            break
-    return text[before : len(text) - behind], before, behind

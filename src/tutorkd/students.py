@@ -291,12 +291,12 @@ def started_student(
     if pretrained and sizes:
         raise UserError(f"{name} has weights, which fix its sizes; leave the sizes out, or set --student_init random")
     if spelling is not None and not pretrained:
-        sizes = {**(sizes or {}), "vocab_size": len(spelling.own)}
+        sizes = {**(sizes or {}), "vocab_size": len(spelling.tokenizer)}
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"
     if spelling is not None:
-        _write_tokens_of(student, spelling.own)
+        _write_tokens_of(student, spelling.tokenizer)
     elif head is CAUSAL:
         _write_as(student, teacher.model)
     at_random = start == "random" or own_tokenizer

@@ -3,8 +3,9 @@
 A step then needs no teacher, which may be far larger than what a device holds beside a student that is trained.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from tutorkd.data.chats import ANSWERED
 from tutorkd.data.packing import dtype_of
 from tutorkd.data.rows import RowsBeside, row_lengths
+from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.divergence import top_and_rest
 from tutorkd.kept_outputs import OfRows, Output, kept_outputs
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
@@ -72,8 +74,8 @@ def with_likeliest(
         k: how many tokens at each position, fewer than the vocabulary.
         tokenizer: of the rows.
         vocabulary: ids that teacher and student have in common; with ``spelling`` the student's.
-        spelling: of the teacher's tokens in the student's, where that has another tokenizer. The rows must be of packed
-            text then.
+        spelling: of the teacher's tokens in the student's, where that has another tokenizer. Rows of conversations
+            must have what the teacher reads of them beside them then.
 
     Raises:
         UserError: as ``kept_outputs`` and ``likeliest_respelled``.
@@ -81,47 +83,51 @@ def with_likeliest(
     counts = counts_of(rows)
 
     def compute(block: Dataset) -> list[np.ndarray]:
+        model = teacher()
         if spelling is None:
-            return _likeliest(teacher(), block, tokenizer, k, vocabulary, device)
-        return _respelled(teacher(), block, spelling, k, device)
+            collate = SpacedCollator(tokenizer, 0.0, 0, 0, model.config.vocab_size)
+            return _of_block(block, lambda some: _likeliest(model, some, collate, k, vocabulary, device))
+        return _of_block(block, lambda some: likeliest_respelled(model, some, spelling, k, device))
 
     outputs = {IDS: Output(dtype_of(vocabulary - 1), k), LOG_PROBABILITIES: Output(_NUMBERS, k + 1)}
     a_block = max(1, _POSITIONS_PER_BLOCK // int(counts.max()))
     found = kept_outputs(rows, counts, outputs, compute, folder, a_block, "Teacher's likeliest tokens").arrays
-    beside = RowsBeside(rows, IDS, OfRows(found[IDS], counts))
+    teachers = {TAUGHT, TAUGHT_ANSWERED} & {*rows.column_names}
+    beside = RowsBeside(rows.remove_columns(sorted(teachers)), IDS, OfRows(found[IDS], counts))
     return RowsBeside(beside, LOG_PROBABILITIES, OfRows(found[LOG_PROBABILITIES], counts))
+
+
+def _of_block(rows: Dataset, asked: Callable[[list[dict[str, Any]]], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """What is asked about rows, of one row after another; rows are read with their like in length."""
+    order = list(_alike(row_lengths(rows)))
+    found = [asked(rows.__getitems__(some.tolist())) for some in order]
+    counts = counts_of(rows)
+    starts = counts.cumsum() - counts
+    places = np.concatenate([np.arange(starts[row], starts[row] + counts[row]) for some in order for row in some])
+    back = np.argsort(places)
+    return [np.concatenate(parts)[back] for parts in zip(*found, strict=True)]
 
 
 @torch.no_grad()
 def _likeliest(
-    teacher: Teacher, rows: Dataset, tokenizer: PreTrainedTokenizerBase, k: int, vocabulary: int, device: torch.device
-) -> list[np.ndarray]:
-    """Ids and log-probabilities of some rows, one row after another; rows are read with their like in length."""
-    collate = SpacedCollator(tokenizer, 0.0, 0, 0, teacher.config.vocab_size)
-    counts = counts_of(rows)
-    starts = counts.cumsum() - counts
-    ids = np.empty((int(counts.sum()), k), dtype_of(vocabulary - 1))
-    logs = np.empty((len(ids), k + 1), _NUMBERS)
-    for some in _alike(row_lengths(rows)):
-        batch = collate([{**row, "draw": 0} for row in rows.__getitems__(some.tolist())])
-        places = np.concatenate([np.arange(starts[row], starts[row] + counts[row]) for row in some])
-        batch = send_to_device(batch, device)
-        asked = Asked.of(batch, batch.input_ids)
-        positions = asked.positions[asked.weights > 0]
-        features = teacher(batch.input_ids, batch.attention_mask, Ask(logits=False), positions).features
-        for part, into in zip(features.split(AT_ONCE), torch.from_numpy(places).split(AT_ONCE), strict=True):
-            logits = teacher.head(part)
-            top = logits[:, :vocabulary].topk(k).indices
-            ids[into], logs[into] = top.cpu().numpy(), top_and_rest(logits, top).cpu().numpy()
-    return [ids, logs]
-
-
-def _respelled(teacher: Teacher, rows: Dataset, spelling: Spelling, k: int, device: torch.device) -> list[np.ndarray]:
-    """The same of rows of a student with another tokenizer."""
-    at_once = max(1, _POSITIONS_PER_BATCH // int(row_lengths(rows).max()))
-    batches = (rows[start : start + at_once]["input_ids"] for start in range(0, len(rows), at_once))
-    found = [likeliest_respelled(teacher, some, spelling, k, device) for some in batches]
-    return [np.concatenate(each) for each in zip(*found, strict=True)]
+    teacher: Teacher,
+    rows: Sequence[dict[str, Any]],
+    collate: SpacedCollator,
+    k: int,
+    vocabulary: int,
+    device: torch.device,
+) -> tuple[np.ndarray, ...]:
+    """Ids and log-probabilities of some rows, one row after another."""
+    batch = send_to_device(collate([{**row, "draw": 0} for row in rows]), device)
+    asked = Asked.of(batch, batch.input_ids)
+    positions = asked.positions[asked.weights > 0]
+    features = teacher(batch.input_ids, batch.attention_mask, Ask(logits=False), positions).features
+    parts = []
+    for part in features.split(AT_ONCE):
+        logits = teacher.head(part)
+        top = logits[:, :vocabulary].topk(k).indices
+        parts.append((top.cpu().numpy(), top_and_rest(logits, top).cpu().numpy()))
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def _alike(lengths: np.ndarray) -> Iterator[np.ndarray]:

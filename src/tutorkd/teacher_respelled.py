@@ -1,11 +1,15 @@
 """The likeliest next tokens of a causal teacher, said in the tokens of a student that has another tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tutorkd.alignment import read_answers, read_text
+from tutorkd.data.chats import ANSWERED
+from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.errors import UserError
 from tutorkd.positions import longest_row
 from tutorkd.reader import Ask
@@ -18,20 +22,23 @@ _LEAST = 1e-30  # a probability whose logarithm float16 holds, far below any tha
 
 @torch.no_grad()
 def likeliest_respelled(
-    teacher: Teacher, rows: Sequence[Sequence[int]], spelling: Spelling, k: int, device: torch.device
+    teacher: Teacher, rows: Sequence[Mapping[str, Any]], spelling: Spelling, k: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """What ``teacher_likeliest`` keeps, of rows of the student's: ids (P, K) and log-probabilities (P, K + 1).
 
     Where the teacher knows nothing of a token, that of the text has probability 1.
 
+    Args:
+        rows: of text, or of conversations with what the teacher reads of them.
+
     Raises:
         UserError: a row has more of the teacher's tokens than it can read.
     """
-    read, places = zip(*map(spelling.read, rows), strict=True)
+    read, places, own = zip(*(_read(spelling, row) for row in rows), strict=True)
     lengths = np.array([len(each) for each in read])
-    _require_positions(teacher, int(lengths.max()), len(rows[int(lengths.argmax())]))
+    _require_positions(teacher, int(lengths.max()), len(rows[int(lengths.argmax())]["input_ids"]))
     said = _together(places, np.cumsum(lengths) - lengths)
-    asked, tokens = np.concatenate([row[1:] for row in rows]), np.concatenate(read)
+    asked, tokens = np.concatenate(own), np.concatenate(read)
     following = np.append(tokens[1:], 0)  # the teacher's, behind each of its positions
 
     ids, values = _of_text(asked, k)
@@ -55,6 +62,19 @@ def likeliest_respelled(
     _give_to_several(ids, values, said, asked, logs, spelling.first[following])
     outcomes = np.concatenate([values, np.maximum(1 - values.sum(-1, keepdims=True), 0)], -1)
     return ids, np.log(np.maximum(outcomes / outcomes.sum(-1, keepdims=True), _LEAST))
+
+
+def _read(spelling: Spelling, row: Mapping[str, Any]) -> tuple[np.ndarray, Places, np.ndarray]:
+    """The teacher's ids for a row, where it speaks of the student's tokens, and the ids of these, (n,)."""
+    ids = np.asarray(row["input_ids"])
+    if ANSWERED not in row:
+        read, places = read_text(spelling, ids.tolist())
+        return np.array(read), places, ids[1:]
+    answered, theirs = np.asarray(row[ANSWERED], bool), np.asarray(row[TAUGHT])
+    places = read_answers(spelling, ids, answered, theirs, np.asarray(row[TAUGHT_ANSWERED], bool))
+    if not len(theirs):  # none of its answers is within a row
+        theirs = np.array([spelling.teachers.end_id])
+    return theirs, places, ids[1:][answered[1:]]
 
 
 def _require_positions(teacher: Teacher, length: int, own_length: int) -> None:

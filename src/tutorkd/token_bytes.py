@@ -1,12 +1,14 @@
 """The bytes of text that each token of a causal model's tokenizer stands for."""
 
 import json
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from tutorkd.data.packing import backend_of
+from tutorkd.data.chats import answer_end
+from tutorkd.data.packing import Encoder, backend_of
 from tutorkd.errors import UserError
 
 SPACE = "▁"  # what tokenizers of SentencePiece write for it
@@ -60,3 +62,51 @@ def _of_characters(token: str) -> bytes:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     return token.replace(SPACE, " ").encode()
+
+
+class Tokens(NamedTuple):
+    """A causal model's tokenizer whose tokens are known in bytes.
+
+    Attributes:
+        texts: of each id, as ``bytes_of_tokens``.
+        by_bytes: the ids.
+        end_id: of what ends a text or, in conversations, an answer.
+        prefixed: whether it puts a space before a text.
+    """
+
+    encoder: Encoder
+    texts: list[bytes | None]
+    by_bytes: dict[bytes, int]
+    end_id: int
+    prefixed: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, chats: bool = False) -> "Tokens":
+        """Take them out of a tokenizer, for text or for conversations.
+
+        Raises:
+            UserError: as ``bytes_of_tokens``, or if it has no end-of-text token.
+        """
+        encoder, found = Encoder.from_tokenizer(tokenizer, framed=False), bytes_of_tokens(tokenizer)
+        encoder.backend.encode_special_tokens = True  # a special token's name in a text is text
+        begun = b"".join(found[token] or b"" for token in encoder.backend.encode("a", add_special_tokens=False).ids)
+        by_bytes = {text: token for token, text in enumerate(found) if text}
+        end_id = answer_end(tokenizer) if chats else encoder.sep_id
+        return cls(encoder, found, by_bytes, encoder.sep_id if end_id is None else end_id, begun == b" a")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        return self.encoder.backend.encode(text, add_special_tokens=False).ids
+
+    def spelled(self, text: bytes) -> tuple[int, ...]:
+        """The tokens of what stands amid a text; none where these don't give it back."""
+        try:
+            tokens = self.encode(text.decode())
+        except UnicodeDecodeError:  # a part of a character
+            tokens = [self.by_bytes[text]] if text in self.by_bytes else []
+        written = b"".join(self.texts[token] or b"" for token in tokens)
+        if self.prefixed and written == b" " + text:
+            model = self.encoder.backend.model
+            tokens = [token.id for token in model.tokenize(text.decode().replace(" ", SPACE))]
+            written = b"".join(self.texts[token] or b"" for token in tokens)
+        return tuple(tokens) if written == text else ()

@@ -28,23 +28,26 @@ def encoder_for(
 
     Args:
         framed: whether rows are a masked model's.
-        texts: where each text is a row of its own.
+        texts: where each text is a row of its own; of conversations only whether the teacher reads them otherwise.
         chats: whether documents are conversations.
 
     Raises:
         UserError: the tokenizer doesn't fit, or conversations are for a model that isn't causal.
     """
-    if chats and (framed or texts):
+    if chats and (framed or (texts and not texts.taught)):
         raise UserError(
             "messages_column is for causal language models, which learn from conversations; name a column of text "
             "with text_column"
         )
-    if chats:
-        return ChatEncoder.from_tokenizer(tokenizer, max_length)
-    if texts is None:
+    if texts is None and not chats:
         return Encoder.from_tokenizer(tokenizer, framed)
-    encoder = TextEncoder.from_tokenizer(tokenizer, texts._replace(taught=None), max_length)
-    return encoder if texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
+    encoder: TextEncoder | ChatEncoder
+    if chats:
+        encoder = ChatEncoder.from_tokenizer(tokenizer, max_length)
+    else:
+        assert texts is not None
+        encoder = TextEncoder.from_tokenizer(tokenizer, texts._replace(taught=None), max_length)
+    return encoder if texts is None or texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
 
 
 def of_heldout(encoder: RowEncoder) -> RowEncoder:

@@ -71,7 +71,8 @@ class CorpusArguments(NamedText):
         """What was loaded, a line for each corpus."""
         apart = texts is not None or self.messages_column is not None
         pairs = texts is not None and texts.taught is not None and texts.taught.column is not None
-        noun = "pairs" if pairs else f"{texts.unit}s" if texts else "conversations" if apart else "documents"
+        unit = "document" if texts is None else texts.unit
+        noun = "pairs" if pairs else f"{unit}s" if self.messages_column is None else "conversations"
         lines = []
         for part in packed.corpora:
             if part.tokens is None:

@@ -11,7 +11,7 @@ from transformers import AutoModel, IntervalStrategy, PreTrainedModel, PreTraine
 from tutorkd.cost import seconds_a_step
 from tutorkd.data import PackedCorpus
 from tutorkd.data.taught import TAUGHT
-from tutorkd.data.texts import Texts
+from tutorkd.data.texts import Taught, Texts
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer, loading
 from tutorkd.likeliest import fabricated
@@ -112,7 +112,9 @@ def prepare(options: Distillation) -> Prepared:
     else:
         tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, options.objective.special_tokens)
         if (spelling := spelling_of(options, tokenizer)) is not None:
-            tokenizer = spelling.own
+            if text.messages_column is not None:
+                texts = Texts(taught=Taught(tokenizer))
+            tokenizer = spelling.tokenizer
             lines.append("text     the student has a tokenizer of its own; what the teacher says is said in its tokens")
     lines += text.check(tokenizer, options.objective, texts)
     pair = load_pair(options, tokenizer, teacher, spelling)

@@ -50,15 +50,9 @@ def spelling_of(options: Distillation, teachers: PreTrainedTokenizerBase) -> Spe
         own = load_tokenizer(named, "tokenizer", args.trust_remote_code, CAUSAL.special_tokens)
     if own is None or differing(own, teachers, CAUSAL) is None:
         return None
-    why = f"the student has another tokenizer than the teacher, {named or args.student}"
-    if options.text.messages_column:
-        raise UserError(
-            f"{why}, and so other chat templates: conversations can't be learned from that teacher; give texts, or a "
-            "student with the teacher's tokenizer"
-        )
     if options.settings.divergence == "reverse-kl":
         raise UserError(
-            f"{why}, so the teacher gives no probability to some of its tokens, which reverse KL can't compare: choose "
-            "forward-kl, js or skew-kl as --divergence"
+            f"the student has another tokenizer than the teacher, {named or args.student}, so some of its tokens have "
+            "no probability, which reverse KL can't compare: choose --divergence forward-kl, js or skew-kl"
         )
-    return Spelling(teachers, own)
+    return Spelling(teachers, own, chats=options.text.messages_column is not None)

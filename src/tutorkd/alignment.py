@@ -1,0 +1,186 @@
+"""What a teacher reads in the place of a student's row, having another tokenizer, and where it speaks of its tokens."""
+
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+
+import numpy as np
+
+from tutorkd.spelling import UNKNOWN, Places, Spelling
+from tutorkd.token_bytes import Tokens
+
+_END = b"\xff"  # of a text or an answer; no text has this byte
+
+
+def read_text(spelling: Spelling, ids: Sequence[int]) -> tuple[list[int], Places]:
+    """The teacher's ids for a student's row of packed text, and where it speaks of all tokens but the first.
+
+    Args:
+        ids: (n,), the student's.
+    """
+    read = _Read(spelling.teachers)
+    own, begun = spelling.own, []
+    own_sizes = np.array([len(own.texts[token] or b"") for token in ids])
+    closing = np.flatnonzero(np.asarray(ids) == own.end_id)
+    own_sizes[closing] = len(_END)
+    bounds = [0, *(closing + 1).tolist(), len(ids)]
+    for number, (first, behind) in enumerate(pairwise(bounds)):
+        closed = behind > first and ids[behind - 1] == own.end_id
+        inside = range(first, behind - closed)
+        text = b"".join(own.texts[ids[place]] or b"" for place in inside)
+        if number or ids[first] == own.encoder.begin_id:
+            begun.append(own_sizes[:first].sum())
+            if own.prefixed and text.startswith(b" "):
+                text = text[1:]
+                own_sizes[next(place for place in inside if own_sizes[place])] -= 1
+        if number == 0 or len(inside):
+            read.begin()
+        read.append(text)
+        if closed:
+            read.end()
+    ends = np.cumsum(own_sizes)
+    starts, stops = ends[:-1], ends[1:]
+    # Of two of which one puts a space before a text, none has the other's first token.
+    apart = np.isin(starts, begun) if own.prefixed != spelling.teachers.prefixed else np.zeros(len(starts), bool)
+    return read.ids, _places(spelling, ids[1:], starts, stops, np.cumsum(read.sizes), ~apart)
+
+
+class _Read:
+    """What a teacher reads of a text, and how many of its bytes each token stands for."""
+
+    def __init__(self, tokens: Tokens):
+        self.tokens = tokens
+        self.ids: list[int] = []
+        self.sizes: list[int] = []
+
+    def begin(self) -> None:
+        """Add what stands before a text."""
+        if (begin := self.tokens.encoder.begin_id) is not None:
+            self._add([begin], [0])
+
+    def end(self) -> None:
+        """Add what ends a text."""
+        self._add([self.tokens.end_id], [len(_END)])
+
+    def append(self, text: bytes) -> None:
+        """Add a text, which may begin and end amid a character."""
+        whole, before, behind = _whole_characters(text)
+        ids = self.tokens.encode(whole.decode(errors="replace"))
+        texts = [self.tokens.texts[token] or b"" for token in ids]
+        sizes = [len(each) for each in texts]
+        if ids:
+            if self.tokens.prefixed and b"".join(texts) == b" " + whole:
+                sizes[0] -= 1
+            elif b"".join(texts) != whole:  # the tokenizer changes what it reads: then it speaks of nothing within
+                sizes = [len(whole), *[0] * (len(ids) - 1)]
+            sizes[0] += before
+            sizes[-1] += behind
+        elif text or not self.ids:  # it must read something
+            ids, sizes = [self.tokens.end_id], [len(text)]
+        self._add(ids, sizes)
+
+    def _add(self, ids: list[int], sizes: list[int]) -> None:
+        self.ids += ids
+        self.sizes += sizes
+
+
+def read_answers(
+    spelling: Spelling, ids: np.ndarray, answered: np.ndarray, teachers_ids: np.ndarray, teachers_answered: np.ndarray
+) -> Places:
+    """Where the teacher speaks of the student's tokens in the answers of a conversation, which each reads in its own
+    chat template.
+
+    Args:
+        ids, answered: (n,), the student's row, and which of its tokens are part of an answer.
+        teachers_ids, teachers_answered: (m,), the same of the teacher's.
+    """
+    found = Places.unknown(int(answered[1:].sum()))
+    done = 0
+    for own, theirs in zip_longest(_runs(answered), _runs(teachers_answered)):
+        if own is None:
+            break
+        if theirs is not None:
+            places = _in_answer(spelling, ids[own], teachers_ids[theirs])
+            for into, values in zip(found, places, strict=True):
+                into[done : done + len(own)] = values
+            for into in (found.speaks, found.last):  # in the answer 0 is the token before it
+                part = into[done : done + len(own)]
+                part[part != UNKNOWN] += theirs[0] - 1
+        done += len(own)
+    return found
+
+
+def _runs(answered: np.ndarray) -> list[np.ndarray]:
+    """The places of each run of tokens that are part of an answer, without the first of a row."""
+    places = np.flatnonzero(answered[1:]) + 1
+    return [run for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(run)]
+
+
+def _in_answer(spelling: Spelling, ids: np.ndarray, teachers_ids: np.ndarray) -> Places:
+    """Where a teacher speaks of the tokens of an answer, with positions counted from the one before its own."""
+    (sizes, text), (teachers_sizes, teachers_text) = (
+        _written(tokens, each) for tokens, each in ((spelling.own, ids), (spelling.teachers, teachers_ids))
+    )
+    lead, teachers_lead = (len(each) - len(each.lstrip()) for each in (text, teachers_text))
+    if lead == teachers_lead:  # then it is part of the answer
+        lead = teachers_lead = 0
+    common = _common(text[lead:], teachers_text[teachers_lead:])
+    stops = np.cumsum(sizes) - lead
+    starts = np.maximum(stops - sizes, 0)
+    ends = np.maximum(np.cumsum([0, *teachers_sizes]) - teachers_lead, 0)
+    # Where templates put other white space before an answer, the first token of the one isn't the other's.
+    may = (stops <= common) & ((starts > 0) | (text[:lead] == teachers_text[:teachers_lead]))
+    return _places(spelling, ids.tolist(), starts, stops, ends, may)
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many bytes two texts have in common at their beginning."""
+    size = min(len(one), len(other))
+    differing = np.flatnonzero(np.frombuffer(one[:size], np.uint8) != np.frombuffer(other[:size], np.uint8))
+    return int(differing[0]) if len(differing) else size
+
+
+def _written(tokens: Tokens, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
+    """How many bytes each token of an answer stands for, and these; what ends it has one."""
+    texts = [_END if token == tokens.end_id else tokens.texts[token] or b"" for token in ids.tolist()]
+    return np.array([len(each) for each in texts]), b"".join(texts)
+
+
+def _places(
+    spelling: Spelling, asked: Sequence[int], starts: np.ndarray, stops: np.ndarray, ends: np.ndarray, may: np.ndarray
+) -> Places:
+    """Where a teacher speaks of tokens that follow each other in a text.
+
+    Args:
+        asked: (n,), the student's.
+        starts, stops: (n,), where each of them begins and ends in the text, in bytes.
+        ends: (m,), where the teacher's tokens end.
+        may: (n,), whether it can say something of each.
+    """
+    # Behind the last of the teacher's that end there: some have no length.
+    speaks = np.searchsorted(ends, starts, side="right") - 1
+    may = may & (stops > starts)
+    aligned = may & (speaks >= 0) & (ends[speaks] == starts)
+    last = np.searchsorted(ends, stops, side="left")
+    several = aligned & (last - speaks >= 2) & (ends[np.minimum(last, len(ends) - 1)] == stops)
+    speaks[~aligned] = UNKNOWN
+    places = Places.unknown(len(asked))._replace(speaks=speaks, last=np.where(several, last, UNKNOWN))
+    before = np.maximum.accumulate(np.where(aligned, np.arange(len(aligned)), UNKNOWN))
+    for place in np.flatnonzero(~aligned & may & (before >= 0)).tolist():
+        first = int(before[place])
+        if (tokens := spelling.begun(asked[first:place])) is not None:
+            places.speaks[place], places.depth[place] = speaks[first], place - first
+            places.start[place], places.end[place] = tokens
+    return places
+
+
+def _whole_characters(text: bytes) -> tuple[bytes, int, int]:
+    """A text without the parts of characters at its ends, and how many bytes these have."""
+    before = 0
+    while before < min(len(text), 3) and 0x80 <= text[before] < 0xC0:
+        before += 1
+    behind = 0
+    for count in range(1, min(3, len(text) - before) + 1):
+        if (lead := text[-count]) >= 0xC0:
+            behind = count if count < (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) else 0
+            break
+    return text[before : len(text) - behind], before, behind

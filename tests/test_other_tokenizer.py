@@ -294,6 +294,7 @@ def test_a_student_with_its_own_tokenizer_comes_nearer_to_the_teacher(teacher, s
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert len(tokenizer) == model.config.vocab_size == 290
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert "290 tokens of its own" in (tmp_path / "out" / "README.md").read_text()
     complete(*run, "--output_dir", str(tmp_path / "again"))
     assert "computed before" in capsys.readouterr().out
     assert_same(weights(tmp_path / "out"), weights(tmp_path / "again"))

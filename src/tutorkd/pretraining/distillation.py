@@ -90,6 +90,7 @@ def prepare(options: Distillation) -> Prepared:
     """
     args, text, texts = options.args, options.text, None
     lines: list[str] = []
+    start: dict[str, str] = {}
     teacher: Teacher | None = None
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
     asking: Callable[[float], tuple[float, float]] | None = None
@@ -115,6 +116,7 @@ def prepare(options: Distillation) -> Prepared:
             if text.messages_column is not None:
                 texts = Texts(taught=Taught(tokenizer))
             tokenizer = spelling.tokenizer
+            start = {"tokenizer": f"{len(tokenizer):,} tokens of its own, which aren't the teacher's"}
             lines.append("text     the student has a tokenizer of its own; what the teacher says is said in its tokens")
     lines += text.check(tokenizer, options.objective, texts)
     pair = load_pair(options, tokenizer, teacher, spelling)
@@ -141,7 +143,8 @@ def prepare(options: Distillation) -> Prepared:
         partial(few_steps, objective=options.objective),
         rows,
         beside,
-        asking=asking,
+        start,
+        asking,
     )
 
 

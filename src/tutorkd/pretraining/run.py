@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
     # Of the corpus: its rows to train on and those held out, with what is known of them before training.
     rows: Callable[[PackedCorpus], tuple[Any, Any]] = whole_text
     beside: Mapping[str, list[int]] = MappingProxyType({})  # what a row of two tokens has beside these
-    start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts
+    start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts, and of its tokenizer
     # Of so many tokens, where a teacher is asked about all text before training: operations, and bytes on disk.
     asking: Callable[[float], tuple[float, float]] | None = None
 

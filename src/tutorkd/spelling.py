@@ -117,23 +117,21 @@ class Spelling:
         Returns:
             (n, V_s) float32.
         """
-        device, own_size = probabilities.device, self.own_size
-        found = probabilities.new_zeros(len(probabilities), own_size)
-        at_start = places.depth == 0
-        order = torch.from_numpy(self._order).to(device)
-        first = torch.from_numpy(self._flat[self._starts]).to(device)
-        some = torch.from_numpy(np.flatnonzero(at_start)).to(device)
-        found[some] = found[some].index_add_(1, first, probabilities[some][:, order])
-        inside = np.flatnonzero(~at_start)
+        device, size = probabilities.device, self.own_size
+        first = torch.from_numpy(np.where(self.first == UNKNOWN, size, self.first)).to(device)
+        found = probabilities.new_zeros(len(probabilities), size + 1)  # the last of tokens without a spelling
+        found.index_add_(1, first, probabilities[:, : self.teachers_size])
+        inside = np.flatnonzero(places.depth)
         if len(inside):
             counts = (places.end - places.start)[inside]
-            of_place = np.repeat(inside, counts)
+            row = np.repeat(inside, counts)
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             token = np.repeat(places.start[inside], counts) + within
             following = self._flat[self._starts[token] + np.repeat(places.depth[inside], counts)]
-            row, old = (torch.from_numpy(each).to(device) for each in (of_place, self._order[token]))
-            new = torch.from_numpy(of_place * own_size + following).to(device)
-            found.view(-1).index_add_(0, new, probabilities[row, old])
+            rows, old, new = (torch.from_numpy(each).to(device) for each in (row, self._order[token], following))
+            found[torch.from_numpy(inside).to(device)] = 0
+            found.index_put_((rows, new), probabilities[rows, old], accumulate=True)
+        found = found[:, :size]
         return found / found.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
     def averaged(self, weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from tutorkd.errors import Interrupted
 from tutorkd.kept_outputs import Output, kept_outputs
 
 ROWS = Dataset.from_dict({"input_ids": [[row] for row in range(10)]})
@@ -36,11 +37,12 @@ def test_a_run_that_was_stopped_keeps_what_it_computed(tmp_path):
     def compute(block: Dataset) -> list[np.ndarray]:
         asked.append(block["input_ids"][0][0])
         if len(asked) == 3:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(15)
         return _of(block)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="asks the teacher on after 6 of 10 rows") as stop:
         _kept(tmp_path / "kept", compute)
+    assert stop.value.signal_number == 15
     arrays = _kept(tmp_path / "kept", compute)
     assert asked == [0, 3, 6, 6, 9]
     np.testing.assert_array_equal(arrays["numbers"], _of(ROWS)[0])

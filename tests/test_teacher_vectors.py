@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from tutorkd import teacher_vectors
 from tutorkd.data.rows import DrawnRows, RowsBeside
-from tutorkd.errors import UserError
+from tutorkd.errors import Interrupted, UserError
 from tutorkd.sentence_teacher import load_sentence_teacher
 from tutorkd.teacher_vectors import VECTORS, kept_vectors, vector_bytes
 
@@ -70,7 +70,7 @@ def test_what_a_killed_run_computed_is_not_computed_again(folder, rows, tmp_path
 
     monkeypatch.setattr(teacher_vectors, "_vectors", compute)
     teacher = load_sentence_teacher(str(folder))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu"))
     assert not (tmp_path / "kept").exists()
     kept = kept_vectors(teacher, rows, tmp_path / "kept", torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,11 +36,16 @@ class UnknownKey(UserError):
 
 
 class Interrupted(Exception):
-    """A run was stopped by a signal after saving a checkpoint; the command exits with 128 + ``signal_number``."""
+    """A run was stopped by a signal, and what it had done is kept; the command exits with 128 + ``signal_number``."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+    @classmethod
+    def by(cls, stop: KeyboardInterrupt, message: str) -> "Interrupted":
+        """What a signal stopped, in words, where Ctrl-C or SIGTERM raised ``stop``."""
+        return cls(message, stop.args[0] if stop.args else signal.SIGINT)
 
 
 def nearest(word: str, words: Iterable[str], then: str = "") -> str:

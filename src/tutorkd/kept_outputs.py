@@ -9,6 +9,7 @@ from datasets import Dataset
 from datasets.utils import tqdm
 
 from tutorkd.data.cache import build_once, cache_key, kept
+from tutorkd.errors import Interrupted
 from tutorkd.files import flush, write_text
 
 
@@ -74,6 +75,7 @@ def kept_outputs(
         title: of the progress bar.
 
     Raises:
+        Interrupted: if Ctrl-C or SIGTERM stopped it.
         UserError: the folder can't be written, or what is in it is damaged.
     """
 
@@ -84,13 +86,17 @@ def kept_outputs(
         for file, output in files.items() if not start else ():
             np.lib.format.open_memmap(file, "w+", output.dtype, (int(ends[-1]), output.width))
         with tqdm(total=len(rows), initial=start, desc=title, unit=" rows") as bar:
-            while start < len(rows):
-                block = rows.select(range(start, min(start + rows_a_block, len(rows))))
-                for (file, output), array in zip(files.items(), compute(block), strict=True):
-                    _write(file, int(ends[start]), array.astype(output.dtype, copy=False))
-                start += len(block)
-                write_text(note, str(start))
-                bar.update(len(block))
+            try:
+                while start < len(rows):
+                    block = rows.select(range(start, min(start + rows_a_block, len(rows))))
+                    for (file, output), array in zip(files.items(), compute(block), strict=True):
+                        _write(file, int(ends[start]), array.astype(output.dtype, copy=False))
+                    write_text(note, str(start + len(block)))
+                    start += len(block)
+                    bar.update(len(block))
+            except KeyboardInterrupt as stop:
+                done = f"{start:,} of {len(rows):,} rows"
+                raise Interrupted.by(stop, f"stopped; the same command asks the teacher on after {done}") from None
 
     reused = build_once(folder, build)
     with kept(folder):

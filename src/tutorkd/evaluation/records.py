@@ -1,7 +1,6 @@
 """Results of models in an output folder, one file for each, which a later run goes on from."""
 
 import re
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,9 +36,8 @@ def going_on(restart: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        number = stop.args[0] if stop.args else signal.SIGINT
         same = "the same command without --restart" if restart else "the same command"
-        raise Interrupted(f"stopped; {same} continues with what isn't finished", number) from None
+        raise Interrupted.by(stop, f"stopped; {same} continues with what isn't finished") from None
 
 
 def machine() -> dict[str, Any]:

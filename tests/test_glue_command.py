@@ -24,6 +24,7 @@ from tutorkd.glue import arguments, runs
 from tutorkd.glue import command as fine_tuning
 from tutorkd.glue.tasks import TASKS, USUAL
 from tutorkd.options.recipes import load_recipe
+from tutorkd.processes import Stopped
 
 RTE = dict(enumerate(TASKS["rte"].classes))
 CODES = {name: code for code, name in RTE.items()}
@@ -101,6 +102,35 @@ def test_separable_rows_are_learned_whatever_label_order_a_checkpoint_had(place,
     medians = {figure: value["median"] for task in found["tasks"].values() for figure, value in task["figures"].items()}
     assert set(medians) == {"accuracy_matched", "accuracy_mismatched", "spearman", "pearson"}
     assert min(medians.values()) > 0.8, medians
+
+
+def test_a_stop_tells_the_results_of_what_is_finished(place, in_process, monkeypatch, capsys):
+    model = save(tiny.masked_lm(), place / "model")
+    for name, rows in (("rte", 16), ("cola", 32)):
+        glue_data.write_task(place / "glue", name, train=rows)
+    here = fine_tuning.run_processes
+
+    def stopped_after(count):
+        def stopped(units, command, jobs, tell):
+            here(units[:count], command, jobs, tell)
+            raise Stopped("stopped; the same command goes on where it was", signal.SIGTERM, {})
+
+        return stopped
+
+    command = _command(model, "cola", "rte")
+    monkeypatch.setattr(fine_tuning, "run_processes", stopped_after(0))
+    assert main(command) == 143
+    assert not (place / "out" / "results.json").exists()
+    monkeypatch.setattr(fine_tuning, "run_processes", stopped_after(1))
+    assert main(command) == 143
+    (found,) = _results(place)
+    assert [name for name, task in found["tasks"].items() if task["figures"]] == ["rte"]
+    shown = capsys.readouterr()
+    assert (place / "out" / "results.md").read_text() in shown.out
+    assert shown.err.splitlines()[-1] == "tutorkd: stopped; the same command goes on where it was"
+    monkeypatch.setattr(fine_tuning, "run_processes", here)
+    complete(*command)
+    assert all(task["figures"] for task in _results(place)[0]["tasks"].values())
 
 
 def test_it_goes_on_where_it_was_whatever_the_number_of_threads(place, in_process, monkeypatch, capsys):

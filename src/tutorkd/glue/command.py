@@ -26,7 +26,7 @@ from tutorkd.glue.runs import RUNS_FOLDER, Lesson, Unit, result_files, run_unit,
 from tutorkd.glue.summary import summarise
 from tutorkd.glue.tasks import TASKS
 from tutorkd.locks import contents, empty, held
-from tutorkd.processes import run_processes
+from tutorkd.processes import Stopped, run_processes
 from tutorkd.runtime import describe
 from tutorkd.tables import fitted, show
 
@@ -76,7 +76,11 @@ def _run_all(
     args: GlueArguments,
     soft: TaskDistillationArguments,
 ) -> int:
-    """Run those units that are left to do, and write the results of all; returns the exit code: 1 if a run failed."""
+    """Run those units that are left to do, and write the results of all; returns the exit code: 1 if a run failed.
+
+    Raises:
+        Interrupted: after a signal, once the results of the runs that are finished are written.
+    """
     runs = [run for unit in units for run in unit.runs]
     finished = sum(run.result is not None for run in runs)
     print(f"runs     {len(runs)}, of which {finished} are finished; models x tasks to do: {len(left)}", flush=True)
@@ -86,14 +90,23 @@ def _run_all(
         return [sys.executable, "-m", "tutorkd.cli.main", "glue", *models, *flags, *own]
 
     failed: dict[str, str] = {}
-    for some in ([unit for unit in left if unit.keeps], [unit for unit in left if not unit.keeps]):
-        if some:  # those that others learn from come first
-            failed |= run_processes(some, command, args.jobs, unit_line)
+    stopped = None
+    try:
+        for some in ([unit for unit in left if unit.keeps], [unit for unit in left if not unit.keeps]):
+            if some:  # those that others learn from come first
+                failed |= run_processes(some, command, args.jobs, unit_line)
+    except Stopped as stop:
+        if all(run.result is None for run in runs):
+            raise
+        stopped = stop
+        failed |= stop.failed
     settings = asdict(args) | (asdict(soft) if soft.distill_from is not None else {})
     summary = {"settings": settings, "machine": describe(), **summarise(units, teacher, failed)}
     out = Path(args.output_dir)
     write_results(out, summary, tables := markdown(summary))
     print(f"\n{fitted(tables)}\nwritten to {out}: results.json, results.md{_plot(summary, out)}")
+    if stopped:
+        raise stopped
     finished = sum(run.result is not None for run in runs)
     if others := len(result_files(out)) - finished:
         print(

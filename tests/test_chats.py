@@ -22,6 +22,7 @@ from tutorkd.config import DistillationConfig
 from tutorkd.data import prepare_corpus
 from tutorkd.data.chat_template import written
 from tutorkd.data.chats import ANSWERED, ChatEncoder, answer_end
+from tutorkd.data.documents import Conversation
 from tutorkd.errors import UserError
 from tutorkd.evaluation.heldout import NOT_SCORED
 from tutorkd.evaluation.heldout_chats import chat_prompts, chat_rows
@@ -143,7 +144,7 @@ def chats(tmp_path) -> str:
 
 def _answers(tokenizer, conversation) -> list[str]:
     """What is learned of a conversation, piece by piece."""
-    tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(conversation)
+    tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(Conversation(conversation))
     pieces: list[list[int]] = []
     for token, answered, before in zip(tokens.ids, tokens.answered, [False, *tokens.answered], strict=False):
         if answered:
@@ -194,7 +195,7 @@ def test_an_answer_and_what_ends_it_are_told_from_the_rest(template, conversatio
 def test_ids_and_answers_are_transformers_own_where_a_template_marks_them(conversation):
     tokenizer = _tokenizer(MARKED)
     theirs = tokenizer.apply_chat_template(conversation, return_dict=True, return_assistant_tokens_mask=True)
-    ours = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(conversation)
+    ours = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(Conversation(conversation))
     assert ours.ids.tolist() == theirs["input_ids"]
     assert ours.answered.tolist() == [bool(each) for each in theirs["assistant_masks"]]
 
@@ -202,7 +203,7 @@ def test_ids_and_answers_are_transformers_own_where_a_template_marks_them(conver
 def test_a_text_is_what_transformers_makes_of_a_conversation():
     for template in (CHATML, MARKED, INSTRUCTION, THINKING, TOOLS, REASONING, TWO_ENDS):
         tokenizer = _tokenizer(template)
-        text, _ = written(tokenizer, THOUGHT)
+        text, _ = written(tokenizer, Conversation(THOUGHT))
         assert text == tokenizer.apply_chat_template(THOUGHT, tokenize=False)
 
 
@@ -228,7 +229,7 @@ def test_a_post_processor_that_hides_spaces_hides_nothing_of_an_answer():
     tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=True)
     conversation = _chat("w1", "w2 w3.\n\n  ", "w4", "  w5")
     assert _answers(tokenizer, conversation) == [f"w2 w3.\n\n  {END}", f"  w5{END}"]
-    tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(conversation)
+    tokens = ChatEncoder.from_tokenizer(tokenizer, 512).tokens(Conversation(conversation))
     assert tokens.bytes.sum() == sum(len(message["content"].strip()) for message in conversation[1::2])
     assert tokens.ids.tolist() == tokenizer.apply_chat_template(conversation)["input_ids"]
 
@@ -239,13 +240,15 @@ def test_an_unknown_token_ends_no_answer():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
     tokenizer.add_special_tokens({"additional_special_tokens": [END]})
     tokenizer.chat_template = CHATML
-    tokens = ChatEncoder.from_tokenizer(tokenizer, 64).tokens(_chat("w1", "w1 漢字"))
+    tokens = ChatEncoder.from_tokenizer(tokenizer, 64).tokens(Conversation(_chat("w1", "w1 漢字")))
     assert tokens.ids[tokens.answered].tolist() == [3, 0, 2]
 
 
 def test_the_bytes_of_answers_are_counted_once_each():
     answers = ["tëxt 漢字 🙂 w4", "w5"]
-    tokens = ChatEncoder.from_tokenizer(_tokenizer(), 512).tokens(_chat("w1", answers[0], "w2", answers[1]))
+    tokens = ChatEncoder.from_tokenizer(_tokenizer(), 512).tokens(
+        Conversation(_chat("w1", answers[0], "w2", answers[1]))
+    )
     assert tokens.bytes.sum() == sum(len(answer.encode()) for answer in answers)
     assert tokens.bytes[~tokens.answered].sum() == 0
 
@@ -253,7 +256,7 @@ def test_the_bytes_of_answers_are_counted_once_each():
 def test_the_bytes_of_answers_are_those_of_what_is_said_in_every_template():
     conversation = _chat("w1", " w2 w3\n", "w4", "w5")
     for template in (CHATML, MARKED, MARKED_TO_LINE_END, INSTRUCTION, THINKING, REASONING, TWO_ENDS):
-        tokens = ChatEncoder.from_tokenizer(_tokenizer(template), 512).tokens(conversation)
+        tokens = ChatEncoder.from_tokenizer(_tokenizer(template), 512).tokens(Conversation(conversation))
         assert tokens.bytes.sum() == len("w2 w3") + len("w5")
 
 
@@ -358,7 +361,7 @@ def test_what_isn_t_a_conversation_is_told_with_its_place(tmp_path):
 
 def _rows(count: int = 6) -> list[dict]:
     encoder = ChatEncoder.from_tokenizer(_tokenizer(), 64)
-    found = [encoder.tokens(chat) for chat in _chats(count)]
+    found = [encoder.tokens(Conversation(chat)) for chat in _chats(count)]
     return [
         {"input_ids": each.ids.tolist(), ANSWERED: each.answered.astype(int).tolist(), "draw": draw}
         for draw, each in enumerate(found)
@@ -662,7 +665,7 @@ def test_a_model_is_measured_anew_once_its_chat_template_has_changed(tmp_path, t
 
 def test_prompts_are_conversations_up_to_their_last_answer():
     tokenizer = _tokenizer()
-    rows = chat_rows(_chats(4), tokenizer, 64)
+    rows = chat_rows([*map(Conversation, _chats(4))], tokenizer, 64)
     for row, chat in zip(rows, _chats(4), strict=True):
         (prompt,) = chat_prompts([row], 1, 64)
         assert prompt == tokenizer.apply_chat_template(chat[:-1], add_generation_prompt=True)["input_ids"]

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
+from tutorkd.data.documents import PLAIN_TEXT, Layout
 from tutorkd.errors import UserError
 from tutorkd.evaluation.generation import continue_prompts, generation_bytes, generation_speed
 from tutorkd.evaluation.heldout import NOT_SCORED, HeldoutText, Row, prompts_of, read_text, rows_of, start_token
@@ -159,7 +160,9 @@ def test_no_document_is_context_of_another():
 def test_text_counts_its_bytes_and_knows_itself_by_content(tmp_path):
     (tmp_path / "a.txt").write_text("ä b\n\n\n c \n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"t": "ä b"}\n{"t": " "}\n{"t": "c"}\n', encoding="utf-8")
-    lines, columns = read_text([str(tmp_path / "a.txt")], "text"), read_text([str(tmp_path / "b.jsonl")], "t")
+    lines, columns = (
+        read_text([str(tmp_path / name)], Layout(column)) for name, column in (("a.txt", "text"), ("b.jsonl", "t"))
+    )
     assert lines.documents == columns.documents == ("ä b", "c")
     assert (lines.bytes, lines.sha256) == (5, columns.sha256)
     assert lines.sha256 != HeldoutText(("ä", "b c")).sha256
@@ -168,14 +171,14 @@ def test_text_counts_its_bytes_and_knows_itself_by_content(tmp_path):
 def test_files_of_a_folder_that_aren_t_read_are_told(tmp_path, capfd):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.pdf").write_text("b")
-    assert read_text([str(tmp_path)], "text").documents == ("a",)
+    assert read_text([str(tmp_path)], PLAIN_TEXT).documents == ("a",)
     assert "left out 1 file of kinds that aren't read: 1 .pdf" in capfd.readouterr().err
 
 
 def test_text_that_holds_none_is_refused(tmp_path):
     (tmp_path / "blank.txt").write_text("\n \n")
     with pytest.raises(UserError, match=r"blank\.txt' holds no text: every document is empty"):
-        read_text([str(tmp_path / "blank.txt")], "text")
+        read_text([str(tmp_path / "blank.txt")], PLAIN_TEXT)
 
 
 def test_a_text_starts_behind_the_beginning_or_else_the_end_of_one():

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tutorkd.alignment import read_answers
 from tutorkd.data import prepare_corpus
 from tutorkd.data.chats import ANSWERED, ChatEncoder
+from tutorkd.data.documents import Conversation
 from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.data.texts import Taught, Texts
 from tutorkd.spelling import UNKNOWN, Places, Spelling
@@ -42,7 +43,7 @@ def with_template(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrain
 def read(own: PreTrainedTokenizerFast, teachers: PreTrainedTokenizerFast, chat=CHAT):
     """What both read, and where the teacher speaks of the student's answers."""
     spelling = Spelling(teachers, own, chats=True)
-    readings = [ChatEncoder.from_tokenizer(each, 512).tokens(chat) for each in (own, teachers)]
+    readings = [ChatEncoder.from_tokenizer(each, 512).tokens(Conversation(chat)) for each in (own, teachers)]
     parts = [part for each in readings for part in (each.ids, each.answered)]
     return spelling, readings, read_answers(spelling, *parts)
 
@@ -193,7 +194,9 @@ def test_python_s_rows_hold_what_both_read(teacher, student, tmp_path):
     assert {*corpus.train.column_names} == {"input_ids", ANSWERED, TAUGHT, TAUGHT_ANSWERED}
     found = {tuple(row[TAUGHT]): row for row in corpus.train}
     for each in CHATS:
-        mine, theirs = (ChatEncoder.from_tokenizer(which, 96).tokens(each["messages"]) for which in (own, teachers))
+        mine, theirs = (
+            ChatEncoder.from_tokenizer(which, 96).tokens(Conversation(each["messages"])) for which in (own, teachers)
+        )
         row = found[tuple(theirs.ids)]
         assert row["input_ids"] == mine.ids.tolist()
         assert row[ANSWERED] == mine.answered.astype(int).tolist()

@@ -45,7 +45,8 @@ class PackSettings:
 
     def identity(self, layout: Layout) -> dict[str, Any]:
         """Return these, with the column of the documents."""
-        return {**asdict(self), "text_column": layout.column}
+        tools = {} if layout.tools is None else {"tools_column": layout.tools}
+        return {**asdict(self), "text_column": layout.column, **tools}
 
 
 @dataclass(frozen=True)

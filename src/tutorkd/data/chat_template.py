@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from tutorkd.data.documents import Conversation
+from tutorkd.data.documents import Conversation, Messages
 from tutorkd.errors import UserError
 from tutorkd.words import one_line
 
@@ -39,21 +39,21 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
     Raises:
         UserError: if it doesn't fit the template, or an answer can't be found in what comes of it.
     """
-    conversation = [_without_none(message) for message in conversation]
-    fill = partial(_filled, tokenizer, conversation)
+    messages, tools = _without_none(conversation.messages), _tools(conversation)
+    fill = partial(_filled, tokenizer, messages, tools)
     if _MARKS_ANSWERS.search(tokenizer.get_chat_template()):
-        text, marks = fill(conversation, return_assistant_tokens_mask=True)
+        text, marks = fill(messages, return_assistant_tokens_mask=True)
         return text, [Answer(start, start, end) for start, end in marks]
-    text, _ = fill(conversation)
-    _refuse_parts_as_text(conversation, text)
+    text, _ = fill(messages)
+    _refuse_parts_as_text(messages, text)
     answers = []
-    for place, message in enumerate(conversation):
+    for place, message in enumerate(messages):
         if message["role"] != "assistant" or not any(value for key, value in message.items() if key != "role"):
             continue
-        answer = _place_of(text, fill, conversation, place)
+        answer = _place_of(text, fill, messages, place)
         if answer is None:
             raise UserError(
-                f"{_named(conversation)}: its message {place + 1} can't be found in what the chat template makes of "
+                f"{_named(messages)}: its message {place + 1} can't be found in what the chat template makes of "
                 "it: "
                 + (
                     "make its content a string in the place of a list"
@@ -66,20 +66,38 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> t
     return text, answers
 
 
-def _refuse_parts_as_text(conversation: Conversation, text: str) -> None:
+def _tools(conversation: Conversation) -> list[Any] | None:
+    """The tools of a conversation as a template takes them.
+
+    Raises:
+        UserError: if they are a text that isn't a list in JSON.
+    """
+    tools: Any = conversation.tools or None
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) or None
+        except ValueError as error:
+            raise UserError(f"{_named(conversation.messages)} has tools that aren't JSON: {one_line(error)}") from error
+        if not isinstance(tools, list | None):
+            raise UserError(f"{_named(conversation.messages)} has tools that aren't a list of JSON schemas")
+        return tools
+    return _without_none(tools)
+
+
+def _refuse_parts_as_text(messages: Messages, text: str) -> None:
     """Refuse contents that are lists of parts where a template writes out the list in the place of what it holds."""
-    for place, message in enumerate(conversation):
+    for place, message in enumerate(messages):
         content = message.get("content")
         if isinstance(content, list) and content and (str(content) in text or json.dumps(content) in text):
             raise UserError(
-                f"{_named(conversation)}: the content of its message {place + 1} is a list, which this chat template "
+                f"{_named(messages)}: the content of its message {place + 1} is a list, which this chat template "
                 "writes out as it is: make it a string"
             )
 
 
-def _place_of(text: str, fill: Callable[..., Any], conversation: Conversation, place: int) -> Answer | None:
+def _place_of(text: str, fill: Callable[..., Any], messages: Messages, place: int) -> Answer | None:
     """Where the answer in some message is in a text; None if that can't be told."""
-    asked, message, following = conversation[:place], conversation[place], conversation[place + 1 :]
+    asked, message, following = messages[:place], messages[place], messages[place + 1 :]
     answered = [*asked, _with_content(message, {"role": message["role"]})]
     before, found, behind = _if_it_fits(fill, [*answered, *following]).partition(_STAND_IN)
     so_far = _if_it_fits(fill, [*asked, message]) if message.get("tool_calls") or not found else ""
@@ -107,7 +125,7 @@ def _with_content(message: dict[str, Any], other: dict[str, Any]) -> dict[str, A
     return {**other, "content": [{"type": "text", "text": _STAND_IN}] if parts else _STAND_IN}
 
 
-def _start_of(text: str, fill: Callable[..., Any], asked: Conversation, before: str) -> int | None:
+def _start_of(text: str, fill: Callable[..., Any], asked: Messages, before: str) -> int | None:
     """Where the answer to a conversation begins in a text, which is where a prompt for it ends; None if that can't be
     told.
 
@@ -136,30 +154,34 @@ def _alike(text: str, other: str) -> int:
     return next(differs, min(len(text), len(other)))
 
 
-def _if_it_fits(fill: Callable[..., Any], conversation: Conversation, **options: Any) -> str:
+def _if_it_fits(fill: Callable[..., Any], messages: Messages, **options: Any) -> str:
     """What a template makes of a conversation that nobody had; nothing if that doesn't fit it."""
     try:
-        return fill(conversation, **options)[0]
+        return fill(messages, **options)[0]
     except UserError:
         return ""
 
 
 def _filled(
-    tokenizer: PreTrainedTokenizerBase, named: Conversation, conversation: Conversation, **options: Any
+    tokenizer: PreTrainedTokenizerBase,
+    named: Messages,
+    tools: list[Any] | None,
+    messages: Messages,
+    **options: Any,
 ) -> tuple[str, list[Any]]:
     """The text that a tokenizer's chat template makes of a conversation, and the places that it marks as answers."""
     template = tokenizer.get_chat_template()
     try:
         texts, marks = cast(Any, render_jinja_template)(
-            [conversation], chat_template=template, **options, **tokenizer.special_tokens_map
+            [messages], tools=tools, chat_template=template, **options, **tokenizer.special_tokens_map
         )
     except Exception as error:  # a template is anybody's code
         raise UserError(f"{_named(named)} doesn't fit the chat template: {one_line(error)}") from error
     return texts[0], marks[0] if marks else []
 
 
-def _named(conversation: Conversation) -> str:
-    first = " ".join(str(conversation[0].get("content")).split())
+def _named(messages: Messages) -> str:
+    first = " ".join(str(messages[0].get("content")).split())
     return f"the conversation that begins {first[:_SHOWN]!r}"
 
 

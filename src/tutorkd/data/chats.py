@@ -114,7 +114,7 @@ class ChatEncoder:
         }
 
     def split(self, documents: Iterable[Conversation | None]) -> Iterator[Conversation]:
-        """Yield those of some conversations that hold messages."""
+        """Yield the conversations that there are."""
         return filter(None, documents)
 
     def packer(self, max_length: int, rest: list[int]) -> WholeRows:
@@ -195,7 +195,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     probe = [{"role": role, "content": "A"} for role in ("user", "assistant") * 2]
     with suppress(UserError):
         encoder = ChatEncoder.from_tokenizer(tokenizer, 0)
-        tokens = encoder.tokens(probe)
+        tokens = encoder.tokens(Conversation(probe))
         for run in reversed(_runs(tokens.answered)):  # as gpt-oss, which ends others with what also ends a thought
             words = (
                 each for each in reversed(tokens.ids[run].tolist()) if encoder.backend.decode([each], False).strip()

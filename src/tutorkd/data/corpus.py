@@ -120,6 +120,7 @@ def prepare_corpus(
     texts: Texts | None = None,
     lines: bool = False,
     messages_column: str | None = None,
+    tools_column: str | None = None,
 ) -> PackedCorpus:
     """Tokenise corpora and pack them into rows without padding.
 
@@ -181,6 +182,8 @@ def prepare_corpus(
             tokenizer's chat template filled in, cut to `max_length` tokens. A second column of rows,
             `assistant_masks`, is 1 on the tokens of the answers and 0 on others. A conversation of which no answer is
             within a row is left out.
+        tools_column: the column of the tools that the assistant could call, which the template writes: lists of JSON
+            schemas, or these as JSON.
 
     Raises:
         UserError: a source that isn't there or can't be read or unpacked, isn't UTF-8, has no text column of that name
@@ -200,7 +203,7 @@ def prepare_corpus(
     """
     names = _names(sources)
     _check(names, tokenizer, max_length, weights, heldout, num_proc, texts)
-    layout = _layout(text_column, messages_column, lines, texts)
+    layout = _layout(text_column, messages_column, tools_column, lines, texts)
     encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
     settings = PackSettings(max_length, heldout, seed)
     resolved = _resolved(names, split, revision, data_files, layout)
@@ -268,6 +271,7 @@ def check_corpus(
     texts: Texts | None = None,
     lines: bool = False,
     messages_column: str | None = None,
+    tools_column: str | None = None,
 ) -> list[str]:
     """Refuse what `prepare_corpus` would refuse after a look at the settings and the beginning of each local file.
 
@@ -279,7 +283,7 @@ def check_corpus(
         UserError: as `prepare_corpus`. Whether a data set is on the Hub, and what it holds, isn't asked.
     """
     _check(sources, tokenizer, max_length, weights, heldout, num_proc, texts)
-    layout = _layout(text_column, messages_column, lines, texts)
+    layout = _layout(text_column, messages_column, tools_column, lines, texts)
     encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
     resolved = _resolved(sources, split, revision, data_files, layout)
     for source in resolved:
@@ -317,13 +321,14 @@ def expected_rows(
     texts: Texts | None,
     lines: bool,
     messages_column: str | None = None,
+    tools_column: str | None = None,
 ) -> float | None:
     """About how many rows of local files `prepare_corpus` gives to train on, from parts of them; None of the Hub's.
 
     Raises:
         UserError: as `prepare_corpus`, for what is found in these parts.
     """
-    layout = _layout(text_column, messages_column, lines, texts)
+    layout = _layout(text_column, messages_column, tools_column, lines, texts)
     encoder = encoder_for(tokenizer, max_length, framed, texts, layout.chats)
     resolved = [resolve_source(name, split, layout=layout) for name in sources]
     local = [source for source in resolved if isinstance(source, LocalFiles)]
@@ -345,9 +350,18 @@ def _names(sources: Given | Sequence[Given]) -> list[str | Dataset]:
     return [name if isinstance(name, Dataset) else os.fspath(name) for name in given]
 
 
-def _layout(text_column: str, messages_column: str | None, lines: bool, texts: Texts | None) -> Layout:
+def _layout(
+    text_column: str, messages_column: str | None, tools_column: str | None, lines: bool, texts: Texts | None
+) -> Layout:
+    """Where the documents are.
+
+    Raises:
+        UserError: for tools without conversations.
+    """
+    if tools_column is not None and messages_column is None:
+        raise UserError("tools_column is for conversations: name their column with messages_column")
     beside = texts.taught.column if texts and texts.taught else None
-    return Layout(messages_column or text_column, lines, messages_column is not None, beside)
+    return Layout(messages_column or text_column, lines, messages_column is not None, beside, tools_column)
 
 
 def _resolved(

@@ -2,13 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 TEXT_OPTION, CHATS_OPTION, BESIDE_OPTION = "text_column", "messages_column", "teacher_text_column"
+TOOLS_OPTION = "tools_column"
 """What names the columns of a corpus, as an option of commands and in Python."""
 
-Conversation: TypeAlias = list[dict[str, Any]]
-"""Messages, each with its `role` and, as a rule, its `content`."""
+Holding = Literal["text", "messages", "tools"]
+"""What a column holds."""
+
+Messages: TypeAlias = list[dict[str, Any]]
+"""Each with its `role` and, as a rule, its `content`."""
+
+
+class Conversation(NamedTuple):
+    """What was said, and what the assistant could call.
+
+    Attributes:
+        tools: JSON schemas, or all of them as a string; `None` where there are none.
+    """
+
+    messages: Messages
+    tools: list[Any] | str | None = None
+
 
 Document: TypeAlias = Any
 """A text or, where these are read, a `Conversation` or a pair of texts; `None` where there is none."""
@@ -25,33 +41,44 @@ class Layout:
         lines: whether each line of a txt is a document.
         chats: whether documents are conversations.
         beside: another column of texts. A document is then a pair of texts, one of each column.
+        tools: the column of the tools that the assistant of a conversation could call.
     """
 
     column: str = "text"
     lines: bool = False
     chats: bool = False
     beside: str | None = None
+    tools: str | None = None
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        return [self.column] if self.beside is None else [self.column, self.beside]
+        return [column for column in (self.column, self.beside, self.tools) if column is not None]
 
     @property
     def options(self) -> dict[str, str]:
         """What names each column."""
-        options = [CHATS_OPTION if self.chats else TEXT_OPTION, BESIDE_OPTION]
-        return dict(zip(self.columns, options, strict=False))
+        names = CHATS_OPTION if self.chats else TEXT_OPTION, BESIDE_OPTION, TOOLS_OPTION
+        columns = self.column, self.beside, self.tools
+        return {column: name for column, name in zip(columns, names, strict=True) if column is not None}
+
+    def holding(self, column: str) -> Holding:
+        """What one of these columns has to hold."""
+        if column == self.column and self.chats:
+            return "messages"
+        return "tools" if column == self.tools else "text"
 
     def document(self, values: Sequence[Any]) -> Document:
         """The document that a row's values in these columns are."""
+        if self.chats:
+            return Conversation(*values) if values[0] else None
         return values[0] if self.beside is None else tuple(values)
 
 
 PLAIN_TEXT = Layout()
 
 
-def is_conversation(value: Any) -> bool:
+def are_messages(value: Any) -> bool:
     """Whether a value is a list of messages, each with a role."""
     return isinstance(value, list) and all(
         isinstance(each, dict) and isinstance(each.get("role"), str) for each in value
@@ -83,7 +110,9 @@ def characters(document: Document) -> int:
     """How much text a document holds, about."""
     if document is None or isinstance(document, str):
         return len(document or "")
-    return sum(len(each) if isinstance(each, str) else len(str(each.get("content"))) for each in document)
+    if isinstance(document, Conversation):
+        return len(str(document.tools or "")) + sum(len(str(each.get("content"))) for each in document.messages)
+    return sum(map(len, document))
 
 
 def batches(documents: Iterable[OneDocument], size: int) -> Iterator[list[OneDocument]]:

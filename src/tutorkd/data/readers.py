@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutorkd.data.documents import CHATS_OPTION, TEXT_OPTION, Document, Layout, is_conversation
+from tutorkd.data.documents import CHATS_OPTION, TEXT_OPTION, Document, Holding, Layout, are_messages
 from tutorkd.errors import UserError, closest, kind_of
 
 LONGEST_TXT_DOCUMENT = 1 << 20
@@ -164,22 +164,34 @@ def document_of(where: object, layout: Layout, values: Sequence[Any]) -> Documen
     """The document that a row's values are, in the columns that are read.
 
     Raises:
-        UserError: one of them is neither missing nor what is asked for, a text or a conversation.
+        UserError: one of them is neither missing nor what is asked for.
     """
     for column, value in zip(layout.columns, values, strict=True):
-        if value is not None and not (is_conversation(value) if layout.chats else isinstance(value, str)):
-            raise unlike(where, column, type(value).__name__, layout.chats, is_conversation(value))
+        wanted = layout.holding(column)
+        if value is not None and not _is(value, wanted):
+            raise unlike(where, column, type(value).__name__, wanted, are_messages(value))
     return layout.document(values)
 
 
-def unlike(where: object, column: str, kind: object, chats: bool, conversations: bool) -> UserError:
-    """Return the error for a column that holds something other than the text, or conversations, that are asked for.
+def _is(value: Any, wanted: Holding) -> bool:
+    if wanted == "messages":
+        return are_messages(value)
+    return isinstance(value, str) or (wanted == "tools" and isinstance(value, list))
+
+
+def unlike(where: object, column: str, kind: object, wanted: Holding, conversations: bool) -> UserError:
+    """Return the error for a column that holds something other than what is asked for.
 
     Args:
         kind: what it holds, in words.
         conversations: whether that is conversations.
     """
-    if chats:
+    if wanted == "tools":
+        return UserError(
+            f"{where}: column {column!r} holds {kind}, not tools: a list of JSON schemas is needed in each row, or "
+            "that list written as JSON"
+        )
+    if wanted == "messages":
         return UserError(
             f"{where}: column {column!r} holds {kind}, not conversations: lists of messages are needed, each with "
             "role and content, such as "
@@ -464,7 +476,7 @@ def _read_csv(path: Path, layout: Layout, span: None) -> Iterator[Document]:
 
 def _read_parquet(path: Path, layout: Layout, span: range | None) -> Iterator[Document]:
     with open_parquet(path) as file:
-        places = [_parquet_place(path, file.schema_arrow, column, layout.chats) for column in layout.columns]
+        places = [_parquet_place(path, file.schema_arrow, column, layout.holding(column)) for column in layout.columns]
         first = 0
         for batch in file.iter_batches(
             batch_size=100, columns=layout.columns, row_groups=None if span is None else list(span)
@@ -475,7 +487,7 @@ def _read_parquet(path: Path, layout: Layout, span: range | None) -> Iterator[Do
             first += len(batch)
 
 
-def _parquet_place(path: Path, schema: pa.Schema, column: str, chats: bool) -> list[str]:
+def _parquet_place(path: Path, schema: pa.Schema, column: str, wanted: Holding) -> list[str]:
     """The name of a column and, where it is inside others, theirs before it; raises if it holds something else."""
     require_dotted(path, column, _fields(schema), _fields)
     name, *inner = [column] if column in schema.names else column.split(".")
@@ -483,8 +495,8 @@ def _parquet_place(path: Path, schema: pa.Schema, column: str, chats: bool) -> l
     kind = schema.field(name).type
     for each in inner:
         kind = kind.field(each).type
-    if not (is_chat(kind) if chats else is_text(kind)):
-        raise unlike(path, column, kind, chats, is_chat(kind))
+    if not is_kind(kind, wanted):
+        raise unlike(path, column, kind, wanted, is_chat(kind))
     return [name, *inner]
 
 
@@ -524,8 +536,18 @@ def is_text(kind: Any) -> bool:
 
 def is_chat(kind: Any) -> bool:
     """Whether an Arrow type holds conversations: lists of messages with a role."""
-    a_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return a_list and "role" in dict(_fields(kind.value_type))
+    return _is_list(kind) and "role" in dict(_fields(kind.value_type))
+
+
+def is_kind(kind: Any, wanted: Holding) -> bool:
+    """Whether an Arrow type is of a column that holds what is asked for; one without any value holds anything."""
+    if wanted == "messages":
+        return is_chat(kind)
+    return is_text(kind) or (wanted == "tools" and (_is_list(kind) or pa.types.is_null(kind)))
+
+
+def _is_list(kind: Any) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _parquet_texts(path: Path, column: pa.Array, first_row: int) -> list[Document]:

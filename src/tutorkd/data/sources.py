@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
 
-from tutorkd.data.documents import PLAIN_TEXT, Document, Layout, with_content
+from tutorkd.data.documents import PLAIN_TEXT, Document, Holding, Layout, with_content
 from tutorkd.data.from_hub import load_from_hub, name_and_config, unreadable
 from tutorkd.data.readers import (
     COMPRESSIONS,
@@ -20,6 +20,7 @@ from tutorkd.data.readers import (
     document_of,
     inner_items,
     is_chat,
+    is_kind,
     is_text,
     kind_of_file,
     naming,
@@ -213,18 +214,18 @@ def _places(where: str, layout: Layout, features: Features) -> list[list[str]]:
         UserError: one isn't there, or holds something else.
     """
     with naming(layout.options):
-        return [_place(where, column, features, layout.chats) for column in layout.columns]
+        return [_place(where, column, features, layout.holding(column)) for column in layout.columns]
 
 
-def _place(where: str, column: str, features: Features, chats: bool) -> list[str]:
+def _place(where: str, column: str, features: Features, wanted: Holding) -> list[str]:
     require_dotted(where, column, features.items(), inner_items)
     names = [column] if column in features else column.split(".")
     feature: Any = features
     for name in names:
         feature = feature[name]
     kind = Features({column: feature}).arrow_schema.field(0).type
-    if not (is_chat(kind) if chats else isinstance(feature, Value) and is_text(kind)):
-        raise unlike(where, column, feature, chats, is_chat(kind))
+    if not is_kind(kind, wanted) or (is_text(kind) and not isinstance(feature, Value)):
+        raise unlike(where, column, feature, wanted, is_chat(kind))
     return names
 
 

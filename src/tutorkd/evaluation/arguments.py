@@ -156,6 +156,10 @@ class LanguageArguments:
             "text_column: the answers are scored (a name)."
         },
     )
+    tools_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the tools that the assistant could call in each conversation (a name)."},
+    )
     prompts: int = field(
         default=64, metadata={"help": "Number of rows of the text whose beginning each model continues."}
     )

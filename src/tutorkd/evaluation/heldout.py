@@ -64,17 +64,16 @@ class Row:
     bytes: int = 0
 
 
-def read_text(names: Sequence[str], column: str, chats: bool = False) -> HeldoutText:
+def read_text(names: Sequence[str], layout: Layout) -> HeldoutText:
     """The documents of files, folders, globs and Hub data sets, of these the split ``validation``.
 
     Args:
-        column: that holds the text, in files that have columns.
-        chats: whether it holds conversations.
+        layout: texts or conversations, and their columns.
 
     Raises:
         UserError: if they can't be found or read, or one of them holds no text.
     """
-    layout, documents = Layout(column, chats=chats), list[Document]()
+    documents = list[Document]()
     for name in names:
         source = resolve_source(name, "validation", layout=layout)
         if source.notice:
@@ -83,7 +82,7 @@ def read_text(names: Sequence[str], column: str, chats: bool = False) -> Heldout
         documents += tqdm(with_content(source.stream(), layout), f"reading {name}", unit=" documents")
         if len(documents) == before:
             raise no_text(source)
-    return HeldoutText(tuple(documents), chats)
+    return HeldoutText(tuple(documents), layout.chats)
 
 
 def start_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int:

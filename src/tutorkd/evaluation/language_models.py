@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from tutorkd.data.documents import Layout
 from tutorkd.errors import UserError
 from tutorkd.evaluation.arguments import EvaluateArguments, LanguageArguments
 from tutorkd.evaluation.checkpoint import Checkpoint, check_language_model, find_checkpoint
@@ -212,7 +213,8 @@ def measuring_seconds(
 
 def _read(args: EvaluateArguments, language: LanguageArguments) -> HeldoutText:
     column = language.messages_column
-    return read_text(language.text, column or args.text_column, column is not None)
+    layout = Layout(column or args.text_column, chats=column is not None, tools=language.tools_column)
+    return read_text(language.text, layout)
 
 
 def _rows(text: HeldoutText, tokenizer: PreTrainedTokenizerBase, name: str, max_length: int) -> list[Row]:
@@ -257,6 +259,8 @@ def _prepare(
     tasks = Tasks(language.tasks, language.task_path) if language.tasks else None
     if language.messages_column is not None and not language.text:
         raise UserError("--messages_column is the column of conversations in --text: name their file with it")
+    if language.tools_column is not None and language.messages_column is None:
+        raise UserError("--tools_column is for conversations: name their column with --messages_column")
     text = _read(args, language) if language.text else None
     lengths = {"max_length": args.max_length}
     if text and not text.chats:

@@ -9,6 +9,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from tutorkd.data import PackedCorpus
+from tutorkd.data.documents import Layout
 from tutorkd.data.texts import TextEncoder, Texts, units
 from tutorkd.errors import UserError
 from tutorkd.evaluation.heldout import evenly_spread, read_text
@@ -95,7 +96,7 @@ def sentences_of_files(names: Sequence[str], column: str) -> list[str]:
     Raises:
         UserError: if they can't be found or read, or one of them holds no text.
     """
-    return list(units(read_text(names, column).documents, "sentence"))
+    return list(units(read_text(names, Layout(column)).documents, "sentence"))
 
 
 def heldout_sentences(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -127,9 +127,9 @@ class CorpusArguments(NamedText):
 
         if self.corpus_weights is not None:  # which repeat some rows
             return None
-        settings = self._settings(objective, texts)
-        taken = ("max_length", "text_column", "heldout", "split", "framed", "texts", "lines", "messages_column")
-        return expected_rows(self.corpus, tokenizer, **{name: settings[name] for name in taken})
+        of_reading_all = "weights", "revision", "data_files", "num_proc"
+        settings = {k: v for k, v in self._settings(objective, texts).items() if k not in of_reading_all}
+        return expected_rows(self.corpus, tokenizer, **settings)
 
     def about(self, packed: PackedCorpus) -> AboutText:
         """What a model card says of it: names on the Hub, of files the last part, and how much there was."""

@@ -35,6 +35,12 @@ class NamedText:
             "causal model learns what the assistant says in them. Each is a row, by the tokenizer's chat template."
         },
     )
+    tools_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the tools that the assistant could call in each conversation, lists of JSON schemas."
+        },
+    )
     lines: bool = field(default=False, metadata={"help": "In txt, each line is a document."})
     num_proc: int | None = field(
         default=None, metadata={"help": "Processes that tokenize; by default one for each core."}
@@ -49,6 +55,7 @@ class NamedText:
         return {
             "text_column": self.text_column,
             "messages_column": self.messages_column,
+            "tools_column": self.tools_column,
             "split": self.corpus_split,
             "revision": self.corpus_revision,
             "data_files": self.corpus_data_files,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from tutorkd.card import trimmed_card
@@ -106,5 +106,5 @@ def _beginnings(text: NamedText) -> Iterator[str]:
     )
     documents = source.stream()
     if text.messages_column is not None:
-        documents = (str(message.get("content") or "") for message in chain.from_iterable(filter(None, documents)))
+        documents = (str(message.get("content") or "") for each in filter(None, documents) for message in each.messages)
     return (document[:_LONGEST] for document in islice(nonblank(documents), _TEXTS))

@@ -1,6 +1,7 @@
 """Students of decoders whose teacher was asked before training: its likeliest tokens, and all others together."""
 
 import copy
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import assert_same, complete, fail, history, save_causal, weights, write_rows
+from commands import assert_same, complete, fail, history, run_here, save_causal, weights, write_rows
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from tutorkd.comparison import command as comparing
 from tutorkd.config import DistillationConfig
 from tutorkd.data import prepare_corpus
 from tutorkd.errors import UserError
@@ -282,14 +284,24 @@ def test_a_full_disk_is_told_before_the_teacher_is_asked(teacher, corpus, tmp_pa
     assert "choose a smaller --teacher_top_k" in said
 
 
-def test_a_comparison_refuses_a_teacher_whose_cost_it_would_leave_out(teacher, corpus, tmp_path, capfd):
+def test_a_comparison_counts_what_asking_the_teacher_costs(teacher, corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparing, "run_processes", run_here([], lambda cell: cell.name))
+    monkeypatch.setattr("tutorkd.comparison.plots.draw", lambda *arguments: [])
     recipe = tmp_path / "matrix.yaml"
     recipe.write_text(
-        f"common: {{teacher: {teacher}, corpus: {corpus}, max_steps: 2}}\n"
-        "variants:\n- {name: a, method: kd}\n- {name: b, method: kd, teacher_top_k: 8}\n"
-        f"evaluate: {{text: {corpus}}}\n"
+        f"common: {{teacher: {teacher}, corpus: {corpus}, max_steps: 2, max_length: 24, bf16: false, use_cpu: true,\n"
+        "  per_device_train_batch_size: 4, torch_compile: false, eval_strategy: 'no'}\n"
+        "variants:\n- {name: asked, method: kd}\n- {name: known, method: kd, teacher_top_k: 8}\n"
+        "- {name: text, method: clm}\n"
+        f"evaluate: {{text: {corpus}, prompts: 2, new_tokens: 2, prompt_length: 4, max_length: 24}}\n"
     )
-    assert "leave out teacher_top_k" in fail(capfd, "compare", str(recipe), "--output_dir", str(tmp_path / "out"))
+    complete("compare", str(recipe), "--output_dir", str(tmp_path / "out"))
+    cells = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    flops = {cell["variant"]: cell["figures"]["training_flops"] for cell in cells if cell["kind"] == "distilled"}
+    teachers = 2 * tiny.tiny_causal().num_parameters() * 2 * 4 * 24
+    assert flops["known"] == pytest.approx(flops["text"] + teachers, rel=1e-6)
+    assert flops["known"] == pytest.approx(flops["asked"], rel=0.1)
+    assert all("error" not in cell for cell in cells)
 
 
 def test_rows_that_do_not_know_the_teacher_s_tokens_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tutorkd.alignment import read_text
+from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
@@ -384,6 +385,17 @@ def test_the_teacher_s_own_tokenizer_is_no_other(teacher, corpus, tmp_path, caps
     assert "a tokenizer of its own" not in capsys.readouterr().out
     complete("distill", *run, "--output_dir", str(tmp_path / "plain"))
     assert_same(weights(tmp_path / "named"), weights(tmp_path / "plain"))
+
+
+def test_a_comparison_refuses_a_student_whose_figures_are_of_other_tokens(teacher, student, corpus, tmp_path, capsys):
+    recipe = tmp_path / "matrix.yaml"
+    recipe.write_text(
+        f"common: {{teacher: {teacher}, corpus: {corpus}, max_steps: 2, max_length: 24, use_cpu: true}}\n"
+        f"variants: [{{name: known, method: kd, teacher_top_k: 8}}]\nstudents: [{student}]\nreferences: false\n"
+        f"evaluate: {{text: {corpus}, prompts: 2, new_tokens: 2, prompt_length: 4, max_length: 24}}\n"
+    )
+    assert main(["compare", str(recipe), "--output_dir", str(tmp_path / "out")]) == 1
+    assert "before it began: the student has another tokenizer than the teacher" in capsys.readouterr().out
 
 
 def test_a_row_that_is_longer_in_the_teacher_s_tokens_than_it_can_read_is_told(student, corpus, tmp_path, capfd):

@@ -12,26 +12,37 @@ from tutorkd.errors import UserError
 from tutorkd.pretraining.distill_arguments import Distillation
 from tutorkd.pretraining.distillation import prepare
 from tutorkd.pretraining.fabricated import on_fabricated_rows
+from tutorkd.pretraining.run import Prepared
 from tutorkd.trainer import DistillationTrainer
+
+_OWN_TOKENIZER = (
+    "the student has another tokenizer than the teacher, so its perplexity and its distance from the teacher can't be "
+    "compared with those of others: train it with tutorkd distill, and compare bits per byte with tutorkd evaluate"
+)
 
 
 @contextmanager
-def fabricated_trainer(options: Distillation) -> Iterator[DistillationTrainer]:
-    """A cell's trainer without its text, to be measured."""
+def fabricated_trainer(options: Distillation) -> Iterator[tuple[DistillationTrainer, Prepared]]:
+    """A cell's trainer without its text, to be measured, and what it was made with."""
     prepared = prepare(options)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         assert isinstance(trainer, DistillationTrainer)
-        yield trainer
+        yield trainer, prepared
 
 
 def step_cost(options: Distillation) -> StepCost:
     """What a step costs, counted with one seed for all: how many tokens are masked differs a little from seed to seed,
     and a variant's runs are to have the same steps of a budget.
+
+    A teacher that is asked before training counts with what it takes to ask it about the step's tokens: methods are
+    compared as if each row were read once, and the teacher asked for one run alone.
     """
     config = copy.copy(options.config)
     config.seed = config.data_seed = 0
-    with fabricated_trainer(replace(options, config=config)) as trainer:
-        return measure_step(trainer, options.text.max_length)
+    with fabricated_trainer(replace(options, config=config)) as (trainer, prepared):
+        cost = measure_step(trainer, options.text.max_length)
+    asking = prepared.asking(cost.tokens)[0] if prepared.asking else 0.0
+    return replace(cost, flops=cost.flops + asking)
 
 
 def refusals(cells: Sequence[Cell]) -> dict[str, str]:
@@ -47,8 +58,7 @@ def refusals(cells: Sequence[Cell]) -> dict[str, str]:
         key = cell.variant, cell.student
         if cell.kind == "distilled" and key not in reasons:
             try:
-                prepare(cell.distill)
-                reasons[key] = None
+                reasons[key] = _OWN_TOKENIZER if prepare(cell.distill).own_tokenizer else None
             except UserError as error:
                 reasons[key] = str(error)
         if reason := reasons.get(key):
@@ -86,9 +96,12 @@ def _time(cell: Cell, measuring: dict[str, float]) -> float:
     is empty, unless they are there.
     """
     began = time.perf_counter()
-    with fabricated_trainer(cell.distill) as trainer:
+    with fabricated_trainer(cell.distill) as (trainer, prepared):
         starting = 2 * (time.perf_counter() - began)  # to train, and to count what a step cost
         training = seconds_a_step(trainer, cell.distill.text.max_length) * cell.distill.config.max_steps
+        if prepared.asking:  # at the rate of a step
+            cost = measure_step(trainer, cell.distill.text.max_length)
+            training *= 1 + prepared.asking(cost.tokens)[0] / cost.flops
         teacher = trainer.teacher.requires_grad_(True).model
         if trainer.teacher.quantised:  # what is in 8 bits isn't what is measured
             teacher = type(teacher)(teacher.config)

@@ -246,11 +246,6 @@ def _check_variant(variant: dict[str, Any], common: Mapping[str, Any], objective
     except UserError as error:
         raise UserError(f"{about}: {error}") from error
     _check_keys(variant, ["name", "method", "mlm_teacher", "learning_rate", *constants], about)
-    if variant.get("teacher_top_k") or common.get("teacher_top_k"):
-        raise UserError(
-            f"{about}: a comparison counts what the teacher costs at each step, and with teacher_top_k it is asked "
-            "before the first: leave out teacher_top_k"
-        )
     _check_keys(
         common, distill_arguments.parser(method, objective).keys, f"{where}, common (method {method})", _NOT_COMMON
     )

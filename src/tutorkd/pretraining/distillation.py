@@ -145,6 +145,7 @@ def prepare(options: Distillation) -> Prepared:
         beside,
         start,
         asking,
+        own_tokenizer=spelling is not None,
     )
 
 

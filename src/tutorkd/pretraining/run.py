@@ -48,6 +48,7 @@ class Prepared(NamedTuple):
     start: Mapping[str, str] = MappingProxyType({})  # what a card says of how it starts, and of its tokenizer
     # Of so many tokens, where a teacher is asked about all text before training: operations, and bytes on disk.
     asking: Callable[[float], tuple[float, float]] | None = None
+    own_tokenizer: bool = False  # whether a causal student has another one than its teacher
 
 
 def run_training(options: Adaptation | Distillation, prepare: Callable[[], Prepared]) -> Path:

@@ -180,7 +180,7 @@ def test_a_student_learns_conversations_from_a_teacher_with_another_template(tea
     said = capsys.readouterr().out
     assert "40 conversations" in said
     looks = [entry["eval_kl_to_teacher"] for entry in history(tmp_path / "out") if "eval_kl_to_teacher" in entry]
-    assert looks[-1] < 0.8 * looks[0]
+    assert looks[-1] < 0.85 * looks[0]
     complete(*run, "--eval_steps", "10", "--output_dir", str(tmp_path / "again"))
     assert "computed before" in capsys.readouterr().out
     assert_same(weights(tmp_path / "out"), weights(tmp_path / "again"))

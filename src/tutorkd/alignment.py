@@ -6,7 +6,7 @@ from itertools import pairwise, zip_longest
 import numpy as np
 
 from tutorkd.spelling import UNKNOWN, Places, Spelling
-from tutorkd.token_bytes import Tokens
+from tutorkd.token_bytes import Tokens, whole_characters
 
 _END = b"\xff"  # of a text or an answer; no text has this byte
 
@@ -41,7 +41,8 @@ def read_text(spelling: Spelling, ids: Sequence[int]) -> tuple[list[int], Places
     starts, stops = ends[:-1], ends[1:]
     # Of two of which one puts a space before a text, none has the other's first token.
     apart = np.isin(starts, begun) if own.prefixed != spelling.teachers.prefixed else np.zeros(len(starts), bool)
-    return read.ids, _places(spelling, ids[1:], starts, stops, np.cumsum(read.sizes), ~apart)
+    following = np.array([*read.ids[1:], UNKNOWN])
+    return read.ids, _places(spelling, np.asarray(ids)[1:], starts, stops, ~apart, np.cumsum(read.sizes), following)
 
 
 class _Read:
@@ -63,7 +64,7 @@ class _Read:
 
     def append(self, text: bytes) -> None:
         """Add a text, which may begin and end amid a character."""
-        whole, before, behind = _whole_characters(text)
+        whole, before, behind = whole_characters(text)
         ids = self.tokens.encode(whole.decode(errors="replace"))
         texts = [self.tokens.texts[token] or b"" for token in ids]
         sizes = [len(each) for each in texts]
@@ -129,7 +130,7 @@ def _in_answer(spelling: Spelling, ids: np.ndarray, teachers_ids: np.ndarray) ->
     ends = np.maximum(np.cumsum([0, *teachers_sizes]) - teachers_lead, 0)
     # Where templates put other white space before an answer, the first token of the one isn't the other's.
     may = (stops <= common) & ((starts > 0) | (text[:lead] == teachers_text[:teachers_lead]))
-    return _places(spelling, ids.tolist(), starts, stops, ends, may)
+    return _places(spelling, ids, starts, stops, may, ends, np.append(teachers_ids, UNKNOWN))
 
 
 def _common(one: bytes, other: bytes) -> int:
@@ -146,41 +147,38 @@ def _written(tokens: Tokens, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
 
 
 def _places(
-    spelling: Spelling, asked: Sequence[int], starts: np.ndarray, stops: np.ndarray, ends: np.ndarray, may: np.ndarray
+    spelling: Spelling,
+    asked: np.ndarray,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    may: np.ndarray,
+    ends: np.ndarray,
+    following: np.ndarray,
 ) -> Places:
     """Where a teacher speaks of tokens that follow each other in a text.
 
     Args:
         asked: (n,), the student's.
         starts, stops: (n,), where each of them begins and ends in the text, in bytes.
-        ends: (m,), where the teacher's tokens end.
         may: (n,), whether it can say something of each.
+        ends: (m,), where the teacher's tokens end.
+        following: (m,), the token behind each of these; UNKNOWN behind the last.
     """
     # Behind the last of the teacher's that end there: some have no length.
     speaks = np.searchsorted(ends, starts, side="right") - 1
-    may = may & (stops > starts)
-    aligned = may & (speaks >= 0) & (ends[speaks] == starts)
+    aligned = may & (stops > starts) & (speaks >= 0) & (ends[speaks] == starts) & (following[speaks] != UNKNOWN)
+    spelled = aligned & (spelling.first[following[speaks]] == asked)
     last = np.searchsorted(ends, stops, side="left")
-    several = aligned & (last - speaks >= 2) & (ends[np.minimum(last, len(ends) - 1)] == stops)
-    speaks[~aligned] = UNKNOWN
-    places = Places.unknown(len(asked))._replace(speaks=speaks, last=np.where(several, last, UNKNOWN))
-    before = np.maximum.accumulate(np.where(aligned, np.arange(len(aligned)), UNKNOWN))
-    for place in np.flatnonzero(~aligned & may & (before >= 0)).tolist():
-        first = int(before[place])
-        if (tokens := spelling.begun(asked[first:place])) is not None:
-            places.speaks[place], places.depth[place] = speaks[first], place - first
-            places.start[place], places.end[place] = tokens
+    several = aligned & ~spelled & (ends[np.minimum(last, len(ends) - 1)] == stops)
+    places = Places.unknown(len(asked))
+    places.speaks[spelled | several] = speaks[spelled | several]
+    places.last[several] = last[several]
+    for place in np.flatnonzero(spelled).tolist():
+        spelling_there = spelling.of(int(following[speaks[place]]))
+        for depth in range(1, min(len(spelling_there), len(asked) - place)):
+            inside = place + depth
+            if asked[inside] != spelling_there[depth] or not may[inside]:
+                break
+            places.speaks[inside], places.depth[inside] = speaks[place], depth
+            places.start[inside], places.end[inside] = spelling.begun(spelling_there[:depth])
     return places
-
-
-def _whole_characters(text: bytes) -> tuple[bytes, int, int]:
-    """A text without the parts of characters at its ends, and how many bytes these have."""
-    before = 0
-    while before < min(len(text), 3) and 0x80 <= text[before] < 0xC0:
-        before += 1
-    behind = 0
-    for count in range(1, min(3, len(text) - before) + 1):
-        if (lead := text[-count]) >= 0xC0:
-            behind = count if count < (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) else 0
-            break
-    return text[before : len(text) - behind], before, behind

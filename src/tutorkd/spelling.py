@@ -17,8 +17,9 @@ Of the token y that stands in the text it is known how likely these are together
 
     P(y) += q,  P(first of spell(t_1)) -= q,  q = p(t_1) p(t_2 | t_1) ... p(t_n | t_1 ... t_n-1).
 
-Nothing is known where the two cut the text in ways that have nothing to do with each other; there the text itself is
-learned.
+What the teacher gives to tokens that the student can't spell counts for nothing: P is divided by the sum of the others.
+Nothing is known of a token of the text that is neither the next one of spell(t), t being the teacher's token there, nor
+ends where a token of the teacher's ends; there the text itself is learned.
 
 Projecting the teacher's distribution onto the student's vocabulary by how tokens are spelled: Sreenivas et al.,
 "X-Token: Projection-Guided Cross-Tokenizer Knowledge Distillation", arXiv 2605.21699, 2026; there all tokens of
@@ -36,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.token_bytes import Tokens
 
-FORMAT = 1  # raise it when the same tokenizers come to be compared otherwise
+FORMAT = 2  # raise it when the same tokenizers come to be compared otherwise
 UNKNOWN = -1
 
 
@@ -87,12 +88,15 @@ class Spelling:
         self.teachers_size, self.own_size = len(self.teachers.texts), len(self.own.texts)
         spelled = sorted((spelling, token) for token, spelling in self._spelled())
         self._order = np.array([token for _, token in spelled])
+        self._of = {token: spelling for spelling, token in spelled}
         lengths = np.array([len(spelling) for spelling, _ in spelled])
         self._starts = np.cumsum(lengths) - lengths
         self._flat = np.concatenate([np.array(spelling) for spelling, _ in spelled])
         self._beginnings = _beginnings([spelling for spelling, _ in spelled])
         self.first = np.full(self.teachers_size, UNKNOWN)
         self.first[self._order] = self._flat[self._starts]
+        # What has no spelling is counted behind the student's tokens.
+        self._columns = torch.from_numpy(np.where(self.first == UNKNOWN, self.own_size, self.first))
 
     def _spelled(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The teacher's tokens that have a spelling, and that."""
@@ -101,11 +105,18 @@ class Spelling:
             if text and token != self.teachers.end_id and (spelling := self.own.spelled(text)):
                 yield token, spelling
 
-    def begun(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+    def of(self, token: int) -> tuple[int, ...]:
+        """The spelling of a token of the teacher's; empty where it has none."""
+        return self._of.get(token, ())
+
+    def begun(self, tokens: Sequence[int]) -> tuple[int, int]:
         """The first of the teacher's tokens, in the order of their spellings, that begin with some of the student's and
-        go on, and the one behind the last of them; None where there are none.
+        go on, and the one behind the last of them.
+
+        Raises:
+            KeyError: where there are none.
         """
-        return self._beginnings.get(tuple(tokens))
+        return self._beginnings[tuple(tokens)]
 
     def said(self, probabilities: Tensor, places: Places) -> Tensor:
         """What the teacher says of the student's tokens at some places, before what is known of the text is added.
@@ -115,24 +126,24 @@ class Spelling:
             places: n of them, all known.
 
         Returns:
-            (n, V_s) float32.
+            (n, V_s) float32, each row the sums above the fraction bars; what these are divided by is their sum.
         """
-        device, size = probabilities.device, self.own_size
-        first = torch.from_numpy(np.where(self.first == UNKNOWN, size, self.first)).to(device)
-        found = probabilities.new_zeros(len(probabilities), size + 1)  # the last of tokens without a spelling
-        found.index_add_(1, first, probabilities[:, : self.teachers_size])
+        device, own_size = probabilities.device, self.own_size
+        columns = self._columns = self._columns.to(device)
+        found = probabilities.new_zeros(len(probabilities), own_size + 1)
+        found.index_add_(1, columns, probabilities[:, : self.teachers_size])
         inside = np.flatnonzero(places.depth)
         if len(inside):
             counts = (places.end - places.start)[inside]
-            row = np.repeat(inside, counts)
+            of_place = np.repeat(inside, counts)
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             token = np.repeat(places.start[inside], counts) + within
             following = self._flat[self._starts[token] + np.repeat(places.depth[inside], counts)]
-            rows, old, new = (torch.from_numpy(each).to(device) for each in (row, self._order[token], following))
+            row, old = (torch.from_numpy(each).to(device) for each in (of_place, self._order[token]))
+            new = torch.from_numpy(of_place * (own_size + 1) + following).to(device)
             found[torch.from_numpy(inside).to(device)] = 0
-            found.index_put_((rows, new), probabilities[rows, old], accumulate=True)
-        found = found[:, :size]
-        return found / found.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            found.view(-1).index_add_(0, new, probabilities[row, old])
+        return found[:, :own_size]
 
     def averaged(self, weight: Tensor) -> Tensor:
         """Embeddings of the student's tokens: of each the mean of those of the teacher's tokens for its text.

@@ -42,6 +42,7 @@ def likeliest_respelled(
     following = np.append(tokens[1:], 0)  # the teacher's, behind each of its positions
 
     ids, values = _of_text(asked, k)
+    sums = np.ones(len(asked), np.float32)  # of all that the teacher says of the student's tokens
     logs = np.empty(len(following))  # of the teacher's own next token
     known = np.flatnonzero(said.speaks != UNKNOWN)
     start = 0
@@ -58,9 +59,12 @@ def likeliest_respelled(
             sure = torch.from_numpy((2.0 * (here.last != UNKNOWN)).astype(np.float32)).to(device).unsqueeze(-1)
             top = distribution.scatter_add(-1, torch.from_numpy(asked[some, None]).to(device), sure).topk(k).indices
             ids[some], values[some] = top.cpu().numpy(), distribution.gather(-1, top).cpu().numpy()
+            sums[some] = distribution.sum(-1).cpu().numpy()
         start = end
-    _give_to_several(ids, values, said, asked, logs, spelling.first[following])
-    outcomes = np.concatenate([values, np.maximum(1 - values.sum(-1, keepdims=True), 0)], -1)
+    _give_to_several(ids, values, sums, said, asked, logs, spelling.first[following])
+    outcomes = np.concatenate([values, np.maximum(sums[:, None] - values.sum(-1, keepdims=True), 0)], -1)
+    nothing = outcomes.sum(-1) < _LEAST  # so unlikely is the text that no number is left
+    ids[nothing], outcomes[nothing, :-1] = _of_text(asked[nothing], k)
     return ids, np.log(np.maximum(outcomes / outcomes.sum(-1, keepdims=True), _LEAST))
 
 
@@ -124,19 +128,27 @@ def _of_text(tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _give_to_several(
-    ids: np.ndarray, values: np.ndarray, said: Places, asked: np.ndarray, logs: np.ndarray, first: np.ndarray
+    ids: np.ndarray,
+    values: np.ndarray,
+    sums: np.ndarray,
+    said: Places,
+    asked: np.ndarray,
+    logs: np.ndarray,
+    first: np.ndarray,
 ) -> None:
     """Give to tokens that hold several of the teacher's what these have together, and take it from the first, in place.
 
     Args:
         ids, values: (n, K), tokens and their probabilities.
+        sums: (n,), of the probabilities of all tokens; what comes from a token without a spelling is added.
         asked: (n,), what stands in the text.
         logs: the log-probability of the teacher's token behind each of its positions, and of that token
         first: the first of its spelling.
     """
     several = np.flatnonzero(said.last != UNKNOWN)
-    sums = np.append(0, np.cumsum(logs))
-    likely = np.exp(sums[said.last[several]] - sums[said.speaks[several]])[:, None].astype(np.float32)
+    until = np.append(0, np.cumsum(logs))
+    likely = np.exp(until[said.last[several]] - until[said.speaks[several]])[:, None].astype(np.float32)
     here, before = asked[several, None], first[said.speaks[several], None]
     change = likely * (ids[several] == here) - likely * (ids[several] == before)
     values[several] = np.maximum(values[several] + change, 0)
+    sums[several] += np.where(before == UNKNOWN, likely, 0).squeeze(-1)

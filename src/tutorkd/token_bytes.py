@@ -1,6 +1,7 @@
 """The bytes of text that each token of a causal model's tokenizer stands for."""
 
 import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -12,12 +13,17 @@ from tutorkd.data.packing import Encoder, backend_of
 from tutorkd.errors import UserError
 
 SPACE = "▁"  # what tokenizers of SentencePiece write for it
+_LETTERS = bytes_to_unicode()  # of bytes, in byte-level tokenizers
 
 
 def _rules(backend: Tokenizer) -> str:
     """How tokens become text, and text tokens, as a tokenizer.json has it."""
     state = json.loads(backend.to_str())
     return json.dumps([state["decoder"], state["pre_tokenizer"], state["normalizer"]], ensure_ascii=False)
+
+
+def _is_byte_level(backend: Tokenizer) -> bool:
+    return "ByteLevel" in _rules(backend)
 
 
 def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
@@ -36,9 +42,9 @@ def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         'Äpfel, Käse'
     """
     backend, letters = backend_of(tokenizer), None
-    if "ByteLevel" in (rules := _rules(backend)):  # one letter for each byte, as in GPT-2, Llama 3 and Qwen
-        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    elif SPACE not in rules:  # characters and a letter for the space, as in Llama 2, Mistral and Gemma
+    if _is_byte_level(backend):  # one letter for each byte, as in GPT-2, Llama 3 and Qwen
+        letters = {letter: byte for byte, letter in _LETTERS.items()}
+    elif SPACE not in _rules(backend):  # characters and a letter for the space, as in Llama 2, Mistral and Gemma
         name = tokenizer.name_or_path or type(tokenizer).__name__
         raise UserError(
             f"tokenizer {name}: its tokens don't say which bytes of a text they stand for, so they can't be compared "
@@ -64,6 +70,19 @@ def _of_characters(token: str) -> bytes:
     return token.replace(SPACE, " ").encode()
 
 
+def whole_characters(text: bytes) -> tuple[bytes, int, int]:
+    """A text without the parts of characters at its ends, and how many bytes these have."""
+    before = 0
+    while before < min(len(text), 3) and 0x80 <= text[before] < 0xC0:
+        before += 1
+    behind = 0
+    for count in range(1, min(3, len(text) - before) + 1):
+        if (lead := text[-count]) >= 0xC0:
+            behind = count if count < (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) else 0
+            break
+    return text[before : len(text) - behind], before, behind
+
+
 class Tokens(NamedTuple):
     """A causal model's tokenizer whose tokens are known in bytes.
 
@@ -72,6 +91,7 @@ class Tokens(NamedTuple):
         by_bytes: the ids.
         end_id: of what ends a text or, in conversations, an answer.
         prefixed: whether it puts a space before a text.
+        byte_level: whether its merges are of bytes.
     """
 
     encoder: Encoder
@@ -79,6 +99,7 @@ class Tokens(NamedTuple):
     by_bytes: dict[bytes, int]
     end_id: int
     prefixed: bool
+    byte_level: bool
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, chats: bool = False) -> "Tokens":
@@ -92,21 +113,40 @@ class Tokens(NamedTuple):
         begun = b"".join(found[token] or b"" for token in encoder.backend.encode("a", add_special_tokens=False).ids)
         by_bytes = {text: token for token, text in enumerate(found) if text}
         end_id = answer_end(tokenizer) if chats else encoder.sep_id
-        return cls(encoder, found, by_bytes, encoder.sep_id if end_id is None else end_id, begun == b" a")
+        end_id = encoder.sep_id if end_id is None else end_id
+        return cls(encoder, found, by_bytes, end_id, begun == b" a", _is_byte_level(encoder.backend))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         return self.encoder.backend.encode(text, add_special_tokens=False).ids
 
     def spelled(self, text: bytes) -> tuple[int, ...]:
-        """The tokens of what stands amid a text; none where these don't give it back."""
+        """The tokens of what stands amid a text, which may begin and end amid a character; none where these don't give
+        it back.
+        """
         try:
             tokens = self.encode(text.decode())
-        except UnicodeDecodeError:  # a part of a character
-            tokens = [self.by_bytes[text]] if text in self.by_bytes else []
-        written = b"".join(self.texts[token] or b"" for token in tokens)
-        if self.prefixed and written == b" " + text:
-            model = self.encoder.backend.model
-            tokens = [token.id for token in model.tokenize(text.decode().replace(" ", SPACE))]
-            written = b"".join(self.texts[token] or b"" for token in tokens)
-        return tuple(tokens) if written == text else ()
+            amid = self.written(tokens) == b" " + text  # a space that it puts before texts alone
+        except UnicodeDecodeError:
+            tokens, amid = [], True
+        if amid:
+            tokens = self._amid(text)
+        return tuple(tokens) if self.written(tokens) == text else ()
+
+    def _amid(self, text: bytes) -> list[int]:
+        """The tokens by the merges alone, without what happens to a text before."""
+        if self.byte_level:
+            return self._merged("".join(map(_LETTERS.__getitem__, text)))
+        whole, before, behind = whole_characters(text)
+        parts = text[:before], text[len(text) - behind :]
+        first, last = (
+            [self.by_bytes[bytes([byte])] for byte in part if bytes([byte]) in self.by_bytes] for part in parts
+        )
+        return [*first, *self._merged(whole.decode(errors="replace").replace(" ", SPACE)), *last]
+
+    def _merged(self, characters: str) -> list[int]:
+        return [token.id for token in self.encoder.backend.model.tokenize(characters)] if characters else []
+
+    def written(self, tokens: Iterable[int]) -> bytes:
+        """The text that tokens stand for."""
+        return b"".join(self.texts[token] or b"" for token in tokens)

@@ -132,6 +132,35 @@ def test_answers_that_the_teacher_s_row_has_no_room_for_are_learned_as_they_are(
     assert (nothing.speaks == UNKNOWN).all()
 
 
+MARKED = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' and WHICH %}{% generation %}{{ m.content }}</s>"
+    "{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+)
+ALIKE = [*CHAT[:3], {"role": "assistant", "content": "w3 w14 w16 w7"}]  # begins as the first answer
+
+
+@pytest.mark.parametrize("which", ["loop.first", "loop.index == 2", "loop.last"])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_answers_are_matched_with_the_same_ones_where_a_template_marks_only_some(which, whose):
+    templates = {"student": TURNS, "teacher": TURNS, whose: MARKED.replace("WHICH", which)}
+    own, teachers = with_template(byte_tokenizer(300), templates["student"]), byte_tokenizer(320)
+    _, (mine, theirs), places = read(own, with_template(teachers, templates["teacher"]), ALIKE)
+    known, speaks = [bytes_of_tokens(each) for each in (own, teachers)], 0
+    for index, place in enumerate(asked(mine)):
+        if (position := places.speaks[index]) == UNKNOWN:
+            continue
+        # What both have read of the conversation: the words that the assistant and the user wrote before.
+        read_by = [
+            [letter for letter in b"".join(texts[token] or b"" for token in ids) if chr(letter).isdigit()]
+            for texts, ids in zip(
+                known, (mine.ids[: place - places.depth[index]], theirs.ids[: position + 1]), strict=True
+            )
+        ]
+        assert read_by[0] == read_by[1]
+        speaks += 1
+    assert (speaks > 5) == (which != "loop.first")  # which marks nothing
+
+
 def test_what_ends_an_answer_is_told_apart_from_what_ends_a_text():
     own = with_template(byte_tokenizer(300), TURNS)
     teachers = with_template(byte_tokenizer(310, begin=True), TURNS.replace("</s>", "<s>"))

@@ -1,7 +1,9 @@
 """What a teacher reads in the place of a student's row, having another tokenizer, and where it speaks of its tokens."""
 
-from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,19 +97,33 @@ def read_answers(
         teachers_ids, teachers_answered: (m,), the same of the teacher's.
     """
     found = Places.unknown(int(answered[1:].sum()))
-    done = 0
-    for own, theirs in zip_longest(_runs(answered), _runs(teachers_answered)):
-        if own is None:
-            break
-        if theirs is not None:
-            places = _in_answer(spelling, ids[own], teachers_ids[theirs])
-            for into, values in zip(found, places, strict=True):
-                into[done : done + len(own)] = values
-            for into in (found.speaks, found.last):  # in the answer 0 is the token before it
-                part = into[done : done + len(own)]
-                part[part != UNKNOWN] += theirs[0] - 1
-        done += len(own)
+    runs, teachers_runs = _runs(answered), _runs(teachers_answered)
+    said = [_written(spelling.own, ids[run]) for run in runs]
+    teachers_said = [_written(spelling.teachers, teachers_ids[run]) for run in teachers_runs]
+    starts = np.cumsum([0, *map(len, runs)])
+    for number, teachers_number in _same_answers([each.text for each in said], [each.text for each in teachers_said]):
+        own, theirs = runs[number], teachers_runs[teachers_number]
+        written = said[number], teachers_said[teachers_number]
+        places = _in_answer(spelling, ids[own], teachers_ids[theirs], *written)
+        here = slice(starts[number], starts[number + 1])
+        for into, values in zip(found, places, strict=True):
+            into[here] = values
+        for into in (found.speaks, found.last):  # in the answer 0 is the token before it
+            part = into[here]
+            part[part != UNKNOWN] += theirs[0] - 1
     return found
+
+
+def _same_answers(said: Sequence[bytes], teachers_said: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """The answers of a conversation that are the same in two chat templates, of which one may leave some out, or mark
+    fewer, and a row may end within one; those that stand alike between others may be written otherwise.
+    """
+    texts, others = ([each.removesuffix(_END).strip() for each in some] for some in (said, teachers_said))
+    for kind, start, end, first, behind in SequenceMatcher(None, texts, others, autojunk=False).get_opcodes():
+        for own, theirs in zip(range(start, end), range(first, behind), strict=False):
+            one, other = texts[own], others[theirs]
+            if kind == "equal" or end - start == behind - first or one.startswith(other) or other.startswith(one):
+                yield own, theirs
 
 
 def _runs(answered: np.ndarray) -> list[np.ndarray]:
@@ -116,11 +132,18 @@ def _runs(answered: np.ndarray) -> list[np.ndarray]:
     return [run for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(run)]
 
 
-def _in_answer(spelling: Spelling, ids: np.ndarray, teachers_ids: np.ndarray) -> Places:
+class _Written(NamedTuple):
+    """A text, and how many of its bytes each token stands for."""
+
+    sizes: np.ndarray
+    text: bytes
+
+
+def _in_answer(
+    spelling: Spelling, ids: np.ndarray, teachers_ids: np.ndarray, written: _Written, teachers_written: _Written
+) -> Places:
     """Where a teacher speaks of the tokens of an answer, with positions counted from the one before its own."""
-    (sizes, text), (teachers_sizes, teachers_text) = (
-        _written(tokens, each) for tokens, each in ((spelling.own, ids), (spelling.teachers, teachers_ids))
-    )
+    (sizes, text), (teachers_sizes, teachers_text) = written, teachers_written
     lead, teachers_lead = (len(each) - len(each.lstrip()) for each in (text, teachers_text))
     if lead == teachers_lead:  # then it is part of the answer
         lead = teachers_lead = 0
@@ -140,10 +163,10 @@ def _common(one: bytes, other: bytes) -> int:
     return int(differing[0]) if len(differing) else size
 
 
-def _written(tokens: Tokens, ids: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """How many bytes each token of an answer stands for, and these; what ends it has one."""
+def _written(tokens: Tokens, ids: np.ndarray) -> _Written:
+    """What the tokens of an answer write; what ends it has one byte."""
     texts = [_END if token == tokens.end_id else tokens.texts[token] or b"" for token in ids.tolist()]
-    return np.array([len(each) for each in texts]), b"".join(texts)
+    return _Written(np.array([len(each) for each in texts]), b"".join(texts))
 
 
 def _places(

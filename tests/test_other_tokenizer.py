@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -437,4 +438,100 @@ def test_a_row_that_is_longer_in_the_teacher_s_tokens_than_it_can_read_is_told(s
     tokenizer.save_pretrained(folder)
     run = ["--teacher", str(folder), "--student", student, "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
     said = fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
-    assert "which reads 30 at most: set a smaller --max_length" in said
+    assert (
+        "rows have more of the teacher's tokens than the 30 that it reads at most: set a smaller --max_length" in said
+    )
+    assert "likeliest tokens:" not in said  # it hasn't been asked
+
+
+def test_a_row_that_has_a_few_more_tokens_than_the_teacher_reads_is_learned_as_text_behind_these():
+    own, teachers = byte_tokenizer(300), byte_tokenizer()
+    texts, model = tiny.documents(2), tiny.tiny_causal(vocab_size=257, max_position_embeddings=64, eos_token_id=256)
+    row = own(" ".join(texts))["input_ids"][:90]
+    spelling = Spelling(teachers, own)
+    ids, logs = likeliest_respelled(Teacher(model), as_rows([row, row[:8]]), spelling, 8, CPU)
+    begun = likeliest_respelled(Teacher(model), as_rows([row[:20], row[:8]]), spelling, 8, CPU)
+    np.testing.assert_array_equal(ids[:19], begun[0][:19])
+    np.testing.assert_array_equal(ids[-7:], begun[0][-7:])
+    np.testing.assert_allclose(logs[:19], begun[1][:19], atol=1e-4)
+    assert ids[70:89, 0].tolist() == row[71:90]
+    np.testing.assert_allclose(np.exp(logs[70:89, 0]), 1)
+
+
+def spelled_otherwise(how: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that agrees with the teacher's in all ids that both have, and reads a text otherwise."""
+    tokenizer = tiny.causal_tokenizer()
+    if how == "more tokens":
+        tokenizer.add_tokens(["w1 w2", "w3 w4 w5"])
+    else:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Replace("w", "v")
+    return tokenizer
+
+
+@pytest.mark.parametrize("how", ["more tokens", "another normalizer"])
+def test_a_named_tokenizer_with_the_teacher_s_ids_that_reads_otherwise_is_the_student_s(
+    how, teacher, corpus, tmp_path, capsys
+):
+    own = spelled_otherwise(how)
+    own.save_pretrained(tmp_path / "own")
+    run = ["--teacher", teacher, "--student_tokenizer", str(tmp_path / "own"), "--corpus", corpus, *RUN]
+    complete("distill", *run, "--teacher_top_k", "8", "--output_dir", str(tmp_path / "out"))
+    assert "a tokenizer of its own" in capsys.readouterr().out
+    kept = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (
+        kept("w1 w2 w3")["input_ids"]
+        == own("w1 w2 w3")["input_ids"]
+        != tiny.causal_tokenizer()("w1 w2 w3")["input_ids"]
+    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == len(own)
+
+
+def test_a_tokenizer_whose_ids_have_gaps_gets_a_student_of_all_of_them(teacher, corpus, tmp_path):
+    state = json.loads(byte_tokenizer(290).backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    state["model"]["vocab"] = {token: place + 20 * (place > 270) for token, place in vocabulary.items()}
+    state["added_tokens"][0]["id"] = 315
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token="</s>")
+    assert len(own) < max(own.get_vocab().values())
+    own.save_pretrained(tmp_path / "own")
+    run = ["--teacher", teacher, "--student_tokenizer", str(tmp_path / "own"), "--corpus", corpus, *RUN]
+    complete("distill", *run, "--teacher_top_k", "8", "--save_initial_student", "--output_dir", str(tmp_path / "out"))
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "initial_student").get_input_embeddings().weight
+    given = tiny.tiny_causal().get_input_embeddings().weight
+    assert len(made) == max(own.get_vocab().values()) + 1
+    token = max(place for place in vocabulary.values() if place < 289)
+    pieces = tiny.causal_tokenizer()(bytes_of_tokens(own)[token + 20].decode())["input_ids"]
+    torch.testing.assert_close(made[token + 20], given[pieces].mean(0))
+
+
+def test_a_teacher_without_all_tokens_of_its_tokenizer_is_refused(student, corpus, tmp_path, capfd):
+    tokenizer = tiny.causal_tokenizer()
+    tokenizer.add_tokens(["w1 w2", "w3 w4"])
+    tiny.tiny_causal().save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    run = ["--teacher", str(tmp_path / "teacher"), "--student", student, "--corpus", corpus, *RUN]
+    said = fail(capfd, "distill", *run, "--teacher_top_k", "8", "--output_dir", str(tmp_path / "out"))
+    assert "the teacher's tokenizer has 322 tokens and the teacher 320" in said
+
+
+def test_more_likeliest_tokens_than_the_student_s_tokenizer_has_are_refused(teacher, corpus, tmp_path, capfd):
+    folder, tokenizer = tmp_path / "spare", byte_tokenizer(290)
+    tiny.tiny_causal(vocab_size=340, eos_token_id=289).save_pretrained(folder)  # spare ids behind its tokens
+    tokenizer.save_pretrained(folder)
+    run = ["--teacher", teacher, "--student", str(folder), "--corpus", corpus, *RUN, "--teacher_top_k", "300"]
+    said = fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
+    assert "1 to 289 likeliest tokens, not 300" in said
+
+
+def test_a_run_says_of_how_many_tokens_the_teacher_knows_nothing(teacher, student, corpus, tmp_path, capsys):
+    run = ["distill", "--student", student, "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
+    complete(*run, "--teacher", teacher, "--output_dir", str(tmp_path / "a"))
+    assert re.search(r"knows nothing of \d\.\d% of the tokens", said := capsys.readouterr().out)
+    assert "so many" not in said
+    changes = byte_tokenizer(300, normalizer=normalizers.Replace("w", "v"))
+    tiny.tiny_causal(vocab_size=300).save_pretrained(tmp_path / "changes")
+    changes.save_pretrained(tmp_path / "changes")
+    complete(*run, "--teacher", str(tmp_path / "changes"), "--output_dir", str(tmp_path / "b"))
+    said = capsys.readouterr().out
+    assert re.search(r"knows nothing of 9\d\.\d% of the tokens", said)
+    assert "so many come of a tokenizer that changes what it reads" in said

@@ -291,7 +291,7 @@ def started_student(
     if pretrained and sizes:
         raise UserError(f"{name} has weights, which fix its sizes; leave the sizes out, or set --student_init random")
     if spelling is not None and not pretrained:
-        sizes = {**(sizes or {}), "vocab_size": len(spelling.tokenizer)}
+        sizes = {**(sizes or {}), "vocab_size": spelling.own_size}
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
         return student, "its own weights"

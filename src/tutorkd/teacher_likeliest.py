@@ -19,6 +19,7 @@ from tutorkd.data.packing import dtype_of
 from tutorkd.data.rows import RowsBeside, row_lengths
 from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.divergence import top_and_rest
+from tutorkd.errors import UserError
 from tutorkd.kept_outputs import OfRows, Output, kept_outputs
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
 from tutorkd.methods.next_token import AT_ONCE, Asked
@@ -78,8 +79,10 @@ def with_likeliest(
             must have what the teacher reads of them beside them then.
 
     Raises:
-        UserError: as ``kept_outputs`` and ``likeliest_respelled``.
+        UserError: as ``kept_outputs`` and ``likeliest_respelled``, or if there aren't so many tokens.
     """
+    if not 0 < k < vocabulary:
+        raise UserError(f"the teacher can be asked for 1 to {vocabulary - 1} likeliest tokens, not {k}")
     counts = counts_of(rows)
 
     def compute(block: Dataset) -> list[np.ndarray]:

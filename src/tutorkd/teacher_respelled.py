@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from tutorkd.alignment import read_answers, read_text
@@ -17,6 +18,8 @@ from tutorkd.spelling import UNKNOWN, Places, Spelling
 from tutorkd.teacher import Teacher
 
 _AT_ONCE = 256  # positions whose distributions over both vocabularies are there at once
+_LOOKED_AT = 256  # rows
+_MOST_LONG = 0.1  # of the rows; some have more tokens than others
 _LEAST = 1e-30  # a probability whose logarithm float16 holds, far below any that counts
 
 
@@ -26,17 +29,19 @@ def likeliest_respelled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What ``teacher_likeliest`` keeps, of rows of the student's: ids (P, K) and log-probabilities (P, K + 1).
 
-    Where the teacher knows nothing of a token, that of the text has probability 1.
+    Where the teacher knows nothing of a token, that of the text has probability 1. So it is behind the last of its
+    tokens that it can read.
 
     Args:
         rows: of text, or of conversations with what the teacher reads of them.
 
     Raises:
-        UserError: a row has more of the teacher's tokens than it can read.
+        UserError: the teacher's tokenizer has more tokens than the teacher.
     """
-    read, places, own = zip(*(_read(spelling, row) for row in rows), strict=True)
+    check_tokens(teacher, spelling)
+    positions = longest_row(teacher.body)
+    read, places, own = zip(*(_cut(_read(spelling, row), positions) for row in rows), strict=True)
     lengths = np.array([len(each) for each in read])
-    _require_positions(teacher, int(lengths.max()), len(rows[int(lengths.argmax())]["input_ids"]))
     said = _together(places, np.cumsum(lengths) - lengths)
     asked, tokens = np.concatenate(own), np.concatenate(read)
     following = np.append(tokens[1:], 0)  # the teacher's, behind each of its positions
@@ -68,6 +73,53 @@ def likeliest_respelled(
     return ids, np.log(np.maximum(outcomes / outcomes.sum(-1, keepdims=True), _LEAST))
 
 
+def check_tokens(teacher: Teacher, spelling: Spelling) -> None:
+    """Refuse a teacher that hasn't all tokens of its tokenizer.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if spelling.teachers_size > (size := teacher.config.vocab_size):
+        raise UserError(
+            f"the teacher's tokenizer has {spelling.teachers_size} tokens and the teacher {size}: put the tokenizer "
+            "that belongs to it beside it"
+        )
+
+
+def share_unknown(teacher: Teacher, rows: Dataset, spelling: Spelling) -> float:
+    """The share of the student's tokens of which the teacher knows nothing, of some rows all over a corpus.
+
+    Raises:
+        UserError: of more than a tenth of the rows the teacher can't read all.
+    """
+    some = rows.select(np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(int)))
+    positions = longest_row(teacher.body)
+    long = unknown = count = 0
+    for row in some:
+        found = _read(spelling, row)
+        long += positions is not None and len(found[0]) > positions
+        _, places, asked = _cut(found, positions)
+        written = asked != (UNKNOWN if spelling.own.encoder.begin_id is None else spelling.own.encoder.begin_id)
+        unknown += int((written & (places.speaks == UNKNOWN)).sum())
+        count += int(written.sum())
+    if long > _MOST_LONG * len(some):
+        raise UserError(
+            f"{long} of {len(some)} rows have more of the teacher's tokens than the {positions} that it reads at most: "
+            "set a smaller --max_length"
+        )
+    return unknown / max(count, 1)
+
+
+def _cut(found: tuple[np.ndarray, Places, np.ndarray], positions: int | None) -> tuple[np.ndarray, Places, np.ndarray]:
+    """What ``_read`` gives, where the teacher reads no more than so many tokens."""
+    read, places, asked = found
+    if positions is None or len(read) <= positions:
+        return found
+    beyond = (places.speaks >= positions) | (places.last >= positions)
+    speaks, last = (np.where(beyond, UNKNOWN, each) for each in (places.speaks, places.last))
+    return read[:positions], places._replace(speaks=speaks, last=last), asked
+
+
 def _read(spelling: Spelling, row: Mapping[str, Any]) -> tuple[np.ndarray, Places, np.ndarray]:
     """The teacher's ids for a row, where it speaks of the student's tokens, and the ids of these, (n,)."""
     ids = np.asarray(row["input_ids"])
@@ -79,15 +131,6 @@ def _read(spelling: Spelling, row: Mapping[str, Any]) -> tuple[np.ndarray, Place
     if not len(theirs):  # none of its answers is within a row
         theirs = np.array([spelling.teachers.end_id])
     return theirs, places, ids[1:][answered[1:]]
-
-
-def _require_positions(teacher: Teacher, length: int, own_length: int) -> None:
-    positions = longest_row(teacher.body)
-    if positions is not None and length > positions:
-        raise UserError(
-            f"a row of {own_length} of the student's tokens has {length} of the teacher's, which reads {positions} at "
-            "most: set a smaller --max_length"
-        )
 
 
 def _features(teacher: Teacher, tokens: np.ndarray, lengths: np.ndarray, device: torch.device) -> Tensor:

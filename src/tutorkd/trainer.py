@@ -160,7 +160,7 @@ class DistillationTrainer(PackedRowsTrainer):
         k = self.method.likeliest(self.settings)
         spelling = _spelling(processing_class, teacher, named) if k else None
         own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
-        apart = own_tokenizer or spelling is not None  # the teacher doesn't read these rows
+        apart = own_tokenizer or k > 0  # the teacher doesn't read these rows
         if k:
             _check_likeliest(k, train_dataset, eval_dataset)
         taught = _taught(teacher, self.settings, own_tokenizer, train_dataset, eval_dataset)

@@ -25,8 +25,10 @@ from tutorkd.spelling import FORMAT as SPELLED
 from tutorkd.spelling import Spelling
 from tutorkd.teacher import Teacher
 from tutorkd.teacher_likeliest import FORMAT, counts_of, likeliest_bytes, with_likeliest
+from tutorkd.teacher_respelled import check_tokens, share_unknown
 from tutorkd.teacher_vectors import MOST_BYTES, VECTORS, folder_of_vectors, kept_vectors, vector_bytes
 
+_MANY_UNKNOWN = 0.1
 _SHARE_FOR_TEACHER = 0.7  # of a device's memory; a larger teacher runs layer by layer from the machine's
 
 
@@ -79,12 +81,14 @@ def _content(teacher: str) -> dict[str, Any]:
     return {key: value for key, value in with_contents(named).items() if key not in named}
 
 
-def check_likeliest(options: Distillation, teacher: Teacher) -> None:
+def check_likeliest(options: Distillation, teacher: Teacher, spelling: Spelling | None) -> None:
     """Refuse runs whose teacher can't be asked before training.
 
     Raises:
-        UserError: if the text is streamed, or the teacher sharded.
+        UserError: if the text is streamed, or the teacher sharded, or it lacks tokens of its tokenizer.
     """
+    if spelling is not None:
+        check_tokens(teacher, spelling)
     if options.text.streaming:
         raise UserError("--teacher_top_k asks the teacher about all rows before training: leave out --streaming")
     if teacher.sharded:
@@ -119,8 +123,10 @@ def likeliest_rows(
         vocabulary, tokenizer, spelling: as for ``with_likeliest``.
 
     Raises:
-        UserError: if these can't be written, or there is no room for them.
+        UserError: if these can't be written, or there is no room for them, or the teacher can't read many of the rows.
     """
+    if spelling is not None:
+        _tell_unknown(share_unknown(teacher, corpus.train, spelling))
     config, k = options.config, options.settings.teacher_top_k
     parts = {"train": corpus.train, **({"heldout": corpus.heldout} if len(corpus.heldout) else {})}
     content = _content(options.args.teacher) or {"teacher": options.args.teacher}
@@ -152,6 +158,16 @@ def likeliest_rows(
     told = "computed once and kept" if missing else "computed before"
     print(f"teacher  its {k} likeliest tokens at each position, {sum(sizes.values()) / 1e6:,.1f} MB, {told} in {cache}")
     return found["train"], found.get("heldout", corpus.heldout)
+
+
+def _tell_unknown(share: float) -> None:
+    """Say of how many tokens the teacher knows nothing and, where these are many, why."""
+    print(f"teacher  knows nothing of {share:.1%} of the tokens, which it cuts otherwise: there the text is learned")
+    if share > _MANY_UNKNOWN:
+        print(
+            "         so many come of a tokenizer that changes what it reads (capitals, accents, spaces), of chat "
+            "templates that write other answers, or of rows that are longer in the teacher's tokens"
+        )
 
 
 def require_room(folder: Path, size: int) -> None:

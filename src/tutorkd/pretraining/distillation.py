@@ -127,7 +127,7 @@ def prepare(options: Distillation) -> Prepared:
     method = choose_method(args.method, options.objective)
     module = build_module(method, pair.student, pair.teacher, options.settings, tokenizer)
     if k := method.likeliest(options.settings):
-        check_likeliest(options, pair.teacher)
+        check_likeliest(options, pair.teacher, spelling)
         sizes = pair.teacher.config.vocab_size, pair.student.config.vocab_size
         vocabulary = spelling.own_size if spelling else min(sizes)
         rows = partial(likeliest_rows, options, pair.teacher, vocabulary, tokenizer, spelling)

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from tutorkd.data.packing import backend_of
 from tutorkd.errors import UserError
 from tutorkd.hub import load_tokenizer
 from tutorkd.methods import choose_method
@@ -44,15 +45,26 @@ def spelling_of(options: Distillation, teachers: PreTrainedTokenizerBase) -> Spe
         return None
     if named is None and args.student in PRESETS:
         return None
+    chats = options.text.messages_column is not None
     if named is None:
         own = tokenizer_beside("student", args.student, True, args.trust_remote_code)
+        if own is None or differing(own, teachers, CAUSAL) is None:
+            return None
     else:
         own = load_tokenizer(named, "tokenizer", args.trust_remote_code, CAUSAL.special_tokens)
-    if own is None or differing(own, teachers, CAUSAL) is None:
-        return None
+        if _read_alike(own, teachers, chats):
+            return None
     if options.settings.divergence == "reverse-kl":
         raise UserError(
             f"the student has another tokenizer than the teacher, {named or args.student}, so some of its tokens have "
             "no probability, which reverse KL can't compare: choose --divergence forward-kl, js or skew-kl"
         )
-    return Spelling(teachers, own, chats=options.text.messages_column is not None)
+    return Spelling(teachers, own, chats)
+
+
+def _read_alike(own: PreTrainedTokenizerBase, teachers: PreTrainedTokenizerBase, chats: bool) -> bool:
+    """Whether two tokenizers make the same ids of each text or, with their chat templates, of each conversation."""
+    parts = [
+        (backend_of(each).to_str(), each.eos_token, each.chat_template if chats else None) for each in (own, teachers)
+    ]
+    return parts[0] == parts[1]

@@ -10,7 +10,7 @@ import tiny
 import torch
 from commands import assert_same, complete, fail, history, save_causal, weights
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tutorkd.alignment import read_text
@@ -252,16 +252,38 @@ def test_every_token_of_text_is_spelled_also_parts_of_characters(own):
     assert parts > 140
 
 
-def test_text_that_the_teacher_s_tokenizer_changes_is_learned_as_it_is():
+def test_around_text_that_the_teacher_s_tokenizer_changes_it_speaks_of_all_else():
     own, teachers = byte_tokenizer(320), byte_tokenizer(300, normalizer=normalizers.Lowercase())
-    row = own("w1 W2 w3 w4")["input_ids"]
-    _, places = read_text(Spelling(teachers, own), row)
-    assert (places.speaks == UNKNOWN).all()
-    teacher = Teacher(tiny.tiny_causal(vocab_size=300))
-    ids, logs = likeliest_respelled(teacher, as_rows([row]), Spelling(teachers, own), 4, CPU)
-    assert ids[:, 0].tolist() == row[1:]
-    assert all(len(set(each)) == 4 for each in ids.tolist())
-    np.testing.assert_allclose(np.exp(logs), np.tile([1, 0, 0, 0, 0], (len(ids), 1)), atol=1e-6)
+    spelling, teacher = Spelling(teachers, own), Teacher(tiny.tiny_causal(vocab_size=300))
+    row, plain = (own(f"w1 {word} é w3 w4")["input_ids"] for word in ("W2", "w2"))
+    read, places = read_text(spelling, row)
+    assert read == teachers("w1 w2 é w3 w4")["input_ids"]
+    changed, said = (likeliest_respelled(teacher, as_rows([each]), spelling, 4, CPU) for each in (row, plain))
+    capital = row.index(own.convert_tokens_to_ids("W"))
+    assert places.speaks[capital - 1] == UNKNOWN
+    assert changed[0][capital - 1, 0] == row[capital]
+    np.testing.assert_allclose(np.exp(changed[1][capital - 1]), [1, 0, 0, 0, 0], atol=1e-6)
+    behind = len(row) - capital - 2
+    assert behind >= 6
+    np.testing.assert_array_equal(changed[0][-behind:], said[0][-behind:])
+    np.testing.assert_allclose(changed[1][-behind:], said[1][-behind:], atol=1e-5)
+    assert np.exp(changed[1][-behind:, 0]).max() < 0.9
+
+
+def test_what_is_an_unknown_token_for_the_teacher_is_learned_as_it_is():
+    state = json.loads(sentencepiece_tokenizer(prefix=False).backend_tokenizer.to_str())
+    state["model"]["byte_fallback"] = False
+    teachers = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    own = byte_tokenizer(300)
+    row = own("w1 w2日 w3")["input_ids"]
+    read, places = read_text(Spelling(teachers, own), row)
+    assert teachers.unk_token_id in read
+    first, last = (own(text)["input_ids"] for text in ("w1 w2", " w3"))
+    assert (places.speaks[len(first) - 1 : -len(last)] == UNKNOWN).all()
+    assert (places.speaks[len(first) - len(last) - 1 : len(first) - 1] != UNKNOWN).any()
+    assert (places.speaks[-len(last) :] != UNKNOWN).all()
 
 
 def test_rows_read_together_say_what_they_say_alone():
@@ -528,7 +550,7 @@ def test_a_run_says_of_how_many_tokens_the_teacher_knows_nothing(teacher, studen
     complete(*run, "--teacher", teacher, "--output_dir", str(tmp_path / "a"))
     assert re.search(r"knows nothing of \d\.\d% of the tokens", said := capsys.readouterr().out)
     assert "so many" not in said
-    changes = byte_tokenizer(300, normalizer=normalizers.Replace("w", "v"))
+    changes = byte_tokenizer(300, normalizer=normalizers.Replace(Regex("."), ""))
     tiny.tiny_causal(vocab_size=300).save_pretrained(tmp_path / "changes")
     changes.save_pretrained(tmp_path / "changes")
     complete(*run, "--teacher", str(tmp_path / "changes"), "--output_dir", str(tmp_path / "b"))

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -67,14 +68,17 @@ class _Read:
     def append(self, text: bytes) -> None:
         """Add a text, which may begin and end amid a character."""
         whole, before, behind = whole_characters(text)
-        ids = self.tokens.encode(whole.decode(errors="replace"))
+        characters = whole.decode(errors="replace")
+        encoding = self.tokens.encoding(characters)
+        ids = encoding.ids
         texts = [self.tokens.texts[token] or b"" for token in ids]
         sizes = [len(each) for each in texts]
         if ids:
             if self.tokens.prefixed and b"".join(texts) == b" " + whole:
                 sizes[0] -= 1
-            elif b"".join(texts) != whole:  # the tokenizer changes what it reads: then it speaks of nothing within
-                sizes = [len(whole), *[0] * (len(ids) - 1)]
+            elif b"".join(texts) != whole:  # the tokenizer changes what it reads
+                sizes = _covered(encoding.offsets, texts, characters)
+                sizes[-1] += len(whole) - sum(sizes)
             sizes[0] += before
             sizes[-1] += behind
         elif text or not self.ids:  # it must read something
@@ -84,6 +88,21 @@ class _Read:
     def _add(self, ids: list[int], sizes: list[int]) -> None:
         self.ids += ids
         self.sizes += sizes
+
+
+def _covered(offsets: Sequence[tuple[int, int]], texts: Sequence[bytes], text: str) -> list[int]:
+    """How many bytes of a text each token covers, by their places in it: their own where those of a place have as many
+    together, else the first has all.
+    """
+    until = np.cumsum([0, *(len(character.encode()) for character in text)])
+    sizes: list[int] = []
+    reached = 0
+    for (_, end), tokens in groupby(zip(offsets, texts, strict=True), key=itemgetter(0)):
+        parts = [len(each) for _, each in tokens]
+        covered = max(int(until[end]) - reached, 0)
+        sizes += parts if sum(parts) == covered else [covered, *[0] * (len(parts) - 1)]
+        reached += covered
+    return sizes
 
 
 def read_answers(
@@ -191,8 +210,9 @@ def _places(
     speaks = np.searchsorted(ends, starts, side="right") - 1
     aligned = may & (stops > starts) & (speaks >= 0) & (ends[speaks] == starts) & (following[speaks] != UNKNOWN)
     spelled = aligned & (spelling.first[following[speaks]] == asked)
-    last = np.searchsorted(ends, stops, side="left")
-    several = aligned & ~spelled & (ends[np.minimum(last, len(ends) - 1)] == stops)
+    last = np.searchsorted(ends, stops, side="right") - 1
+    unwritten = np.append(0, np.cumsum(~spelling.teachers_write[following]))  # such as an unknown token
+    several = aligned & ~spelled & (ends[last] == stops) & (unwritten[last] == unwritten[speaks])
     places = Places.unknown(len(asked))
     places.speaks[spelled | several] = speaks[spelled | several]
     places.last[several] = last[several]

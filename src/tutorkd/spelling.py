@@ -37,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tutorkd.token_bytes import Tokens
 
-FORMAT = 2  # raise it when the same tokenizers come to be compared otherwise
+FORMAT = 3  # raise it when the same tokenizers come to be compared otherwise
 UNKNOWN = -1
 
 
@@ -75,6 +75,7 @@ class Spelling:
         tokenizer: the student's.
         teachers, own: both, with their tokens in bytes.
         teachers_size, own_size: how many ids they have, V_t and V_s.
+        teachers_write: of each of the teacher's tokens whether it stands for text or ends it, (V_t,).
         first: of each of the teacher's tokens the first of its spelling, (V_t,); UNKNOWN where it has none.
 
     Raises:
@@ -86,6 +87,8 @@ class Spelling:
         self.tokenizer = own
         self.teachers, self.own = (Tokens.of(each, chats) for each in (teachers, own))
         self.teachers_size, self.own_size = len(self.teachers.texts), len(self.own.texts)
+        self.teachers_write = np.array([bool(text) for text in self.teachers.texts])
+        self.teachers_write[self.teachers.end_id] = True
         spelled = sorted((spelling, token) for token, spelling in self._spelled())
         self._order = np.array([token for _, token in spelled])
         self._of = {token: spelling for spelling, token in spelled}

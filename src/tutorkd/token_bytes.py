@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -118,7 +118,11 @@ class Tokens(NamedTuple):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
-        return self.encoder.backend.encode(text, add_special_tokens=False).ids
+        return self.encoding(text).ids
+
+    def encoding(self, text: str) -> Encoding:
+        """The ids of a text, and where they stand in it."""
+        return self.encoder.backend.encode(text, add_special_tokens=False)
 
     def spelled(self, text: bytes) -> tuple[int, ...]:
         """The tokens of what stands amid a text, which may begin and end amid a character; none where these don't give

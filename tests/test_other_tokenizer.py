@@ -384,6 +384,18 @@ def test_a_student_starts_from_layers_and_from_means_of_embeddings(how, teacher,
     assert began.config.eos_token_id == began.generation_config.eos_token_id == own.eos_token_id
 
 
+def test_special_tokens_take_over_the_embedding_of_the_teacher_s_of_that_name():
+    own, teachers = byte_tokenizer(290), byte_tokenizer(300)
+    for tokenizer, names in ((own, ["<|turn|>", "<|own|>"]), (teachers, ["<|other|>", "<|turn|>"])):
+        tokenizer.add_special_tokens({"additional_special_tokens": names})
+    weight = torch.randn(310, 6)
+    made = Spelling(teachers, own).averaged(weight)
+    turn, alone = (own.convert_tokens_to_ids(name) for name in ("<|turn|>", "<|own|>"))
+    torch.testing.assert_close(made[turn], weight[teachers.convert_tokens_to_ids("<|turn|>")])
+    torch.testing.assert_close(made[alone], weight[: len(teachers)].mean(0))
+    torch.testing.assert_close(made[own.eos_token_id], weight[teachers.eos_token_id])
+
+
 def test_a_student_at_random_with_its_own_tokenizer_takes_nothing_over(teacher, student, corpus, tmp_path, capsys):
     run = ["--teacher", teacher, "--student_tokenizer", student, "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
     complete("distill", *run, "--student_init", "random", "--output_dir", str(tmp_path / "out"))

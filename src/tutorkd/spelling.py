@@ -157,7 +157,8 @@ class Spelling:
             weight: (V_t, ...), the teacher's, or of more ids.
 
         Returns:
-            (V_s, ...) in the same number format; of tokens that stand for no text the mean of all.
+            (V_s, ...) in the same number format; of special tokens that of the teacher's token of that name or, where
+            there is none, the mean of all.
         """
         pieces: list[Sequence[int]] = [self._pieces(token) for token in range(self.own_size)]
         lengths = torch.tensor([len(each) for each in pieces])
@@ -177,7 +178,10 @@ class Spelling:
             return [teachers.end_id if token == own.end_id else teachers.encoder.sep_id]
         if token == own.encoder.begin_id:
             return [teachers.encoder.sep_id if teachers.encoder.begin_id is None else teachers.encoder.begin_id]
-        text = own.texts[token] or b""
+        if (text := own.texts[token]) is None:  # special, or no token at all
+            named = own.encoder.backend.id_to_token(token)
+            same = None if named is None else teachers.encoder.backend.token_to_id(named)
+            return [] if same is None or teachers.texts[same] is not None else [same]
         single = (text[place : place + 1] for place in range(len(text)))
         return teachers.spelled(text) or [teachers.by_bytes[byte] for byte in single if byte in teachers.by_bytes]
 

@@ -17,8 +17,10 @@ from tutorkd.data.chats import ANSWERED, ChatEncoder
 from tutorkd.data.documents import Conversation
 from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.data.texts import Taught, Texts
+from tutorkd.errors import UserError
 from tutorkd.spelling import UNKNOWN, Places, Spelling
 from tutorkd.teacher import Teacher
+from tutorkd.teacher_likeliest import with_likeliest
 from tutorkd.teacher_respelled import likeliest_respelled
 from tutorkd.token_bytes import bytes_of_tokens
 
@@ -230,6 +232,22 @@ def test_python_s_rows_hold_what_both_read(teacher, student, tmp_path):
         assert row["input_ids"] == mine.ids.tolist()
         assert row[ANSWERED] == mine.answered.astype(int).tolist()
         assert row[TAUGHT_ANSWERED] == theirs.answered.astype(int).tolist()
+
+
+@pytest.mark.parametrize("mistake", ["no spelling", "of text", "the other way round", "what the student reads alone"])
+def test_rows_that_do_not_belong_to_a_spelling_are_refused_in_python(mistake, teacher, student, tmp_path):
+    own, teachers = (AutoTokenizer.from_pretrained(each) for each in (student, teacher))
+    chats = write_rows(tmp_path / "chats.jsonl", CHATS)
+    texts = None if mistake == "what the student reads alone" else Texts(taught=Taught(teachers))
+    corpus = prepare_corpus(chats, own, max_length=96, framed=False, heldout=0, messages_column="messages", texts=texts)
+    spelling, said = {
+        "no spelling": (None, "give spelling=Spelling(teacher_tokenizer, tokenizer, chats=True)"),
+        "of text": (Spelling(teachers, own), r"these rows are of conversations: Spelling\(..., chats=True\)"),
+        "the other way round": (Spelling(own, teachers, chats=True), "in another tokenizer than that of the rows"),
+        "what the student reads alone": (Spelling(teachers, own, chats=True), "no columns teacher_ids and"),
+    }[mistake]
+    with pytest.raises(UserError, match=said.replace("(teacher_tokenizer, tokenizer, chats=True)", "")):
+        with_likeliest(corpus.train, pytest.fail, own, 8, len(own), tmp_path / "kept", torch.device("cpu"), spelling)
 
 
 def test_a_teacher_without_a_template_is_told(teacher, student, tmp_path, capfd):

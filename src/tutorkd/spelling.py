@@ -73,6 +73,7 @@ class Spelling:
 
     Attributes:
         tokenizer: the student's.
+        chats: as given.
         teachers, own: both, with their tokens in bytes.
         teachers_size, own_size: how many ids they have, V_t and V_s.
         teachers_write: of each of the teacher's tokens whether it stands for text or ends it, (V_t,).
@@ -84,7 +85,7 @@ class Spelling:
     """
 
     def __init__(self, teachers: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, chats: bool = False):
-        self.tokenizer = own
+        self.tokenizer, self.chats = own, chats
         self.teachers, self.own = (Tokens.of(each, chats) for each in (teachers, own))
         self.teachers_size, self.own_size = len(self.teachers.texts), len(self.own.texts)
         self.teachers_write = np.array([bool(text) for text in self.teachers.texts])

@@ -23,6 +23,8 @@ from tutorkd.errors import UserError
 from tutorkd.kept_outputs import OfRows, Output, kept_outputs
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
 from tutorkd.methods.next_token import AT_ONCE, Asked
+from tutorkd.methods.pair import differing
+from tutorkd.objective import CAUSAL
 from tutorkd.reader import Ask
 from tutorkd.spacing import SpacedCollator
 from tutorkd.spelling import Spelling
@@ -79,8 +81,10 @@ def with_likeliest(
             must have what the teacher reads of them beside them then.
 
     Raises:
-        UserError: as ``kept_outputs`` and ``likeliest_respelled``, or if there aren't so many tokens.
+        UserError: as ``kept_outputs`` and ``likeliest_respelled``, or if there aren't so many tokens, or rows,
+            tokenizer and spelling don't belong together.
     """
+    _check(rows, tokenizer, spelling)
     if not 0 < k < vocabulary:
         raise UserError(f"the teacher can be asked for 1 to {vocabulary - 1} likeliest tokens, not {k}")
     counts = counts_of(rows)
@@ -98,6 +102,33 @@ def with_likeliest(
     teachers = {TAUGHT, TAUGHT_ANSWERED} & {*rows.column_names}
     beside = RowsBeside(rows.remove_columns(sorted(teachers)), IDS, OfRows(found[IDS], counts))
     return RowsBeside(beside, LOG_PROBABILITIES, OfRows(found[LOG_PROBABILITIES], counts))
+
+
+def _check(rows: Dataset, tokenizer: PreTrainedTokenizerBase, spelling: Spelling | None) -> None:
+    """Refuse rows that a teacher can't be asked about in this way.
+
+    Raises:
+        UserError: saying what belongs to them.
+    """
+    chats, taught = ANSWERED in rows.column_names, {TAUGHT, TAUGHT_ANSWERED} <= {*rows.column_names}
+    if spelling is None:
+        if taught:
+            raise UserError(
+                "these rows are of a student with another tokenizer than the teacher's: give spelling="
+                "Spelling(teacher_tokenizer, tokenizer, chats=True)"
+            )
+        return
+    if differing(spelling.tokenizer, tokenizer, CAUSAL) is not None:
+        raise UserError(
+            "the spelling is in another tokenizer than that of the rows: Spelling(teacher_tokenizer, tokenizer)"
+        )
+    if chats != spelling.chats:
+        raise UserError(f"these rows are {'' if chats else 'not '}of conversations: Spelling(..., chats={chats})")
+    if chats and not taught:
+        raise UserError(
+            f"rows of conversations have no columns {TAUGHT} and {TAUGHT_ANSWERED}, of what the teacher reads: make them "
+            "with prepare_corpus(..., texts=Texts(taught=Taught(teacher_tokenizer)))"
+        )
 
 
 def _of_block(rows: Dataset, asked: Callable[[list[dict[str, Any]]], Sequence[np.ndarray]]) -> list[np.ndarray]:

@@ -569,3 +569,13 @@ def test_a_run_says_of_how_many_tokens_the_teacher_knows_nothing(teacher, studen
     said = capsys.readouterr().out
     assert re.search(r"knows nothing of 9\d\.\d% of the tokens", said)
     assert "so many come of a tokenizer that changes what it reads" in said
+
+
+def test_a_run_isn_t_taken_for_done_once_the_student_s_tokenizer_is_another(teacher, corpus, tmp_path, capfd):
+    own = tmp_path / "own"
+    byte_tokenizer(290).save_pretrained(own)
+    run = ["--teacher", teacher, "--student_tokenizer", str(own), "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
+    complete("distill", *run, "--output_dir", str(tmp_path / "out"))
+    byte_tokenizer(295).save_pretrained(own)
+    said = fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
+    assert f"the contents of student_tokenizer {own} have changed" in said

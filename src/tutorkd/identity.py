@@ -15,7 +15,7 @@ from tutorkd.errors import UserError
 from tutorkd.students import PRESETS
 
 # Settings that name something. They are kept to be read; what they stand for is compared, however its name is spelled.
-MODELS = ("model", "config_name", "tokenizer_name", "teacher", "mlm_teacher", "student")
+MODELS = ("model", "config_name", "tokenizer_name", "teacher", "mlm_teacher", "student", "student_tokenizer")
 FILES = ("train", "validation", "sts", "paraphrases", "retrieval")
 FOLDERS = ("data_dir",)  # of Parquet files, in a folder for each task
 HELDOUT, TEXT = "text", "corpus"
@@ -26,6 +26,7 @@ _MODEL_FILES = (
     "pytorch_model*.bin",
     "tokenizer*",
     "special_tokens_map.json",
+    "chat_template.jinja",
     "vocab*",
     "merges.txt",
     "*.model",

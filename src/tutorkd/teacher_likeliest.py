@@ -126,8 +126,8 @@ def _check(rows: Dataset, tokenizer: PreTrainedTokenizerBase, spelling: Spelling
         raise UserError(f"these rows are {'' if chats else 'not '}of conversations: Spelling(..., chats={chats})")
     if chats and not taught:
         raise UserError(
-            f"rows of conversations have no columns {TAUGHT} and {TAUGHT_ANSWERED}, of what the teacher reads: make them "
-            "with prepare_corpus(..., texts=Texts(taught=Taught(teacher_tokenizer)))"
+            f"rows of conversations have no columns {TAUGHT} and {TAUGHT_ANSWERED}, of what the teacher reads: make "
+            "them with prepare_corpus(..., texts=Texts(taught=Taught(teacher_tokenizer)))"
         )
 
 

@@ -579,3 +579,19 @@ def test_a_run_isn_t_taken_for_done_once_the_student_s_tokenizer_is_another(teac
     byte_tokenizer(295).save_pretrained(own)
     said = fail(capfd, "distill", *run, "--output_dir", str(tmp_path / "out"))
     assert f"the contents of student_tokenizer {own} have changed" in said
+
+
+def test_the_tokenizer_in_a_student_s_gguf_file_counts(student, corpus, tmp_path, capfd):
+    pytest.importorskip("gguf")
+    from test_gguf import write
+
+    file = write(tiny.tiny_causal(num_hidden_layers=2), tmp_path / "model.gguf")
+    folder = tmp_path / "teacher"
+    tiny.tiny_causal(vocab_size=320).save_pretrained(folder)
+    byte_tokenizer(320).save_pretrained(folder)
+    run = ["--teacher", str(folder), "--student", str(file), "--corpus", corpus, *RUN]
+    out = ["--output_dir", str(tmp_path / "out")]
+    assert "differ: token" in fail(capfd, "distill", *run, *out)
+    complete("distill", *run, "--teacher_top_k", "8", *out)
+    assert "a tokenizer of its own" in capfd.readouterr().out
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == tiny.END_OF_TEXT

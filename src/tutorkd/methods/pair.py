@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tutorkd.capture import prepare_layers
 from tutorkd.errors import UserError
-from tutorkd.hub import has_vocabulary, loading, quiet_transformers
+from tutorkd.hub import files_of, has_vocabulary, loading, quiet_transformers
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import has_head
 from tutorkd.teacher import Teacher
@@ -64,7 +64,9 @@ def tokenizer_beside(
     """The tokenizer of a model's folder or repository; None where there is none. As ``check_tokenizer``."""
     try:
         with loading(name, role) if fetch else quiet_transformers():
-            own = AutoTokenizer.from_pretrained(name, local_files_only=not fetch, trust_remote_code=trust_remote_code)
+            folder, gguf = files_of(name)
+            how = {"local_files_only": not fetch, "trust_remote_code": trust_remote_code, **gguf}
+            own = AutoTokenizer.from_pretrained(folder, **how)
     except Exception:  # no tokenizer; the errors of transformers and of the Hub client share no base class
         return None
     return own if has_vocabulary(own) else None

@@ -39,6 +39,7 @@ from tutorkd.token_bytes import Tokens
 
 FORMAT = 3  # raise it when the same tokenizers come to be compared otherwise
 UNKNOWN = -1
+_PIECES_AT_ONCE = 1 << 14  # tokens whose embeddings are copied at once
 
 
 class Places(NamedTuple):
@@ -165,11 +166,12 @@ class Spelling:
         lengths = torch.tensor([len(each) for each in pieces])
         rows = torch.repeat_interleave(torch.arange(len(pieces)), lengths).to(weight.device)
         tokens = torch.tensor([token for each in pieces for token in each], device=weight.device)
-        values = weight.float()
-        sums = values.new_zeros(len(pieces), *weight.shape[1:]).index_add_(0, rows, values[tokens])
+        sums = torch.zeros(len(pieces), *weight.shape[1:], device=weight.device)
+        for row, token in zip(rows.split(_PIECES_AT_ONCE), tokens.split(_PIECES_AT_ONCE), strict=True):
+            sums.index_add_(0, row, weight[token].float())
         shape = -1, *[1] * (weight.dim() - 1)
         lengths = lengths.to(weight.device).view(shape)
-        mean = values[: self.teachers_size].mean(0)
+        mean = weight[: self.teachers_size].mean(0, dtype=torch.float32)
         return torch.where(lengths > 0, sums / lengths.clamp(min=1), mean).to(weight.dtype)
 
     def _pieces(self, token: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tutorkd.alignment import read_text
+from tutorkd.alignment import read_packed
 from tutorkd.cli.main import main
 from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
@@ -204,7 +204,7 @@ def test_the_teacher_speaks_of_a_token_where_it_has_read_the_text_before_it(own,
     texts = [TEXT, "日本語", *tiny.documents(3)]
     speaks = 0
     for row in packed(own, texts, 17):  # most of them begin amid a text, some amid a character
-        read, places = read_text(spelling, row)
+        read, places = read_packed(spelling, row)
         for place, position in enumerate(places.speaks):
             if position == UNKNOWN:
                 continue
@@ -256,7 +256,7 @@ def test_around_text_that_the_teacher_s_tokenizer_changes_it_speaks_of_all_else(
     own, teachers = byte_tokenizer(320), byte_tokenizer(300, normalizer=normalizers.Lowercase())
     spelling, teacher = Spelling(teachers, own), Teacher(tiny.tiny_causal(vocab_size=300))
     row, plain = (own(f"w1 {word} é w3 w4")["input_ids"] for word in ("W2", "w2"))
-    read, places = read_text(spelling, row)
+    read, places = read_packed(spelling, row)
     assert read == teachers("w1 w2 é w3 w4")["input_ids"]
     changed, said = (likeliest_respelled(teacher, as_rows([each]), spelling, 4, CPU) for each in (row, plain))
     capital = row.index(own.convert_tokens_to_ids("W"))
@@ -278,7 +278,7 @@ def test_what_is_an_unknown_token_for_the_teacher_is_learned_as_it_is():
     )
     own = byte_tokenizer(300)
     row = own("w1 w2日 w3")["input_ids"]
-    read, places = read_text(Spelling(teachers, own), row)
+    read, places = read_packed(Spelling(teachers, own), row)
     assert teachers.unk_token_id in read
     first, last = (own(text)["input_ids"] for text in ("w1 w2", " w3"))
     assert (places.speaks[len(first) - 1 : -len(last)] == UNKNOWN).all()
@@ -301,7 +301,7 @@ def test_a_row_of_one_part_of_a_character_can_be_read():
     own = byte_tokenizer()
     part = own("é")["input_ids"][0]
     for row in ([part, part], [own.eos_token_id, part], [part]):
-        read, places = read_text(Spelling(tiny.causal_tokenizer(), own), row)
+        read, places = read_packed(Spelling(tiny.causal_tokenizer(), own), row)
         assert read
         assert len(places.speaks) == len(row) - 1
 

@@ -14,7 +14,7 @@ from tutorkd.token_bytes import Tokens, whole_characters
 _END = b"\xff"  # of a text or an answer; no text has this byte
 
 
-def read_text(spelling: Spelling, ids: Sequence[int]) -> tuple[list[int], Places]:
+def read_packed(spelling: Spelling, ids: Sequence[int]) -> tuple[list[int], Places]:
     """The teacher's ids for a student's row of packed text, and where it speaks of all tokens but the first.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from tutorkd.alignment import read_answers, read_text
+from tutorkd.alignment import read_answers, read_packed
 from tutorkd.data.chats import ANSWERED
 from tutorkd.data.taught import TAUGHT, TAUGHT_ANSWERED
 from tutorkd.errors import UserError
@@ -124,7 +124,7 @@ def _read(spelling: Spelling, row: Mapping[str, Any]) -> tuple[np.ndarray, Place
     """The teacher's ids for a row, where it speaks of the student's tokens, and the ids of these, (n,)."""
     ids = np.asarray(row["input_ids"])
     if ANSWERED not in row:
-        read, places = read_text(spelling, ids.tolist())
+        read, places = read_packed(spelling, ids.tolist())
         return np.array(read), places, ids[1:]
     answered, theirs = np.asarray(row[ANSWERED], bool), np.asarray(row[TAUGHT])
     places = read_answers(spelling, ids, answered, theirs, np.asarray(row[TAUGHT_ANSWERED], bool))

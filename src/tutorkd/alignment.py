@@ -123,13 +123,9 @@ def read_answers(
     for number, teachers_number in _same_answers([each.text for each in said], [each.text for each in teachers_said]):
         own, theirs = runs[number], teachers_runs[teachers_number]
         written = said[number], teachers_said[teachers_number]
-        places = _in_answer(spelling, ids[own], teachers_ids[theirs], *written)
-        here = slice(starts[number], starts[number + 1])
+        places = _in_answer(spelling, ids[own], teachers_ids[theirs], *written).moved(int(theirs[0]) - 1)
         for into, values in zip(found, places, strict=True):
-            into[here] = values
-        for into in (found.speaks, found.last):  # in the answer 0 is the token before it
-            part = into[here]
-            part[part != UNKNOWN] += theirs[0] - 1
+            into[starts[number] : starts[number + 1]] = values
     return found
 
 

@@ -64,6 +64,11 @@ class Places(NamedTuple):
         """Of so many tokens of which nothing is known."""
         return cls(*np.full((2, count), UNKNOWN), *np.zeros((3, count), np.int64))
 
+    def moved(self, by: int) -> "Places":
+        """The same where the teacher's row stands behind so many other positions."""
+        speaks, last = (np.where(each == UNKNOWN, UNKNOWN, each + by) for each in (self.speaks, self.last))
+        return self._replace(speaks=speaks, last=last)
+
 
 class Spelling:
     """The tokens of a teacher in those of a student.

@@ -42,7 +42,8 @@ def likeliest_respelled(
     positions = longest_row(teacher.body)
     read, places, own = zip(*(_cut(_read(spelling, row), positions) for row in rows), strict=True)
     lengths = np.array([len(each) for each in read])
-    said = _together(places, np.cumsum(lengths) - lengths)
+    each = [one.moved(before) for one, before in zip(places, np.cumsum(lengths) - lengths, strict=True)]
+    said = Places(*map(np.concatenate, zip(*each, strict=True)))
     asked, tokens = np.concatenate(own), np.concatenate(read)
     following = np.append(tokens[1:], 0)  # the teacher's, behind each of its positions
 
@@ -143,20 +144,6 @@ def _features(teacher: Teacher, tokens: np.ndarray, lengths: np.ndarray, device:
     features = teacher(torch.from_numpy(ids).to(device), mask, Ask(logits=False), positions).features
     assert features is not None
     return features
-
-
-def _together(places: Sequence[Places], before: np.ndarray) -> Places:
-    """The places of several rows, with positions counted through all of them.
-
-    Args:
-        before: of each row, how many positions are those of the rows before it.
-    """
-    shifted = [
-        each._replace(**{name: np.where(old == UNKNOWN, UNKNOWN, old + shift) for name, old in positions.items()})
-        for each, shift in zip(places, before, strict=True)
-        for positions in [{"speaks": each.speaks, "last": each.last}]
-    ]
-    return Places(*map(np.concatenate, zip(*shifted, strict=True)))
 
 
 def _of_text(tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

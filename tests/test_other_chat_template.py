@@ -250,6 +250,23 @@ def test_rows_that_do_not_belong_to_a_spelling_are_refused_in_python(mistake, te
         with_likeliest(corpus.train, pytest.fail, own, 8, len(own), tmp_path / "kept", torch.device("cpu"), spelling)
 
 
+def test_a_stream_leaves_out_what_has_no_answer_and_goes_on_where_it_was(teacher, student, tmp_path):
+    own, teachers = (AutoTokenizer.from_pretrained(each) for each in (student, teacher))
+    silent = {"messages": [{"role": "user", "content": "w1"}]}
+    chats = write_rows(tmp_path / "chats.jsonl", [CHATS[0], silent, CHATS[1], silent, CHATS[2]])
+    settings = {
+        "max_length": 96,
+        "framed": False,
+        "messages_column": "messages",
+        "texts": Texts(taught=Taught(teachers)),
+    }
+    rows = prepare_corpus(chats, own, heldout=0, streaming=True, **settings).train
+    kept = [
+        ChatEncoder.from_tokenizer(own, 96).tokens(Conversation(each["messages"])).ids.tolist() for each in CHATS[:3]
+    ]
+    assert sorted(row["input_ids"] for row in rows) == sorted(kept)
+
+
 def test_a_teacher_without_a_template_is_told(teacher, student, tmp_path, capfd):
     folder = tmp_path / "plain"
     save_causal(tiny.tiny_causal(), folder)

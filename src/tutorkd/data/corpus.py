@@ -16,7 +16,7 @@ from tutorkd.data.cache import cache_key, cache_root
 from tutorkd.data.cached import PackedPart, PackSettings, cached_corpus
 from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Layout
-from tutorkd.data.encoders import encoder_for, unknown_at_beginning
+from tutorkd.data.encoders import encoder_for, of_chats, unknown_at_beginning
 from tutorkd.data.estimate import estimated_rows
 from tutorkd.data.packing import require_known
 from tutorkd.data.sources import GivenRows, LocalFiles, Source, resolve_source
@@ -291,9 +291,9 @@ def check_corpus(
         if isinstance(source, LocalFiles):
             require_known(source.name, unknown_at_beginning(encoder.split(source.stream()), encoder))
     told = [f"{source.name}: {source.notice}" for source in resolved if source.notice]
-    if isinstance(encoder, ChatEncoder):
+    if (chats := of_chats(encoder)) is not None:
         local = [source for source in resolved if isinstance(source, LocalFiles)]
-        told += filter(None, (_left_out(source, encoder) for source in local))
+        told += filter(None, (_left_out(source, chats) for source in local))
     return told
 
 

@@ -50,6 +50,12 @@ def encoder_for(
     return encoder if texts is None or texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
 
 
+def of_chats(encoder: RowEncoder) -> ChatEncoder | None:
+    """What makes the student's rows of conversations; None of texts."""
+    own = encoder.own if isinstance(encoder, TaughtEncoder) else encoder
+    return own if isinstance(own, ChatEncoder) else None
+
+
 def of_heldout(encoder: RowEncoder) -> RowEncoder:
     """What makes the rows that are held out, of the same tokenised documents: of pairs of texts those in which the
     student reads its own text, so that a figure is of one language.

@@ -10,9 +10,8 @@ from datasets import Dataset, IterableDataset
 
 from tutorkd.data.cache import cache_key
 from tutorkd.data.cached import PackSettings, heldout_count
-from tutorkd.data.chats import ChatEncoder
 from tutorkd.data.documents import Document
-from tutorkd.data.encoders import RowEncoder, of_heldout, row_batch, tokenize_batch, unknown_at_beginning
+from tutorkd.data.encoders import RowEncoder, of_chats, of_heldout, row_batch, tokenize_batch, unknown_at_beginning
 from tutorkd.data.packing import require_known
 from tutorkd.data.sources import Source, no_text
 from tutorkd.data.writer import PackedWriter
@@ -84,8 +83,8 @@ def _train_rows(
 
 def _with_rows(documents: Iterable[Document], encoder: RowEncoder) -> Iterator[Document]:
     """Documents without the conversations of which no answer is within a row."""
-    chats = isinstance(encoder, ChatEncoder)
-    return (document for document in documents if not chats or [*encoder(document)])
+    chats = of_chats(encoder)
+    return (document for document in documents if chats is None or [*chats(document)])
 
 
 def _documents(source: Source, encoder: RowEncoder) -> Iterator[Document]:

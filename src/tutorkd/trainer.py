@@ -417,7 +417,8 @@ def build_module(
     if method.teacher_head:
         _check_head(method, teacher)
     check_apart(student, teacher)
-    readers, remedy = {"student": student.config}, "use the student's own tokenizer, and all that belongs to it"
+    readers = {"student": student.config}
+    remedy = f"use the tokenizer that belongs to it, or give it more: student.resize_token_embeddings({len(tokenizer)})"
     reads_otherwise = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, tokenizer)
     if not reads_otherwise and not method.likeliest(settings):
         readers["teacher"] = teacher.config

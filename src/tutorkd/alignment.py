@@ -29,7 +29,7 @@ def read_packed(spelling: Spelling, ids: Sequence[int]) -> tuple[list[int], Plac
     for number, (first, behind) in enumerate(pairwise(bounds)):
         closed = behind > first and ids[behind - 1] == own.end_id
         inside = range(first, behind - closed)
-        text = b"".join(own.texts[ids[place]] or b"" for place in inside)
+        text = own.written(ids[first : behind - closed])
         if number or ids[first] == own.encoder.begin_id:
             begun.append(own_sizes[:first].sum())
             if own.prefixed and text.startswith(b" "):

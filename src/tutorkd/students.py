@@ -380,11 +380,12 @@ def initialise_from_teacher(
     total = len(target)
     if body is not student:
         head = teacher.head.state_dict() if hasattr(teacher, "head") else {}
-        if spelling is not None:
-            head = {k: spelling.averaged(v) if len(v) == teacher.config.vocab_size else v for k, v in head.items()}
         # A head tied to the embeddings is filled by then; the teacher's may be another matrix, which reads no tokens.
         tied = {value.data_ptr() for value in target.values()}
         own = {key: value for key, value in Head(student).state_dict().items() if value.data_ptr() not in tied}
+        if spelling is not None:
+            of_tokens = [key for key in own if key in head and len(head[key]) == teacher.config.vocab_size]
+            head = head | {key: spelling.averaged(head[key]) for key in of_tokens}
         fitting = [key for key, value in own.items() if key in head and slices.copy(key, whole(head[key]), value)]
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)

@@ -16,14 +16,22 @@ SPACE = "▁"  # what tokenizers of SentencePiece write for it
 _LETTERS = bytes_to_unicode()  # of bytes, in byte-level tokenizers
 
 
-def _rules(backend: Tokenizer) -> str:
-    """How tokens become text, and text tokens, as a tokenizer.json has it."""
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer) -> bool:
+    """Whether tokens are written in one letter for each byte, as in GPT-2, Llama 3 and Qwen; those of SentencePiece, as
+    in Llama 2, Mistral and Gemma, are of characters, with a letter for the space.
+
+    Raises:
+        UserError: for tokenizers of neither kind.
+    """
     state = json.loads(backend.to_str())
-    return json.dumps([state["decoder"], state["pre_tokenizer"], state["normalizer"]], ensure_ascii=False)
-
-
-def _is_byte_level(backend: Tokenizer) -> bool:
-    return "ByteLevel" in _rules(backend)
+    rules = json.dumps([state["decoder"], state["pre_tokenizer"], state["normalizer"]], ensure_ascii=False)
+    if "ByteLevel" not in rules and SPACE not in rules:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UserError(
+            f"tokenizer {name}: its tokens don't say which bytes of a text they stand for, so they can't be compared "
+            "with those of another tokenizer; byte-level BPE and SentencePiece can"
+        )
+    return "ByteLevel" in rules
 
 
 def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
@@ -41,22 +49,19 @@ def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         >>> b"".join(bytes_of_tokens(tokenizer)[token] for token in tokenizer("Äpfel, Käse")["input_ids"]).decode()
         'Äpfel, Käse'
     """
-    backend, letters = backend_of(tokenizer), None
-    if _is_byte_level(backend):  # one letter for each byte, as in GPT-2, Llama 3 and Qwen
-        letters = {letter: byte for byte, letter in _LETTERS.items()}
-    elif SPACE not in _rules(backend):  # characters and a letter for the space, as in Llama 2, Mistral and Gemma
-        name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise UserError(
-            f"tokenizer {name}: its tokens don't say which bytes of a text they stand for, so they can't be compared "
-            "with those of another tokenizer; byte-level BPE and SentencePiece can"
-        )
+    backend = backend_of(tokenizer)
+    return _texts(backend, _is_byte_level(tokenizer, backend))
+
+
+def _texts(backend: Tokenizer, byte_level: bool) -> list[bytes | None]:
+    letters = {letter: byte for byte, letter in _LETTERS.items()}
     added = backend.get_added_tokens_decoder()
     vocabulary = backend.get_vocab()
     found: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
     for token, index in vocabulary.items():
         if index in added:
             found[index] = None if added[index].special else added[index].content.encode()
-        elif letters is None:
+        elif not byte_level:
             found[index] = _of_characters(token)
         elif all(letter in letters for letter in token):
             found[index] = bytes(letters[letter] for letter in token)
@@ -108,13 +113,15 @@ class Tokens(NamedTuple):
         Raises:
             UserError: as ``bytes_of_tokens``, or if it has no end-of-text token.
         """
-        encoder, found = Encoder.from_tokenizer(tokenizer, framed=False), bytes_of_tokens(tokenizer)
+        encoder = Encoder.from_tokenizer(tokenizer, framed=False)
+        byte_level = _is_byte_level(tokenizer, encoder.backend)
+        found = _texts(encoder.backend, byte_level)
         encoder.backend.encode_special_tokens = True  # a special token's name in a text is text
         begun = b"".join(found[token] or b"" for token in encoder.backend.encode("a", add_special_tokens=False).ids)
         by_bytes = {text: token for token, text in enumerate(found) if text}
         end_id = answer_end(tokenizer) if chats else encoder.sep_id
         end_id = encoder.sep_id if end_id is None else end_id
-        return cls(encoder, found, by_bytes, end_id, begun == b" a", _is_byte_level(encoder.backend))
+        return cls(encoder, found, by_bytes, end_id, begun == b" a", byte_level)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""

@@ -158,7 +158,6 @@ class DistillationTrainer(PackedRowsTrainer):
             )
         named = isinstance(teacher_model, str)
         k = self.method.likeliest(self.settings)
-        spelling = _spelling(processing_class, teacher, named) if k else None
         own_tokenizer = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, processing_class)
         apart = own_tokenizer or k > 0  # the teacher doesn't read these rows
         if k:
@@ -173,6 +172,7 @@ class DistillationTrainer(PackedRowsTrainer):
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
+            spelling = _spelling(processing_class, teacher, named) if k else None
             model, _ = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer, spelling=spelling)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)

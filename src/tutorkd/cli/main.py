@@ -111,14 +111,11 @@ def _main(argv: Sequence[str] | None) -> int:
     except UserError as error:
         print(f"tutorkd: error: {error}", file=sys.stderr)
         return 2
-    except Interrupted as stop:
+    except (Interrupted, KeyboardInterrupt) as stop:
+        stopped = Interrupted.by(stop, "stopped") if isinstance(stop, KeyboardInterrupt) else stop
         if first:
-            print(f"tutorkd: {stop}", file=sys.stderr)
-        return 128 + stop.signal_number
-    except KeyboardInterrupt as stop:
-        if first:
-            print("tutorkd: stopped", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+            print(f"tutorkd: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
 
 
 def _run(command: str, argv: Sequence[str]) -> int:

@@ -39,14 +39,13 @@ def encoder_for(
             "messages_column is for causal language models, which learn from conversations; name a column of text "
             "with text_column"
         )
-    if texts is None and not chats:
-        return Encoder.from_tokenizer(tokenizer, framed)
     encoder: TextEncoder | ChatEncoder
     if chats:
         encoder = ChatEncoder.from_tokenizer(tokenizer, max_length)
-    else:
-        assert texts is not None
+    elif texts is not None:
         encoder = TextEncoder.from_tokenizer(tokenizer, texts._replace(taught=None), max_length)
+    else:
+        return Encoder.from_tokenizer(tokenizer, framed)
     return encoder if texts is None or texts.taught is None else TaughtEncoder.beside(encoder, texts.taught)
 
 

@@ -7,6 +7,7 @@ import signal
 import pytest
 import tiny
 import torch
+from transformers import AutoModel
 
 import tutorkd
 from tutorkd.cli.main import main
@@ -386,3 +387,23 @@ def test_the_packaged_recipes_are_matrices(name, tmp_path):
     methods = {cell.distill.args.method for cell in cells}
     assert len(methods) == (7 if name.startswith("compare-") else 4 if name == "causal-demo" else 1)
     assert {cell.distill.objective.name for cell in cells} == {"causal" if causal else "masked"}
+
+
+def test_an_undistilled_student_that_is_narrower_is_what_training_starts_from(matrix, tmp_path, in_process):
+    sizes = {"student_hidden_size": 16, "student_intermediate_size": 24}
+    narrow = f"students: [{{name: narrow, {', '.join(f'{key}: {value}' for key, value in sizes.items())}}}]\n"
+    name = "not-distilled-narrow-seed0"
+    command = matrix("mlm", references=True, more=narrow)
+    assert main([*command, "--cell", name]) == 0
+    options = [each for key, value in sizes.items() for each in (f"--{key}", str(value))]
+    common = "max_steps 4, max_length 24, per_device_train_batch_size 4, eval_steps 4, num_proc 1, seed 0, data_seed 0"
+    options += [word for pair in common.split(", ") for word in ("--" + pair).split()]
+    model = command[command.index("--teacher") : command.index("--train")]
+    alone = str(tmp_path / "alone")
+    assert main(["distill", *model, *options, "--method=mlm", "--save_initial_student", "--output_dir", alone]) == 0
+    found, expected = (
+        AutoModel.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "out" / "cells" / name / "student", tmp_path / "alone" / "initial_student")
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found if "pooler" not in key)

@@ -25,6 +25,8 @@ from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_first_stage import first_stage
 from tutorkd.evaluation.task_student import make_student
+from tutorkd.importance import measure_importance
+from tutorkd.teacher import Teacher
 
 NAMES = ["no", "yes"]
 
@@ -484,3 +486,19 @@ def test_two_processes_that_answer_to_one_file_leave_the_whole_answers_of_the_la
         assert [row["label"] for row in read_answers(path)] == ["yes"] * 2
     assert [row["label"] for row in read_answers(path)] == ["no"] * 3
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_narrower_student_starts_from_what_matters_on_the_task_s_rows(place):
+    teacher = load_trained("teacher")
+    sizes = {"hidden_size": 16, "intermediate_size": 24}
+    found = texts(64, 3)
+    student, _, start = make_student("half", teacher, sizes, 0, None, lambda: teacher.logits(found, max_length=32))
+    evenly, _, _ = make_student("half", teacher, sizes, 0)
+    rows = teacher.tokenizer(found, padding=True, return_tensors="pt")
+    importance = measure_importance(Teacher(teacher.model), [(rows["input_ids"], rows["attention_mask"])])
+    expected = importance.hidden.topk(16).indices.sort().values
+    embeddings = teacher.model.get_input_embeddings().weight
+    assert torch.equal(student.get_input_embeddings().weight, embeddings[:, expected])
+    assert torch.equal(student.classifier.weight, teacher.model.classifier.weight[:, expected])
+    assert not torch.equal(evenly.get_input_embeddings().weight, student.get_input_embeddings().weight)
+    assert "as slices" in start

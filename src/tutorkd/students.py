@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -19,11 +19,13 @@ from tutorkd.kinds import check_one_stack, kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
 from tutorkd.sharding import whole
+from tutorkd.sizes import layer_of, stack_of
 from tutorkd.slices import Slices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from tutorkd.importance import Importance
     from tutorkd.spelling import Spelling
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
@@ -53,6 +55,15 @@ def sizes_of(options: Any) -> dict[str, int]:
     return {size: number for size, number in asked.items() if number is not None}
 
 
+class Started(NamedTuple):
+    """A student as its training finds it."""
+
+    student: PreTrainedModel
+    told: str  # how it starts, in words
+    # Whether of slices of its teacher, which the text that it learns from may choose better.
+    sliced: bool = False
+
+
 @dataclass(frozen=True)
 class Initialisation:
     """What a student took over from the teacher."""
@@ -67,7 +78,7 @@ class Initialisation:
         if not self.tensors:
             return "nothing of the teacher's fits; it starts at random"
         layers = f", its layers from the teacher's {', '.join(map(str, self.layers))}" if self.layers else ""
-        sliced = f", {self.sliced} of them as evenly spaced slices" if self.sliced else ""
+        sliced = f", {self.sliced} of them as slices" if self.sliced else ""
         means = ", its embeddings means of those of the teacher's tokens" if self.respelled else ""
         return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}{means}"
 
@@ -188,7 +199,7 @@ def kept_layers(student_layers: int, teacher_layers: int, objective: Objective) 
 
 def _layer_parts(model: PreTrainedModel) -> list[set[str]]:
     """The names of each layer's weights; empty where all layers share theirs."""
-    stack = _layer_stack(model)
+    stack = stack_of(model)
     return [] if stack is None else [set(layer.state_dict()) for layer in model.get_submodule(stack).children()]
 
 
@@ -267,8 +278,8 @@ def started_student(
     trust_remote_code: bool = False,
     own_tokenizer: bool = False,
     spelling: Spelling | None = None,
-) -> tuple[PreTrainedModel, str]:
-    """A student by name as its training finds it, and how it starts, in words.
+) -> Started:
+    """A student by name, as its training finds it.
 
     Args:
         name, sizes, head: as for ``build_student``.
@@ -294,13 +305,16 @@ def started_student(
         sizes = {**(sizes or {}), "vocab_size": spelling.own_size}
     student = build_student(name, teacher.config, sizes, pretrained, head, trust_remote_code)
     if pretrained:
-        return student, "its own weights"
+        return Started(student, "its own weights")
     if spelling is not None:
         _write_tokens_of(student, spelling.tokenizer)
     elif head is CAUSAL:
         _write_as(student, teacher.model)
-    at_random = start == "random" or own_tokenizer
-    return student, "starts at random" if at_random else str(initialise_from_teacher(student, teacher, spelling))
+    if start == "random" or own_tokenizer:
+        return Started(student, "starts at random")
+    made = initialise_from_teacher(student, teacher, spelling)
+    # The text of a student with another tokenizer says nothing to the teacher.
+    return Started(student, str(made), made.sliced > 0 and spelling is None)
 
 
 def keeps_weights(name: str, start: Start) -> bool:
@@ -331,12 +345,12 @@ def _write_as(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def initialise_from_teacher(
-    student: PreTrainedModel, teacher: Reader, spelling: Spelling | None = None
+    student: PreTrainedModel, teacher: Reader, spelling: Spelling | None = None, importance: Importance | None = None
 ) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, head, wherever names and shapes allow it.
 
-    A student that is narrower, or has fewer heads, gets evenly spaced slices of the teacher's weights, as
-    ``tutorkd.slices`` makes them.
+    A student that is narrower, or has fewer heads, gets slices of the teacher's weights, as ``tutorkd.slices`` makes
+    them.
 
     Layer l of the student is copied from the teacher's layer that ``kept_layers`` gives or, if that one is built
     differently (ModernBERT's first layer has no norm), from the nearest that is built in the same way. This works for
@@ -346,6 +360,8 @@ def initialise_from_teacher(
     Args:
         spelling: of the teacher's tokens in those of a student with another tokenizer, whose embeddings are then means
             of the teacher's (``Spelling.averaged``).
+        importance: of the teacher's dimensions on some text (``measure_importance``), of which a narrower student then
+            keeps those that matter most.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -367,14 +383,15 @@ def initialise_from_teacher(
     if spelling is not None:
         embeddings = cast(nn.Embedding, teacher.body.get_input_embeddings()).weight.data_ptr()
         source = {k: spelling.averaged(v) if v.data_ptr() == embeddings else v for k, v in source.items()}
-    student_stack, teacher_stack = _layer_stack(body), _layer_stack(teacher.body)
-    slices, copied, sliced, used = Slices(teacher.config, body.config), 0, 0, False
+    student_stack, teacher_stack = stack_of(body), stack_of(teacher.body)
+    slices, copied, sliced, used = Slices(teacher.config, body.config, importance), 0, 0, False
     for key, value in target.items():
         origin, in_layer = key, False
         if student_stack and teacher_stack and key.startswith(student_stack + "."):
             index, _, rest = key[len(student_stack) + 1 :].partition(".")
             origin, in_layer = f"{teacher_stack}.{layers[int(index)] - 1}.{rest}" if layers else "", True
-        if origin in source and slices.copy(key, whole(source[origin]), value):
+        of = layer_of(origin, teacher_stack)
+        if origin in source and slices.copy(origin, whole(source[origin]), value, of):
             copied, used = copied + 1, used or in_layer
             sliced += source[origin].shape != value.shape
     total = len(target)
@@ -390,11 +407,3 @@ def initialise_from_teacher(
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)
     return Initialisation(copied, sliced, total, layers if used else [], spelling is not None)
-
-
-def _layer_stack(model: PreTrainedModel) -> str | None:
-    """Name of the module list that holds the layers; None where all layers share one (ALBERT)."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return name
-    return None

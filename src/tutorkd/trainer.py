@@ -22,6 +22,7 @@ from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
+from tutorkd.importance import measure_importance
 from tutorkd.methods import ALL_METHODS, AUTO, METHODS, Method, choose_method, embedding, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
@@ -38,7 +39,7 @@ from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.spelling import Spelling
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, started_student
+from tutorkd.students import PRESETS, initialise_from_teacher, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
@@ -134,6 +135,7 @@ class DistillationTrainer(PackedRowsTrainer):
         method: str = AUTO,
         settings: Any = None,
         module: nn.Module | None = None,
+        sliced: bool = False,
         **kwargs: Any,
     ):
         check_trainable(args, self._kind_of_args, processing_class, kwargs)
@@ -173,7 +175,7 @@ class DistillationTrainer(PackedRowsTrainer):
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
             spelling = _spelling(processing_class, teacher, named) if k else None
-            model, _ = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer, spelling=spelling)
+            model, _, sliced = started_student(model, teacher, None, "auto", head, False, own_tokenizer, spelling)
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)
@@ -201,10 +203,13 @@ class DistillationTrainer(PackedRowsTrainer):
         for part in () if apart else teacher.parts:
             self._check_rows(part.body, "teacher")
         self.teacher = teacher
-        if self._asks_teacher:
-            if args.teacher_dtype == "int8" and not teacher.quantised:
-                self._quantise_teacher()
+        to_round = self._asks_teacher and args.teacher_dtype == "int8" and not teacher.quantised
+        if self._asks_teacher and not to_round:
             self.teacher.to(args.device)
+        if sliced:
+            self._choose_slices(model)
+        if to_round:
+            self._quantise_teacher()
         self._probe_generator = torch.Generator(args.device)
         self.method.start(module, self.teacher, self._first_batches())
 
@@ -214,6 +219,11 @@ class DistillationTrainer(PackedRowsTrainer):
         while some := [*islice(first, self.args.per_device_eval_batch_size)]:
             yield self._prepare_inputs(self.masking(some))
 
+    def _choose_slices(self, student: PreTrainedModel) -> None:
+        """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
+        importance = measure_importance(self.teacher, (batch.for_teacher for batch in self._first_batches()))
+        initialise_from_teacher(student, self.teacher, importance=importance)
+
     def _learned_from(self, module, batch):
         return self.method.own_text(module, batch)
 
@@ -221,7 +231,7 @@ class DistillationTrainer(PackedRowsTrainer):
         return self.method.share_written(self.settings)
 
     def _quantise_teacher(self) -> None:
-        """In place; what that costs on held-out rows, if there are any, stands in the log of a run that begins."""
+        """In place, on the device; what that costs on held-out rows, if any, stands in the log of a run that begins."""
         before = self._accuracy(self.teacher.visiting(self.args.device))
         self.teacher.quantise()
         after = self._accuracy(self.teacher.to(self.args.device))

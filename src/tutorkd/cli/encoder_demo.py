@@ -40,7 +40,7 @@ from tutorkd.options.recipes import load_recipe
 from tutorkd.pretraining.adapt_arguments import Adaptation, read_adaptation
 from tutorkd.pretraining.adaptation import adapt
 from tutorkd.pretraining.distill_arguments import INITIAL_STUDENT, Distillation, read_distillation
-from tutorkd.pretraining.distillation import Pair, distill, finished_trainer, make_student, trainer_of
+from tutorkd.pretraining.distillation import distill, finished_trainer, make_student, trainer_of
 from tutorkd.pretraining.fabricated import on_fabricated_rows
 from tutorkd.run_folder import lacking
 from tutorkd.tables import show
@@ -212,11 +212,11 @@ def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     students = []
     for name, options in stages.distills.items():
         args, config, head = options.args, options.config, options.settings.student_head
-        student, lines = make_student(args, teacher, tokenizer, config.seed, head)
-        make_distilling = trainer_of(options, Pair(teacher, student, lines), tokenizer)
+        pair = make_student(args, teacher, tokenizer, config.seed, head)
+        make_distilling = trainer_of(options, pair, tokenizer)
         with on_fabricated_rows(make_distilling, tokenizer, config) as trainer:
             seconds[name] = _left(config, seconds_a_step(trainer, options.text.max_length))
-        students.append(student)
+        students.append(pair.student)
     return {**seconds, "evaluate": _estimate_evaluation([model, *students, students[0]], stages.evaluate)}
 
 

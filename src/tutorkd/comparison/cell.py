@@ -16,7 +16,9 @@ from tutorkd.files import stored_result, write_json, writing, written_whole
 from tutorkd.hub import load_tokenizer, quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import EMBEDDING
+from tutorkd.pretraining.distill_arguments import Distillation
 from tutorkd.pretraining.distillation import distill, load_pair, prepare
+from tutorkd.pretraining.run import Prepared
 from tutorkd.pretraining.training import ready_trainer
 from tutorkd.run_folder import FINISHED_FILE
 from tutorkd.runtime import describe
@@ -69,8 +71,9 @@ def _save_undistilled(cell: Cell) -> str:
         return _save_undistilled_embedding(cell)
     args, needed = cell.distill.args, cell.distill.objective.special_tokens
     tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, needed)
-    _, student, lines = load_pair(cell.distill, tokenizer)
-    print("\n".join(lines))
+    pair = load_pair(cell.distill, tokenizer)
+    print("\n".join(pair.lines))
+    student = _on_text(cell) if pair.sliced else pair.student
     folder = cell.folder / STUDENT_FOLDER
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
         saved = student if cell.measures.with_head else cast(PreTrainedModel, student.base_model)
@@ -83,13 +86,23 @@ def _save_undistilled(cell: Cell) -> str:
     return str(folder)
 
 
+def _on_text(cell: Cell) -> PreTrainedModel:
+    """A student whose start depends on the text, before its first step."""
+    return _ready(cell.distill, prepare(cell.distill)).saved_model
+
+
+def _ready(options: Distillation, prepared: Prepared) -> Any:
+    """The trainer, with the text."""
+    corpus = options.text.load(prepared.tokenizer, prepared.objective, prepared.texts)
+    return ready_trainer(prepared.make, options.config, *prepared.rows(corpus))
+
+
 def _save_undistilled_embedding(cell: Cell) -> str:
     """The same of an embedding model, with what follows its body: a dense layer there finds its start in the text."""
     options = cell.distill
     prepared = prepare(replace(options, args=replace(options.args, save_initial_student=True)))
-    corpus = options.text.load(prepared.tokenizer, prepared.objective, prepared.texts)
     print("\n".join(prepared.lines))
-    ready_trainer(prepared.make, options.config, *prepared.rows(corpus))
+    _ready(options, prepared)
     folder = cell.folder / STUDENT_FOLDER
     assert prepared.initial_student is not None
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:

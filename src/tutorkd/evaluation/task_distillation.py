@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from tutorkd.students import has_weights, sizes_of
 
 _RECORD_FILE = "distillation.json"
 _IRRELEVANT = ("output_dir", "dry_run", "restart")
+_ROWS_OF_START = 256  # rows of the task by which slices are chosen
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def train_student(task: TaskDistillation) -> None:
         print(f"stage 1 of 2: {told(task.first)}", flush=True)
         first = distill(task.first)  # which refuses, before it trains, what it can't be made with
         print("stage 2 of 2: the task")
-    student, tokenizer, start = make_student(args.student, task.classifier, sizes_of(args), args.seed, first)
+    read = partial(_read_some, task)
+    student, tokenizer, start = make_student(args.student, task.classifier, sizes_of(args), args.seed, first, read)
     print(f"student: {start}", flush=True)
     rows = tokenize(task.teacher.taught(task.train, args.max_length, task.unlabelled), tokenizer, args.max_length)
     trainer = build_trainer(student, tokenizer, rows, args, str(task.folder), "student", task.teacher)
@@ -173,3 +175,12 @@ def train_student(task: TaskDistillation) -> None:
     with writing(task.folder):
         save_checkpoint(student, tokenizer, task.folder)
     write_json(record, {"settings": settings, "finished": True})
+
+
+def _read_some(task: TaskDistillation) -> None:
+    """Have the teacher read as much of the text that is trained on as says which of its dimensions matter there."""
+    rows = task.train if len(task.train) else task.unlabelled
+    assert rows is not None
+    some = rows.select(range(min(len(rows), _ROWS_OF_START)))
+    texts = [list(some[column]) for column in ("text", "text_pair") if column in some.column_names]
+    task.classifier.logits(*texts, max_length=task.args.max_length)

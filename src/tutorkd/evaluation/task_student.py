@@ -1,6 +1,6 @@
 """A small classifier out of a large one: its layers, its head, and rows whose classes are in its order."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,13 +12,19 @@ from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.labelled import as_numbers, names_of_labels, problem_of_labels, recoded
 from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
+from tutorkd.importance import Importance, watching
 from tutorkd.reader import Reader
 from tutorkd.slices import Slices
 from tutorkd.students import has_weights, initialise_from_teacher, student_config
 
 
 def make_student(
-    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int, first: Path | None = None
+    name: str,
+    teacher: Classifier,
+    sizes: Mapping[str, int],
+    seed: int,
+    first: Path | None = None,
+    read: Callable[[], object] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """A classifier to be trained, with the teacher's classes in its order.
 
@@ -28,6 +34,8 @@ def make_student(
         sizes: overrides of a preset's, by the names of transformers' configurations.
         seed: of what isn't copied.
         first: folder of the student that a first stage made of ``name``, which gets the teacher's head.
+        read: has the teacher read some of the task's rows, by which a narrower student's slices are chosen; by default
+            they are evenly spaced.
 
     Returns:
         The model, the tokenizer of its texts, and how it starts, in words.
@@ -35,14 +43,19 @@ def make_student(
     Raises:
         UserError: if there is no such student, or it can't have these sizes.
     """
-    model, tokenizer, start = _made(name, teacher, sizes, seed, first)
+    model, tokenizer, start = _made(name, teacher, sizes, seed, first, read)
     if hasattr(teacher.model.config, "sentence_transformers"):  # what its CrossEncoder does to a score
         model.config.sentence_transformers = teacher.model.config.sentence_transformers
     return model, tokenizer, start
 
 
 def _made(
-    name: str, teacher: Classifier, sizes: Mapping[str, int], seed: int, first: Path | None
+    name: str,
+    teacher: Classifier,
+    sizes: Mapping[str, int],
+    seed: int,
+    first: Path | None,
+    read: Callable[[], object] | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     if first is not None:
         model, tokenizer = load_classifier(find_checkpoint(str(first)), teacher.class_names, seed, teacher.problem)
@@ -58,15 +71,22 @@ def _made(
         config.problem_type = teacher.problem
     set_seed(seed)
     student = auto_class(teacher.problem).from_config(config, dtype=torch.float32)
-    body = initialise_from_teacher(student.base_model, Reader(teacher.model))
-    copied = _copy_head(student, teacher.model)
+    reader, importance = Reader(teacher.model), None
+    body = initialise_from_teacher(student.base_model, reader)
+    if body.sliced and read is not None:
+        with watching(reader.body) as watch:
+            read()
+        importance = watch.importance()
+        body = initialise_from_teacher(student.base_model, reader, importance=importance)
+    copied = _copy_head(student, teacher.model, importance)
     return student, teacher.tokenizer, f"{body}; {copied} tensors of the head"
 
 
 @torch.no_grad()
-def _copy_head(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+def _copy_head(student: PreTrainedModel, teacher: PreTrainedModel, importance: Importance | None = None) -> int:
     """Copy what isn't the body, or slices of it, where names and shapes allow; returns how many tensors that were."""
-    body, there, slices = f"{student.base_model_prefix}.", teacher.state_dict(), Slices(teacher.config, student.config)
+    slices = Slices(teacher.config, student.config, importance)
+    body, there = f"{student.base_model_prefix}.", teacher.state_dict()
     own = {name: weight for name, weight in student.state_dict().items() if not name.startswith(body) and name in there}
     return sum(slices.copy(name, there[name], weight) for name, weight in own.items())
 

@@ -166,6 +166,7 @@ class Pair(NamedTuple):
     teacher: Teacher
     student: PreTrainedModel
     lines: list[str]
+    sliced: bool = False  # whether the student starts from slices of the teacher
 
 
 def load_pair(
@@ -187,8 +188,7 @@ def load_pair(
     args = options.args
     teacher = teacher or _load_teacher(options, tokenizer)
     of_student = options.config.seed, options.settings.student_head, spelling
-    student, lines = make_student(args, teacher, tokenizer, *of_student)
-    return Pair(teacher, student, lines)
+    return make_student(args, teacher, tokenizer, *of_student)
 
 
 def _load_teacher(options: Distillation, tokenizer: PreTrainedTokenizerBase) -> Teacher:
@@ -221,6 +221,7 @@ def trainer_of(
         processing_class=tokenizer,
         method=options.args.method,
         settings=options.settings,
+        sliced=pair.sliced,
     )
 
 
@@ -255,14 +256,11 @@ def make_student(
     seed: int,
     head: Objective | None,
     spelling: Spelling | None = None,
-) -> tuple[PreTrainedModel, list[str]]:
-    """The student that the options ask for, with a head or without one.
+) -> Pair:
+    """The student that the options ask for, with a head or without one, beside its teacher.
 
     Args:
         spelling: as for ``started_student``.
-
-    Returns:
-        The student, and lines that say what it and the teacher are, and how it starts.
 
     Raises:
         UserError: if there is no such student, or it can't learn from this teacher.
@@ -272,12 +270,12 @@ def make_student(
     own = isinstance(teacher, SentenceTeacher) and reads_otherwise(teacher, tokenizer)
     set_seed(seed)
     how = sizes_of(args), args.student_init, head, args.trust_remote_code, own, spelling
-    student, start = started_student(args.student, teacher, *how)
+    student, start, sliced = started_student(args.student, teacher, *how)
     teachers = zip(("teacher", "its MLM"), (args.teacher, args.mlm_teacher), teacher.parts, strict=False)
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]
     named.append(("student", args.student, student))
     lines = [f"{role:<8} {name}: {told_sizes(model)}" for role, name, model in named]
-    return student, [*lines, f"{'':<8} student: {start}"]
+    return Pair(teacher, student, [*lines, f"{'':<8} student: {start}"], sliced)
 
 
 def told_sizes(model: PreTrainedModel) -> str:

@@ -1,0 +1,216 @@
+"""Narrower students keep what matters most of the teacher on their text."""
+
+import re
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, Phi3Config
+
+from tutorkd.config import DistillationConfig
+from tutorkd.importance import TOKENS, measure_importance
+from tutorkd.objective import MASKED
+from tutorkd.slices import Slices
+from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.teacher import Teacher
+from tutorkd.trainer import DistillationTrainer
+
+ENCODERS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "albert"]
+DECODERS = ["llama", "qwen3", "gemma2", "gpt2", "mistral"]
+# Where the weights of these families have dimensions of heads and of neurons, by the names of their modules.
+TO_HEADS = r"(query|key|value|[qkv]_lin|[qkv]_proj|[qkv]|[qk]_norm|Wqkv|c_attn|qkv_proj)$"
+OF_HEADS = r"(attention\.(output\.)?dense|out_lin|o_proj|attn\.(Wo|o|c_proj))$"
+TO_NEURONS = r"(intermediate\.dense|lin1|gate_proj|up_proj|gate_up_proj|mlp\.Wi|c_fc|ffn)$"
+OF_NEURONS = r"(?<!attention\.)(output\.dense|lin2|down_proj|mlp\.Wo|mlp\.c_proj|ffn_output)$"
+
+
+def _config(family, hidden=32, neurons=64):
+    if family == "phi3":
+        sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+        return Phi3Config(vocab_size=100, hidden_size=hidden, intermediate_size=neurons, **sizes)
+    if family == "albert":
+        sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 8, "pad_token_id": 0}
+        return AlbertConfig(vocab_size=100, hidden_size=hidden, intermediate_size=neurons, **sizes)
+    inner = {"gpt2": "n_inner", "distilbert": "hidden_dim"}.get(family, "intermediate_size")
+    make = tiny.causal_config if family in DECODERS else tiny.config
+    sizes = {"hidden_size": hidden, inner: neurons} | ({"embedding_size": 8} if family == "electra" else {})
+    if family in DECODERS and family != "gpt2":
+        sizes["head_dim"] = hidden // 4
+    return make(family, initializer_range=0.2, **sizes)
+
+
+def _body(config, seed=0):
+    torch.manual_seed(seed)
+    return AutoModel.from_config(config).eval()
+
+
+def _ids(seed=0, shape=(4, 16)):
+    return torch.randint(5, 90, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _places(kind, name, narrow, generators):
+    """Where the wider model holds the narrower one's dimensions of a kind, in order."""
+    seed = generators.setdefault((kind, name), len(generators))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(2 * narrow, generator=generator)[:narrow].sort().values
+
+
+def _kind(module, out):
+    """Of the dimension of a module's weights that it writes, or reads."""
+    for kind, patterns in {"heads": (TO_HEADS, OF_HEADS), "neurons": (TO_NEURONS, OF_NEURONS)}.items():
+        if re.search(patterns[0 if out else 1], module):
+            return kind
+    return "hidden"
+
+
+def _hidden_away(narrow, wide):
+    """The wider model holds the narrower one's weights at random places, and zeros elsewhere: of hidden dimensions at
+    the same ones everywhere, of neurons at each layer's own, of heads at every other one."""
+    drawn = {}
+    model, of_narrow = _body(wide), narrow.state_dict()
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            own = of_narrow[name]
+            if not weight.is_floating_point() or own.shape == weight.shape:
+                weight.copy_(own)
+                continue
+            weight.zero_()
+            module = name.rpartition(".")[0]
+            transposed = "gpt2" in type(model).__name__.lower() and weight.dim() == 2 and ".h." in f".{name}"
+            places = []
+            for dim, (n, w) in enumerate(zip(own.shape, weight.shape, strict=True)):
+                out = dim == 0 if weight.dim() == 1 else dim == int(transposed)
+                kind = _kind(module, out)
+                if n == w:
+                    places.append(torch.arange(n))
+                elif kind == "heads":
+                    places.append(torch.arange(n) * 2)
+                elif kind == "neurons":
+                    of_layer = re.search(r"\d+", name).group()
+                    neurons = 24
+                    one = _places(kind, of_layer, neurons, drawn)
+                    places.append(torch.cat([part * 2 * neurons + one for part in range(n // neurons)]))
+                else:
+                    places.append(_places(kind, "", n, drawn))
+            weight[torch.meshgrid(*places, indexing="ij")] = own
+    return model
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "phi3"])
+def test_what_a_wider_model_hides_among_idle_dimensions_is_found_again(family):
+    narrow = _body(_config(family, hidden=16, neurons=24))
+    wide = _hidden_away(narrow, _config(family, hidden=32, neurons=48))
+    teacher = Teacher(wide)
+    importance = measure_importance(teacher, [(_ids(), None)])
+    student = _body(narrow.config, seed=1)
+    student.config.num_hidden_layers = narrow.config.num_hidden_layers
+    initialise_from_teacher(student, teacher, importance=importance)
+    for name, weight in student.state_dict().items():
+        if "pooler" not in name:
+            torch.testing.assert_close(weight, narrow.state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_importance_is_the_root_mean_square_of_an_input_times_the_norm_of_its_column(family):
+    teacher = Teacher(_body(_config(family)))
+    body = teacher.body
+    ids, mask = _ids(), torch.ones(4, 16, dtype=torch.long)
+    mask[1, 9:] = 0
+    ids[1, 9:] = 77  # padding, which counts for nothing
+    if family == "bert":
+        stack, of_heads, of_neurons = "encoder.layer.2", "attention.output.dense", "output.dense"
+    else:
+        stack, of_heads, of_neurons = "layers.2", "self_attn.o_proj", "mlp.down_proj"
+    layer = body.get_submodule(stack)
+    of_heads, of_neurons = layer.get_submodule(of_heads), layer.get_submodule(of_neurons)
+    given = {}
+    for module in body.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, x, _: given.setdefault(m, []).append(x[0].detach().double()))
+    importance = measure_importance(teacher, [(ids[:3], mask[:3]), (ids[3:], None)])
+
+    def expected(module):
+        rows = torch.cat([x[m.bool()] for x, m in zip(given[module], (mask[:3], mask[3:]), strict=True)])
+        return rows.square().mean(0).sqrt() * module.weight.double().norm(dim=0)
+
+    def alike(found, wanted):
+        torch.testing.assert_close(found.double() / found.double().mean(), wanted / wanted.mean(), rtol=1e-5, atol=0)
+
+    alike(importance.neurons[stack], expected(of_neurons))
+    alike(importance.heads[stack], expected(of_heads).square().view(4, 8).sum(1))
+    hidden = r"(query|key|value|intermediate\.dense|[qkv]_proj|gate_proj|up_proj)$"
+    of_all = [expected(module) for name, module in body.named_modules() if re.search(hidden, name)]
+    assert len(of_all) == 4 * (4 if family == "bert" else 5)
+    alike(importance.hidden, torch.stack([each / each.mean() for each in of_all]).mean(0))
+
+
+def test_reading_ends_when_there_are_enough_tokens():
+    read = []
+
+    def batches():
+        for seed in range(1000):
+            read.append(seed)
+            yield _ids(seed, (32, 64)), None
+
+    measure_importance(Teacher(_body(_config("bert"))), batches())
+    assert len(read) == TOKENS // (32 * 64)
+
+
+def test_whole_heads_are_kept_by_importance_with_the_queries_that_read_their_keys():
+    sizes = {"hidden_size": 16, "head_dim": 2, "intermediate_size": 40, "num_hidden_layers": 1, "vocab_size": 100}
+    wide = LlamaConfig(num_attention_heads=8, num_key_value_heads=4, **sizes)
+    narrow = LlamaConfig(**{**sizes, "hidden_size": 12}, num_attention_heads=4, num_key_value_heads=2)
+    body = _body(wide)
+    found = measure_importance(Teacher(body), [(_ids(), None)])
+    of_heads = torch.tensor([1.0, 5.0, 9.0, 1.0, 2.0, 2.0, 3.0, 4.0])  # of a key's two queries together 6, 10, 4, 7
+    found = found._replace(heads={"layers.0": of_heads})
+    slices, target = Slices(wide, narrow, found), torch.full((8, 12), -1.0)
+    rows = torch.arange(16.0)[:, None].expand(16, 16)
+    assert slices.copy("layers.0.self_attn.q_proj.weight", rows, target, "layers.0")
+    assert target[:, 0].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]  # the queries 2, 3 and 6, 7
+    keys = torch.full((4, 12), -1.0)
+    assert slices.copy("layers.0.self_attn.k_proj.weight", rows[:8], keys, "layers.0")
+    assert keys[:, 0].tolist() == [2, 3, 6, 7]
+
+
+@pytest.mark.parametrize("teacher_dtype", ["auto", "int8"])
+def test_training_starts_a_narrower_student_from_what_matters_on_its_rows(tmp_path, teacher_dtype):
+    sizes = {"hidden_size": 16, "intermediate_size": 24}
+    rows, teacher = tiny.rows(20), tiny.masked_lm()
+    student, expected, evenly = (build_student("half", teacher.config, sizes, head=MASKED) for _ in range(3))
+    initialise_from_teacher(evenly, Teacher(teacher))
+    initialise_from_teacher(student, Teacher(teacher))
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    importance = measure_importance(Teacher(teacher), [(ids, None)])
+    initialise_from_teacher(expected, Teacher(teacher), importance=importance)
+    args = DistillationConfig(
+        output_dir=str(tmp_path), max_steps=1, teacher_dtype=teacher_dtype, eval_strategy="no", report_to="none"
+    )
+    DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), method="kd", sliced=True)
+    for name, weight in student.state_dict().items():
+        torch.testing.assert_close(weight, expected.state_dict()[name], rtol=0, atol=0, msg=name)
+    name = "bert.embeddings.word_embeddings.weight"
+    assert not torch.equal(student.state_dict()[name], evenly.state_dict()[name])
+
+
+def test_where_it_cant_be_told_what_is_what_slices_are_evenly_spaced():
+    config = BertConfig(**tiny.SIZES | {"intermediate_size": 32}, vocab_size=100)  # as many neurons as hidden
+    teacher = Teacher(_body(config))
+    assert measure_importance(teacher, [(_ids(), None)]) is None
+    target = torch.full((16,), -1.0)
+    narrow = BertConfig(**tiny.SIZES | {"hidden_size": 16, "intermediate_size": 16}, vocab_size=100)
+    assert Slices(config, narrow, None).copy("hidden", torch.arange(32.0), target)
+    assert target.tolist() == list(range(0, 32, 2))
+
+
+def test_a_model_that_was_watched_runs_as_before():
+    teacher = Teacher(_body(_config("bert")))
+
+    def hooks():
+        return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in teacher.body.modules()]
+
+    before, hooked = teacher.body(input_ids=_ids()).last_hidden_state, hooks()
+    measure_importance(teacher, [(_ids(), None)])
+    assert hooks() == hooked
+    torch.testing.assert_close(teacher.body(input_ids=_ids()).last_hidden_state, before, rtol=0, atol=0)

@@ -115,11 +115,11 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE forbids"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
         (["--teacher", ""], "no teacher: name an encoder, a causal language model or an embedding model with"),
-        (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, extreme-12, extreme-6, "
+        (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, thin, extreme-12, extreme-6, "
          "extreme-2 nor a folder here; HF_HUB_OFFLINE forbids"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),
-        (["--student", "3"], "there is no student 3: choose half, extreme-12, extreme-6, extreme-2, a Hub name or a "
-         "path; its number of layers is --student_layers 3"),
+        (["--student", "3"], "there is no student 3: choose half, thin, extreme-12, extreme-6, extreme-2, a Hub name "
+         "or a path; its number of layers is --student_layers 3"),
         (["--corpus", "nobody/nothing:en"], "data nobody/nothing:en: there is no such file or folder here; HF_HUB_OFF"),
         (["--corpus", "nobody/nothing", "--streaming"], "data nobody/nothing: there is no such file or folder here; "),
         (["--corpus", "nothing.txt"], "nothing.txt: no such file or folder"),

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, Phi3Config
 
 from tutorkd.config import DistillationConfig
-from tutorkd.importance import TOKENS, measure_importance
+from tutorkd.importance import TOKENS, measure_importance, read_some
 from tutorkd.objective import MASKED
+from tutorkd.refit import refitting
 from tutorkd.slices import Slices
-from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.students import build_student, initialise_from_teacher, start_from_text
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer
 
@@ -182,14 +184,14 @@ def test_training_starts_a_narrower_student_from_what_matters_on_its_rows(tmp_pa
     initialise_from_teacher(evenly, Teacher(teacher))
     initialise_from_teacher(student, Teacher(teacher))
     ids = torch.tensor([row["input_ids"] for row in rows])
-    importance = measure_importance(Teacher(teacher), [(ids, None)])
-    initialise_from_teacher(expected, Teacher(teacher), importance=importance)
+    reader = Teacher(teacher)
+    start_from_text(expected, reader, lambda: read_some(reader, [(ids, None)]))
     args = DistillationConfig(
         output_dir=str(tmp_path), max_steps=1, teacher_dtype=teacher_dtype, eval_strategy="no", report_to="none"
     )
     DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), method="kd", sliced=True)
     for name, weight in student.state_dict().items():
-        torch.testing.assert_close(weight, expected.state_dict()[name], rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(weight, expected.state_dict()[name], msg=name)
     name = "bert.embeddings.word_embeddings.weight"
     assert not torch.equal(student.state_dict()[name], evenly.state_dict()[name])
 
@@ -214,3 +216,60 @@ def test_a_model_that_was_watched_runs_as_before():
     measure_importance(teacher, [(_ids(), None)])
     assert hooks() == hooked
     torch.testing.assert_close(teacher.body(input_ids=_ids()).last_hidden_state, before, rtol=0, atol=0)
+
+
+FEED_FORWARD = {"bert": "encoder.layer.{}.output.dense", "llama": "layers.{}.mlp.down_proj", "gpt2": "h.{}.mlp.c_proj"}
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_the_neurons_that_stay_are_fitted_to_what_all_of_them_gave(family):
+    """By numpy's least squares, in which rows that pull towards the kept weights stand for the decay."""
+    teacher, kept = Teacher(_body(_config(family))), 20
+    ids, mask = _ids(shape=(6, 20)), torch.ones(6, 20, dtype=torch.long)
+    mask[2, 7:] = 0
+    name = FEED_FORWARD[family].format(1)
+    module = teacher.body.get_submodule(name)
+    seen = []
+    hook = module.register_forward_hook(lambda _, x, y: seen.append((x[0].double(), y.double())))
+    importance = measure_importance(teacher, [(ids, mask)])
+    hook.remove()
+    with refitting(teacher.body, importance, kept) as refit:
+        read_some(teacher, [(ids[:2], None), (ids[2:], mask[2:])])
+    found = refit.weights()
+
+    x, y = (each[mask.bool()].numpy() for each in seen[0])
+    layer = name.rpartition("." + FEED_FORWARD[family].partition("{}.")[2])[0]
+    places = importance.neurons[layer].topk(kept).indices.sort().values
+    x, weight = x[:, places], module.weight.detach().double()
+    weight = (weight.mT if family == "gpt2" else weight)[:, places].numpy()
+    decay = np.sqrt(1e-2 * np.square(x).mean(0).mean() * len(x)) * np.eye(kept)
+    ones = np.ones((len(x), 1)) if family != "llama" else np.zeros((len(x), 0))
+    given = np.block([[x, ones], [decay, np.zeros((kept, ones.shape[1]))]])
+    wanted = np.concatenate([y, decay @ weight.T])
+    solution = np.linalg.lstsq(given, wanted, rcond=None)[0]
+    fitted = found[f"{name}.weight"].mT if family == "gpt2" else found[f"{name}.weight"]
+    np.testing.assert_allclose(fitted[:, places], solution[:kept].T, rtol=2e-4, atol=2e-5)
+    if family == "llama":
+        assert f"{name}.bias" not in found
+    else:
+        np.testing.assert_allclose(found[f"{name}.bias"], solution[kept], rtol=2e-4, atol=2e-5)
+
+
+def test_a_fitted_student_is_nearer_to_its_teacher_than_one_of_the_same_neurons():
+    teacher = Teacher(_body(_config("llama")))
+    ids = _ids(shape=(40, 30))
+    importance = measure_importance(teacher, [(ids, None)])
+    students = [build_student("thin", teacher.config, head=None) for _ in range(2)]
+    initialise_from_teacher(students[0], teacher, importance=importance)
+    start_from_text(students[1], teacher, lambda: read_some(teacher, [(ids, None)]))
+    new = _ids(seed=9, shape=(20, 30))
+    expected = teacher.body(input_ids=new).last_hidden_state
+    apart, fitted = ((each.eval()(input_ids=new).last_hidden_state - expected).square().mean() for each in students)
+    assert fitted < 0.95 * apart
+
+
+def test_a_student_with_all_neurons_is_fitted_to_nothing():
+    teacher = Teacher(_body(_config("bert")))
+    with refitting(teacher.body, measure_importance(teacher, [(_ids(), None)]), 64) as refit:
+        read_some(teacher, [(_ids(), None)])
+    assert refit.weights() == {}

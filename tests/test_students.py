@@ -12,6 +12,9 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertModel,
+    DistilBertConfig,
+    GPT2Config,
+    ModernBertConfig,
     RobertaConfig,
 )
 
@@ -19,12 +22,14 @@ from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
 from tutorkd.objective import MASKED
+from tutorkd.sharding import layer_stack
 from tutorkd.students import (
-    PRESETS,
+    EXTREME_LAYERS,
     build_student,
     has_weights,
     initialise_from_teacher,
     kept_layers,
+    neurons_of,
     started_student,
     student_config,
 )
@@ -47,7 +52,7 @@ def test_presets_have_the_layers_and_parameters_of_the_paper_s_table(name, layer
     assert round(parameters / 1e6, 1 if millions < 6 else None) == millions
 
 
-@pytest.mark.parametrize("name", [preset for preset in PRESETS if preset != "half"])
+@pytest.mark.parametrize("name", list(EXTREME_LAYERS))
 def test_an_extreme_student_is_an_electra_with_the_paper_s_sizes_and_the_teacher_s_vocabulary(name):
     config = student_config(name, RobertaConfig(vocab_size=123, max_position_embeddings=70, pad_token_id=1))
     assert config.model_type == "electra"
@@ -326,3 +331,37 @@ def test_an_odd_teacher_can_have_a_student_of_a_divisor_s_depth():
     teacher = Teacher(tiny.masked_lm("bert", num_hidden_layers=3))
     student = build_student("half", teacher.config, {"num_hidden_layers": 1})
     assert initialise_from_teacher(student, teacher).layers == [3]
+
+
+@pytest.mark.parametrize(
+    ("config", "neurons"),
+    [
+        (BertConfig(), 768),
+        (BertConfig(num_hidden_layers=6, hidden_size=384, intermediate_size=1536), 384),
+        (DistilBertConfig(), 768),
+        (AlbertConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12), 768),
+        (tiny.causal_config("llama", hidden_size=64, intermediate_size=256), 96),
+        (GPT2Config(n_embd=256, n_head=4, n_layer=2), 256),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_thin_leaves_the_layers_half_of_their_parameters(config, neurons):
+    thin = student_config("thin", config)
+    assert neurons_of(thin) == neurons
+    assert (thin.num_hidden_layers, thin.hidden_size) == (config.num_hidden_layers, config.hidden_size)
+    whole, half = (
+        sum(p.numel() for p in layer_stack(AutoModel.from_config(each)).parameters()) for each in (config, thin)
+    )
+    unit = 64 if neurons_of(config) >= 1024 else 8
+    of_a_unit = unit * (whole - half) / (neurons_of(config) - neurons)
+    assert abs(half - whole / 2) <= of_a_unit / 2
+
+
+def test_thin_with_as_many_neurons_as_asked_for():
+    assert student_config("thin", BertConfig(), {"intermediate_size": 512}).intermediate_size == 512
+    assert student_config("half", DistilBertConfig(), {"intermediate_size": 512}).hidden_dim == 512
+
+
+def test_thin_of_a_model_that_is_mostly_attention_is_refused():
+    with pytest.raises(UserError, match="such a modernbert model hold too few of its parameters"):
+        student_config("thin", ModernBertConfig(num_hidden_layers=2))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tutorkd.teacher import Teacher
 
-TOKENS = 8_192  # that are read, about
+TOKENS = 16_384  # that are read, about
 _LEAST = 1e-30  # divided by, in place of 0
 
 Place = tuple[str, int]  # a weight's name, and one of its dimensions
@@ -45,9 +45,9 @@ class Importance(NamedTuple):
     # Where these dimensions stand in the layers' weights; all others as long as the hidden size are hidden dimensions.
     of_heads: frozenset[Place]
     of_neurons: frozenset[Place]
+    readers: dict[str, str]  # layer: the module that reads its neurons
 
 
-@torch.no_grad()
 def measure_importance(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Importance | None:
     """How important a teacher's hidden dimensions, heads and neurons are on a text.
 
@@ -68,14 +68,20 @@ def measure_importance(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor 
         >>> found.hidden.shape, found.neurons["encoder.layer.1"].shape
         (torch.Size([8]), torch.Size([16]))
     """
-    left, device = TOKENS, teacher.body.device
     with watching(teacher.body) as watch:
-        for ids, mask in batches:
-            teacher(ids.to(device), None if mask is None else mask.to(device))
-            left -= int(watch.mask.sum())
-            if left <= 0:
-                break
+        read_some(teacher, batches)
     return watch.importance()
+
+
+@torch.no_grad()
+def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    """Have a teacher read about ``TOKENS`` tokens of what ``measure_importance`` takes."""
+    left, device = TOKENS, teacher.body.device
+    for ids, mask in batches:
+        teacher(ids.to(device), None if mask is None else mask.to(device))
+        left -= ids.numel() if mask is None else int(mask.sum())
+        if left <= 0:
+            break
 
 
 @contextmanager
@@ -113,9 +119,7 @@ class Watch:
 
     def begin(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """What is called before each pass of the model: notes which tokens are real."""
-        named = {**dict(zip(("input_ids", "attention_mask"), inputs, strict=False)), **named}
-        ids, mask = named["input_ids"], named.get("attention_mask")
-        self.mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        self.mask = real_tokens(inputs, named)
 
     def hook(self, name: str, module: nn.Module) -> Callable[..., None]:
         """What is called after each pass of a module."""
@@ -182,13 +186,26 @@ class Watch:
         if not hidden:
             return None
         places = frozenset(self.of_heads), frozenset(self.of_neurons)
-        return Importance(torch.stack(hidden).mean(0), heads, neurons, *places)
+        readers = {str(layer_of(name, self.stack)): name for name, kind in self.readers.items() if kind == "neurons"}
+        return Importance(torch.stack(hidden).mean(0), heads, neurons, *places, readers)
 
     def _of_inputs(self, name: str) -> Tensor:
         module = self.body.get_submodule(name)
         weight = whole(cast(Tensor, module.weight)).float()
         norms = weight.norm(dim=1 if isinstance(module, Conv1D) else 0)
         return (norms * self.energy[name].sqrt()).cpu()
+
+
+def real_tokens(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """Which tokens aren't padding, (B, L), by what a model is called with."""
+    named = {**dict(zip(("input_ids", "attention_mask"), inputs, strict=False)), **named}
+    ids, mask = named["input_ids"], named.get("attention_mask")
+    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def most_important(importance: Tensor, wanted: int) -> list[int]:
+    """The places of the largest, rising."""
+    return importance.topk(wanted).indices.sort().values.tolist()
 
 
 def _among(x: Tensor, others: Iterable[Tensor]) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from tutorkd.importance import Importance, Place
+from tutorkd.importance import Importance, Place, most_important
 from tutorkd.sizes import Sizes
 
 
@@ -108,8 +108,8 @@ def _chosen(importance: Tensor | None, size: int, wanted: int) -> list[int]:
     if importance is None or size % len(importance) or wanted > size:
         return _even(size, wanted)
     parts = size // len(importance)
-    best = importance.topk(wanted // parts).indices.sort().values
-    return [part * len(importance) + place for part in range(parts) for place in best.tolist()]
+    best = most_important(importance, wanted // parts)
+    return [part * len(importance) + place for part in range(parts) for place in best]
 
 
 def _even(size: int, wanted: int) -> list[int]:

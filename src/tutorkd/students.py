@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, ElectraConfig, PretrainedConfig
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
+from tutorkd.importance import Importance, watching
 from tutorkd.kinds import check_one_stack, kind_of_config
 from tutorkd.objective import CAUSAL, MASKED, Objective
 from tutorkd.reader import Head, Reader
-from tutorkd.sharding import whole
+from tutorkd.refit import refitting
+from tutorkd.sharding import layer_stack, whole
 from tutorkd.sizes import layer_of, stack_of
 from tutorkd.slices import Slices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from tutorkd.importance import Importance
     from tutorkd.spelling import Spelling
 
 # The paper's extremely small students: factorised embeddings, which is ELECTRA's embedding layer.
@@ -36,7 +37,9 @@ EXTREME_SIZES: dict[str, Any] = {
     "intermediate_size": 1056,
     "embedding_size": 132,
 }
-PRESETS = ("half", *EXTREME_LAYERS)
+PRESETS = ("half", "thin", *EXTREME_LAYERS)
+# The number of neurons of a feed-forward network, by the names that families have for it.
+_NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
 
 Start = Literal["auto", "teacher", "random"]
 # Options that say a student's sizes, and what transformers' configurations call these.
@@ -93,8 +96,10 @@ def student_config(
     """Configuration of a student by preset, Hub name or path.
 
     Args:
-        name: "half" (the teacher's own family and sizes at half its depth), "extreme-12", "extreme-6", "extreme-2"
-            (ELECTRA models with the paper's sizes and the teacher's vocabulary), a Hub name, or a path.
+        name: "half" (the teacher's own family and sizes at half its depth), "thin" (the same at the teacher's depth,
+            with so few neurons in its feed-forward networks that its layers have half of the parameters), "extreme-12",
+            "extreme-6", "extreme-2" (ELECTRA models with the paper's sizes and the teacher's vocabulary), a Hub name,
+            or a path.
         teacher: the teacher's configuration.
         sizes: overrides, by the names of transformers' configurations, such as ``num_hidden_layers``.
         objective: what teacher and student are for.
@@ -103,7 +108,11 @@ def student_config(
         UserError: if there is no such student, the teacher's depth is odd, or the family has no such size.
     """
     sizes = sizes or {}
-    if name == "half":
+    if name == "thin":
+        config = type(teacher).from_dict(teacher.to_dict())
+        if "intermediate_size" not in sizes:
+            _set_half_of_neurons(config, trust_remote_code)
+    elif name == "half":
         if teacher.num_hidden_layers % 2 and "num_hidden_layers" not in sizes:
             raise UserError(f"half of {teacher.num_hidden_layers} layers isn't a whole number: set --student_layers")
         config = type(teacher).from_dict(teacher.to_dict())
@@ -126,6 +135,8 @@ def student_config(
     for key, value in sizes.items():
         if value < 1:
             raise UserError(f"a student can't have {value} as its {key}: give 1 or more")
+        if key == "intermediate_size":
+            key = _name_of_neurons(config)
         if not hasattr(config, key):
             raise UserError(f"a student of the family {config.model_type} has no size {key}")
         if key == "num_hidden_layers":
@@ -138,6 +149,42 @@ def student_config(
             f"the student's hidden size {config.hidden_size} isn't a multiple of its {config.num_attention_heads} heads"
         )
     return config
+
+
+def _name_of_neurons(config: PretrainedConfig) -> str:
+    """What the configuration of a family calls them."""
+    return next((name for name in _NEURONS if hasattr(config, name)), _NEURONS[0])
+
+
+def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> None:
+    """Leave a model so many neurons that its layers have about half of their parameters: a multiple of 64, or of 8 in
+    small models, which matrix products like.
+
+    Raises:
+        UserError: if that isn't possible, since the rest of its layers is larger.
+    """
+    name = _name_of_neurons(config)
+    before = neurons_of(config)
+    setattr(config, name, before)
+    whole, fewer = (_parameters_of_layers(config, {name: n}, trust_remote_code) for n in (before, before // 2))
+    of_a_neuron = (whole - fewer) / (before - before // 2)
+    wanted = before - whole / 2 / of_a_neuron if of_a_neuron else 0.0
+    unit = 64 if before >= 1024 else 8
+    if wanted < unit:
+        raise UserError(
+            f"thin: the feed-forward networks of such a {config.model_type} model hold too few of its parameters to "
+            "halve them there: choose half, or sizes"
+        )
+    setattr(config, name, unit * round(wanted / unit))
+
+
+def _parameters_of_layers(config: PretrainedConfig, changes: Mapping[str, int], trust_remote_code: bool) -> int:
+    config = copy.deepcopy(config)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    with torch.device("meta"):
+        body = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    return sum(parameter.numel() for parameter in layer_stack(body).parameters())
 
 
 def _sets_heads_apart(config: PretrainedConfig) -> bool:
@@ -345,7 +392,11 @@ def _write_as(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def initialise_from_teacher(
-    student: PreTrainedModel, teacher: Reader, spelling: Spelling | None = None, importance: Importance | None = None
+    student: PreTrainedModel,
+    teacher: Reader,
+    spelling: Spelling | None = None,
+    importance: Importance | None = None,
+    refitted: Mapping[str, Tensor] | None = None,
 ) -> Initialisation:
     """Copy the teacher's embeddings, layers and, if the student has one, head, wherever names and shapes allow it.
 
@@ -362,6 +413,7 @@ def initialise_from_teacher(
             of the teacher's (``Spelling.averaged``).
         importance: of the teacher's dimensions on some text (``measure_importance``), of which a narrower student then
             keeps those that matter most.
+        refitted: weights of the teacher's body to be taken in the place of its own (``Refit.weights``).
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -379,7 +431,7 @@ def initialise_from_teacher(
     layers = kept_layers(*depths, teacher.objective) or []
     if layers and (parts := _layer_parts(body)):
         layers = _alike(parts, _layer_parts(teacher.body), layers)
-    source, target = teacher.body.state_dict(), body.state_dict()
+    source, target = {**teacher.body.state_dict(), **(refitted or {})}, body.state_dict()
     if spelling is not None:
         embeddings = cast(nn.Embedding, teacher.body.get_input_embeddings()).weight.data_ptr()
         source = {k: spelling.averaged(v) if v.data_ptr() == embeddings else v for k, v in source.items()}
@@ -407,3 +459,31 @@ def initialise_from_teacher(
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)
     return Initialisation(copied, sliced, total, layers if used else [], spelling is not None)
+
+
+def neurons_of(config: PretrainedConfig) -> int:
+    """Of each feed-forward network of a model."""
+    return getattr(config, _name_of_neurons(config), None) or 4 * config.hidden_size  # as GPT-2 reads None
+
+
+def start_from_text(
+    student: PreTrainedModel, teacher: Reader, read: Callable[[], object]
+) -> tuple[Initialisation, Importance | None]:
+    """Start a student that is narrower than its teacher from what matters most on a text: the most important
+    dimensions (``tutorkd.importance``), where those neurons that stay take over from the others (``tutorkd.refit``).
+
+    Args:
+        read: has the teacher read the text; it is called twice.
+
+    Returns:
+        What the student took over, and how important the teacher's dimensions are, if that can be told.
+    """
+    refitted: dict[str, Tensor] = {}
+    with watching(teacher.body) as watch:
+        read()
+    importance = watch.importance()
+    if importance is not None:
+        with refitting(teacher.body, importance, neurons_of(student.config)) as refit:
+            read()
+        refitted = refit.weights()
+    return initialise_from_teacher(student, teacher, None, importance, refitted), importance

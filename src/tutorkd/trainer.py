@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import likeliest, probe
@@ -22,7 +22,7 @@ from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
-from tutorkd.importance import measure_importance
+from tutorkd.importance import read_some
 from tutorkd.methods import ALL_METHODS, AUTO, METHODS, Method, choose_method, embedding, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
@@ -39,7 +39,7 @@ from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.spelling import Spelling
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, initialise_from_teacher, started_student
+from tutorkd.students import PRESETS, start_from_text, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
@@ -221,8 +221,10 @@ class DistillationTrainer(PackedRowsTrainer):
 
     def _choose_slices(self, student: PreTrainedModel) -> None:
         """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
-        importance = measure_importance(self.teacher, (batch.for_teacher for batch in self._first_batches()))
-        initialise_from_teacher(student, self.teacher, importance=importance)
+        start_from_text(student, self.teacher, lambda: read_some(self.teacher, self._read_by_teacher()))
+
+    def _read_by_teacher(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return (batch.for_teacher for batch in self._first_batches())
 
     def _learned_from(self, module, batch):
         return self.method.own_text(module, batch)

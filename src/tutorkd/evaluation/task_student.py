@@ -12,10 +12,10 @@ from tutorkd.evaluation.classifier import Classifier
 from tutorkd.evaluation.labelled import as_numbers, names_of_labels, problem_of_labels, recoded
 from tutorkd.evaluation.problem import auto_class
 from tutorkd.evaluation.soft_targets import matched_classes
-from tutorkd.importance import Importance, watching
+from tutorkd.importance import Importance
 from tutorkd.reader import Reader
 from tutorkd.slices import Slices
-from tutorkd.students import has_weights, initialise_from_teacher, student_config
+from tutorkd.students import has_weights, initialise_from_teacher, start_from_text, student_config
 
 
 def make_student(
@@ -74,10 +74,7 @@ def _made(
     reader, importance = Reader(teacher.model), None
     body = initialise_from_teacher(student.base_model, reader)
     if body.sliced and read is not None:
-        with watching(reader.body) as watch:
-            read()
-        importance = watch.importance()
-        body = initialise_from_teacher(student.base_model, reader, importance=importance)
+        body, importance = start_from_text(student.base_model, reader, read)
     copied = _copy_head(student, teacher.model, importance)
     return student, teacher.tokenizer, f"{body}; {copied} tensors of the head"
 

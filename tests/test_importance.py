@@ -273,3 +273,17 @@ def test_a_student_with_all_neurons_is_fitted_to_nothing():
     with refitting(teacher.body, measure_importance(teacher, [(_ids(), None)]), 64) as refit:
         read_some(teacher, [(_ids(), None)])
     assert refit.weights() == {}
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen3"])
+def test_a_teacher_that_only_visits_the_device_gives_the_same_start(family):
+    teacher = Teacher(_body(_config(family)))
+    inner = "n_inner" if family == "gpt2" else "intermediate_size"
+    config = type(teacher.config).from_dict(teacher.config.to_dict() | {inner: 40})
+    expected, found = (_body(config, seed=seed) for seed in (1, 2))
+    visitor = teacher.visiting(torch.device("cpu"))
+    start_from_text(expected, teacher, lambda: read_some(teacher, [(_ids(), None)]))
+    start_from_text(found, teacher, lambda: read_some(visitor, [(_ids(), None)]), visitor)
+    for name, weight in found.state_dict().items():
+        if "pooler" not in name:
+            torch.testing.assert_close(weight, expected.state_dict()[name], msg=name)

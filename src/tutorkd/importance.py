@@ -52,7 +52,8 @@ def measure_importance(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor 
     """How important a teacher's hidden dimensions, heads and neurons are on a text.
 
     Args:
-        batches: token ids (B, L) and attention mask. Reading ends after ``TOKENS`` tokens.
+        batches: token ids (B, L) and attention mask, on the device on which the teacher reads. Reading ends after
+            ``TOKENS`` tokens.
 
     Returns:
         As ``Watch.importance``.
@@ -76,20 +77,24 @@ def measure_importance(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor 
 @torch.no_grad()
 def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
     """Have a teacher read about ``TOKENS`` tokens of what ``measure_importance`` takes."""
-    left, device = TOKENS, teacher.body.device
+    left = TOKENS
     for ids, mask in batches:
-        teacher(ids.to(device), None if mask is None else mask.to(device))
+        teacher(ids, mask)
         left -= ids.numel() if mask is None else int(mask.sum())
         if left <= 0:
             break
 
 
 @contextmanager
-def watching(body: PreTrainedModel) -> Iterator[Watch]:
-    """Within, what a model reads is watched, whoever has it read."""
-    watch = Watch(body)
-    hooks = [module.register_forward_hook(watch.hook(name, module)) for name, module in body.named_modules()]
-    hooks.append(body.register_forward_pre_hook(watch.begin, with_kwargs=True))
+def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iterator[Watch]:
+    """Within, what a model reads is watched, whoever has it read.
+
+    Args:
+        runs: the same model as it runs, where that doesn't hold its weights (``Teacher.visiting``).
+    """
+    watch, runs = Watch(body), runs or body
+    hooks = [module.register_forward_hook(watch.hook(name, module)) for name, module in runs.named_modules()]
+    hooks.append(runs.register_forward_pre_hook(watch.begin, with_kwargs=True))
     try:
         yield watch
     finally:
@@ -193,7 +198,7 @@ class Watch:
         module = self.body.get_submodule(name)
         weight = whole(cast(Tensor, module.weight)).float()
         norms = weight.norm(dim=1 if isinstance(module, Conv1D) else 0)
-        return (norms * self.energy[name].sqrt()).cpu()
+        return norms.cpu() * self.energy[name].sqrt().cpu()
 
 
 def real_tokens(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

@@ -29,16 +29,19 @@ _DECAY = 1e-2  # λ, in means of the squares of the neurons that stay
 
 
 @contextmanager
-def refitting(body: PreTrainedModel, importance: Importance, neurons: int) -> Iterator[Refit]:
+def refitting(
+    body: PreTrainedModel, importance: Importance, neurons: int, runs: PreTrainedModel | None = None
+) -> Iterator[Refit]:
     """Within, what a model reads says how its feed-forward networks do best with fewer neurons.
 
     Args:
         importance: of the model's dimensions.
         neurons: that are kept of each layer, the most important.
+        runs: as of ``watching``.
     """
-    refit = Refit(body, importance, neurons)
-    hooks: list[Any] = [body.register_forward_pre_hook(refit.begin, with_kwargs=True)]
-    hooks += [body.get_submodule(name).register_forward_hook(refit.hook(name)) for name in refit.kept]
+    refit, runs = Refit(body, importance, neurons), runs or body
+    hooks: list[Any] = [runs.register_forward_pre_hook(refit.begin, with_kwargs=True)]
+    hooks += [runs.get_submodule(name).register_forward_hook(refit.hook(name)) for name in refit.kept]
     try:
         yield refit
     finally:
@@ -78,10 +81,11 @@ class Refit:
     def hook(self, name: str) -> Callable[..., None]:
         """What is called after each pass of one of these layers."""
 
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x, kept = inputs[0][self.mask].float(), self.kept[name].to(output.device)
-            weight, bias = _weights(module)
-            x = x[:, kept]
+        def seen(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weight, bias = (None if each is None else each.to(output.device) for each in _weights(self._module(name)))
+            assert weight is not None
+            kept = self.kept[name].to(output.device)
+            x = inputs[0][self.mask].float()[:, kept]
             rest = output[self.mask].float() - x @ weight[:, kept].mT
             sums = _Sums(x, rest if bias is None else rest - bias)
             if name in self._sums:
@@ -91,12 +95,15 @@ class Refit:
 
         return seen
 
+    def _module(self, name: str) -> nn.Module:
+        return self.body.get_submodule(name)
+
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
         """By their names: the weights that the model would have if the other neurons were silent, on the processor."""
         found: dict[str, Tensor] = {}
         for name, sums in self._sums.items():
-            module, kept = self.body.get_submodule(name), self.kept[name]
+            module, kept = self._module(name), self.kept[name]
             weight, bias = (None if each is None else each.cpu().double() for each in _weights(module))
             assert weight is not None
             x, r = ((each / sums.tokens).cpu().double() for each in (sums.x, sums.r))

@@ -467,23 +467,25 @@ def neurons_of(config: PretrainedConfig) -> int:
 
 
 def start_from_text(
-    student: PreTrainedModel, teacher: Reader, read: Callable[[], object]
+    student: PreTrainedModel, teacher: Reader, read: Callable[[], object], runs: Reader | None = None
 ) -> tuple[Initialisation, Importance | None]:
     """Start a student that is narrower than its teacher from what matters most on a text: the most important
     dimensions (``tutorkd.importance``), where those neurons that stay take over from the others (``tutorkd.refit``).
 
     Args:
         read: has the teacher read the text; it is called twice.
+        runs: the teacher as it reads, where that is another than the one with its weights.
 
     Returns:
         What the student took over, and how important the teacher's dimensions are, if that can be told.
     """
     refitted: dict[str, Tensor] = {}
-    with watching(teacher.body) as watch:
+    body = None if runs is None else runs.body
+    with watching(teacher.body, body) as watch:
         read()
     importance = watch.importance()
     if importance is not None:
-        with refitting(teacher.body, importance, neurons_of(student.config)) as refit:
+        with refitting(teacher.body, importance, neurons_of(student.config), body) as refit:
             read()
         refitted = refit.weights()
     return initialise_from_teacher(student, teacher, None, importance, refitted), importance

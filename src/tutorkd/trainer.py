@@ -221,7 +221,9 @@ class DistillationTrainer(PackedRowsTrainer):
 
     def _choose_slices(self, student: PreTrainedModel) -> None:
         """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
-        start_from_text(student, self.teacher, lambda: read_some(self.teacher, self._read_by_teacher()))
+        away = self.teacher.body.device != self.args.device
+        reader = self.teacher.visiting(self.args.device) if away else self.teacher
+        start_from_text(student, self.teacher, lambda: read_some(reader, self._read_by_teacher()), reader)
 
     def _read_by_teacher(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         return (batch.for_teacher for batch in self._first_batches())

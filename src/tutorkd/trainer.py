@@ -101,6 +101,9 @@ class DistillationTrainer(PackedRowsTrainer):
             for an encoder, KD for a decoder, and "embedding" for an embedding model.
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
         module: what ``build_module`` made from these arguments, if it was called before.
+        sliced: whether the student consists of slices of the teacher, as ``initialise_from_teacher`` makes them where
+            it is narrower. It then starts anew from those that matter most on the first rows (``start_from_text``), as
+            a student that is named does.
 
     Raises:
         UserError: before the first step, if the pair, the tokenizer or the rows can't be trained on.

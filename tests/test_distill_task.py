@@ -25,8 +25,7 @@ from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_first_stage import first_stage
 from tutorkd.evaluation.task_student import make_student
-from tutorkd.importance import measure_importance
-from tutorkd.teacher import Teacher
+from tutorkd.importance import watching
 
 NAMES = ["no", "yes"]
 
@@ -495,8 +494,9 @@ def test_a_narrower_student_starts_from_what_matters_on_the_task_s_rows(place):
     student, _, start = make_student("half", teacher, sizes, 0, None, lambda: teacher.logits(found, max_length=32))
     evenly, _, _ = make_student("half", teacher, sizes, 0)
     rows = teacher.tokenizer(found, padding=True, return_tensors="pt")
-    importance = measure_importance(Teacher(teacher.model), [(rows["input_ids"], rows["attention_mask"])])
-    expected = importance.hidden.topk(16).indices.sort().values
+    with watching(teacher.model.base_model) as watch:
+        teacher.model(**rows)
+    expected = watch.importance().hidden.topk(16).indices.sort().values
     embeddings = teacher.model.get_input_embeddings().weight
     assert torch.equal(student.get_input_embeddings().weight, embeddings[:, expected])
     assert torch.equal(student.classifier.weight, teacher.model.classifier.weight[:, expected])

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, Phi3Config
 
 from tutorkd.config import DistillationConfig
-from tutorkd.importance import TOKENS, measure_importance, read_some
+from tutorkd.importance import TOKENS, read_some, watching
 from tutorkd.objective import MASKED
 from tutorkd.refit import refitting
 from tutorkd.slices import Slices
@@ -45,6 +45,12 @@ def _config(family, hidden=32, neurons=64):
 def _body(config, seed=0):
     torch.manual_seed(seed)
     return AutoModel.from_config(config).eval()
+
+
+def measure_importance(teacher, batches):
+    with watching(teacher.body) as watch:
+        read_some(teacher, batches)
+    return watch.importance()
 
 
 def _ids(seed=0, shape=(4, 16)):

@@ -48,35 +48,14 @@ class Importance(NamedTuple):
     readers: dict[str, str]  # layer: the module that reads its neurons
 
 
-def measure_importance(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Importance | None:
-    """How important a teacher's hidden dimensions, heads and neurons are on a text.
+@torch.no_grad()
+def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    """Have a teacher read a text.
 
     Args:
         batches: token ids (B, L) and attention mask, on the device on which the teacher reads. Reading ends after
             ``TOKENS`` tokens.
-
-    Returns:
-        As ``Watch.importance``.
-
-    Example:
-        >>> import torch
-        >>> from transformers import BertConfig, BertModel
-        >>> from tutorkd import Teacher
-        >>> from tutorkd.importance import measure_importance
-        >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
-        >>> teacher = Teacher(BertModel(BertConfig(num_hidden_layers=2, **sizes)))
-        >>> found = measure_importance(teacher, [(torch.tensor([[101, 7592, 102]]), None)])
-        >>> found.hidden.shape, found.neurons["encoder.layer.1"].shape
-        (torch.Size([8]), torch.Size([16]))
     """
-    with watching(teacher.body) as watch:
-        read_some(teacher, batches)
-    return watch.importance()
-
-
-@torch.no_grad()
-def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-    """Have a teacher read about ``TOKENS`` tokens of what ``measure_importance`` takes."""
     left = TOKENS
     for ids, mask in batches:
         teacher(ids, mask)
@@ -90,7 +69,20 @@ def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iter
     """Within, what a model reads is watched, whoever has it read.
 
     Args:
+        body: a model without its head.
         runs: the same model as it runs, where that doesn't hold its weights (``Teacher.visiting``).
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> from tutorkd.importance import watching
+        >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> body = BertModel(BertConfig(num_hidden_layers=2, **sizes))
+        >>> with watching(body) as watch:
+        ...     _ = body(torch.tensor([[101, 7592, 102]]))
+        >>> found = watch.importance()
+        >>> found.hidden.shape, found.neurons["encoder.layer.1"].shape
+        (torch.Size([8]), torch.Size([16]))
     """
     watch, runs = Watch(body), runs or body
     hooks = [module.register_forward_hook(watch.hook(name, module)) for name, module in runs.named_modules()]

@@ -411,7 +411,7 @@ def initialise_from_teacher(
     Args:
         spelling: of the teacher's tokens in those of a student with another tokenizer, whose embeddings are then means
             of the teacher's (``Spelling.averaged``).
-        importance: of the teacher's dimensions on some text (``measure_importance``), of which a narrower student then
+        importance: of the teacher's dimensions on some text (``tutorkd.importance``), of which a narrower student then
             keeps those that matter most.
         refitted: weights of the teacher's body to be taken in the place of its own (``Refit.weights``).
 

@@ -178,7 +178,8 @@ class DistillationTrainer(PackedRowsTrainer):
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
             spelling = _spelling(processing_class, teacher, named) if k else None
-            model, _, sliced = started_student(model, teacher, None, "auto", head, False, own_tokenizer, spelling)
+            started = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer, spelling=spelling)
+            model, sliced = started.student, started.sliced
         else:
             check_tokenizer("student", model.config.name_or_path, processing_class, objective=teacher.objective)
         self.held_out = self.method.held_out(self.settings)

@@ -95,7 +95,7 @@ def test_every_column_of_a_method_s_log_is_explained_with_the_method(objective):
                 assert f"`{name}`" in row[3], (name, figure)
 
 
-@pytest.mark.parametrize("module", ["tutorkd.functional", "tutorkd.divergence"])
+@pytest.mark.parametrize("module", ["tutorkd.functional", "tutorkd.divergence", "tutorkd.importance"])
 def test_examples_in_docstrings_give_what_they_say(module):
     found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert found.attempted

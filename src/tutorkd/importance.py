@@ -69,7 +69,7 @@ def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iter
     """Within, what a model reads is watched, whoever has it read.
 
     Args:
-        body: a model without its head.
+        body: a model without its head, in evaluation mode.
         runs: the same model as it runs, where that doesn't hold its weights (``Teacher.visiting``).
 
     Example:
@@ -77,7 +77,7 @@ def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iter
         >>> from transformers import BertConfig, BertModel
         >>> from tutorkd.importance import watching
         >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
-        >>> body = BertModel(BertConfig(num_hidden_layers=2, **sizes))
+        >>> body = BertModel(BertConfig(num_hidden_layers=2, **sizes)).eval()
         >>> with watching(body) as watch:
         ...     _ = body(torch.tensor([[101, 7592, 102]]))
         >>> found = watch.importance()

@@ -225,6 +225,14 @@ def test_a_teacher_in_8_bits_is_asked_in_8_bits(teacher, corpus, tmp_path, monke
     assert len(rounded) == 1
 
 
+def test_a_narrower_student_starts_the_same_whether_or_not_answers_in_8_bits_are_kept(teacher, corpus, tmp_path):
+    run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8", "--teacher_dtype", "int8"]
+    run += ["--student_intermediate_size", "24", "--save_initial_student"]
+    for name in ("asked", "kept"):
+        complete("distill", *run, "--output_dir", str(tmp_path / name))
+    assert_same(weights(tmp_path / "asked" / "initial_student"), weights(tmp_path / "kept" / "initial_student"))
+
+
 def test_a_dry_run_leaves_the_teacher_out_of_a_step(teacher, corpus, tmp_path, capsys):
     told = {}
     for k in ("0", "8"):

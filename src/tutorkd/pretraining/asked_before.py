@@ -23,7 +23,7 @@ from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.sharding import weight_bytes
 from tutorkd.spelling import FORMAT as SPELLED
 from tutorkd.spelling import Spelling
-from tutorkd.teacher import Teacher
+from tutorkd.teacher import Teacher, frozen
 from tutorkd.teacher_likeliest import FORMAT, counts_of, likeliest_bytes, with_likeliest
 from tutorkd.teacher_respelled import check_tokens, share_unknown
 from tutorkd.teacher_vectors import MOST_BYTES, VECTORS, folder_of_vectors, kept_vectors, vector_bytes
@@ -144,11 +144,15 @@ def likeliest_rows(
 
     @functools.cache
     def reader() -> Teacher:
+        asked = teacher
         if config.teacher_dtype == "int8" and not teacher.quantised:
-            teacher.quantise()
+            asked = frozen(
+                teacher
+            )  # a student starts from weights that aren't rounded, whether or not answers are kept
+            asked.quantise()
         room = _SHARE_FOR_TEACHER * device_bytes(config.device)
-        fits = sum(weight_bytes(part.model) for part in teacher.parts) <= room
-        return teacher.to(config.device) if fits else teacher.visiting(config.device)
+        fits = sum(weight_bytes(part.model) for part in asked.parts) <= room
+        return asked.to(config.device) if fits else asked.visiting(config.device)
 
     found = {
         name: with_likeliest(rows, reader, tokenizer, k, vocabulary, folders[name], config.device, spelling)

@@ -213,7 +213,7 @@ def _estimate(stages: Stages, encoder: str) -> dict[str, float]:
     for name, options in stages.distills.items():
         args, config, head = options.args, options.config, options.settings.student_head
         pair = make_student(args, teacher, tokenizer, config.seed, head)
-        make_distilling = trainer_of(options, pair, tokenizer)
+        make_distilling = trainer_of(options, pair._replace(sliced=False), tokenizer)
         with on_fabricated_rows(make_distilling, tokenizer, config) as trainer:
             seconds[name] = _left(config, seconds_a_step(trainer, options.text.max_length))
         students.append(pair.student)

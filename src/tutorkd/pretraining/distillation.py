@@ -47,7 +47,7 @@ def distill(options: Distillation) -> Path:
         raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
     if options.first is not None:
         options = _after_first_stage(options, options.first)
-    return run_training(options, partial(prepare, options))
+    return run_training(options, partial(prepare, options, options.args.dry_run))
 
 
 def _after_first_stage(options: Distillation, first: Distillation) -> Distillation:
@@ -82,8 +82,11 @@ def told(options: Distillation) -> str:
     return f"{options.args.method}, {steps}, in {config.output_dir}"
 
 
-def prepare(options: Distillation) -> Prepared:
+def prepare(options: Distillation, measured: bool = False) -> Prepared:
     """What is trained with; all that can be refused before text is tokenized is refused here.
+
+    Args:
+        measured: whether its steps are only measured, for which no text has to say how a narrower student starts.
 
     Raises:
         UserError: if model, text or settings can't be used, or not together.
@@ -135,7 +138,7 @@ def prepare(options: Distillation) -> Prepared:
         beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
     return Prepared(
         tokenizer,
-        partial(trainer_of(options, pair, tokenizer), module=module),
+        partial(trainer_of(options, pair._replace(sliced=pair.sliced and not measured), tokenizer), module=module),
         [*lines, *pair.lines, f"method   {method.title}"],
         options.objective,
         partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
@@ -155,7 +158,7 @@ def estimated_seconds(options: Distillation) -> float:
     Raises:
         UserError: what ``prepare`` raises.
     """
-    prepared = prepare(options)
+    prepared = prepare(options, measured=True)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 

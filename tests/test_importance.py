@@ -6,31 +6,37 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from commands import complete, save, save_corpus
 from torch import nn
-from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, Phi3Config
+from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, OPTConfig, Phi3Config, Qwen2MoeConfig
 
+from tutorkd import trainer
 from tutorkd.config import DistillationConfig
 from tutorkd.importance import TOKENS, read_some, watching
 from tutorkd.objective import MASKED
 from tutorkd.refit import refitting
+from tutorkd.sharding import whole
 from tutorkd.slices import Slices
 from tutorkd.students import build_student, initialise_from_teacher, start_from_text
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer
 
-ENCODERS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "albert"]
+ENCODERS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "albert", "deberta-v2"]
 DECODERS = ["llama", "qwen3", "gemma2", "gpt2", "mistral"]
 # Where the weights of these families have dimensions of heads and of neurons, by the names of their modules.
-TO_HEADS = r"(query|key|value|[qkv]_lin|[qkv]_proj|[qkv]|[qk]_norm|Wqkv|c_attn|qkv_proj)$"
-OF_HEADS = r"(attention\.(output\.)?dense|out_lin|o_proj|attn\.(Wo|o|c_proj))$"
-TO_NEURONS = r"(intermediate\.dense|lin1|gate_proj|up_proj|gate_up_proj|mlp\.Wi|c_fc|ffn)$"
-OF_NEURONS = r"(?<!attention\.)(output\.dense|lin2|down_proj|mlp\.Wo|mlp\.c_proj|ffn_output)$"
+TO_HEADS = r"(query|key|value|(query|key|value)_proj|[qkv]_lin|[qkv]_proj|[qkv]|[qk]_norm|Wqkv|c_attn|qkv_proj)$"
+OF_HEADS = r"(attention\.(output\.)?dense|out_lin|o_proj|attn\.(Wo|o|c_proj|out_proj))$"
+TO_NEURONS = r"(intermediate\.dense|lin1|gate_proj|up_proj|gate_up_proj|mlp\.Wi|c_fc|ffn|fc1)$"
+OF_NEURONS = r"(?<!attention\.)(output\.dense|lin2|down_proj|mlp\.Wo|mlp\.c_proj|ffn_output|fc2)$"
 
 
 def _config(family, hidden=32, neurons=64):
     if family == "phi3":
         sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
         return Phi3Config(vocab_size=100, hidden_size=hidden, intermediate_size=neurons, **sizes)
+    if family == "opt":
+        sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "word_embed_proj_dim": hidden, "pad_token_id": 0}
+        return OPTConfig(vocab_size=100, hidden_size=hidden, ffn_dim=neurons, max_position_embeddings=64, **sizes)
     if family == "albert":
         sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 8, "pad_token_id": 0}
         return AlbertConfig(vocab_size=100, hidden_size=hidden, intermediate_size=neurons, **sizes)
@@ -105,7 +111,7 @@ def _hidden_away(narrow, wide):
     return model
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "phi3"])
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "phi3", "opt"])
 def test_what_a_wider_model_hides_among_idle_dimensions_is_found_again(family):
     narrow = _body(_config(family, hidden=16, neurons=24))
     wide = _hidden_away(narrow, _config(family, hidden=32, neurons=48))
@@ -281,15 +287,90 @@ def test_a_student_with_all_neurons_is_fitted_to_nothing():
     assert refit.weights() == {}
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "qwen3"])
-def test_a_teacher_that_only_visits_the_device_gives_the_same_start(family):
-    teacher = Teacher(_body(_config(family)))
-    inner = "n_inner" if family == "gpt2" else "intermediate_size"
-    config = type(teacher.config).from_dict(teacher.config.to_dict() | {inner: 40})
-    expected, found = (_body(config, seed=seed) for seed in (1, 2))
+def _started(teacher, batches, **sizes):
+    """A student of half of the layers and 20 neurons."""
+    student = build_student("half", teacher.config, {"intermediate_size": 20} | sizes)
+    start_from_text(student, teacher, lambda: read_some(teacher, batches))
+    return student.state_dict()
+
+
+def test_the_same_text_is_read_whatever_the_size_of_a_batch():
+    teacher = Teacher(_body(_config("bert")))
+    ids, mask = _ids(shape=(1400, 16)), torch.ones(1400, 16, dtype=torch.long)
+    mask[::3, 11:] = 0
+    read, forward = [], teacher.forward
+    teacher.forward = lambda ids, mask: read.append(mask) or forward(ids, mask)
+    students = []
+    for size in (7, 64, 1400):
+        students.append(_started(teacher, list(zip(ids.split(size), mask.split(size), strict=True))))
+        assert TOKENS <= sum(int(each.sum()) for each in read) / 2 < TOKENS + 16
+        read.clear()
+    for each in students[1:]:
+        for name, weight in each.items():
+            torch.testing.assert_close(weight, students[0][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_network_whose_neurons_are_silent_is_fitted_to_nothing():
+    body = _body(BertConfig(**tiny.SIZES, vocab_size=100, hidden_act="relu", initializer_range=0.2))
+    silent = body.encoder.layer[1]
+    with torch.no_grad():
+        silent.intermediate.dense.weight.zero_()
+        silent.intermediate.dense.bias.zero_()
+    student = _started(Teacher(body), [(_ids(), None)])
+    kept = student["encoder.layer.0.output.dense.weight"].mT
+    assert all((row == silent.output.dense.weight.mT).all(1).any() for row in kept)
+    torch.testing.assert_close(student["encoder.layer.0.output.dense.bias"], silent.output.dense.bias)
+
+
+def test_a_network_that_stays_as_wide_isn_t_fitted():
+    """Experts that all tokens share have a size of their own, which a student's other neurons don't change."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = Qwen2MoeConfig(
+        vocab_size=100, intermediate_size=64, shared_expert_intermediate_size=64, pad_token_id=0, **sizes, **experts
+    )
+    teacher = Teacher(_body(config))
+    assert measure_importance(teacher, [(_ids(), None)]).neurons["layers.0"].shape == (64,)
+    student = _started(teacher, [(_ids(), None)], num_hidden_layers=2)
+    for name, weight in student.items():
+        torch.testing.assert_close(weight, teacher.body.state_dict()[name], rtol=0, atol=0, msg=name)
+
+
+def test_matrices_of_relative_positions_leave_it_open_what_is_what():
+    config = tiny.config("deberta-v2", pos_att_type=["p2c", "c2p"], share_att_key=False)
+    assert measure_importance(Teacher(_body(config)), [(_ids(), None)]) is None
+
+
+def test_a_visiting_teacher_starts_the_same_student():
+    teacher = Teacher(_body(_config("bert")))
     visitor = teacher.visiting(torch.device("cpu"))
-    start_from_text(expected, teacher, lambda: read_some(teacher, [(_ids(), None)]))
-    start_from_text(found, teacher, lambda: read_some(visitor, [(_ids(), None)]), visitor)
-    for name, weight in found.state_dict().items():
-        if "pooler" not in name:
-            torch.testing.assert_close(weight, expected.state_dict()[name], msg=name)
+    student = build_student("half", teacher.config, {"intermediate_size": 20, "hidden_size": 16})
+    start_from_text(student, teacher, lambda: read_some(visitor, [(_ids(), None)]), visitor.body)
+    expected = _started(teacher, [(_ids(), None)], hidden_size=16)
+    for name, weight in student.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_teacher_in_8_bits_starts_a_student_from_the_numbers_that_it_stands_for():
+    rounded = Teacher(_body(_config("bert")))
+    rounded.quantise()
+    plain = _body(_config("bert"))
+    with torch.no_grad():
+        for name, weight in plain.state_dict().items():
+            weight.copy_(whole(rounded.body.state_dict()[name]))
+    found, expected = (_started(teacher, [(_ids(), None)]) for teacher in (rounded, Teacher(plain)))
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_what_is_only_measured_reads_no_text(tmp_path, monkeypatch):
+    save(tiny.masked_lm(intermediate_size=128), tmp_path / "teacher")
+    corpus = save_corpus(tmp_path / "corpus.txt")
+    read = []
+    monkeypatch.setattr(trainer, "start_from_text", lambda *_: read.append(None))
+    run = ["--teacher", str(tmp_path / "teacher"), "--student", "thin", "--corpus", corpus, "--max_length", "16"]
+    run += ["--max_steps", "1", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    complete("distill", *run, "--dry_run")
+    assert not read
+    complete("distill", *run)
+    assert len(read) == 1

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertModel,
+    BloomConfig,
     DistilBertConfig,
     GPT2Config,
     ModernBertConfig,
@@ -365,3 +366,8 @@ def test_thin_with_as_many_neurons_as_asked_for():
 def test_thin_of_a_model_that_is_mostly_attention_is_refused():
     with pytest.raises(UserError, match="such a modernbert model hold too few of its parameters"):
         student_config("thin", ModernBertConfig(num_hidden_layers=2))
+
+
+def test_thin_of_a_model_whose_neurons_cant_be_set_is_refused():
+    with pytest.raises(UserError, match="thin: intermediate_size doesn't change the layers of a bloom model"):
+        student_config("thin", BloomConfig(hidden_size=32, n_layer=2, n_head=4))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tutorkd.teacher import Teacher
 
 TOKENS = 16_384  # that are read, about
-_LEAST = 1e-30  # divided by, in place of 0
+LEAST = 1e-30  # divided by, in place of 0
 
 Place = tuple[str, int]  # a weight's name, and one of its dimensions
 
@@ -53,24 +53,27 @@ def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]])
     """Have a teacher read a text.
 
     Args:
-        batches: token ids (B, L) and attention mask, on the device on which the teacher reads. Reading ends after
+        batches: token ids (B, L) and attention mask, on the device on which the teacher reads. Reading ends after about
             ``TOKENS`` tokens.
     """
     left = TOKENS
     for ids, mask in batches:
-        teacher(ids, mask)
-        left -= ids.numel() if mask is None else int(mask.sum())
+        real = torch.ones_like(ids) if mask is None else mask
+        read = real.sum(1).cumsum(0)
+        rows = int((read < left).sum()) + 1  # however many a batch has, the same are read
+        teacher(ids[:rows], None if mask is None else mask[:rows])
+        left -= int(read[-1])
         if left <= 0:
             break
 
 
 @contextmanager
-def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iterator[Watch]:
+def watching(body: PreTrainedModel, reader: PreTrainedModel | None = None) -> Iterator[Watch]:
     """Within, what a model reads is watched, whoever has it read.
 
     Args:
         body: a model without its head, in evaluation mode.
-        runs: the same model as it runs, where that doesn't hold its weights (``Teacher.visiting``).
+        reader: that reads in its place, if its weights come to it only while they are used (``Teacher.visiting``).
 
     Example:
         >>> import torch
@@ -84,9 +87,9 @@ def watching(body: PreTrainedModel, runs: PreTrainedModel | None = None) -> Iter
         >>> found.hidden.shape, found.neurons["encoder.layer.1"].shape
         (torch.Size([8]), torch.Size([16]))
     """
-    watch, runs = Watch(body), runs or body
-    hooks = [module.register_forward_hook(watch.hook(name, module)) for name, module in runs.named_modules()]
-    hooks.append(runs.register_forward_pre_hook(watch.begin, with_kwargs=True))
+    watch, reader = Watch(body), reader or body
+    hooks = [module.register_forward_hook(watch.hook(name, module)) for name, module in reader.named_modules()]
+    hooks.append(reader.register_forward_pre_hook(watch.begin, with_kwargs=True))
     try:
         yield watch
     finally:
@@ -98,8 +101,8 @@ class Watch:
     """What the linear layers of a model are given while it reads.
 
     What is what shows as the model runs, in any family: a linear layer reads hidden states if they come out of a norm,
-    or out of one that makes factorised embeddings wider; another one reads what attention or the feed-forward network
-    computed of what the layers before it wrote.
+    out of what stands before the layers, or out of one that makes factorised embeddings wider; another
+    one reads what attention or the feed-forward network computed of what the layers before it wrote.
     """
 
     def __init__(self, body: PreTrainedModel):
@@ -130,13 +133,13 @@ class Watch:
                 self._linear(name, isinstance(module, Conv1D), inputs[0], output)
             elif a_norm and _among(inputs[0], self._outputs):  # of queries or keys
                 self._written[-1][1].append((f"{name}.weight", 0))
-            elif a_norm:
+            elif a_norm or (layer_of(name, self.stack) is None and isinstance(output, Tensor)):  # or of embeddings
                 self._hidden_states.append(output)
 
         return seen
 
     def _linear(self, name: str, transposed: bool, x: Tensor, output: Tensor) -> None:
-        if x.shape[:-1] != self.mask.shape:
+        if x.shape[:-1].numel() != self.mask.numel():
             return
         layer, written, read = layer_of(name, self.stack), int(transposed), int(not transposed)
         if _among(x, self._hidden_states):
@@ -156,7 +159,7 @@ class Watch:
             places.add((f"{name}.weight", read))
             places.update(place for of, found in self._written if of == layer for place in found)
             self._written.clear()
-        energy = x[self.mask].float().square().sum(0)
+        energy = x.flatten(0, -2)[self.mask.flatten().to(x.device)].float().square().sum(0)
         self.energy[name] = self.energy[name] + energy if name in self.energy else energy
 
     @torch.no_grad()
@@ -165,7 +168,8 @@ class Watch:
 
         Returns:
             None if it can't be told what the dimensions are: without linear layers behind norms, with two feed-forward
-            networks in a layer, or with as many neurons as the heads have dimensions.
+            networks in a layer, with as many neurons as the heads have dimensions, or with matrices of relative
+            positions.
         """
         hidden: list[Tensor] = []
         heads: dict[str, Tensor] = {}
@@ -173,18 +177,29 @@ class Watch:
         for name, kind in self.readers.items():
             importance = self._of_inputs(name)
             if kind == "hidden":
-                hidden.append(importance / importance.mean().clamp_min(_LEAST))
+                hidden.append(importance / importance.mean().clamp_min(LEAST))
                 continue
             layer = layer_of(name, self.stack)
             of_layers = heads if kind == "heads" else neurons
             if layer is None or layer in of_layers:
                 return None
             of_layers[layer] = importance.square().view(self.sizes.heads, -1).sum(1) if kind == "heads" else importance
-        if not hidden:
+        if not hidden or self._unread_squares():
             return None
         places = frozenset(self.of_heads), frozenset(self.of_neurons)
         readers = {str(layer_of(name, self.stack)): name for name, kind in self.readers.items() if kind == "neurons"}
         return Importance(torch.stack(hidden).mean(0), heads, neurons, *places, readers)
+
+    def _unread_squares(self) -> bool:
+        """Whether layers have matrices of which nothing tells whose dimensions are theirs, such as those of relative
+        positions in DeBERTa, which may be of heads.
+        """
+        square = (self.sizes.hidden, self.sizes.hidden)
+        return any(
+            isinstance(module, nn.Linear) and module.weight.shape == square and name not in self.readers
+            for name, module in self.body.named_modules()
+            if layer_of(name, self.stack)
+        )
 
     def _of_inputs(self, name: str) -> Tensor:
         module = self.body.get_submodule(name)

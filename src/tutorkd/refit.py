@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tutorkd.importance import Importance, most_important, real_tokens
+from tutorkd.importance import LEAST, Importance, most_important, real_tokens
 from tutorkd.sharding import whole
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ _DECAY = 1e-2  # λ, in means of the squares of the neurons that stay
 
 @contextmanager
 def refitting(
-    body: PreTrainedModel, importance: Importance, neurons: int, runs: PreTrainedModel | None = None
+    body: PreTrainedModel, importance: Importance, neurons: int, reader: PreTrainedModel | None = None
 ) -> Iterator[Refit]:
     """Within, what a model reads says how its feed-forward networks do best with fewer neurons.
 
     Args:
         importance: of the model's dimensions.
-        neurons: that are kept of each layer, the most important.
-        runs: as of ``watching``.
+        neurons: that are kept of each layer, the most important; 0 if no layer is to be fitted.
+        reader: as of ``watching``.
     """
-    refit, runs = Refit(body, importance, neurons), runs or body
-    hooks: list[Any] = [runs.register_forward_pre_hook(refit.begin, with_kwargs=True)]
-    hooks += [runs.get_submodule(name).register_forward_hook(refit.hook(name)) for name in refit.kept]
+    refit, reader = Refit(body, importance, neurons), reader or body
+    hooks: list[Any] = [reader.register_forward_pre_hook(refit.begin, with_kwargs=True)]
+    hooks += [reader.get_submodule(name).register_forward_hook(refit.hook(name)) for name in refit.kept]
     try:
         yield refit
     finally:
@@ -70,7 +70,7 @@ class Refit:
         self.kept = {
             name: torch.tensor(most_important(importance.neurons[layer], neurons))
             for layer, name in importance.readers.items()
-            if neurons < len(importance.neurons[layer])
+            if 0 < neurons < len(importance.neurons[layer])
         }
         self._sums: dict[str, _Sums] = {}
 
@@ -82,12 +82,13 @@ class Refit:
         """What is called after each pass of one of these layers."""
 
         def seen(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            weight, bias = (None if each is None else each.to(output.device) for each in _weights(self._module(name)))
-            assert weight is not None
-            kept = self.kept[name].to(output.device)
-            x = inputs[0][self.mask].float()[:, kept]
-            rest = output[self.mask].float() - x @ weight[:, kept].mT
-            sums = _Sums(x, rest if bias is None else rest - bias)
+            device, kept = output.device, self.kept[name]
+            mask = self.mask.flatten().to(device)
+            x, y = (each.flatten(0, -2)[mask].float() for each in (inputs[0], output))
+            weight, bias = _weights(self.body.get_submodule(name))
+            x = x[:, kept.to(device)]
+            rest = y - x @ weight[:, kept.to(weight.device)].mT.to(device)
+            sums = _Sums(x, rest if bias is None else rest - bias.to(device))
             if name in self._sums:
                 self._sums[name].add(sums)
             else:
@@ -95,20 +96,17 @@ class Refit:
 
         return seen
 
-    def _module(self, name: str) -> nn.Module:
-        return self.body.get_submodule(name)
-
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
         """By their names: the weights that the model would have if the other neurons were silent, on the processor."""
         found: dict[str, Tensor] = {}
         for name, sums in self._sums.items():
-            module, kept = self._module(name), self.kept[name]
+            module, kept = self.body.get_submodule(name), self.kept[name]
             weight, bias = (None if each is None else each.cpu().double() for each in _weights(module))
             assert weight is not None
             x, r = ((each / sums.tokens).cpu().double() for each in (sums.x, sums.r))
             xx, xr = ((each / sums.tokens).cpu().double() for each in (sums.xx, sums.xr))
-            decay = _DECAY * xx.diagonal().mean() * torch.eye(len(xx)).to(xx)
+            decay = (_DECAY * xx.diagonal().mean()).clamp_min(LEAST) * torch.eye(len(xx)).to(xx)
             if bias is not None:
                 xx, xr = xx - x.outer(x), xr - x.outer(r)
             more = torch.linalg.solve(xx + decay, xr).mT

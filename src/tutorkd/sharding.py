@@ -95,10 +95,14 @@ def run_sharded(model: nn.Module, function: Callable[..., Any], *args: Any, **kw
 
 
 def whole(weight: Tensor) -> Tensor:
-    """All of a weight: of a sharded one gathered, for which all processes call this together; else itself."""
+    """All of a weight: of a sharded one gathered, for which all processes call this together; of one in 8 bits the
+    numbers that it stands for; else itself.
+    """
     from torch.distributed.tensor import DTensor
 
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    if isinstance(weight, DTensor):
+        return weight.full_tensor()
+    return weight.dequantize() if hasattr(weight, "__tensor_flatten__") else weight
 
 
 def layer_stack(body: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, ElectraConfig, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
 
 from tutorkd.errors import UserError
 from tutorkd.hub import load_config, load_model
@@ -168,7 +169,9 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     setattr(config, name, before)
     whole, fewer = (_parameters_of_layers(config, {name: n}, trust_remote_code) for n in (before, before // 2))
     of_a_neuron = (whole - fewer) / (before - before // 2)
-    wanted = before - whole / 2 / of_a_neuron if of_a_neuron else 0.0
+    if not of_a_neuron:
+        raise UserError(f"thin: {name} doesn't change the layers of a {config.model_type} model: choose half, or sizes")
+    wanted = before - whole / 2 / of_a_neuron
     unit = 64 if before >= 1024 else 8
     if wanted < unit:
         raise UserError(
@@ -466,26 +469,38 @@ def neurons_of(config: PretrainedConfig) -> int:
     return getattr(config, _name_of_neurons(config), None) or 4 * config.hidden_size  # as GPT-2 reads None
 
 
+def _neurons_read(body: PreTrainedModel, importance: Importance) -> int:
+    """How many neurons a student has where its teacher's layers read theirs; 0 where it has no such modules."""
+    stack, modules = stack_of(body), dict(body.named_modules())
+    ends = {name.removeprefix(layer) for layer, name in importance.readers.items()}
+    names = (
+        ends if stack is None else {f"{stack}.{i}{end}" for i in range(body.config.num_hidden_layers) for end in ends}
+    )
+    found: list[Any] = [modules[name] for name in names if name in modules]
+    return max((module.nx if isinstance(module, Conv1D) else module.in_features for module in found), default=0)
+
+
 def start_from_text(
-    student: PreTrainedModel, teacher: Reader, read: Callable[[], object], runs: Reader | None = None
+    student: PreTrainedModel, teacher: Reader, read: Callable[[], object], reader: PreTrainedModel | None = None
 ) -> tuple[Initialisation, Importance | None]:
     """Start a student that is narrower than its teacher from what matters most on a text: the most important
     dimensions (``tutorkd.importance``), where those neurons that stay take over from the others (``tutorkd.refit``).
 
     Args:
         read: has the teacher read the text; it is called twice.
-        runs: the teacher as it reads, where that is another than the one with its weights.
+        reader: the body that then reads, if that isn't the teacher's own (``watching``).
 
     Returns:
         What the student took over, and how important the teacher's dimensions are, if that can be told.
     """
     refitted: dict[str, Tensor] = {}
-    body = None if runs is None else runs.body
-    with watching(teacher.body, body) as watch:
+    with watching(teacher.body, reader) as watch:
         read()
     importance = watch.importance()
     if importance is not None:
-        with refitting(teacher.body, importance, neurons_of(student.config), body) as refit:
-            read()
+        neurons = _neurons_read(cast("PreTrainedModel", student.base_model), importance)
+        with refitting(teacher.body, importance, neurons, reader) as refit:
+            if refit.kept:
+                read()
         refitted = refit.weights()
     return initialise_from_teacher(student, teacher, None, importance, refitted), importance

@@ -225,9 +225,10 @@ class DistillationTrainer(PackedRowsTrainer):
 
     def _choose_slices(self, student: PreTrainedModel) -> None:
         """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
-        away = self.teacher.body.device != self.args.device
-        reader = self.teacher.visiting(self.args.device) if away else self.teacher
-        start_from_text(student, self.teacher, lambda: read_some(reader, self._read_by_teacher()), reader)
+        teacher = self.teacher
+        away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
+        reader = teacher.visiting(self.args.device) if away else teacher
+        start_from_text(student, teacher, lambda: read_some(reader, self._read_by_teacher()), reader.body)
 
     def _read_by_teacher(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         return (batch.for_teacher for batch in self._first_batches())

@@ -95,7 +95,7 @@ def test_a_narrow_student_of_any_family_is_made_of_the_teacher_s_numbers(family)
     }
     assert not {name for name in left if "pooler" not in name}
     assert made.sliced > made.tensors / 2
-    assert f"{made.sliced} of them as slices" in str(made)
+    assert f"{made.sliced} of them as slices, evenly spaced" in str(made)
 
 
 def _with_idle_dimensions(student, config):

@@ -371,3 +371,14 @@ def test_thin_of_a_model_that_is_mostly_attention_is_refused():
 def test_thin_of_a_model_whose_neurons_cant_be_set_is_refused():
     with pytest.raises(UserError, match="thin: intermediate_size doesn't change the layers of a bloom model"):
         student_config("thin", BloomConfig(hidden_size=32, n_layer=2, n_head=4))
+
+
+def test_a_narrower_student_says_which_slices_it_starts_from():
+    teacher = Teacher(tiny.masked_lm())
+    how = {"sizes": {"hidden_size": 16}, "head": MASKED}
+    assert (
+        "as slices, those that matter most on the text, if that can be told"
+        in started_student("half", teacher, **how).told
+    )
+    student = build_student("half", teacher.config, {"hidden_size": 16})
+    assert "as slices, evenly spaced" in str(initialise_from_teacher(student, teacher))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -42,6 +42,8 @@ PRESETS = ("half", "thin", *EXTREME_LAYERS)
 # The number of neurons of a feed-forward network, by the names that families have for it.
 _NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
 
+_MOST = "those that matter most on the text"
+
 Start = Literal["auto", "teacher", "random"]
 # Options that say a student's sizes, and what transformers' configurations call these.
 SIZES = {
@@ -77,12 +79,13 @@ class Initialisation:
     total: int
     layers: list[int]  # for each of the student's layers the teacher's, counted from 1; empty if none fits
     respelled: bool = False  # whether embeddings are means of the teacher's
+    chosen: str = "evenly spaced"  # which slices, in words
 
     def __str__(self) -> str:
         if not self.tensors:
             return "nothing of the teacher's fits; it starts at random"
         layers = f", its layers from the teacher's {', '.join(map(str, self.layers))}" if self.layers else ""
-        sliced = f", {self.sliced} of them as slices" if self.sliced else ""
+        sliced = f", {self.sliced} of them as slices, {self.chosen}" if self.sliced else ""
         means = ", its embeddings means of those of the teacher's tokens" if self.respelled else ""
         return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}{means}"
 
@@ -364,7 +367,8 @@ def started_student(
         return Started(student, "starts at random")
     made = initialise_from_teacher(student, teacher, spelling)
     # The text of a student with another tokenizer says nothing to the teacher.
-    return Started(student, str(made), made.sliced > 0 and spelling is None)
+    sliced = made.sliced > 0 and spelling is None
+    return Started(student, str(replace(made, chosen=f"{_MOST}, if that can be told") if sliced else made), sliced)
 
 
 def keeps_weights(name: str, start: Start) -> bool:
@@ -461,7 +465,8 @@ def initialise_from_teacher(
         fitting = [key for key, value in own.items() if key in head and slices.copy(key, whole(head[key]), value)]
         copied, total = copied + len(fitting), total + len(own)
         sliced += sum(head[key].shape != own[key].shape for key in fitting)
-    return Initialisation(copied, sliced, total, layers if used else [], spelling is not None)
+    chosen = Initialisation.chosen if importance is None else _MOST
+    return Initialisation(copied, sliced, total, layers if used else [], spelling is not None, chosen)
 
 
 def neurons_of(config: PretrainedConfig) -> int:

@@ -533,7 +533,7 @@ def test_a_student_ends_its_answers_as_its_teacher_does(tmp_path, teacher, setti
     file = teacher / "generation_config.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps({**told, **settings}))
-    student, _ = started_student("half", load_teacher(str(teacher), torch.float32), head=CAUSAL)
+    student = started_student("half", load_teacher(str(teacher), torch.float32), head=CAUSAL).student
     student.save_pretrained(tmp_path / "student")
     saved = json.loads((tmp_path / "student" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == told["eos_token_id"] == [0, _tokenizer().convert_tokens_to_ids(END)]

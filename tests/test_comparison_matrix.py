@@ -151,7 +151,7 @@ def test_the_student_starts_the_same_with_and_without_an_mlm_head(init, teacher_
     bodies = []
     for head in (None, MASKED):
         args = DistillArguments(teacher=str(teacher_folder), student="half", student_init=init)
-        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, head)[0].base_model.state_dict())
+        bodies.append(make_student(args, teacher, tiny.tokenizer(), 1, head).student.base_model.state_dict())
     first = {name: value for name, value in bodies[0].items() if not name.startswith("pooler")}
     for body in bodies:
         assert all(torch.equal(body[name], value) for name, value in first.items())

@@ -127,13 +127,13 @@ class Watch:
         a_norm = isinstance(weight, Tensor) and weight.dim() == 1
 
         def seen(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if not inputs or not isinstance(inputs[0], Tensor):
+            if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
                 return
             if isinstance(module, nn.Linear | Conv1D):
                 self._linear(name, isinstance(module, Conv1D), inputs[0], output)
-            elif a_norm and _among(inputs[0], self._outputs):  # of queries or keys
+            elif a_norm and self._written and _among(inputs[0], self._outputs):  # of queries or keys
                 self._written[-1][1].append((f"{name}.weight", 0))
-            elif a_norm or (layer_of(name, self.stack) is None and isinstance(output, Tensor)):  # or of embeddings
+            elif a_norm or layer_of(name, self.stack) is None:  # or of embeddings
                 self._hidden_states.append(output)
 
         return seen

@@ -101,8 +101,8 @@ class Watch:
     """What the linear layers of a model are given while it reads.
 
     What is what shows as the model runs, in any family: a linear layer reads hidden states if they come out of a norm,
-    out of what stands before the layers, or out of one that makes factorised embeddings wider; another
-    one reads what attention or the feed-forward network computed of what the layers before it wrote.
+    out of what stands before the layers, or out of one that makes factorised embeddings wider; another one reads what
+    attention or the feed-forward network computed of what the layers before it wrote.
     """
 
     def __init__(self, body: PreTrainedModel):
@@ -159,7 +159,7 @@ class Watch:
             places.add((f"{name}.weight", read))
             places.update(place for of, found in self._written if of == layer for place in found)
             self._written.clear()
-        energy = x.flatten(0, -2)[self.mask.flatten().to(x.device)].float().square().sum(0)
+        energy = of_real(x, self.mask).square().sum(0)
         self.energy[name] = self.energy[name] + energy if name in self.energy else energy
 
     @torch.no_grad()
@@ -174,20 +174,22 @@ class Watch:
         hidden: list[Tensor] = []
         heads: dict[str, Tensor] = {}
         neurons: dict[str, Tensor] = {}
+        readers: dict[str, str] = {}
         for name, kind in self.readers.items():
             importance = self._of_inputs(name)
             if kind == "hidden":
                 hidden.append(importance / importance.mean().clamp_min(LEAST))
                 continue
             layer = layer_of(name, self.stack)
-            of_layers = heads if kind == "heads" else neurons
-            if layer is None or layer in of_layers:
+            if layer is None or layer in (heads if kind == "heads" else neurons):
                 return None
-            of_layers[layer] = importance.square().view(self.sizes.heads, -1).sum(1) if kind == "heads" else importance
+            if kind == "heads":
+                heads[layer] = importance.square().view(self.sizes.heads, -1).sum(1)
+            else:
+                neurons[layer], readers[layer] = importance, name
         if not hidden or self._unread_squares():
             return None
         places = frozenset(self.of_heads), frozenset(self.of_neurons)
-        readers = {str(layer_of(name, self.stack)): name for name, kind in self.readers.items() if kind == "neurons"}
         return Importance(torch.stack(hidden).mean(0), heads, neurons, *places, readers)
 
     def _unread_squares(self) -> bool:
@@ -213,6 +215,16 @@ def real_tokens(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
     named = {**dict(zip(("input_ids", "attention_mask"), inputs, strict=False)), **named}
     ids, mask = named["input_ids"], named.get("attention_mask")
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def of_real(x: Tensor, mask: Tensor) -> Tensor:
+    """What a module is given or gives at tokens that aren't padding: (n, d), float32, where rows may be flattened.
+
+    Args:
+        x: (B, L, d) or (B * L, d).
+        mask: (B, L), as of ``real_tokens``, on any device.
+    """
+    return x.flatten(0, -2)[mask.flatten().to(x.device)].float()
 
 
 def most_important(importance: Tensor, wanted: int) -> list[int]:

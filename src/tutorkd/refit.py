@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tutorkd.importance import LEAST, Importance, most_important, real_tokens
+from tutorkd.importance import LEAST, Importance, most_important, of_real, real_tokens
 from tutorkd.sharding import whole
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class Refit:
 
         def seen(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             device, kept = output.device, self.kept[name]
-            mask = self.mask.flatten().to(device)
-            x, y = (each.flatten(0, -2)[mask].float() for each in (inputs[0], output))
+            x, y = of_real(inputs[0], self.mask), of_real(output, self.mask)
             weight, bias = _weights(self.body.get_submodule(name))
             x = x[:, kept.to(device)]
             rest = y - x @ weight[:, kept.to(weight.device)].mT.to(device)

@@ -170,7 +170,7 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     name = _name_of_neurons(config)
     before = neurons_of(config)
     setattr(config, name, before)
-    whole, fewer = (_parameters_of_layers(config, {name: n}, trust_remote_code) for n in (before, before // 2))
+    whole, fewer = (_parameters_of_layers(config, n, trust_remote_code) for n in (before, before // 2))
     of_a_neuron = (whole - fewer) / (before - before // 2)
     if not of_a_neuron:
         raise UserError(f"thin: {name} doesn't change the layers of a {config.model_type} model: choose half, or sizes")
@@ -184,10 +184,10 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     setattr(config, name, unit * round(wanted / unit))
 
 
-def _parameters_of_layers(config: PretrainedConfig, changes: Mapping[str, int], trust_remote_code: bool) -> int:
+def _parameters_of_layers(config: PretrainedConfig, neurons: int, trust_remote_code: bool) -> int:
+    """With so many neurons in each feed-forward network."""
     config = copy.deepcopy(config)
-    for key, value in changes.items():
-        setattr(config, key, value)
+    setattr(config, _name_of_neurons(config), neurons)
     with torch.device("meta"):
         body = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     return sum(parameter.numel() for parameter in layer_stack(body).parameters())

@@ -146,9 +146,8 @@ def likeliest_rows(
     def reader() -> Teacher:
         asked = teacher
         if config.teacher_dtype == "int8" and not teacher.quantised:
-            asked = frozen(
-                teacher
-            )  # a student starts from weights that aren't rounded, whether or not answers are kept
+            # Whether or not answers are kept, the student starts from weights that aren't rounded.
+            asked = frozen(teacher)
             asked.quantise()
         room = _SHARE_FOR_TEACHER * device_bytes(config.device)
         fits = sum(weight_bytes(part.model) for part in asked.parts) <= room

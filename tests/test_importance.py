@@ -8,7 +8,17 @@ import tiny
 import torch
 from commands import complete, save, save_corpus
 from torch import nn
-from transformers import AlbertConfig, AutoModel, BertConfig, LlamaConfig, OPTConfig, Phi3Config, Qwen2MoeConfig
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    LlamaConfig,
+    Olmo2Config,
+    OlmoConfig,
+    OPTConfig,
+    Phi3Config,
+    Qwen2MoeConfig,
+)
 
 from tutorkd import trainer
 from tutorkd.config import DistillationConfig
@@ -23,6 +33,8 @@ from tutorkd.trainer import DistillationTrainer
 
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "albert", "deberta-v2"]
 DECODERS = ["llama", "qwen3", "gemma2", "gpt2", "mistral"]
+# OLMo's norms have no weights, and OLMo 2 reads sums rather than what a norm makes.
+LLAMAS = {"phi3": Phi3Config, "olmo": OlmoConfig, "olmo2": Olmo2Config}
 # Where the weights of these families have dimensions of heads and of neurons, by the names of their modules.
 TO_HEADS = r"(query|key|value|(query|key|value)_proj|[qkv]_lin|[qkv]_proj|[qkv]|[qk]_norm|Wqkv|c_attn|qkv_proj)$"
 OF_HEADS = r"(attention\.(output\.)?dense|out_lin|o_proj|attn\.(Wo|o|c_proj|out_proj))$"
@@ -31,9 +43,10 @@ OF_NEURONS = r"(?<!attention\.)(output\.dense|lin2|down_proj|mlp\.Wo|mlp\.c_proj
 
 
 def _config(family, hidden=32, neurons=64):
-    if family == "phi3":
+    if family in LLAMAS:
         sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
-        return Phi3Config(vocab_size=100, hidden_size=hidden, intermediate_size=neurons, **sizes)
+        sizes |= {"hidden_size": hidden, "intermediate_size": neurons, "initializer_range": 0.2}
+        return LLAMAS[family](vocab_size=100, **sizes)
     if family == "opt":
         sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "word_embed_proj_dim": hidden, "pad_token_id": 0}
         return OPTConfig(vocab_size=100, hidden_size=hidden, ffn_dim=neurons, max_position_embeddings=64, **sizes)
@@ -111,7 +124,7 @@ def _hidden_away(narrow, wide):
     return model
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "phi3", "opt"])
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, *LLAMAS, "opt"])
 def test_what_a_wider_model_hides_among_idle_dimensions_is_found_again(family):
     narrow = _body(_config(family, hidden=16, neurons=24))
     wide = _hidden_away(narrow, _config(family, hidden=32, neurons=48))

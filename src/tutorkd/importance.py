@@ -101,8 +101,9 @@ class Watch:
     """What the linear layers of a model are given while it reads.
 
     What is what shows as the model runs, in any family: a linear layer reads hidden states if they come out of a norm,
-    out of what stands before the layers, or out of one that makes factorised embeddings wider; another one reads what
-    attention or the feed-forward network computed of what the layers before it wrote.
+    out of what stands before the layers, or out of one that makes factorised embeddings wider, or if nothing was
+    computed of hidden states that it could read in their place; another one reads what attention or the feed-forward
+    network computed of what the layers before it wrote.
     """
 
     def __init__(self, body: PreTrainedModel):
@@ -142,7 +143,10 @@ class Watch:
         if x.shape[:-1].numel() != self.mask.numel():
             return
         layer, written, read = layer_of(name, self.stack), int(transposed), int(not transposed)
-        if _among(x, self._hidden_states):
+        known = _among(x, self._hidden_states)
+        if known or (layer is not None and not self._written and x.shape[-1] == self.sizes.hidden):
+            if not known:  # sums, of which no module is seen (OLMo 2), or out of a norm without weights (OLMo)
+                self._hidden_states.append(x)
             if x.shape[-1] != self.sizes.hidden:  # factorised embeddings, made as wide as hidden states
                 self._hidden_states.append(output)
                 return

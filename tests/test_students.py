@@ -14,6 +14,7 @@ from transformers import (
     BertModel,
     BloomConfig,
     DistilBertConfig,
+    FalconConfig,
     GPT2Config,
     ModernBertConfig,
     RobertaConfig,
@@ -343,6 +344,7 @@ def test_an_odd_teacher_can_have_a_student_of_a_divisor_s_depth():
         (AlbertConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12), 768),
         (tiny.causal_config("llama", hidden_size=64, intermediate_size=256), 96),
         (GPT2Config(n_embd=256, n_head=4, n_layer=2), 256),
+        (FalconConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=2, ffn_hidden_size=256), 88),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )

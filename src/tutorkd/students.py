@@ -40,7 +40,7 @@ EXTREME_SIZES: dict[str, Any] = {
 }
 PRESETS = ("half", "thin", *EXTREME_LAYERS)
 # The number of neurons of a feed-forward network, by the names that families have for it.
-_NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim")
+_NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 
 _MOST = "those that matter most on the text"
 
@@ -214,8 +214,10 @@ def _fit_heads(config: PretrainedConfig, before: PretrainedConfig) -> None:
                 f"a student of {heads} attention heads can't share the keys of {groups} as {of_before} heads do: "
                 f"choose a multiple of {groups}"
             )
-    if getattr(config, "head_dim", None) and not _sets_heads_apart(before):
-        config.head_dim = config.hidden_size // heads
+    size = config.hidden_size // heads
+    # Some configurations (Falcon's) work it out themselves, and can't be told.
+    if getattr(config, "head_dim", None) not in (None, size) and not _sets_heads_apart(before):
+        config.head_dim = size
 
 
 def _set_layers(config: PretrainedConfig, layers: int, trust_remote_code: bool, objective: Objective) -> None:

@@ -113,15 +113,19 @@ def test_a_tokenizer_that_loses_what_stood_between_words_is_refused():
         bytes_of_tokens(tiny.tokenizer())
 
 
-def test_with_the_same_tokens_in_another_order_it_is_what_the_teacher_says(tmp_path):
-    teacher, tokenizer = Teacher(tiny.tiny_causal()), tiny.causal_tokenizer()
-    order = np.random.default_rng(0).permutation(320)  # the new id of each
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+def shuffled_tokenizer() -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """The teacher's tokens in another order, and the new id of each."""
+    order = np.random.default_rng(0).permutation(320)
+    state = json.loads(tiny.causal_tokenizer().backend_tokenizer.to_str())
     state["model"]["vocab"] = {token: int(order[old]) for token, old in state["model"]["vocab"].items()}
     state["added_tokens"][0]["id"] = int(order[0])
-    shuffled = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token=tiny.END_OF_TEXT
-    )
+    backend = Tokenizer.from_str(json.dumps(state))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=tiny.END_OF_TEXT), order
+
+
+def test_with_the_same_tokens_in_another_order_it_is_what_the_teacher_says(tmp_path):
+    teacher, tokenizer = Teacher(tiny.tiny_causal()), tiny.causal_tokenizer()
+    shuffled, order = shuffled_tokenizer()
     rows = Dataset.from_dict({"input_ids": packed(tokenizer, tiny.documents(5), 24)})
     turned = Dataset.from_dict({"input_ids": [order[row].tolist() for row in rows["input_ids"]]})
     one = with_likeliest(rows, lambda: teacher, tokenizer, 6, 320, tmp_path / "a", CPU)
@@ -382,6 +386,21 @@ def test_a_student_starts_from_layers_and_from_means_of_embeddings(how, teacher,
     layer = [model.model.layers[place].mlp.up_proj.weight for model, place in ((given, 3), (began, 1))]
     torch.testing.assert_close(*layer)
     assert began.config.eos_token_id == began.generation_config.eos_token_id == own.eos_token_id
+
+
+def test_a_narrower_student_keeps_what_matters_whatever_its_tokenizer(teacher, corpus, tmp_path, capsys):
+    """With the teacher's tokens in another order, it starts as one that has the teacher's tokenizer."""
+    shuffled, order = shuffled_tokenizer()
+    shuffled.save_pretrained(tmp_path / "shuffled")
+    run = ["distill", "--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8", "--save_initial_student"]
+    run += ["--student_hidden_size", "16", "--student_intermediate_size", "40"]
+    for name, own in (("plain", []), ("other", ["--student_tokenizer", str(tmp_path / "shuffled")])):
+        complete(*run, *own, "--output_dir", str(tmp_path / name))
+        assert "as slices, those that matter most on the text" in capsys.readouterr().out
+    plain, other = (weights(tmp_path / name / "initial_student") for name in ("plain", "other"))
+    for name, weight in plain.items():
+        of_tokens = len(weight) == 320
+        np.testing.assert_allclose(other[name][order] if of_tokens else other[name], weight, atol=1e-5, err_msg=name)
 
 
 def test_special_tokens_take_over_the_embedding_of_the_teacher_s_of_that_name():

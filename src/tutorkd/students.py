@@ -368,8 +368,7 @@ def started_student(
     if start == "random" or own_tokenizer:
         return Started(student, "starts at random")
     made = initialise_from_teacher(student, teacher, spelling)
-    # The text of a student with another tokenizer says nothing to the teacher.
-    sliced = made.sliced > 0 and spelling is None
+    sliced = made.sliced > 0
     return Started(student, str(replace(made, chosen=f"{_MOST}, if that can be told") if sliced else made), sliced)
 
 
@@ -488,7 +487,11 @@ def _neurons_read(body: PreTrainedModel, importance: Importance) -> int:
 
 
 def start_from_text(
-    student: PreTrainedModel, teacher: Reader, read: Callable[[], object], reader: PreTrainedModel | None = None
+    student: PreTrainedModel,
+    teacher: Reader,
+    read: Callable[[], object],
+    reader: PreTrainedModel | None = None,
+    spelling: Spelling | None = None,
 ) -> tuple[Initialisation, Importance | None]:
     """Start a student that is narrower than its teacher from what matters most on a text: the most important
     dimensions (``tutorkd.importance``), where those neurons that stay take over from the others (``tutorkd.refit``).
@@ -496,6 +499,7 @@ def start_from_text(
     Args:
         read: has the teacher read the text; it is called twice.
         reader: the body that then reads, if that isn't the teacher's own (``watching``).
+        spelling: as for ``initialise_from_teacher``.
 
     Returns:
         What the student took over, and how important the teacher's dimensions are, if that can be told.
@@ -510,4 +514,4 @@ def start_from_text(
             if refit.kept:
                 read()
         refitted = refit.weights()
-    return initialise_from_teacher(student, teacher, None, importance, refitted), importance
+    return initialise_from_teacher(student, teacher, spelling, importance, refitted), importance

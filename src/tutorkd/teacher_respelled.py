@@ -1,6 +1,6 @@
 """The likeliest next tokens of a causal teacher, said in the tokens of a student that has another tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,17 @@ def likeliest_respelled(
     nothing = outcomes.sum(-1) < _LEAST  # so unlikely is the text that no number is left
     ids[nothing], outcomes[nothing, :-1] = _of_text(asked[nothing], k)
     return ids, np.log(np.maximum(outcomes / outcomes.sum(-1, keepdims=True), _LEAST))
+
+
+def in_teachers_tokens(
+    teacher: Teacher, rows: Iterable[Mapping[str, Any]], spelling: Spelling, device: torch.device
+) -> Iterator[tuple[Tensor, None]]:
+    """The text of each of a student's rows as its teacher reads it, ids (1, L) without a mask. Of a conversation, that
+    is what the student reads of it, as if it were plain text.
+    """
+    for row in rows:
+        ids, _ = read_packed(spelling, row["input_ids"])
+        yield torch.tensor([ids[: longest_row(teacher.body)]], device=device), None
 
 
 def check_tokens(teacher: Teacher, spelling: Spelling) -> None:

@@ -41,6 +41,7 @@ from tutorkd.spelling import Spelling
 from tutorkd.step import Figure
 from tutorkd.students import PRESETS, start_from_text, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
+from tutorkd.teacher_respelled import in_teachers_tokens
 
 STUDENT_NORM = Figure("grad_norm_student", "|g_S|")
 
@@ -104,6 +105,7 @@ class DistillationTrainer(PackedRowsTrainer):
         sliced: whether the student consists of slices of the teacher, as ``initialise_from_teacher`` makes them where
             it is narrower. It then starts anew from those that matter most on the first rows (``start_from_text``), as
             a student that is named does.
+        spelling: of the teacher's tokens in those of such a student, if it has another tokenizer.
 
     Raises:
         UserError: before the first step, if the pair, the tokenizer or the rows can't be trained on.
@@ -139,6 +141,7 @@ class DistillationTrainer(PackedRowsTrainer):
         settings: Any = None,
         module: nn.Module | None = None,
         sliced: bool = False,
+        spelling: Spelling | None = None,
         **kwargs: Any,
     ):
         check_trainable(args, self._kind_of_args, processing_class, kwargs)
@@ -211,26 +214,35 @@ class DistillationTrainer(PackedRowsTrainer):
         if self._asks_teacher and not to_round:
             self.teacher.to(args.device)
         if sliced:
-            self._choose_slices(model)
+            self._choose_slices(model, spelling)
         if to_round:
             self._quantise_teacher()
         self._probe_generator = torch.Generator(args.device)
         self.method.start(module, self.teacher, self._first_batches())
 
-    def _first_batches(self) -> Iterator[Batch]:
+    def _first_rows(self) -> Iterator[Any]:
         rows: Any = self.train_dataset
-        first = iter(rows) if isinstance(rows, StreamedRows) else (rows[index] for index in range(len(rows)))
+        return iter(rows) if isinstance(rows, StreamedRows) else (rows[index] for index in range(len(rows)))
+
+    def _first_batches(self) -> Iterator[Batch]:
+        first = self._first_rows()
         while some := [*islice(first, self.args.per_device_eval_batch_size)]:
             yield self._prepare_inputs(self.masking(some))
 
-    def _choose_slices(self, student: PreTrainedModel) -> None:
+    def _choose_slices(self, student: PreTrainedModel, spelling: Spelling | None) -> None:
         """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
         teacher = self.teacher
         away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
         reader = teacher.visiting(self.args.device) if away else teacher
-        start_from_text(student, teacher, lambda: read_some(reader, self._read_by_teacher()), reader.body)
 
-    def _read_by_teacher(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        def read() -> None:
+            read_some(reader, self._read_by_teacher(spelling))
+
+        start_from_text(student, teacher, read, reader.body, spelling)
+
+    def _read_by_teacher(self, spelling: Spelling | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        if spelling is not None:
+            return in_teachers_tokens(self.teacher, self._first_rows(), spelling, self.args.device)
         return (batch.for_teacher for batch in self._first_batches())
 
     def _learned_from(self, module, batch):

@@ -170,6 +170,7 @@ class Pair(NamedTuple):
     student: PreTrainedModel
     lines: list[str]
     sliced: bool = False  # whether the student starts from slices of the teacher
+    spelling: Spelling | None = None  # as for ``started_student``
 
 
 def load_pair(
@@ -225,6 +226,7 @@ def trainer_of(
         method=options.args.method,
         settings=options.settings,
         sliced=pair.sliced,
+        spelling=pair.spelling,
     )
 
 
@@ -278,7 +280,7 @@ def make_student(
     named = [(role, name, part.model if hasattr(part, "head") else part.body) for role, name, part in teachers]
     named.append(("student", args.student, student))
     lines = [f"{role:<8} {name}: {told_sizes(model)}" for role, name, model in named]
-    return Pair(teacher, student, [*lines, f"{'':<8} student: {start}"], sliced)
+    return Pair(teacher, student, [*lines, f"{'':<8} student: {start}"], sliced, spelling)
 
 
 def told_sizes(model: PreTrainedModel) -> str:

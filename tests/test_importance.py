@@ -1,6 +1,7 @@
 """Narrower students keep what matters most of the teacher on their text."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -376,14 +377,18 @@ def test_a_teacher_in_8_bits_starts_a_student_from_the_numbers_that_it_stands_fo
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_what_is_only_measured_reads_no_text(tmp_path, monkeypatch):
+def test_what_is_only_measured_or_goes_on_from_a_checkpoint_reads_no_text(tmp_path, monkeypatch):
     save(tiny.masked_lm(intermediate_size=128), tmp_path / "teacher")
     corpus = save_corpus(tmp_path / "corpus.txt")
     read = []
     monkeypatch.setattr(trainer, "start_from_text", lambda *_: read.append(None))
     run = ["--teacher", str(tmp_path / "teacher"), "--student", "thin", "--corpus", corpus, "--max_length", "16"]
-    run += ["--max_steps", "1", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    run += ["--max_steps", "2", "--save_steps", "1", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
     complete("distill", *run, "--dry_run")
     assert not read
+    complete("distill", *run)
+    assert len(read) == 1
+    for left in ("checkpoint-2", "trainer_state.json"):
+        shutil.rmtree(tmp_path / "out" / left) if "-" in left else (tmp_path / "out" / left).unlink()
     complete("distill", *run)
     assert len(read) == 1

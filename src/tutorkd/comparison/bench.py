@@ -24,7 +24,7 @@ _OWN_TOKENIZER = (
 @contextmanager
 def fabricated_trainer(options: Distillation) -> Iterator[tuple[DistillationTrainer, Prepared]]:
     """A cell's trainer without its text, to be measured, and what it was made with."""
-    prepared = prepare(options, measured=True)
+    prepared = prepare(options, start_unused=True)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         assert isinstance(trainer, DistillationTrainer)
         yield trainer, prepared

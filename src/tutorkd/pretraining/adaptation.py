@@ -40,7 +40,7 @@ def adapt(options: Adaptation) -> Path:
             f"no tokenizer: a model that starts at random has none of its own; name one with --tokenizer_name, such as "
             f"--tokenizer_name {args.config_name} if there is one beside the configuration"
         )
-    return run_training(options, partial(_prepare, options))
+    return run_training(options, lambda _: _prepare(options))
 
 
 def _prepare(options: Adaptation) -> Prepared:

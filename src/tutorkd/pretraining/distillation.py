@@ -47,7 +47,7 @@ def distill(options: Distillation) -> Path:
         raise UserError("no teacher: name an encoder, a causal language model or an embedding model with --teacher")
     if options.first is not None:
         options = _after_first_stage(options, options.first)
-    return run_training(options, partial(prepare, options, options.args.dry_run))
+    return run_training(options, partial(prepare, options))
 
 
 def _after_first_stage(options: Distillation, first: Distillation) -> Distillation:
@@ -82,11 +82,12 @@ def told(options: Distillation) -> str:
     return f"{options.args.method}, {steps}, in {config.output_dir}"
 
 
-def prepare(options: Distillation, measured: bool = False) -> Prepared:
+def prepare(options: Distillation, start_unused: bool = False) -> Prepared:
     """What is trained with; all that can be refused before text is tokenized is refused here.
 
     Args:
-        measured: whether its steps are only measured, for which no text has to say how a narrower student starts.
+        start_unused: whether the student's weights as it starts won't be used, so that no text has to say what a
+            narrower one keeps: its steps are only measured, or it goes on from a checkpoint.
 
     Raises:
         UserError: if model, text or settings can't be used, or not together.
@@ -138,7 +139,7 @@ def prepare(options: Distillation, measured: bool = False) -> Prepared:
         beside = {**beside, **{name: array.tolist() for name, array in fabricated(1, k).items()}}
     return Prepared(
         tokenizer,
-        partial(trainer_of(options, pair._replace(sliced=pair.sliced and not measured), tokenizer), module=module),
+        partial(trainer_of(options, pair._replace(sliced=pair.sliced and not start_unused), tokenizer), module=module),
         [*lines, *pair.lines, f"method   {method.title}"],
         options.objective,
         partial(method.write, module, pair.student, pair.teacher) if args.save_initial_student else None,
@@ -158,7 +159,7 @@ def estimated_seconds(options: Distillation) -> float:
     Raises:
         UserError: what ``prepare`` raises.
     """
-    prepared = prepare(options, measured=True)
+    prepared = prepare(options, start_unused=True)
     with on_fabricated_rows(prepared.make, prepared.tokenizer, options.config, prepared.beside) as trainer:
         return seconds_a_step(trainer, options.text.max_length) * options.config.max_steps
 

@@ -51,8 +51,12 @@ class Prepared(NamedTuple):
     own_tokenizer: bool = False  # whether a causal student has another one than its teacher
 
 
-def run_training(options: Adaptation | Distillation, prepare: Callable[[], Prepared]) -> Path:
+def run_training(options: Adaptation | Distillation, prepare: Callable[[bool], Prepared]) -> Path:
     """Train, or go on with what an earlier run of the same options left; says how it goes.
+
+    Args:
+        prepare: takes whether the models' weights as they start won't be used, since a checkpoint has others or nothing
+            is trained.
 
     Returns:
         The folder of the model.
@@ -72,7 +76,7 @@ def run_training(options: Adaptation | Distillation, prepare: Callable[[], Prepa
         drop = args.drop_checkpoints and config.should_save  # by one process alone
         if folder.unchanged and folder.finished and not args.dry_run:
             return _told_finished(folder, drop)
-        prepared = prepare()
+        prepared = prepare(args.dry_run or folder.checkpoint is not None)
         print("\n".join(prepared.lines))
         if args.dry_run:
             print(plan(options, prepared))

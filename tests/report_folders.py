@@ -34,7 +34,7 @@ LOG: list[dict[str, Any]] = [
 
 def write_run(folder: Path, finished: bool = True, log: list[dict[str, Any]] = LOG, **settings: Any) -> Path:
     """A run of Tutor-KD in ten steps of 20, or one that was finished at its tenth."""
-    noted = {"method": "tutor-kd", "teacher": "org/teacher", "student": "half", "max_steps": 10, "learning_rate": 5e-4}
+    noted = {"method": "tutor-kd", "teacher": "org/teacher", "student": "thin", "max_steps": 10, "learning_rate": 5e-4}
     write_text(folder / "run.yaml", yaml.safe_dump({**noted, **settings}))
     state = {"global_step": 10, "max_steps": 10 if finished else 20, "log_history": log}
     place = folder if finished else folder / "checkpoint-10"

@@ -48,7 +48,7 @@ def test_every_method_trains_a_student_that_plain_transformers_loads_and_that_wr
     complete(*_distill(causal_folder, text, out, "--method", method, *WINDOW.get(method, [])))
     student, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"]
-    assert student.config.num_hidden_layers == 2
+    assert (student.config.num_hidden_layers, student.config.intermediate_size) == (4, 48)
     tokenizer = AutoTokenizer.from_pretrained(out)
     written = student.generate(**tokenizer("w1 w2", return_tensors="pt"), max_new_tokens=5, do_sample=False)
     assert written.shape[1] > 5
@@ -63,7 +63,18 @@ def test_every_method_trains_a_student_that_plain_transformers_loads_and_that_wr
 
 
 def test_an_undistilled_student_is_nearer_to_its_teacher_after_training(tmp_path, causal_folder, text):
-    flags = ["--method", "kd", "--divergence", "forward-kl", "--max_steps", "60", "--eval_steps", "20"]
+    flags = [
+        "--student",
+        "half",
+        "--method",
+        "kd",
+        "--divergence",
+        "forward-kl",
+        "--max_steps",
+        "60",
+        "--eval_steps",
+        "20",
+    ]
     complete(*_distill(causal_folder, text, tmp_path / "out", *flags))
     distances = [line["eval_kl_to_teacher"] for line in history(tmp_path / "out") if "eval_kl_to_teacher" in line]
     assert distances[-1] < 0.9 * distances[0]
@@ -128,7 +139,7 @@ def test_parameters_of_teacher_and_student_are_counted_with_their_heads(tmp_path
     complete(*_distill(tmp_path / "teacher", text, tmp_path / "out", "--dry-run"))
     told = [line.rsplit(", ", 1)[1] for line in capsys.readouterr().out.splitlines() if "hidden size" in line]
     one = 20_000 * 32 / 1e6  # of the embeddings, and as many of the head
-    assert model.num_parameters() / 1e6 == pytest.approx(2 * one, abs=0.05)
+    assert model.num_parameters() / 1e6 == pytest.approx(2 * one, abs=0.07)
     assert told == [f"{2 * one:.1f} M parameters"] * 2
 
 

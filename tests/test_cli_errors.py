@@ -115,10 +115,10 @@ def adapt(root: Path, out: Path, *more: str, model: str = "bert") -> list[str]:
         (["--teacher", "nobody/nothing"], "the teacher nobody/nothing isn't a folder here; HF_HUB_OFFLINE forbids"),
         (["--teacher", "./nothing"], "the teacher ./nothing: there is no such folder"),
         (["--teacher", ""], "no teacher: name an encoder, a causal language model or an embedding model with"),
-        (["--student", "nobody/nothing"], "the student nobody/nothing is neither half, thin, extreme-12, extreme-6, "
+        (["--student", "nobody/nothing"], "the student nobody/nothing is neither thin, half, extreme-12, extreme-6, "
          "extreme-2 nor a folder here; HF_HUB_OFFLINE forbids"),
         (["--student", "/no/where"], "the student /no/where: there is no such folder"),
-        (["--student", "3"], "there is no student 3: choose half, thin, extreme-12, extreme-6, extreme-2, a Hub name "
+        (["--student", "3"], "there is no student 3: choose thin, half, extreme-12, extreme-6, extreme-2, a Hub name "
          "or a path; its number of layers is --student_layers 3"),
         (["--corpus", "nobody/nothing:en"], "data nobody/nothing:en: there is no such file or folder here; HF_HUB_OFF"),
         (["--corpus", "nobody/nothing", "--streaming"], "data nobody/nothing: there is no such file or folder here; "),
@@ -171,7 +171,7 @@ def test_bad_flags_of_distill(root, out, capfd, flags, message):
     ids=lambda value: value.split(" ")[0],
 )  # fmt: skip
 def test_bad_teachers(root, out, capfd, teacher, message):
-    assert message in fail(capfd, *distill(root, out, teacher=teacher))
+    assert message in fail(capfd, *distill(root, out, "--student", "half", teacher=teacher))
     assert not out.exists()
 
 

@@ -33,7 +33,7 @@ def test_every_method_trains_a_student_that_plain_transformers_loads(tmp_path, t
         out = tmp_path / name
         assert _distill(teacher, text, out, "--method", name) == 0
         student, info = AutoModel.from_pretrained(out, output_loading_info=True)
-        assert student.config.num_hidden_layers == 2
+        assert (student.config.num_hidden_layers, student.config.intermediate_size) == (4, 32)
         assert all("pooler" in key for key in info["missing_keys"])
         card = (out / "README.md").read_text(encoding="utf-8")
         assert method.title in card
@@ -160,4 +160,4 @@ def test_every_ablation_trains_a_student_of_every_family(tmp_path, text, family)
         for value in values:
             out = tmp_path / f"{option}-{value}"
             assert _distill(teacher, text, out, f"--{option}", value, "--eval_strategy", "no") == 0
-            assert AutoModel.from_pretrained(out).config.num_hidden_layers == 2
+            assert AutoModel.from_pretrained(out).config.intermediate_size == 32

@@ -32,6 +32,7 @@ RECIPE = {
         {"name": "tutor", "method": "tutor-kd", "window": 3, "replaced_share": 0.2},
         {"name": "reverse", "method": "kd", "divergence": "reverse-kl"},
     ],
+    "students": ["half"],
     "evaluate": {"text": ["heldout.txt"], "max_length": 48, "prompts": 3, "prompt_length": 4, "new_tokens": 5},
 }
 OTHERS = ("prompts", "prompt_length", "new_tokens")
@@ -179,6 +180,7 @@ def finished(tmp_path):
     recipe = {
         "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4, "objective": "causal"},
         "variants": [{"name": "far", "method": "clm"}, {"name": "near", "method": "kd"}],
+        "students": ["half"],
         "seeds": [0, 1],
         "evaluate": {"text": ["held.txt"], "prompts": 7},
     }

@@ -84,26 +84,26 @@ def test_a_matrix_goes_on_where_it_was(matrix, in_process, tmp_path):
     command = matrix("tutor-kd, mlm", references=True)
     assert main(command) == 0
     cells = tmp_path / "out" / "cells"
-    names = ["teacher-seed0", "not-distilled-half-seed0", "tutor-kd-half-seed0", "mlm-half-seed0"]
+    names = ["teacher-seed0", "not-distilled-thin-seed0", "tutor-kd-thin-seed0", "mlm-thin-seed0"]
     assert in_process == names
-    before = json.loads((cells / "mlm-half-seed0" / "result.json").read_text())
+    before = json.loads((cells / "mlm-thin-seed0" / "result.json").read_text())
     table = (tmp_path / "out" / "results.md").read_text()
     assert table.count("\n| ") == 5
-    weights = (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns
+    weights = (cells / "tutor-kd-thin-seed0" / "student" / "model.safetensors").stat().st_mtime_ns
 
     in_process.clear()
-    shutil.rmtree(cells / "mlm-half-seed0")
+    shutil.rmtree(cells / "mlm-thin-seed0")
     assert main(command) == 0
-    assert in_process == ["mlm-half-seed0"]
-    assert _without_times(json.loads((cells / "mlm-half-seed0" / "result.json").read_text())) == _without_times(before)
-    assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+    assert in_process == ["mlm-thin-seed0"]
+    assert _without_times(json.loads((cells / "mlm-thin-seed0" / "result.json").read_text())) == _without_times(before)
+    assert (cells / "tutor-kd-thin-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
 
     in_process.clear()
-    (cells / "tutor-kd-half-seed0" / "result.json").unlink()  # evaluated anew, not distilled anew
-    assert main([*command, "--cell", "tutor-kd-half-seed0"]) == 0
+    (cells / "tutor-kd-thin-seed0" / "result.json").unlink()  # evaluated anew, not distilled anew
+    assert main([*command, "--cell", "tutor-kd-thin-seed0"]) == 0
     assert in_process == []
-    assert (cells / "tutor-kd-half-seed0" / "result.json").exists()
-    assert (cells / "tutor-kd-half-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
+    assert (cells / "tutor-kd-thin-seed0" / "result.json").exists()
+    assert (cells / "tutor-kd-thin-seed0" / "student" / "model.safetensors").stat().st_mtime_ns == weights
 
 
 def test_results_name_the_versions_and_the_machine_of_each_cell(matrix, in_process, tmp_path):
@@ -127,7 +127,7 @@ def test_a_cell_s_cost_is_that_of_its_steps(matrix, in_process, tmp_path, monkey
     costs = []
     monkeypatch.setattr("tutorkd.comparison.bench.measure_step", lambda *a: costs.append(measure_step(*a)) or costs[-1])
     assert main(command) == 0
-    training = json.loads((tmp_path / "out" / "cells" / "kd-half-seed0" / "result.json").read_text())["training"]
+    training = json.loads((tmp_path / "out" / "cells" / "kd-thin-seed0" / "result.json").read_text())["training"]
     assert (training["steps"], training["tokens"]) == (4, 4 * 4 * 24)
     assert training["flops"] == 4 * costs[0].flops > 0
     assert training["seconds"] > 0
@@ -166,7 +166,7 @@ def of_points(matrix):
 def test_students_are_kept_and_measured_on_their_way(of_points, in_process, tmp_path):
     out = tmp_path / "out"
     assert main(of_points("mlm", 2)) == 0
-    cell = out / "cells" / "mlm-half-seed0"
+    cell = out / "cells" / "mlm-thin-seed0"
     result = json.loads((cell / "result.json").read_text())
     (there,) = result["on_the_way"].values()
     assert there["flops"] == result["training"]["flops"] / 2
@@ -186,13 +186,13 @@ def test_students_are_kept_and_measured_on_their_way(of_points, in_process, tmp_
 
 
 def test_points_that_a_student_was_trained_without_are_told(matrix, of_points, tmp_path, capsys):
-    assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 0
-    assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0"]) == 2
+    assert main([*matrix("mlm"), "--cell", "mlm-thin-seed0"]) == 0
+    assert main([*of_points("mlm", 2), "--cell", "mlm-thin-seed0"]) == 2
     assert (
         "checkpoint-2 isn't there, because the student was trained without these points; --restart"
         in capsys.readouterr().err
     )
-    assert main([*of_points("mlm", 2), "--cell", "mlm-half-seed0", "--restart"]) == 0
+    assert main([*of_points("mlm", 2), "--cell", "mlm-thin-seed0", "--restart"]) == 0
 
 
 def test_a_budget_in_operations_gives_all_seeds_the_same_steps(of_operations, tmp_path, teacher_folder, corpus_file):
@@ -208,12 +208,12 @@ def test_a_budget_in_operations_gives_all_seeds_the_same_steps(of_operations, tm
 def test_variants_that_a_budget_in_operations_doesn_t_pay_for_are_told(of_operations, in_process, tmp_path, capsys):
     assert main([*of_operations(f"mlm, {BROKEN}", "10"), "--dry-run"]) == 1
     shown = capsys.readouterr().out
-    assert "mlm-half-seed0 can't run: flops 10 are too few for one step, which takes " in shown
-    assert "broken-half-seed0 can't run: 7 relation heads" in shown
-    assert main([*of_operations("mlm", "10"), "--cell", "mlm-half-seed0"]) == 2
+    assert "mlm-thin-seed0 can't run: flops 10 are too few for one step, which takes " in shown
+    assert "broken-thin-seed0 can't run: 7 relation heads" in shown
+    assert main([*of_operations("mlm", "10"), "--cell", "mlm-thin-seed0"]) == 2
     assert "flops 10 are too few for one step" in capsys.readouterr().err
     assert main(of_operations(f"mlm, {BROKEN}", "2.0e7")) == 1
-    assert in_process == ["mlm-half-seed0"]
+    assert in_process == ["mlm-thin-seed0"]
     assert "7 relation heads" in (tmp_path / "out" / "results.md").read_text()
 
 
@@ -222,7 +222,7 @@ def test_the_time_of_a_run_shorter_than_a_line_of_the_log_is_told(matrix, in_pro
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("logging_steps: 2", "logging_steps: 50"))
     assert main(command) == 0
-    training = json.loads((tmp_path / "out" / "cells" / "kd-half-seed0" / "result.json").read_text())["training"]
+    training = json.loads((tmp_path / "out" / "cells" / "kd-thin-seed0" / "result.json").read_text())["training"]
     assert [entry["step"] for entry in training["log"] if "loss" in entry] == [4]
     assert training["seconds"] > 0
 
@@ -240,11 +240,11 @@ def test_labelled_rows_that_were_replaced_make_a_cell_unfinished(matrix, in_proc
     command = matrix("mlm")
     assert main(command) == 0
     assert main(command) == 0
-    assert in_process == ["mlm-half-seed0"]
+    assert in_process == ["mlm-thin-seed0"]
     train = tmp_path / "train.csv"
     train.write_text(train.read_text() + "w1 w2,0\n")
     assert main(command) == 0
-    assert in_process == ["mlm-half-seed0", "mlm-half-seed0"]
+    assert in_process == ["mlm-thin-seed0", "mlm-thin-seed0"]
 
 
 def test_other_settings_in_one_folder_are_refused_unless_restarted(matrix, in_process, tmp_path, capsys):
@@ -259,7 +259,7 @@ def test_other_settings_in_one_folder_are_refused_unless_restarted(matrix, in_pr
     assert main([*command, "--restart", "--dry-run"]) == 0
     assert "finished" not in capsys.readouterr().out
     assert main([*command, "--restart"]) == 0
-    state = tmp_path / "out" / "cells" / "mlm-half-seed0" / "student" / "trainer_state.json"
+    state = tmp_path / "out" / "cells" / "mlm-thin-seed0" / "student" / "trainer_state.json"
     assert json.loads(state.read_text())["global_step"] == 5
 
 
@@ -269,7 +269,7 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(matrix, tmp_path, capsys):
     shown = capsys.readouterr().out
     rows = [line for line in shown.splitlines() if "seed0 " in line and "can't run:" not in line]
     assert [row.split()[0] for row in rows] == [
-        *("teacher-seed0", "not-distilled-half-seed0", "tutor-kd-half-seed0", "broken-half-seed0"),
+        *("teacher-seed0", "not-distilled-thin-seed0", "tutor-kd-thin-seed0", "broken-thin-seed0"),
     ]
     assert len({len(row.rstrip()) for row in rows}) == 1
     assert rows[3].rstrip().endswith("can't run")
@@ -280,8 +280,8 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(matrix, tmp_path, capsys):
 
 def test_a_cell_that_can_t_run_isn_t_started_and_the_others_are(matrix, in_process, tmp_path, capsys):
     assert main(matrix(f"mlm, {BROKEN}")) == 1
-    assert in_process == ["mlm-half-seed0"]
-    assert "failed   broken-half-seed0 before it began: 7 relation heads" in capsys.readouterr().out
+    assert in_process == ["mlm-thin-seed0"]
+    assert "failed   broken-thin-seed0 before it began: 7 relation heads" in capsys.readouterr().out
     good, broken = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
     assert "accuracy" in good["figures"]
     assert "7 relation heads" in broken["error"]
@@ -296,7 +296,7 @@ def test_labelled_data_that_aren_t_there_are_told_before_anything_is_done(
     assert main(command) == 0
     before = sorted((tmp_path / "out").rglob("*"))
     in_process.clear()
-    (tmp_path / "out" / "cells" / "mlm-half-seed0" / "result.json").unlink()
+    (tmp_path / "out" / "cells" / "mlm-thin-seed0" / "result.json").unlink()
     assert main([*command, data, str(tmp_path / "none.csv"), flag]) == 2
     assert "none.csv: there is no such file" in capsys.readouterr().err
     assert not in_process
@@ -320,7 +320,7 @@ def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing
     assert 0 <= first["figures"]["accuracy"] <= 1
     assert (failed["error"], missing["error"]) == ("out of luck", "not finished")
     table = (out / "results.md").read_text()
-    told = "Missing, 3 of 4 cells: kd-half-seed0 (out of luck); distilbert-half-seed0, hot-half-seed0 (not finished)."
+    told = "Missing, 3 of 4 cells: kd-thin-seed0 (out of luck); distilbert-thin-seed0, hot-thin-seed0 (not finished)."
     assert told in table
     shown = capsys.readouterr()
     assert table in shown.out
@@ -329,7 +329,7 @@ def test_a_comparison_that_is_stopped_tells_what_is_finished_and_what_is_missing
 
     monkeypatch.setattr(comparing, "run_processes", here)
     assert main(command) == 0
-    assert in_process == ["mlm-half-seed0", "kd-half-seed0", "distilbert-half-seed0", "hot-half-seed0"]
+    assert in_process == ["mlm-thin-seed0", "kd-thin-seed0", "distilbert-thin-seed0", "hot-thin-seed0"]
     assert "Missing" not in (out / "results.md").read_text()
 
 
@@ -345,7 +345,7 @@ def test_mistakes_are_told_in_one_line(matrix, tmp_path, capsys, monkeypatch):
         (["compare"], "takes one recipe"),
         ([*command, "--jbos", "2"], "unknown option --jbos; did you mean --jobs"),
         ([*command, "--jobs", "0"], "--jobs must be 1 or more"),
-        ([*command, "--cell", "kd"], "there is no cell kd; there are mlm-half-seed0"),
+        ([*command, "--cell", "kd"], "there is no cell kd; there are mlm-thin-seed0"),
         (["compare", "compare-dem"], "there is no recipe compare-dem; did you mean compare-demo"),
         (["compare", "compare-demo"], "compare-demo: no teacher"),
     ):
@@ -367,11 +367,11 @@ def test_without_matplotlib_there_are_no_plots_and_all_else(matrix, in_process, 
 def test_a_cell_that_another_process_runs_is_left_alone(matrix, tmp_path, capsys):
     from filelock import FileLock
 
-    folder = tmp_path / "out" / "cells" / "mlm-half-seed0"
+    folder = tmp_path / "out" / "cells" / "mlm-thin-seed0"
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"):
-        assert main([*matrix("mlm"), "--cell", "mlm-half-seed0"]) == 2
-    assert "mlm-half-seed0 is in use by another process" in capsys.readouterr().err
+        assert main([*matrix("mlm"), "--cell", "mlm-thin-seed0"]) == 2
+    assert "mlm-thin-seed0 is in use by another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", recipe_names("compare"))

@@ -29,6 +29,7 @@ RECIPE = {
         **{"text_unit": "line", "learning_rate": 1e-3, "warmup_steps": 0},
     },
     "variants": ["embedding", {"name": "similarity", "method": "embedding", "similarity_weight": 1.0}],
+    "students": ["half"],
     "evaluate": {"sts": "pairs.csv", "retrieval": "search.csv"},
 }
 NAMES = ["teacher-seed0", "not-distilled-half-seed0", "embedding-half-seed0", "similarity-half-seed0"]

@@ -34,6 +34,7 @@ RECIPE = {
     },
     "variants": ["kd", "mlm"],
     "seeds": [0, 1],
+    "students": ["half"],
     "evaluate": {
         **{"tasks": ["stsb", "mrpc"], "data_dir": "glue", "seeds": [3, 4], "learning_rates": [1.0e-3], "epochs": [1]},
         **{"batch_sizes": [8], "max_length": 16, "max_train_samples": 16, "bf16": False},

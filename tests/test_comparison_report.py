@@ -27,6 +27,7 @@ def cells(tmp_path):
     recipe = {
         "common": {"teacher": "t", "corpus": ["c"], "max_steps": 4},
         "variants": [{"name": name, "method": "mlm"} for name in NAMES],
+        "students": ["half"],
         "seeds": [0, 1],
         "evaluate": {"train": "a.csv", "validation": "b.csv"},
     }

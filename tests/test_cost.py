@@ -22,7 +22,7 @@ def test_operations_of_a_step_are_those_of_its_matrix_products(tmp_path):
     data = _Rows(tiny.rows(4))
     trainer = TutorKDTrainer(student, teacher, args, data, tiny.tokenizer(), eval_dataset=data)
     cost = measure_step(trainer, length)
-    n_t, n_s = (count * (4 * d * d + 2 * d * 64) for count in layers)
+    n_t, n_s = (count * (4 * d * d + 2 * d * 128) for count in layers)
     masked = round(0.15 * length)
     head = 2 * masked * (d * d + d * tiny.VOCABULARY)
     expected = {
@@ -56,7 +56,7 @@ def test_what_the_student_writes_itself_counts_by_the_share_of_the_rows(tmp_path
         trainer = DistillationTrainer(student, tiny.tiny_causal(), args, data, tokenizer, data, "kd", settings)
         flops[share] = measure_step(trainer, length).flops
         assert seconds_a_step(trainer, length) > 0
-    weights = 2 * d * d + 2 * d * 16 + 3 * d * 64  # queries and output, keys and values of two heads, feed-forward
+    weights = 2 * d * d + 2 * d * 16 + 3 * d * 128  # queries and output, keys and values of two heads, feed-forward
     attention = 4 * d * (kept**2 + sum(range(kept + 1, length)))
     written = layers * (2 * weights * (length - 1) + attention) + 2 * d * tiny.CAUSAL_VOCABULARY * (length - kept)
     assert flops[1.0] - flops[0.0] == rows * written
@@ -115,7 +115,7 @@ def _cost_of_masked_lm(folder, layers: int, checkpointing: bool) -> StepCost:
 def test_layers_that_are_run_again_keep_their_input_and_cost_a_forward_pass_more(tmp_path):
     rows, length, d = 4, 24, 32
     plain, again = ({n: _cost_of_masked_lm(tmp_path, n, switch) for n in (2, 4)} for switch in (False, True))
-    forward = rows * (2 * length * (4 * d * d + 2 * d * 64) + 4 * length**2 * d)  # of one layer
+    forward = rows * (2 * length * (4 * d * d + 2 * d * 128) + 4 * length**2 * d)  # of one layer
     for layers in (2, 4):
         assert again[layers].flops - plain[layers].flops == layers * forward
         assert again[layers].activation_bytes < plain[layers].activation_bytes

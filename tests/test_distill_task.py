@@ -101,8 +101,8 @@ def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys, st
     told = [*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl", "--per_device_train_batch_size", "16"]
     complete(*told, "--dry_run")
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert shown["teacher"].startswith("teacher: bert, 4 layers, hidden size 32, 4 heads, 0.0 M parameters")
-    assert shown["student"].startswith("half: bert, 2 layers, ")
+    assert shown["teacher"].startswith("teacher: bert, 4 layers, hidden size 32, 4 heads, 0.1 M parameters")
+    assert shown["student"].startswith("thin: bert, 4 layers, ")
     assert shown["student"].endswith("2 tensors of the head")
     assert shown["rows"] == "64 to train on, 32 to measure on"
     assert shown["without"] == "labels 40 rows"
@@ -178,7 +178,7 @@ def test_one_command_gives_a_student_its_int8_file_and_a_table_and_goes_on(place
     assert shown.endswith("\nall of it on one page: out/report.html\n")
     assert "64 labelled rows and 40 rows without" in table
     student = AutoModelForSequenceClassification.from_pretrained(place / "out" / "student")
-    assert student.config.num_hidden_layers == 2
+    assert (student.config.num_hidden_layers, student.config.intermediate_size) == (4, 32)
     assert (place / "out" / "student" / "onnx" / "model_quantized.onnx").is_file()
     models = json.loads((place / "out" / "results.json").read_text())["models"]
     assert [each["name"] for each in models] == ["teacher", "student", "student, int8"]

@@ -320,7 +320,7 @@ def run(folder, corpus, tmp_path_factory) -> Path:
     teacher = SentenceTransformer(str(folder), device="cpu", prompts={"query": "w90 "}, default_prompt_name="query")
     teacher.save_pretrained(str(place / "teacher"), create_model_card=False)
     complete(
-        *("distill", "--teacher", str(place / "teacher"), "--corpus", corpus, *RUN),
+        *("distill", "--teacher", str(place / "teacher"), "--student", "half", "--corpus", corpus, *RUN),
         *("--output_dir", str(place / "out"), "--save_initial_student"),
     )
     return place

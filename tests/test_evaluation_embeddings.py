@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_evaluators_of_sentence_transformers(here):
         "retrieval: MRR@10": pytest.approx(ranks["cosine_mrr@10"]),
         "retrieval: recall@10": pytest.approx(ranks["cosine_recall@10"]),
     }
-    assert 0.2 < figures["retrieval: accuracy@1"] < figures["retrieval: recall@10"] < 1
+    assert 0.1 < figures["retrieval: accuracy@1"] < figures["retrieval: recall@10"] < 1
 
 
 def test_asymmetric_use_has_the_model_s_queries_and_the_teacher_s_passages(here):

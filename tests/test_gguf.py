@@ -143,7 +143,7 @@ def test_a_student_of_a_teacher_in_gguf_is_trained_and_saved(written, tmp_path):
     text = save_corpus(tmp_path / "text.txt")
     complete("distill", "--teacher", path, "--corpus", text, "--method", "kd", "--output_dir", str(out), *SHORT)
     student = AutoModelForCausalLM.from_pretrained(out)
-    assert student.config.num_hidden_layers == 2
+    assert (student.config.num_hidden_layers, student.config.intermediate_size) == (4, 48)
     assert not hasattr(student.config, "quantization_config")
 
 

@@ -126,7 +126,8 @@ def test_what_reads_more_than_tokens_or_has_a_decoder_is_refused_in_one_line(roo
 
 
 def test_masked_language_modelling_starts_at_its_body_and_a_new_head(root, tmp_path, capfd):
-    complete(*_distill(root, "bare", tmp_path / "run", "--method", "mlm", "--save_initial_student", "--bf16", "false"))
+    flags = ["--method", "mlm", "--student", "half", "--save_initial_student", "--bf16", "false"]
+    complete(*_distill(root, "bare", tmp_path / "run", *flags))
     assert "student: 37 of 43 tensors copied from the teacher" in capfd.readouterr().out  # six are the head's
     start = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "initial_student")
     body = AutoModel.from_pretrained(root / "bare")

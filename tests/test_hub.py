@@ -241,7 +241,7 @@ def test_where_the_hub_is_out_of_reach_what_was_downloaded_is_used(place, online
 
 
 _LOG_IN = "log in with hf auth login"
-_PRESETS = "half, thin, extreme-12, extreme-6, extreme-2"
+_PRESETS = "thin, half, extreme-12, extreme-6, extreme-2"
 _TROUBLES = {
     "gated": f"on the Hub it is gated: accept its conditions on URL/KINDlab/gated, and {_LOG_IN}",
     "too-many": "the Hub had too many requests from here: wait 600 seconds, then run this again",

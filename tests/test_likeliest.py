@@ -160,7 +160,7 @@ def test_a_run_asks_its_teacher_before_the_first_step_alone(teacher, corpus, tmp
     monkeypatch.setattr(Teacher, "forward", forward)
     monkeypatch.setattr(DistillationTrainer, "__init__", init)
     monkeypatch.setenv("TUTORKD_CACHE", str(tmp_path / "cache"))
-    run = ["--teacher", teacher, "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
+    run = ["--teacher", teacher, "--student", "half", "--corpus", corpus, *RUN, "--teacher_top_k", "8"]
     complete("distill", *run, "--output_dir", str(tmp_path / "first"))
     said = capsys.readouterr().out
     assert "of which this run reads 16" in said

@@ -47,7 +47,7 @@ def test_methods_that_read_no_attention_train_a_student(tmp_path, family, flags)
     kind = AutoModelForMaskedLM if flags[0] in ("kd", "distilbert", "mlm") else AutoModel
     student, info = kind.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"]
-    assert student.config.num_hidden_layers == 2
+    assert student.config.intermediate_size < 128  # the teacher's
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -84,7 +84,7 @@ def test_an_embedding_model_of_such_a_family_teaches_one(tmp_path, family):
         "distill", "--teacher", str(folder), "--corpus", text, *SHORT, "--method", "embedding", "--output_dir", str(out)
     )
     student = SentenceTransformer(str(out), device="cpu")
-    assert student[0].model.config.num_hidden_layers == 2
+    assert student[0].model.config.intermediate_size < 128
     assert student.encode(texts).shape == (2, 32)
 
 

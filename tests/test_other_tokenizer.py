@@ -364,7 +364,7 @@ def test_a_student_starts_from_layers_and_from_means_of_embeddings(how, teacher,
     folder, own = tmp_path / "own", AutoTokenizer.from_pretrained(student)
     own.save_pretrained(folder)
     asked = {
-        "a tokenizer": ["--student_tokenizer", str(folder)],
+        "a tokenizer": ["--student", "half", "--student_tokenizer", str(folder)],
         "a configuration": ["--student", str(folder)],
         "a checkpoint's shape": ["--student", student, "--student_init", "teacher"],
     }[how]

@@ -231,7 +231,7 @@ def test_what_needs_the_same_tokens_is_refused(changes, said, teacher, student, 
 
 def test_a_recipe_of_two_stages_is_refused_before_the_first(teacher, student, corpus, tmp_path, capfd):
     run = ["--teacher", teacher, "--student", student, "--corpus", corpus, "--max_length", "24"]
-    said = fail(capfd, "distill", "--config", "embedding-half", *run, "--output_dir", str(tmp_path / "out"))
+    said = fail(capfd, "distill", "--config", "embedding", *run, "--output_dir", str(tmp_path / "out"))
     assert "take --method embedding without this recipe" in said
     assert not (tmp_path / "out" / "_first_stage").exists()
 

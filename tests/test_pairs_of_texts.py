@@ -159,7 +159,7 @@ def test_what_holds_no_pairs_is_refused(name, content, said, teacher, tmp_path, 
     [
         (["--relation_weight", "1"], "with --teacher_text_column student and teacher read different texts"),
         (["--text_unit", "sentence"], "with --teacher_text_column set --text_unit document"),
-        (["--config", "embedding-half"], "with --teacher_text_column set --text_unit document"),
+        (["--config", "embedding"], "with --teacher_text_column set --text_unit document"),
         (["--max_length", "30"], "use 24 or less"),
     ],
 )

@@ -59,5 +59,5 @@ def test_a_student_of_such_a_teacher_is_of_its_family_and_has_its_code_beside_it
     complete(*command, "--trust_remote_code", "--output_dir", str(out), *SHORT)
     assert ran.exists()
     student = AutoModel.from_pretrained(out, trust_remote_code=True)
-    assert (type(student).__name__, student.config.num_hidden_layers) == ("OwnModel", 2)
+    assert (type(student).__name__, student.config.num_hidden_layers) == ("OwnModel", 4)
     assert (out / "modeling_own.py").read_text() == Path(teacher, "modeling_own.py").read_text()

@@ -127,7 +127,7 @@ def test_the_line_that_runs_it_again_finds_the_run_finished(tmp_path, teacher_fo
 
 def test_a_figure_of_the_log_has_a_panel_with_its_values_and_times_have_none(tmp_path):
     (section,) = sections(write_run(tmp_path))
-    assert section.title == "org/teacher → half"
+    assert section.title == "org/teacher → thin"
     losses = panels(section, "Losses")
     assert [(row["step"], row["value"]) for row in data(losses["loss"])] == [(s, 8.0 / s) for s in range(1, 11)]
     assert (losses["loss"].logarithmic, losses["L_pol"].logarithmic) == (True, False)
@@ -212,7 +212,7 @@ def test_runs_of_one_title_in_a_folder_are_told_apart_by_their_folders(tmp_path)
     write_run(tmp_path / "second")
     write_run(tmp_path / "third", student="quarter")
     assert {section.title for section in sections(tmp_path)} == {
-        *("org/teacher → half (first)", "org/teacher → half (second)", "org/teacher → quarter"),
+        *("org/teacher → thin (first)", "org/teacher → thin (second)", "org/teacher → quarter"),
     }
 
 
@@ -595,7 +595,7 @@ def test_a_command_ends_with_its_page_which_one_of_several_processes_writes(tmp_
     monkeypatch.setenv("RANK", "0")
     command.tell_page(tmp_path, "report  ")
     assert capfd.readouterr().out == f"report   {tmp_path}/report.html\n"
-    assert "org/teacher → half" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "org/teacher → thin" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_where_a_command_can_t_write_its_page_it_names_the_line_that_does(tmp_path, capfd, monkeypatch):

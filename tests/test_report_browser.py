@@ -40,7 +40,7 @@ def column(table, number: int) -> list[str]:
 
 def test_every_figure_of_a_run_is_drawn_with_its_axis(show, tmp_path):
     tab = show(write_run(tmp_path / "run"))
-    assert tab.title() == "org/teacher → half | tutorkd report"
+    assert tab.title() == "org/teacher → thin | tutorkd report"
     titles = tab.locator("figcaption strong").all_inner_texts()
     assert titles == ["loss", "L_pol", "probe AUC", "R_T", "tok/s", "lr"]
     assert tab.locator(".chart svg").count() == len(titles)
@@ -156,7 +156,7 @@ def test_a_script_that_got_into_a_page_would_not_run(browser, tmp_path):
     tab = browser.new_page()
     tab.goto(file.as_uri())
     tab.wait_for_selector("body[data-drawn]")
-    assert tab.title() == "org/teacher → half | tutorkd report"
+    assert tab.title() == "org/teacher → thin | tutorkd report"
     tab.close()
 
 

@@ -235,7 +235,7 @@ def test_the_plan_says_what_a_whole_teacher_would_take_of_a_process(ran):
 
 def test_gathered_at_once_are_embeddings_head_and_one_layer_with_their_buffers():
     model = tiny.masked_lm()
-    layer = 4 * (4 * 32 * 33 + 2 * 32 * 64 + 64 + 32 + 4 * 32)
+    layer = 4 * (4 * 32 * 33 + 2 * 32 * 128 + 128 + 32 + 4 * 32)
     assert gathered_bytes(model) == 2 * (weight_bytes(model) - 3 * layer)
     assert weight_bytes(model) == 4 * model.num_parameters()
 

@@ -165,7 +165,7 @@ def test_each_layer_of_a_new_student_computes_what_the_layer_that_it_took_over_c
 
 def test_a_wider_layer_stays_at_random_and_what_fits_is_copied():
     teacher = Teacher(tiny.masked_lm("bert"))
-    wide = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, intermediate_size=80))
+    wide = AutoModel.from_config(tiny.config("bert", num_hidden_layers=2, intermediate_size=160))
     before = wide.encoder.layer[0].intermediate.dense.weight.clone()
     initialisation = initialise_from_teacher(wide, teacher)
     assert torch.equal(wide.encoder.layer[0].intermediate.dense.weight, before)
@@ -173,7 +173,7 @@ def test_a_wider_layer_stays_at_random_and_what_fits_is_copied():
         wide.encoder.layer[0].attention.self.query.weight, teacher.body.encoder.layer[1].attention.self.query.weight
     )
     assert initialisation.sliced == 0
-    wider = AutoModel.from_config(tiny.config("bert", hidden_size=64, intermediate_size=128))
+    wider = AutoModel.from_config(tiny.config("bert", hidden_size=64, intermediate_size=256))
     nothing = initialise_from_teacher(wider, teacher)
     assert nothing.tensors == 0
     assert "starts at random" in str(nothing)
@@ -366,8 +366,9 @@ def test_thin_with_as_many_neurons_as_asked_for():
 
 
 def test_thin_of_a_model_that_is_mostly_attention_is_refused():
+    assert student_config("thin", ModernBertConfig(num_hidden_layers=2)).intermediate_size == 64  # of 1,152
     with pytest.raises(UserError, match="such a modernbert model hold too few of its parameters"):
-        student_config("thin", ModernBertConfig(num_hidden_layers=2))
+        student_config("thin", ModernBertConfig(num_hidden_layers=2, intermediate_size=1024))
 
 
 def test_thin_of_a_model_whose_neurons_cant_be_set_is_refused():

@@ -257,7 +257,7 @@ def test_the_first_argument_of_the_config_is_the_folder_as_it_is_for_transformer
         ({"args": DistillationConfig}, "args are needed as a TutorKDConfig, which .* not as a DistillationConfig"),
         ({"processing_class": None}, "processing_class must be a tokenizer, .* not None"),
         ({"processing_class": "teacher"}, "processing_class must be a tokenizer, .* not a str"),
-        ({"model": None}, 'the student must be a model of transformers or a name such as "half", not None'),
+        ({"model": None}, 'the student must be a model of transformers or a name such as "thin", not None'),
         ({"teacher_model": None}, "the teacher must be a model of transformers, a Teacher or a name, not None"),
         ({"compute_metrics": len}, "compute_metrics can't be given: what is computed from held-out rows is fixed"),
         ({"compute_loss_func": len}, "compute_loss_func can't be given: losses and their means"),

@@ -76,7 +76,7 @@ def test_a_report_shows_both_stages_and_writes_a_recipe_that_finds_them_finished
     complete(*command("--student_hidden_size=16", "--student_heads=2", "--save_initial_student"))
     monkeypatch.chdir(elsewhere)
     (section,) = sections(Path("../out"))
-    assert (section.title, section.kind) == ("teacher → half", "distillation, embedding distillation after MiniLM v2")
+    assert (section.title, section.kind) == ("teacher → thin", "distillation, embedding distillation after MiniLM v2")
     titles = [part.title for part in section.parts]
     assert "First stage: Losses" in titles
     assert "Losses" in titles

@@ -38,7 +38,7 @@ EXTREME_SIZES: dict[str, Any] = {
     "intermediate_size": 1056,
     "embedding_size": 132,
 }
-PRESETS = ("half", "thin", *EXTREME_LAYERS)
+PRESETS = ("thin", "half", *EXTREME_LAYERS)
 # The number of neurons of a feed-forward network, by the names that families have for it.
 _NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 
@@ -100,8 +100,8 @@ def student_config(
     """Configuration of a student by preset, Hub name or path.
 
     Args:
-        name: "half" (the teacher's own family and sizes at half its depth), "thin" (the same at the teacher's depth,
-            with so few neurons in its feed-forward networks that its layers have half of the parameters), "extreme-12",
+        name: "thin" (the teacher's own family and sizes, with so few neurons in its feed-forward networks that its
+            layers have half of the parameters), "half" (the same with all neurons, at half the depth), "extreme-12",
             "extreme-6", "extreme-2" (ELECTRA models with the paper's sizes and the teacher's vocabulary), a Hub name,
             or a path.
         teacher: the teacher's configuration.
@@ -124,7 +124,7 @@ def student_config(
             _set_layers(config, teacher.num_hidden_layers // 2, trust_remote_code, objective)
     elif name in EXTREME_LAYERS:
         if objective is CAUSAL:
-            raise UserError(f"{name} is an encoder, but the teacher is a causal language model: choose half, or sizes")
+            raise UserError(f"{name} is an encoder, but the teacher is a causal language model: choose thin or half")
         config = ElectraConfig(
             num_hidden_layers=EXTREME_LAYERS[name],
             vocab_size=teacher.vocab_size,
@@ -173,15 +173,15 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     whole, fewer = (_parameters_of_layers(config, n, trust_remote_code) for n in (before, before // 2))
     of_a_neuron = (whole - fewer) / (before - before // 2)
     if not of_a_neuron:
-        raise UserError(f"thin: {name} doesn't change the layers of a {config.model_type} model: choose half, or sizes")
+        raise UserError(f"thin: {name} doesn't change the layers of a {config.model_type} model: choose --student half")
     wanted = before - whole / 2 / of_a_neuron
     unit = 64 if before >= 1024 else 8
-    if wanted < unit:
+    if (neurons := unit * round(wanted / unit)) < unit:
         raise UserError(
             f"thin: the feed-forward networks of such a {config.model_type} model hold too few of its parameters to "
-            "halve them there: choose half, or sizes"
+            "halve them there: choose --student half"
         )
-    setattr(config, name, unit * round(wanted / unit))
+    setattr(config, name, neurons)
 
 
 def _parameters_of_layers(config: PretrainedConfig, neurons: int, trust_remote_code: bool) -> int:

@@ -86,7 +86,7 @@ class DistillationTrainer(PackedRowsTrainer):
 
     Args:
         model: the student: an encoder without a head or, if the method needs one, a language model; or what
-            ``build_student`` takes: "half", a preset, a Hub name or a path. A student by name starts as that of
+            ``build_student`` takes: "thin", a preset, a Hub name or a path. A student by name starts as that of
             ``tutorkd distill`` does: a checkpoint with its own weights, any other from the teacher's layers. It is
             trained and saved in float32, even if it was loaded from a checkpoint in 16 bits.
         teacher_model: a masked or causal language model or, for methods that use no logits, any encoder: a Hub name, a
@@ -118,12 +118,12 @@ class DistillationTrainer(PackedRowsTrainer):
         >>> tokenizer = AutoTokenizer.from_pretrained("teacher")
         >>> corpus = prepare_corpus("my_text/", tokenizer, max_length=16)
         >>> args = DistillationConfig(output_dir="student", max_steps=2, report_to="none")
-        >>> trainer = DistillationTrainer("half", "teacher", args, corpus.train, tokenizer)
+        >>> trainer = DistillationTrainer("thin", "teacher", args, corpus.train, tokenizer)
         >>> trainer.method.title, trainer.train().global_step
         ('MiniLM v2', 2)
         >>> trainer.save_model()
-        >>> AutoModel.from_pretrained("student").config.num_hidden_layers
-        2
+        >>> trainer.teacher.config.intermediate_size, AutoModel.from_pretrained("student").config.intermediate_size
+        (128, 32)
     """
 
     args: DistillationConfig
@@ -149,7 +149,7 @@ class DistillationTrainer(PackedRowsTrainer):
         teacher_model = str(teacher_model) if isinstance(teacher_model, PathLike) else teacher_model
         if not isinstance(model, str | PreTrainedModel):
             raise UserError(
-                f'the student must be a model of transformers or a name such as "half", not {kind_of(model)}'
+                f'the student must be a model of transformers or a name such as "thin", not {kind_of(model)}'
             )
         if method == AUTO and isinstance(args, TutorKDConfig):
             method = "tutor-kd"
@@ -312,12 +312,12 @@ class TutorKDTrainer(DistillationTrainer):
         >>> tokenizer = AutoTokenizer.from_pretrained("teacher")
         >>> corpus = prepare_corpus("my_text/", tokenizer, max_length=16)
         >>> args = TutorKDConfig(output_dir="student", max_steps=2, per_device_train_batch_size=4, report_to="none")
-        >>> trainer = TutorKDTrainer("half", "teacher", args, corpus.train, tokenizer)
+        >>> trainer = TutorKDTrainer("thin", "teacher", args, corpus.train, tokenizer)
         >>> trainer.train().global_step
         2
         >>> trainer.save_model()
-        >>> trainer.teacher.config.num_hidden_layers, AutoModel.from_pretrained("student").config.num_hidden_layers
-        (4, 2)
+        >>> trainer.teacher.config.intermediate_size, AutoModel.from_pretrained("student").config.intermediate_size
+        (128, 32)
     """
 
     args: TutorKDConfig
@@ -453,7 +453,7 @@ def build_module(
     reads_otherwise = isinstance(teacher, SentenceTeacher) and embedding.reads_otherwise(teacher, tokenizer)
     if not reads_otherwise and not method.likeliest(settings):
         readers["teacher"] = teacher.config
-        remedy = "use the teacher's own tokenizer, and a student of its vocabulary, such as --student half"
+        remedy = "use the teacher's own tokenizer, and a student of its vocabulary, such as --student thin"
     for role, config in readers.items():
         if len(tokenizer) > config.vocab_size:
             raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the {role} {config.vocab_size}: {remedy}")

@@ -1,4 +1,4 @@
-"""``tutorkd demo --causal``: a causal teacher into a student of half its depth, and what came of it."""
+"""``tutorkd demo --causal``: a causal teacher into a smaller student, and what came of it."""
 
 import time
 from collections.abc import Mapping
@@ -24,9 +24,7 @@ from tutorkd.run_folder import lacking
 from tutorkd.tables import show
 from tutorkd.words import duration
 
-REAL_THING = (
-    "tutorkd distill --teacher HuggingFaceTB/SmolLM2-360M --student half --corpus HuggingFaceFW/fineweb-edu:sample-10BT"
-)
+REAL_THING = "tutorkd distill --teacher HuggingFaceTB/SmolLM2-360M --corpus HuggingFaceFW/fineweb-edu:sample-10BT"
 EXAMPLES = 3
 _SENTENCE = (80, 200)  # characters of an example
 
@@ -64,11 +62,11 @@ def demo_causal(
     filled = {"models": models, "teacher": str(teacher), "text": [str(data["heldout"])]}
     folder = {"output_dir": str(out / "evaluation")}
     args, language = student_parser().read([], {**recipe["evaluate"], **filled, **folder}, f"{where}, stage evaluate")
-    console.print("[bold]Tutor-KD demo[/]: a causal teacher, a student of half its depth, a comparison.")
+    console.print("[bold]Tutor-KD demo[/]: a causal teacher, a smaller student, a comparison.")
     if lacking(student) is not None:
         console.print(f"  distill   about {duration(estimated_seconds(distillation))} on this machine")
     started = time.perf_counter()
-    console.rule("1. distill: the teacher teaches a student of half its depth")
+    console.rule("1. distill: the teacher teaches a smaller student")
     distill(distillation)
     console.rule("2. evaluate: how well they predict reviews that none of them was trained on, and how fast they write")
     results = _named(evaluate_language_models(models, args, language))

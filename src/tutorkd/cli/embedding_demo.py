@@ -1,4 +1,4 @@
-"""``tutorkd demo --embedding``: an embedding model into one of half its depth, and what came of it."""
+"""``tutorkd demo --embedding``: an embedding model into a smaller one, and what came of it."""
 
 import time
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from tutorkd.tables import show
 from tutorkd.words import duration
 
 REAL_THING = (
-    "tutorkd distill --config embedding-half --teacher BAAI/bge-base-en-v1.5 --corpus wikimedia/wikipedia:20231101.en"
+    "tutorkd distill --config embedding --teacher BAAI/bge-base-en-v1.5 --corpus wikimedia/wikipedia:20231101.en"
 )
 _NAMES = ["teacher", "student", "same student, not distilled"]
 
@@ -56,7 +56,7 @@ def demo_embedding(
         {**recipe["evaluate"], **filled, "output_dir": str(out / "evaluation")},
         f"{where}, stage evaluate",
     )
-    console.print("[bold]Embedding demo[/]: an embedding model, a student of half its depth, a comparison.")
+    console.print("[bold]Embedding demo[/]: an embedding model, a smaller student, a comparison.")
     if lacking(student) is not None:
         console.print(f"  distill   about {duration(estimated_seconds(distillation))} on this machine")
     started = time.perf_counter()

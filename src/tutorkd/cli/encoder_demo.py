@@ -49,7 +49,7 @@ from tutorkd.trainer import MaskedLMTrainer
 from tutorkd.words import duration
 
 REAL_THING = (
-    "tutorkd distill --teacher google-bert/bert-base-uncased --student half --method minilm-v2 "
+    "tutorkd distill --teacher google-bert/bert-base-uncased --method minilm-v2 "
     "--corpus wikimedia/wikipedia:20231101.en"
 )
 _LEGEND = (
@@ -152,7 +152,7 @@ def _demo(console: Console, args: DemoArguments, recipe: Mapping[str, Any], name
     announce("adapt: an encoder becomes a teacher", "adapt")
     adapt(stages.adapt)
     for (stage, options), title in zip(stages.distills.items(), titles, strict=True):
-        announce(f"distill: the teacher teaches a student of half its depth by {title}", stage)
+        announce(f"distill: the teacher teaches a smaller student by {title}", stage)
         distill(options)
     announce("evaluate: teacher and students learn sentiment", "evaluate")
     results = evaluate_models(stages.evaluate.models, stages.evaluate)

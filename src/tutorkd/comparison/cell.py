@@ -13,11 +13,11 @@ from tutorkd.comparison.bench import step_cost
 from tutorkd.comparison.matrix import LOG_TYPE, RESULT_FILE, STUDENT_FOLDER, Cell, is_log
 from tutorkd.errors import UserError
 from tutorkd.files import stored_result, write_json, writing, written_whole
-from tutorkd.hub import load_tokenizer, quiet_transformers
+from tutorkd.hub import quiet_transformers
 from tutorkd.locks import held
 from tutorkd.objective import EMBEDDING
 from tutorkd.pretraining.distill_arguments import Distillation
-from tutorkd.pretraining.distillation import distill, load_pair, prepare
+from tutorkd.pretraining.distillation import distill, prepare
 from tutorkd.pretraining.run import Prepared
 from tutorkd.pretraining.training import ready_trainer
 from tutorkd.run_folder import FINISHED_FILE
@@ -69,26 +69,19 @@ def _save_undistilled(cell: Cell) -> str:
     """The student as training would find it, with its head where that is measured."""
     if cell.distill.objective is EMBEDDING:
         return _save_undistilled_embedding(cell)
-    args, needed = cell.distill.args, cell.distill.objective.special_tokens
-    tokenizer = load_tokenizer(args.teacher, "teacher", args.trust_remote_code, needed)
-    pair = load_pair(cell.distill, tokenizer)
-    print("\n".join(pair.lines))
-    student = _on_text(cell) if pair.sliced else pair.student
+    prepared = prepare(cell.distill)
+    print("\n".join(prepared.lines))
+    student = _ready(cell.distill, prepared).saved_model
     folder = cell.folder / STUDENT_FOLDER
     with writing(folder), quiet_transformers(), written_whole(folder) as scratch:
         saved = student if cell.measures.with_head else cast(PreTrainedModel, student.base_model)
         saved.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+        prepared.tokenizer.save_pretrained(scratch)
         for file in list(scratch.iterdir()):
             there = folder / file.name
             if there.is_file() and filecmp.cmp(file, there, shallow=False):
                 file.unlink()  # fine-tunings that know the one there by its time of change go on to count
     return str(folder)
-
-
-def _on_text(cell: Cell) -> PreTrainedModel:
-    """A student whose start depends on the text, before its first step."""
-    return _ready(cell.distill, prepare(cell.distill)).saved_model
 
 
 def _ready(options: Distillation, prepared: Prepared) -> Any:

@@ -143,7 +143,7 @@ def read_cells(recipe: Mapping[str, Any], where: str, output_dir: str | Path) ->
     common = _mapping(recipe.get("common"), f"{where}, common")
     evaluate = _mapping(recipe.get("evaluate"), f"{where}, evaluate")
     variants = [_named(item, "method", f"{where}, variants") for item in _list(recipe, "variants", [], where)]
-    students = [_named(item, "student", f"{where}, students") for item in _list(recipe, "students", ["half"], where)]
+    students = [_named(item, "student", f"{where}, students") for item in _list(recipe, "students", ["thin"], where)]
     seeds = _list(recipe, "seeds", [0], where)
     if any(type(seed) is not int or seed < 0 for seed in seeds):
         raise UserError(f"{where}, seeds: give whole numbers from 0, not {seeds}")

@@ -28,9 +28,9 @@ class TaskStudentArguments(LabelledColumns, FineTuneArguments):
 
     teacher: str = field(default="", metadata={"help": "Fine-tuned classifier (a path or Hub name)."})
     student: str = field(
-        default="half",
+        default="thin",
         metadata={
-            "help": "half, thin, extreme-12, extreme-6, extreme-2, or an encoder with weights (a path or Hub name)."
+            "help": "thin, half, extreme-12, extreme-6, extreme-2, or an encoder with weights (a path or Hub name)."
         },
     )
     student_layers: int | None = field(default=None, metadata={"help": "Layers of the student, a number."})

@@ -10,7 +10,7 @@ from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.options.recipes import FIRST_STAGE_SECTION, load_recipe
 from tutorkd.pretraining.distill_arguments import Distillation, read_distillation
 
-_RECIPE = "minilm-v2-half"  # what to try first
+_RECIPE = "minilm-v2"  # what to try first
 _ROWS = 32  # a step, of text that is smaller than that which the recipe is for
 
 
@@ -19,7 +19,7 @@ def first_stage(args: TaskStudentArguments, weights: SoftTargetWeights, section:
 
     Args:
         weights: whose number of relation heads both stages have.
-        section: of the recipe; its options of ``tutorkd distill`` replace those of the recipe minilm-v2-half.
+        section: of the recipe; its options of ``tutorkd distill`` replace those of the recipe minilm-v2.
 
     Raises:
         UserError: for a section that says what follows from the rest, or can't be read.

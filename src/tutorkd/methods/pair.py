@@ -49,7 +49,7 @@ def check_tokenizer(
     if own is None or (difference := differing(own, tokenizer, objective)) is None:
         return
     given = tokenizer.name_or_path or "that is trained with"
-    remedy = ", or build the student by --student half" if role == "student" else ""
+    remedy = ", or build the student by --student thin" if role == "student" else ""
     if remedy and objective is CAUSAL:
         remedy += ", or ask the teacher before training: --method kd --teacher_top_k 64"
     raise UserError(
@@ -150,7 +150,7 @@ def check_vocabulary(student: PreTrainedModel, teacher: Teacher) -> None:
     if abs(s - t) > _MOST_SPARE:
         raise UserError(
             f"student and teacher must share a vocabulary: {s} tokens against {t}; choose a student of the "
-            "teacher's family or build one with --student half"
+            "teacher's family or build one with --student thin"
         )
 
 

@@ -63,7 +63,7 @@ class DistillArguments:
         default="auto", metadata={"help": "Kind of the models; auto: the teacher's kind."}
     )
     student: str = field(
-        default="half",
+        default="thin",
         metadata={"help": f"{', '.join(PRESETS)}, or a Hub name or path of a config or checkpoint."},
     )
     student_tokenizer: str | None = field(

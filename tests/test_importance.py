@@ -185,6 +185,14 @@ def test_reading_ends_when_there_are_enough_tokens():
     assert len(read) == TOKENS // (32 * 64)
 
 
+def test_the_tokens_that_are_read_are_told_as_they_are_read():
+    ids, mask = _ids(shape=(3000, 16)), torch.ones(3000, 16, dtype=torch.long)
+    mask[:, 11:] = 0
+    told = []
+    read_some(Teacher(_body(_config("bert"))), zip(ids.split(700), mask.split(700), strict=True), told.append)
+    assert told == [7700, 7700, 990]  # of 16,384 tokens, in whole rows of 11
+
+
 def test_whole_heads_are_kept_by_importance_with_the_queries_that_read_their_keys():
     sizes = {"hidden_size": 16, "head_dim": 2, "intermediate_size": 40, "num_hidden_layers": 1, "vocab_size": 100}
     wide = LlamaConfig(num_attention_heads=8, num_key_value_heads=4, **sizes)

@@ -49,12 +49,15 @@ class Importance(NamedTuple):
 
 
 @torch.no_grad()
-def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+def read_some(
+    teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]], tell: Callable[[int], object] = lambda _: None
+) -> None:
     """Have a teacher read a text.
 
     Args:
         batches: token ids (B, L) and attention mask, on the device on which the teacher reads. Reading ends after about
             ``TOKENS`` tokens.
+        tell: is told after each batch how many tokens were read of it.
     """
     left = TOKENS
     for ids, mask in batches:
@@ -62,6 +65,7 @@ def read_some(teacher: Teacher, batches: Iterable[tuple[Tensor, Tensor | None]])
         read = real.sum(1).cumsum(0)
         rows = int((read < left).sum()) + 1  # however many a batch has, the same are read
         teacher(ids[:rows], None if mask is None else mask[:rows])
+        tell(int(read[:rows][-1]))
         left -= int(read[-1])
         if left <= 0:
             break

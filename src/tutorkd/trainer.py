@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutorkd import likeliest, probe
@@ -22,7 +23,7 @@ from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
 from tutorkd.gradients import GradientPart
-from tutorkd.importance import read_some
+from tutorkd.importance import TOKENS, read_some
 from tutorkd.methods import ALL_METHODS, AUTO, METHODS, Method, choose_method, embedding, objective_of_method
 from tutorkd.methods.causal_lm import FIGURES as CLM_FIGURES
 from tutorkd.methods.causal_lm import CausalLM
@@ -235,10 +236,14 @@ class DistillationTrainer(PackedRowsTrainer):
         away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
         reader = teacher.visiting(self.args.device) if away else teacher
 
-        def read() -> None:
-            read_some(reader, self._read_by_teacher(spelling))
+        shown = {"unit": " tokens", "unit_scale": True, "leave": False, "dynamic_ncols": True}
+        silent = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
+        with tqdm(total=2 * TOKENS, desc="what matters on the text", disable=silent, **shown) as bar:
 
-        start_from_text(student, teacher, read, reader.body, spelling)
+            def read() -> None:
+                read_some(reader, self._read_by_teacher(spelling), bar.update)
+
+            start_from_text(student, teacher, read, reader.body, spelling)
 
     def _read_by_teacher(self, spelling: Spelling | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         if spelling is not None:

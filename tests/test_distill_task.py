@@ -18,9 +18,9 @@ from commands import complete, fail, lines_of, save, save_causal, save_classifie
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer
 
 from tutorkd.cli.main import main
-from tutorkd.evaluation import prediction
+from tutorkd.evaluation import prediction, task_distillation
 from tutorkd.evaluation.answers_file import answers_file
-from tutorkd.evaluation.classifier import load_trained
+from tutorkd.evaluation.classifier import Classifier, load_trained
 from tutorkd.evaluation.soft_target_arguments import SoftTargetWeights
 from tutorkd.evaluation.task_arguments import TaskStudentArguments
 from tutorkd.evaluation.task_first_stage import first_stage
@@ -502,3 +502,19 @@ def test_a_narrower_student_starts_from_what_matters_on_the_task_s_rows(place):
     assert torch.equal(student.classifier.weight, teacher.model.classifier.weight[:, expected])
     assert not torch.equal(evenly.get_input_embeddings().weight, student.get_input_embeddings().weight)
     assert "as slices, those that matter most on the text, its layers" in start
+
+
+def test_what_matters_to_a_task_is_chosen_on_rows_of_all_classes(place, student_alone, monkeypatch):
+    rows = [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
+    rows.sort(key=lambda row: row["label"])
+    write_rows(place / "sorted.jsonl", [row for row in rows for _ in range(10)])  # 640, of which 256 are read
+    read = []
+    logits = Classifier.logits
+    monkeypatch.setattr(
+        Classifier, "logits", lambda self, texts, *rest, **how: read.append(texts) or logits(self, texts, *rest, **how)
+    )
+    monkeypatch.setattr(task_distillation, "run_training", lambda trainer: None)
+    complete(*DISTILL, "--train", "sorted.jsonl")
+    label = {row["text"]: row["label"] for row in rows}
+    found = next([label[text] for text in texts] for texts in read if len(texts) == 256)
+    assert 0.8 < found.count("no") / 256 * len(rows) / sum(row["label"] == "no" for row in rows) < 1.2

@@ -225,7 +225,7 @@ def test_training_starts_a_narrower_student_from_what_matters_on_its_rows(tmp_pa
     )
     DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), method="kd", sliced=True)
     for name, weight in student.state_dict().items():
-        torch.testing.assert_close(weight, expected.state_dict()[name], msg=name)
+        torch.testing.assert_close(weight, expected.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
     name = "bert.embeddings.word_embeddings.weight"
     assert not torch.equal(student.state_dict()[name], evenly.state_dict()[name])
 
@@ -371,6 +371,19 @@ def test_a_visiting_teacher_starts_the_same_student():
     expected = _started(teacher, [(_ids(), None)], hidden_size=16)
     for name, weight in student.state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+def test_what_matters_is_chosen_on_rows_from_all_over_the_text(tmp_path):
+    rows = [{"input_ids": [2, *[10 if number < 1500 else 90] * 14, 3]} for number in range(3000)]
+    teacher = tiny.masked_lm()
+    student = build_student("thin", teacher.config)
+    initialise_from_teacher(student, Teacher(teacher))
+    read = []
+    teacher.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    args = DistillationConfig(output_dir=str(tmp_path), max_steps=1, eval_strategy="no", report_to="none")
+    DistillationTrainer(student, teacher, args, rows, tiny.tokenizer(), method="minilm-v2", sliced=True)
+    tokens = torch.cat([ids.flatten() for ids in read])
+    assert 0.4 < (tokens == 90).sum() / ((tokens == 10) | (tokens == 90)).sum() < 0.6  # the later half of the text
 
 
 def test_a_teacher_in_8_bits_starts_a_student_from_the_numbers_that_it_stands_for():

@@ -18,6 +18,7 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
+from tutorkd.data.permutation import Permutation
 from tutorkd.data.rows import StreamedRows, column_names
 from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
@@ -104,8 +105,8 @@ class DistillationTrainer(PackedRowsTrainer):
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
         module: what ``build_module`` made from these arguments, if it was called before.
         sliced: whether the student consists of slices of the teacher, as ``initialise_from_teacher`` makes them where
-            it is narrower. It then starts anew from those that matter most on the first rows (``start_from_text``), as
-            a student that is named does.
+            it is narrower. It then starts anew from those that matter most on the rows that are read first
+            (``start_from_text``), as a student that is named does.
         spelling: of the teacher's tokens in those of such a student, if it has another tokenizer.
 
     Raises:
@@ -222,8 +223,11 @@ class DistillationTrainer(PackedRowsTrainer):
         self.method.start(module, self.teacher, self._first_batches())
 
     def _first_rows(self) -> Iterator[Any]:
+        """Those that training reads first, which come from all over the text."""
         rows: Any = self.train_dataset
-        return iter(rows) if isinstance(rows, StreamedRows) else (rows[index] for index in range(len(rows)))
+        if isinstance(rows, StreamedRows):
+            return iter(rows)
+        return (rows[index] for some in Permutation(len(rows), (self.data_seed, 0)) for index in some.tolist())
 
     def _first_batches(self) -> Iterator[Batch]:
         first = self._first_rows()
@@ -231,7 +235,7 @@ class DistillationTrainer(PackedRowsTrainer):
             yield self._prepare_inputs(self.masking(some))
 
     def _choose_slices(self, student: PreTrainedModel, spelling: Spelling | None) -> None:
-        """Start a student that consists of slices of the teacher anew, from what matters most on the first rows."""
+        """Start a student that consists of slices of the teacher anew, from what matters most on the rows read first."""
         teacher = self.teacher
         away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
         reader = teacher.visiting(self.args.device) if away else teacher

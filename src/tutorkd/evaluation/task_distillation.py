@@ -181,6 +181,6 @@ def _read_some(task: TaskDistillation) -> None:
     """Have the teacher read as much of the text that is trained on as says which of its dimensions matter there."""
     rows = task.train if len(task.train) else task.unlabelled
     assert rows is not None
-    some = rows.select(range(min(len(rows), _ROWS_OF_START)))
+    some = rows.shuffle(seed=task.args.seed).select(range(min(len(rows), _ROWS_OF_START)))  # files are often sorted
     texts = [list(some[column]) for column in ("text", "text_pair") if column in some.column_names]
     task.classifier.logits(*texts, max_length=task.args.max_length)

@@ -101,8 +101,9 @@ def test_a_dry_run_tells_what_would_be_made_and_writes_nothing(place, capsys, st
     told = [*DISTILL, "--train", "train.jsonl", "--unlabelled", "more.jsonl", "--per_device_train_batch_size", "16"]
     complete(*told, "--dry_run")
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert shown["teacher"].startswith("teacher: bert, 4 layers, hidden size 32, 4 heads, 0.1 M parameters")
-    assert shown["student"].startswith("thin: bert, 4 layers, ")
+    assert shown["teacher"].startswith("teacher: bert, 4 layers, hidden size 32, 4 heads, 128 neurons a layer, 0.1 M")
+    assert shown["student"].startswith("thin: bert, 4 layers, hidden size 32, 4 heads, 32 neurons a layer, ")
+    assert "slices, those that matter most on the text, if that can be told" in shown["student"]
     assert shown["student"].endswith("2 tensors of the head")
     assert shown["rows"] == "64 to train on, 32 to measure on"
     assert shown["without"] == "labels 40 rows"

@@ -15,6 +15,7 @@ from transformers import (
     BloomConfig,
     DistilBertConfig,
     FalconConfig,
+    Gemma3nTextConfig,
     GPT2Config,
     ModernBertConfig,
     RobertaConfig,
@@ -23,7 +24,7 @@ from transformers import (
 from tutorkd.errors import UserError
 from tutorkd.masking import MaskingCollator
 from tutorkd.methods import METHODS
-from tutorkd.objective import MASKED
+from tutorkd.objective import CAUSAL, MASKED
 from tutorkd.sharding import layer_stack
 from tutorkd.students import (
     EXTREME_LAYERS,
@@ -367,8 +368,14 @@ def test_thin_with_as_many_neurons_as_asked_for():
 
 def test_thin_of_a_model_that_is_mostly_attention_is_refused():
     assert student_config("thin", ModernBertConfig(num_hidden_layers=2)).intermediate_size == 64  # of 1,152
-    with pytest.raises(UserError, match="such a modernbert model hold too few of its parameters"):
+    with pytest.raises(UserError, match=r"such a modernbert model hold too few .* --student_intermediate_size"):
         student_config("thin", ModernBertConfig(num_hidden_layers=2, intermediate_size=1024))
+
+
+def test_thin_of_a_model_whose_layers_differ_in_neurons_is_refused():
+    teacher = Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=[64, 128], num_kv_shared_layers=0)
+    with pytest.raises(UserError, match=r"different numbers of neurons, \[64, 128\]: choose --student half"):
+        student_config("thin", teacher, objective=CAUSAL)
 
 
 def test_thin_of_a_model_whose_neurons_cant_be_set_is_refused():

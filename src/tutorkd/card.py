@@ -14,6 +14,7 @@ from tutorkd.constants import counts
 from tutorkd.objective import CAUSAL, EMBEDDING, objective_of
 from tutorkd.probe import FIGURES, TEACHER_ACCURACY
 from tutorkd.step import Figure
+from tutorkd.students import told_sizes
 from tutorkd.tables import aligned, escaped
 from tutorkd.words import as_figure
 
@@ -123,7 +124,7 @@ def student_card(
         **{role: _described(each) for role, each in zip(("teacher", "its MLM from"), teacher.parts, strict=False)},
         **_licence(base),
         **_logged(state, "rounding", list(TEACHER_ACCURACY.values())),
-        "student": _sizes(student),
+        "student": told_sizes(student),
         **({"first stage": f"{earlier.method.title}, {earlier.facts}"} if earlier else {}),
         "method": method.title,
         "constants": f"{', '.join(changed)}; otherwise the defaults" if changed else "the defaults",
@@ -176,7 +177,7 @@ def teacher_card(
     objective = objective_of(model)
     title = f"{_public(base)}, adapted" if base else f"A {objective.noun}"
     facts = {
-        "model": _sizes(model),
+        "model": told_sizes(model),
         **_licence(base),
         **about.facts,
         **_training(config, state),
@@ -282,12 +283,6 @@ def _told_by(base: str) -> dict[str, Any]:
 def _public(name: str) -> str:
     """A Hub name as it is; of a path of somebody's machine the last part alone."""
     return Path(name).name if Path(name).exists() else name
-
-
-def _sizes(model: PreTrainedModel) -> str:
-    c = model.config
-    parameters = model.num_parameters() / 1e6
-    return f"{c.model_type}, {c.num_hidden_layers} layers, hidden size {c.hidden_size}, {parameters:.1f} M parameters"
 
 
 def _training(config: "PretrainingConfig", state: TrainerState) -> dict[str, str]:

@@ -89,6 +89,11 @@ class Initialisation:
         means = ", its embeddings means of those of the teacher's tokens" if self.respelled else ""
         return f"{self.tensors} of {self.total} tensors copied from the teacher{sliced}{layers}{means}"
 
+    @property
+    def ahead_of_text(self) -> str:
+        """The same in words, before a text has been read that chooses the slices."""
+        return str(replace(self, chosen=f"{_MOST}, if that can be told") if self.sliced else self)
+
 
 def student_config(
     name: str,
@@ -169,6 +174,11 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     """
     name = _name_of_neurons(config)
     before = neurons_of(config)
+    if not isinstance(before, int):
+        raise UserError(
+            f"thin: the layers of such a {config.model_type} model have different numbers of neurons, {before}: choose "
+            "--student half"
+        )
     setattr(config, name, before)
     whole, fewer = (_parameters_of_layers(config, n, trust_remote_code) for n in (before, before // 2))
     of_a_neuron = (whole - fewer) / (before - before // 2)
@@ -179,7 +189,7 @@ def _set_half_of_neurons(config: PretrainedConfig, trust_remote_code: bool) -> N
     if (neurons := unit * round(wanted / unit)) < unit:
         raise UserError(
             f"thin: the feed-forward networks of such a {config.model_type} model hold too few of its parameters to "
-            "halve them there: choose --student half"
+            "halve them there: choose --student half, or say with --student_intermediate_size how many neurons stay"
         )
     setattr(config, name, neurons)
 
@@ -368,8 +378,7 @@ def started_student(
     if start == "random" or own_tokenizer:
         return Started(student, "starts at random")
     made = initialise_from_teacher(student, teacher, spelling)
-    sliced = made.sliced > 0
-    return Started(student, str(replace(made, chosen=f"{_MOST}, if that can be told") if sliced else made), sliced)
+    return Started(student, made.ahead_of_text, made.sliced > 0)
 
 
 def keeps_weights(name: str, start: Start) -> bool:
@@ -473,6 +482,15 @@ def initialise_from_teacher(
 def neurons_of(config: PretrainedConfig) -> int:
     """Of each feed-forward network of a model."""
     return getattr(config, _name_of_neurons(config), None) or 4 * config.hidden_size  # as GPT-2 reads None
+
+
+def told_sizes(model: PreTrainedModel) -> str:
+    """A model's family and sizes in words."""
+    c, parameters = model.config, sum(p.numel() for p in model.parameters())
+    return (
+        f"{c.model_type}, {c.num_hidden_layers} layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
+        f"{neurons_of(c)} neurons a layer, {parameters / 1e6:.1f} M parameters"
+    )
 
 
 def _neurons_read(body: PreTrainedModel, importance: Importance) -> int:

@@ -235,7 +235,7 @@ class DistillationTrainer(PackedRowsTrainer):
             yield self._prepare_inputs(self.masking(some))
 
     def _choose_slices(self, student: PreTrainedModel, spelling: Spelling | None) -> None:
-        """Start a student that consists of slices of the teacher anew, from what matters most on the rows read first."""
+        """Start a student that consists of slices of the teacher anew, from what matters most on its text."""
         teacher = self.teacher
         away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
         reader = teacher.visiting(self.args.device) if away else teacher

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from tutorkd.evaluation.cost import answering_seconds, fine_tuning_seconds, mean_length
 from tutorkd.evaluation.task_distillation import TaskDistillation
 from tutorkd.evaluation.task_student import make_student
-from tutorkd.pretraining.distillation import told, told_sizes
-from tutorkd.students import sizes_of
+from tutorkd.pretraining.distillation import told
+from tutorkd.students import sizes_of, told_sizes
 from tutorkd.words import duration
 
 _BATCH = 32  # of which the teacher is timed

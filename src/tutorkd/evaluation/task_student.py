@@ -29,13 +29,13 @@ def make_student(
     """A classifier to be trained, with the teacher's classes in its order.
 
     Args:
-        name: "half" or another preset, made of the teacher's layers and head as far as shapes allow; or an encoder with
+        name: "thin" or another preset, made of the teacher's layers and head as far as shapes allow; or an encoder with
             weights, by path or Hub name, which keeps these and gets a new head.
         sizes: overrides of a preset's, by the names of transformers' configurations.
         seed: of what isn't copied.
         first: folder of the student that a first stage made of ``name``, which gets the teacher's head.
-        read: has the teacher read some of the task's rows, by which a narrower student's slices are chosen; by default
-            they are evenly spaced.
+        read: has the teacher read some of the task's rows, by which a narrower student's slices are chosen; None where
+            the student is only looked at, whose slices are then evenly spaced.
 
     Returns:
         The model, the tokenizer of its texts, and how it starts, in words.
@@ -73,10 +73,12 @@ def _made(
     student = auto_class(teacher.problem).from_config(config, dtype=torch.float32)
     reader, importance = Reader(teacher.model), None
     body = initialise_from_teacher(student.base_model, reader)
+    start = body.ahead_of_text
     if body.sliced and read is not None:
         body, importance = start_from_text(student.base_model, reader, read)
+        start = str(body)
     copied = _copy_head(student, teacher.model, importance)
-    return student, teacher.tokenizer, f"{body}; {copied} tensors of the head"
+    return student, teacher.tokenizer, f"{start}; {copied} tensors of the head"
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from tutorkd.pretraining.teacher_text import own_tokenizer, told_reading, what_t
 from tutorkd.run_folder import lacking
 from tutorkd.sentence_teacher import SentenceTeacher
 from tutorkd.spelling import Spelling
-from tutorkd.students import PRESETS, sizes_of, started_student
+from tutorkd.students import PRESETS, sizes_of, started_student, told_sizes
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer, build_module, prepare_teacher
 
@@ -282,12 +282,3 @@ def make_student(
     named.append(("student", args.student, student))
     lines = [f"{role:<8} {name}: {told_sizes(model)}" for role, name, model in named]
     return Pair(teacher, student, [*lines, f"{'':<8} student: {start}"], sliced, spelling)
-
-
-def told_sizes(model: PreTrainedModel) -> str:
-    """A model's family and sizes in words."""
-    c = model.config
-    return (
-        f"{c.model_type}, {c.num_hidden_layers} layers, hidden size {c.hidden_size}, {c.num_attention_heads} heads, "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-    )

@@ -19,8 +19,10 @@ from tutorkd.config import DistillationConfig
 from tutorkd.errors import UserError
 from tutorkd.likeliest import IDS, LOG_PROBABILITIES
 from tutorkd.methods.causal_kd import CausalKDSettings
+from tutorkd.objective import CAUSAL
 from tutorkd.spelling import UNKNOWN, Spelling
-from tutorkd.teacher import Teacher
+from tutorkd.students import build_student, initialise_from_teacher
+from tutorkd.teacher import Teacher, load_teacher
 from tutorkd.teacher_likeliest import with_likeliest
 from tutorkd.teacher_respelled import likeliest_respelled
 from tutorkd.token_bytes import bytes_of_tokens
@@ -430,6 +432,22 @@ def test_a_trainer_takes_rows_of_a_student_with_its_own_tokenizer(teacher, stude
     settings = CausalKDSettings(teacher_top_k=8)
     trainer = DistillationTrainer(student, teacher, args, known, own, known, "kd", settings)
     assert trainer.train().global_step == 2
+
+
+def test_a_trainer_has_the_teacher_read_its_own_tokens_where_a_student_is_sliced(teacher, student, tmp_path):
+    """A student that is named and one that was built start alike, though nobody says how its tokens are spelled."""
+    own, teachers = AutoTokenizer.from_pretrained(student), AutoTokenizer.from_pretrained(teacher)
+    rows = Dataset.from_dict({"input_ids": packed(own, tiny.documents(8), 24)})
+    reader, spelling = load_teacher(teacher), Spelling(teachers, own)
+    known = with_likeliest(rows, lambda: reader, own, 8, 290, tmp_path / "kept", CPU, spelling)
+    args = DistillationConfig(output_dir=str(tmp_path / "out"), eval_strategy="no", use_cpu=True, report_to="none")
+    told = reader, args, known, own, None, "kd", CausalKDSettings(teacher_top_k=8)
+    built = build_student("thin", reader.config, {"vocab_size": 290}, head=CAUSAL)
+    initialise_from_teacher(built, reader, spelling)
+    started = [DistillationTrainer("thin", *told), DistillationTrainer(built, *told, sliced=True)]
+    named, made = (trainer.saved_model.state_dict() for trainer in started)
+    for name, weight in named.items():
+        torch.testing.assert_close(made[name], weight, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,10 @@ class DistillationTrainer(PackedRowsTrainer):
         settings: the method's constants; its defaults if left out, or Tutor-KD's in ``args``.
         module: what ``build_module`` made from these arguments, if it was called before.
         sliced: whether the student consists of slices of the teacher, as ``initialise_from_teacher`` makes them where
-            it is narrower. It then starts anew from those that matter most on the rows that are read first
-            (``start_from_text``), as a student that is named does.
-        spelling: of the teacher's tokens in those of such a student, if it has another tokenizer.
+            it is narrower or has fewer heads or neurons. It then starts anew from those that matter most on the rows
+            that are read first (``start_from_text``), as a student that is named does.
+        spelling: of the teacher's tokens in those of such a student, if it has another tokenizer; by default found from
+            the tokenizer beside the teacher.
 
     Raises:
         UserError: before the first step, if the pair, the tokenizer or the rows can't be trained on.
@@ -177,12 +178,13 @@ class DistillationTrainer(PackedRowsTrainer):
             check_tokenizer(
                 "teacher", part.config.name_or_path, processing_class, fetch=named, objective=teacher.objective
             )
+        if k and spelling is None and (sliced or isinstance(model, str)):
+            spelling = _spelling(processing_class, teacher, named)
         if isinstance(model, str):
             own = "" if model in PRESETS else model
             check_tokenizer("student", own, processing_class, fetch=True, objective=teacher.objective)
             torch.manual_seed(args.seed)  # its start, whatever was drawn before
             head = self.settings.student_head
-            spelling = _spelling(processing_class, teacher, named) if k else None
             started = started_student(model, teacher, head=head, own_tokenizer=own_tokenizer, spelling=spelling)
             model, sliced = started.student, started.sliced
         else:

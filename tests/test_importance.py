@@ -28,7 +28,7 @@ from tutorkd.objective import MASKED
 from tutorkd.refit import refitting
 from tutorkd.sharding import whole
 from tutorkd.slices import Slices
-from tutorkd.students import build_student, initialise_from_teacher, start_from_text
+from tutorkd.students import build_student, initialise_from_teacher, start_from_text, started_student
 from tutorkd.teacher import Teacher
 from tutorkd.trainer import DistillationTrainer
 
@@ -92,7 +92,7 @@ def _kind(module, out):
     return "hidden"
 
 
-def _hidden_away(narrow, wide):
+def _hidden_away(narrow, wide, neurons):
     """The wider model holds the narrower one's weights at random places, and zeros elsewhere: of hidden dimensions at
     the same ones everywhere, of neurons at each layer's own, of heads at every other one."""
     drawn = {}
@@ -116,7 +116,6 @@ def _hidden_away(narrow, wide):
                     places.append(torch.arange(n) * 2)
                 elif kind == "neurons":
                     of_layer = re.search(r"\d+", name).group()
-                    neurons = 24
                     one = _places(kind, of_layer, neurons, drawn)
                     places.append(torch.cat([part * 2 * neurons + one for part in range(n // neurons)]))
                 else:
@@ -125,10 +124,11 @@ def _hidden_away(narrow, wide):
     return model
 
 
+@pytest.mark.parametrize("neurons", [24, 16], ids=["", "as many neurons as hidden dimensions"])
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, *LLAMAS, "opt"])
-def test_what_a_wider_model_hides_among_idle_dimensions_is_found_again(family):
-    narrow = _body(_config(family, hidden=16, neurons=24))
-    wide = _hidden_away(narrow, _config(family, hidden=32, neurons=48))
+def test_what_a_wider_model_hides_among_idle_dimensions_is_found_again(family, neurons):
+    narrow = _body(_config(family, hidden=16, neurons=neurons))
+    wide = _hidden_away(narrow, _config(family, hidden=32, neurons=2 * neurons), neurons)
     teacher = Teacher(wide)
     importance = measure_importance(teacher, [(_ids(), None)])
     student = _body(narrow.config, seed=1)
@@ -231,13 +231,29 @@ def test_training_starts_a_narrower_student_from_what_matters_on_its_rows(tmp_pa
 
 
 def test_where_it_cant_be_told_what_is_what_slices_are_evenly_spaced():
-    config = BertConfig(**tiny.SIZES | {"intermediate_size": 32}, vocab_size=100)  # as many neurons as hidden
-    teacher = Teacher(_body(config))
-    assert measure_importance(teacher, [(_ids(), None)]) is None
+    sizes = tiny.SIZES | {
+        "embedding_size": 8,
+        "num_hidden_groups": 2,
+        "vocab_size": 100,
+    }  # two layers, and no list of all
+    config = AlbertConfig(**sizes)
+    assert measure_importance(Teacher(_body(config)), [(_ids(), None)]) is None
     target = torch.full((16,), -1.0)
-    narrow = BertConfig(**tiny.SIZES | {"hidden_size": 16, "intermediate_size": 16}, vocab_size=100)
+    narrow = AlbertConfig(**sizes | {"hidden_size": 16})
     assert Slices(config, narrow, None).copy("hidden", torch.arange(32.0), target)
     assert target.tolist() == list(range(0, 32, 2))
+
+
+def test_a_thin_student_of_bert_can_be_made_thinner_though_its_neurons_are_as_many_as_hidden_dimensions():
+    reader = Teacher(tiny.masked_lm(intermediate_size=32))
+    made = started_student("thin", reader, {"intermediate_size": 16})
+    assert made.sliced
+    start_from_text(made.student, reader, lambda: read_some(reader, [(_ids(), None)]))
+    importance = measure_importance(reader, [(_ids(), None)])
+    for number, layer in enumerate(made.student.encoder.layer):
+        kept = importance.neurons[f"encoder.layer.{number}"].topk(16).indices.sort().values
+        wide = reader.body.encoder.layer[number].intermediate.dense.weight
+        torch.testing.assert_close(layer.intermediate.dense.weight, wide[kept])
 
 
 def test_a_model_that_was_watched_runs_as_before():

@@ -115,6 +115,7 @@ class Watch:
         self.mask = torch.empty(0)  # (B, L), of the batch that is read
         self.energy: dict[str, Tensor] = {}  # by module: the sum of the squares of its inputs, (in,)
         self.readers: dict[str, str] = {}  # by module: what its inputs are
+        self.attention: dict[str, str] = {}  # by layer: the first module that reads something else than hidden states
         self.of_heads: set[Place] = set()
         self.of_neurons: set[Place] = set()
         self._written: list[tuple[str, list[Place]]] = []  # layer, and places, of hidden states that no layer read yet
@@ -161,7 +162,8 @@ class Watch:
         elif layer is None:
             return
         else:
-            heads = x.shape[-1] == self.sizes.of_queries
+            first = self.attention.setdefault(layer, name) == name  # of a layer, attention is computed first
+            heads = first and x.shape[-1] == self.sizes.of_queries
             self.readers[name] = "heads" if heads else "neurons"
             places = self.of_heads if heads else self.of_neurons
             places.add((f"{name}.weight", read))
@@ -176,8 +178,7 @@ class Watch:
 
         Returns:
             None if it can't be told what the dimensions are: without linear layers behind norms, with two feed-forward
-            networks in a layer, with as many neurons as the heads have dimensions, or with matrices of relative
-            positions.
+            networks in a layer, or with matrices of relative positions.
         """
         hidden: list[Tensor] = []
         heads: dict[str, Tensor] = {}

@@ -67,7 +67,7 @@ class Slices:
     def _kept(self, place: Place, layer: str | None, size: int, wanted: int) -> list[int]:
         """The places of a dimension that are kept; none if there are too few, or if they mean something else."""
         pairs = zip(self.wide.measures, self.narrow.measures, strict=True)
-        alike = [narrow for wide, narrow in pairs if wide == size]
+        alike = [narrow for wide, narrow in pairs if wide == size != narrow]  # one that stays as it is isn't this one
         if wanted > size or (alike and wanted not in alike):
             return []
         known, of_heads = self.importance, None

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import (
     AlbertConfig,
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     LlamaConfig,
+    MixtralConfig,
     Olmo2Config,
     OlmoConfig,
     OPTConfig,
@@ -24,7 +26,7 @@ from transformers import (
 from tutorkd import trainer
 from tutorkd.config import DistillationConfig
 from tutorkd.importance import TOKENS, read_some, watching
-from tutorkd.objective import MASKED
+from tutorkd.objective import CAUSAL, MASKED
 from tutorkd.refit import refitting
 from tutorkd.sharding import whole
 from tutorkd.slices import Slices
@@ -387,6 +389,25 @@ def test_a_visiting_teacher_starts_the_same_student():
     expected = _started(teacher, [(_ids(), None)], hidden_size=16)
     for name, weight in student.state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [("mixtral", "which neurons"), ("albert", "which dimensions"), ("bert", "")]
+)
+def test_a_run_says_where_it_cant_be_told_what_matters(tmp_path, capsys, family, said):
+    sizes = tiny.SIZES | {"vocab_size": tiny.VOCABULARY, "pad_token_id": 0}
+    config = {
+        "mixtral": MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, eos_token_id=3),
+        "albert": AlbertConfig(**sizes, embedding_size=8, num_hidden_groups=2),
+        "bert": BertConfig(**sizes),
+    }[family]
+    kind, method = (AutoModelForCausalLM, "kd") if family == "mixtral" else (AutoModel, "minilm-v2")
+    teacher = Teacher(kind.from_config(config).eval())
+    student = started_student("thin", teacher, head=CAUSAL if family == "mixtral" else None).student
+    args = DistillationConfig(output_dir=str(tmp_path), max_steps=1, eval_strategy="no", report_to="none")
+    DistillationTrainer(student, teacher, args, tiny.rows(20), tiny.tokenizer(), method=method, sliced=True)
+    told = capsys.readouterr().out
+    assert (f"note     {said} matter on the text can't be told of a {family} model" in told) == bool(said)
 
 
 def test_what_matters_is_chosen_on_rows_from_all_over_the_text(tmp_path):

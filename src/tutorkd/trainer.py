@@ -41,7 +41,7 @@ from tutorkd.sentence_encoder import is_sentence_encoder
 from tutorkd.sentence_teacher import SentenceTeacher, load_sentence_teacher
 from tutorkd.spelling import Spelling
 from tutorkd.step import Figure
-from tutorkd.students import PRESETS, start_from_text, started_student
+from tutorkd.students import PRESETS, neurons_of, start_from_text, started_student
 from tutorkd.teacher import Teacher, frozen, load_teacher
 from tutorkd.teacher_respelled import in_teachers_tokens
 
@@ -249,7 +249,14 @@ class DistillationTrainer(PackedRowsTrainer):
             def read() -> None:
                 read_some(reader, self._read_by_teacher(spelling), bar.update)
 
-            start_from_text(student, teacher, read, reader.body, spelling)
+            _, importance = start_from_text(student, teacher, read, reader.body, spelling)
+        fewer = neurons_of(student.config) != neurons_of(teacher.config)
+        if self.is_world_process_zero() and (importance is None or (fewer and not importance.neurons)):
+            which = "dimensions" if importance is None else "neurons"
+            tqdm.write(
+                f"note     which {which} matter on the text can't be told of a {teacher.config.model_type} model, so "
+                "the student keeps some at even distances and has more to learn; --student half keeps all of them"
+            )
 
     def _read_by_teacher(self, spelling: Spelling | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         if spelling is not None:

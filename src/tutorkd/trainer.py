@@ -242,7 +242,7 @@ class DistillationTrainer(PackedRowsTrainer):
         away = teacher.body.device.type != self.args.device.type  # the device may be too small for all of it
         reader = teacher.visiting(self.args.device) if away else teacher
 
-        shown = {"unit": " tokens", "unit_scale": True, "leave": False, "dynamic_ncols": True}
+        shown = {"unit": " tokens", "unit_scale": True, "dynamic_ncols": True}
         silent = bool(self.args.disable_tqdm) or not self.is_world_process_zero()
         with tqdm(total=2 * TOKENS, desc="what matters on the text", disable=silent, **shown) as bar:
 
@@ -250,6 +250,7 @@ class DistillationTrainer(PackedRowsTrainer):
                 read_some(reader, self._read_by_teacher(spelling), bar.update)
 
             _, importance = start_from_text(student, teacher, read, reader.body, spelling)
+            bar.total = bar.n  # about as many, or all of a short text
         fewer = neurons_of(student.config) != neurons_of(teacher.config)
         if self.is_world_process_zero() and (importance is None or (fewer and not importance.neurons)):
             which = "dimensions" if importance is None else "neurons"

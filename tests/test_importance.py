@@ -439,7 +439,7 @@ def test_what_is_only_measured_or_goes_on_from_a_checkpoint_reads_no_text(tmp_pa
     save(tiny.masked_lm(intermediate_size=128), tmp_path / "teacher")
     corpus = save_corpus(tmp_path / "corpus.txt")
     read = []
-    monkeypatch.setattr(trainer, "start_from_text", lambda *_: read.append(None))
+    monkeypatch.setattr(trainer, "start_from_text", lambda *_: (read.append(None), None))
     run = ["--teacher", str(tmp_path / "teacher"), "--student", "thin", "--corpus", corpus, "--max_length", "16"]
     run += ["--max_steps", "2", "--save_steps", "1", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
     complete("distill", *run, "--dry_run")

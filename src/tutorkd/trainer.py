@@ -254,9 +254,10 @@ class DistillationTrainer(PackedRowsTrainer):
         fewer = neurons_of(student.config) != neurons_of(teacher.config)
         if self.is_world_process_zero() and (importance is None or (fewer and not importance.neurons)):
             which = "dimensions" if importance is None else "neurons"
+            remedy = "; --student half keeps all neurons" if fewer else ""
             tqdm.write(
                 f"note     which {which} matter on the text can't be told of a {teacher.config.model_type} model, so "
-                "the student keeps some at even distances and has more to learn; --student half keeps all of them"
+                f"the student keeps some at even distances and has more to learn{remedy}"
             )
 
     def _read_by_teacher(self, spelling: Spelling | None) -> Iterator[tuple[Tensor, Tensor | None]]:

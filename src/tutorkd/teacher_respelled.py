@@ -80,9 +80,10 @@ def in_teachers_tokens(
     """The text of each of a student's rows as its teacher reads it, ids (1, L) without a mask. Of a conversation, that
     is what the student reads of it, as if it were plain text.
     """
+    positions = longest_row(teacher.body)
     for row in rows:
         ids, _ = read_packed(spelling, row["input_ids"])
-        yield torch.tensor([ids[: longest_row(teacher.body)]], device=device), None
+        yield torch.tensor([ids[:positions]], device=device), None
 
 
 def check_tokens(teacher: Teacher, spelling: Spelling) -> None:

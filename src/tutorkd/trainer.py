@@ -18,8 +18,7 @@ from tutorkd.batch import Batch
 from tutorkd.callbacks import AtTheBeginning
 from tutorkd.card import EarlierStage, student_card, teacher_card
 from tutorkd.config import DistillationConfig, PretrainingConfig, TutorKDConfig
-from tutorkd.data.permutation import Permutation
-from tutorkd.data.rows import StreamedRows, column_names
+from tutorkd.data.rows import EpochSampler, StreamedRows, column_names
 from tutorkd.data.taught import TAUGHT
 from tutorkd.errors import UserError, kind_of
 from tutorkd.files import stored_result
@@ -229,7 +228,7 @@ class DistillationTrainer(PackedRowsTrainer):
         rows: Any = self.train_dataset
         if isinstance(rows, StreamedRows):
             return iter(rows)
-        return (rows[index] for some in Permutation(len(rows), (self.data_seed, 0)) for index in some.tolist())
+        return (rows[index] for index in EpochSampler(len(rows), 1, self.data_seed, lambda: 0))
 
     def _first_batches(self) -> Iterator[Batch]:
         first = self._first_rows()
